@@ -1,0 +1,60 @@
+# The commands of the project. `make demo` shows it, `make test` tests it, `make serve` runs it.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+LABEL_STUDIO_VENV ?= .venv-label-studio
+BIN := $(VENV)/bin
+
+.PHONY: help demo serve test lint format screenshot clean
+
+help:
+	@echo "make demo    Label Studio with sample photos and this backend, on this machine"
+	@echo "make serve   the backend alone; settings from the environment (python -m backend settings)"
+	@echo "make test    everything: lint, types, unit, parity, contract and end-to-end tests"
+
+demo: $(VENV)/.run $(LABEL_STUDIO_VENV)/.installed
+	@LABEL_STUDIO_VENV=$(LABEL_STUDIO_VENV) $(BIN)/python -m demo.run
+
+serve: $(VENV)/.run
+	@$(BIN)/python -m backend serve
+
+# One thread for each of the two test processes; the end-to-end tests share one process.
+test: lint $(LABEL_STUDIO_VENV)/.installed
+	@sh tests/e2e/ensure_chromium.sh
+	OMP_NUM_THREADS=1 LABEL_STUDIO_VENV=$(LABEL_STUDIO_VENV) \
+		$(BIN)/python -m pytest -n 2 --dist loadgroup --durations 15
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+screenshot: $(VENV)/.test $(LABEL_STUDIO_VENV)/.installed
+	E2E_DOCS_SCREENSHOT=1 LABEL_STUDIO_VENV=$(LABEL_STUDIO_VENV) \
+		$(BIN)/python -m pytest tests/e2e -m e2e
+
+$(VENV)/.run: requirements.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+# The official package is a reference for the parity tests only. Its build wants torch
+# present and no isolation, and its metadata asks for torchvision, which nothing here needs.
+$(VENV)/.test: requirements-test.txt $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-build-isolation --no-deps sam2==1.1.0
+	@touch $@
+
+$(LABEL_STUDIO_VENV)/.installed: requirements-label-studio.txt
+	@test -x $(LABEL_STUDIO_VENV)/bin/python || $(PYTHON) -m venv $(LABEL_STUDIO_VENV)
+	$(LABEL_STUDIO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements-label-studio.txt
+	@touch $@
+
+clean:
+	rm -rf .demo .e2e .pytest_cache .mypy_cache .ruff_cache .hypothesis

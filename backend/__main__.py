@@ -1,0 +1,57 @@
+"""The command line: ``python -m backend serve`` and ``python -m backend settings``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from backend.settings import Settings, SettingsError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m backend")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("serve", help="start the service (settings from the environment)")
+    commands.add_parser("settings", help="print the effective settings, secrets hidden")
+    command = parser.parse_args(arguments).command
+    try:
+        settings = Settings.from_env(os.environ)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if command == "settings":
+        for variable, value, meaning in settings.rows():
+            print(f"{variable}={value}  # {meaning}")
+        return 0
+    return _serve(settings)
+
+
+def _serve(settings: Settings) -> int:
+    """Become gunicorn: one process that holds the model, several request threads."""
+    os.execv(  # noqa: S606 - the arguments are this interpreter and checked settings
+        sys.executable,
+        [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "backend.wsgi:application()",
+            "--bind",
+            f"{settings.host}:{settings.port}",
+            "--workers",
+            "1",
+            "--worker-class",
+            "gthread",
+            "--threads",
+            str(settings.threads),
+            "--timeout",
+            "120",
+            "--graceful-timeout",
+            "10",
+        ],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Requests without a context: a page that opens a task, and "Retrieve predictions".
+
+Both ask "what do you predict for these tasks?" and look alike on the wire. Label Studio
+1.23 asks on opening only for a single task that has no prediction yet
+(``label_studio/tasks/api.py``, ``TaskAPI.get``), so several tasks, or one that has
+predictions, are certainly a retrieval and get its whole time budget. A single task without
+predictions may be a page that waits: it gets ``open_seconds``; what is not done by then goes
+on in the background and is there when Label Studio asks again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import groupby
+from typing import Any
+
+from backend.answers import Answers
+from backend.engine.scheduler import Priority
+from backend.interactive import EXPECTED
+from backend.labelstudio.label_config import LabelConfig
+from backend.labelstudio.prompts import ObjectPrompt, prompts_from_task
+from backend.labelstudio.results import region_id
+
+logger = logging.getLogger(__name__)
+
+Task = Mapping[str, Any]
+Prediction = dict[str, Any]
+
+PREFETCH_SECONDS = 120.0
+MAX_PREFETCHES = 8
+
+
+class Batch:
+    """Predictions for whole tasks, and encoding ahead of the first click."""
+
+    def __init__(
+        self,
+        answers: Answers,
+        *,
+        model_version: str,
+        open_seconds: float,
+        retrieve_seconds: float,
+    ) -> None:
+        self._answers = answers
+        self._version = model_version
+        self._open_seconds = open_seconds
+        self._retrieve_seconds = retrieve_seconds
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="batch")
+        self._prefetches = threading.BoundedSemaphore(MAX_PREFETCHES)
+
+    def reply(self, tasks: Sequence[Task], config: LabelConfig) -> tuple[list[Any], str]:
+        """One entry per task, in order: a prediction, or an empty list where there is none.
+
+        An empty list stores nothing in Label Studio; an empty prediction would be shown.
+        """
+        retrieval = len(tasks) > 1 or any(task.get("predictions") for task in tasks)
+        prompts = [prompts_from_task(dict(task), config) for task in tasks]
+        if not any(prompts):
+            if not retrieval and tasks:
+                self._prefetch(tasks[0], config)
+            return [[] for _ in tasks], "retrieve" if retrieval else "open"
+        seconds = self._retrieve_seconds if retrieval else self._open_seconds
+        deadline = time.monotonic() + self._retrieve_seconds
+        futures: list[Future[Prediction | None] | None] = [
+            self._pool.submit(self._predict, task, config, found, deadline) if found else None
+            for task, found in zip(tasks, prompts, strict=True)
+        ]
+        wait([future for future in futures if future is not None], timeout=seconds)
+        return [_done(future) or [] for future in futures], "retrieve" if retrieval else "open"
+
+    def close(self) -> None:
+        """Stop; what runs is abandoned."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _predict(
+        self, task: Task, config: LabelConfig, prompts: Sequence[ObjectPrompt], deadline: float
+    ) -> Prediction | None:
+        regions: list[dict[str, Any]] = []
+        scores: list[float] = []
+        pages = sorted(prompts, key=_page)
+        for _, group in groupby(pages, key=_page):
+            try:
+                made, page_scores = self._predict_page(task, config, list(group), deadline)
+            except EXPECTED as error:
+                logger.warning("task %s: not predicted: %s", task.get("id"), error)
+                continue
+            except Exception:  # thread boundary: one task must not spoil the others
+                logger.exception("task %s: not predicted", task.get("id"))
+                continue
+            regions += made
+            scores += page_scores
+        if not regions:
+            return None
+        score = sum(scores) / len(scores)
+        return {"result": regions, "score": score, "model_version": self._version}
+
+    def _predict_page(
+        self, task: Task, config: LabelConfig, prompts: list[ObjectPrompt], deadline: float
+    ) -> tuple[list[dict[str, Any]], list[float]]:
+        page = self._answers.page(task, config, prompts[0], Priority.RETRIEVE, deadline)
+        segments = self._answers.segment(page, prompts, Priority.RETRIEVE, deadline)
+        regions: list[dict[str, Any]] = []
+        scores = []
+        for prompt, segment in zip(prompts, segments, strict=True):
+            made = self._answers.regions(prompt, segment, config, region_id(prompt))
+            regions += made
+            scores += [segment.score] if made else []
+        return regions, scores
+
+    def _prefetch(self, task: Task, config: LabelConfig) -> None:
+        """Encode the images of ``task`` (of a sequence: the first page) in the background."""
+        for tag in config.images:
+            if not self._prefetches.acquire(blocking=False):
+                return  # enough is waiting already; the click will encode
+            page = 0 if tag.value_list is not None else None
+            self._pool.submit(self._encode, task, config, ObjectPrompt.nowhere(tag.name, page))
+
+    def _encode(self, task: Task, config: LabelConfig, prompt: ObjectPrompt) -> None:
+        try:
+            deadline = time.monotonic() + PREFETCH_SECONDS
+            self._answers.page(task, config, prompt, Priority.PREFETCH, deadline)
+        except EXPECTED as error:
+            logger.info("task %s: not encoded ahead: %s", task.get("id"), error)
+        except Exception:  # thread boundary: the click that follows reports the cause
+            logger.exception("task %s: not encoded ahead", task.get("id"))
+        finally:
+            self._prefetches.release()
+
+
+def _page(prompt: ObjectPrompt) -> tuple[str, int]:
+    return prompt.image, -1 if prompt.item_index is None else prompt.item_index
+
+
+def _done(future: Future[Prediction | None] | None) -> Prediction | None:
+    if future is None:
+        return None
+    if not future.done():
+        future.cancel()  # not begun: asked again, it gets its turn
+        return None
+    return future.result()

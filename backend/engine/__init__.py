@@ -1,0 +1,1 @@
+"""When and where the model runs: one inference thread, priorities, embedding cache."""

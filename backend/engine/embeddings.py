@@ -1,0 +1,94 @@
+"""A cache bounded in bytes whose entries are made once, however many ask for them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+from typing import Generic, Protocol, TypeVar
+
+
+class Sized(Protocol):
+    """What the cache needs to know of a value."""
+
+    @property
+    def nbytes(self) -> int: ...  # noqa: D102
+
+
+T = TypeVar("T", bound=Sized)
+
+
+class Claim(Generic[T]):
+    """The answer of ``EmbeddingCache.claim``.
+
+    Attributes:
+        future: gives the value, now or when its maker is done.
+        outcome: ``hit`` (it is there), ``joined`` (somebody makes it), ``miss`` (the caller
+            must make it and call ``fulfil`` or ``fail``).
+    """
+
+    def __init__(self, future: Future[T], outcome: str) -> None:
+        self.future = future
+        self.outcome = outcome
+
+
+class EmbeddingCache(Generic[T]):
+    """Least recently used values go first once ``capacity_bytes`` is exceeded.
+
+    A value larger than the whole cache is handed out but not kept.
+    """
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self._capacity = capacity_bytes
+        self._lock = threading.Lock()
+        self._values: OrderedDict[str, T] = OrderedDict()
+        self._pending: dict[str, Future[T]] = {}
+        self._bytes = 0
+        self.evictions = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held now."""
+        return self._bytes
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def claim(self, key: str) -> Claim[T]:
+        """Look ``key`` up; on a miss the caller becomes its maker."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                done: Future[T] = Future()
+                done.set_result(self._values[key])
+                return Claim(done, "hit")
+            if key in self._pending:
+                return Claim(self._pending[key], "joined")
+            future: Future[T] = Future()
+            self._pending[key] = future
+            return Claim(future, "miss")
+
+    def fulfil(self, key: str, value: T) -> None:
+        """Store what the maker made and hand it to all who wait."""
+        with self._lock:
+            future = self._pending.pop(key)
+            if value.nbytes <= self._capacity:
+                self._values[key] = value
+                self._bytes += value.nbytes
+                while self._bytes > self._capacity:
+                    _, oldest = self._values.popitem(last=False)
+                    self._bytes -= oldest.nbytes
+                    self.evictions += 1
+        future.set_result(value)
+
+    def fail(self, key: str, error: BaseException) -> None:
+        """Tell all who wait; the next one to ask tries again."""
+        with self._lock:
+            future = self._pending.pop(key)
+        future.set_exception(error)
+
+    def clear(self) -> None:
+        """Forget every value; those under way are still delivered and kept."""
+        with self._lock:
+            self._values.clear()
+            self._bytes = 0

@@ -1,0 +1,139 @@
+"""The engine interface: what the service asks of the model, wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+
+from backend.engine.scheduler import Priority
+
+
+class EngineError(Exception):
+    """Why there is no mask, in a sentence fit for the annotator."""
+
+
+class NotReady(EngineError):
+    """The model is still loading, or could not be loaded."""
+
+
+class Busy(EngineError):
+    """The model could not answer within the time given."""
+
+
+class State(StrEnum):
+    """What the model is doing."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Status:
+    """``detail`` is a sentence: how long it has been loading, or why it failed."""
+
+    state: State
+    detail: str
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """An image by content.
+
+    Attributes:
+        key: the same for the same bytes, different for others (a content digest).
+        load: decodes it to uint8 RGB ``[H, W, 3]``; called at most once per encode, and
+            not at all when the embedding is cached.
+    """
+
+    key: str
+    load: Callable[[], np.ndarray]
+
+
+class Embedded(Protocol):
+    """An encoded image as the engine hands it out; opaque but for its size."""
+
+    @property
+    def width(self) -> int: ...  # noqa: D102
+
+    @property
+    def height(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class PixelPrompt:
+    """What gives one mask, in pixels of the image.
+
+    Attributes:
+        points: float32 ``[N, 2]``, x and y.
+        positive: bool ``[N]``, False for a click on the background.
+        box: float32 ``[4]``, x0, y0, x1, y1; None where there is none.
+        mask: bool ``[H, W]`` of a drawn shape; None where there is none.
+        logits: float32 ``[1, h, w]``, an earlier ``Segment.logits`` to refine, or None.
+    """
+
+    points: np.ndarray
+    positive: np.ndarray
+    box: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    logits: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One mask: bool ``[H, W]``, predicted IoU in 0..1, low-resolution logits ``[1, h, w]``."""
+
+    mask: np.ndarray
+    score: float
+    logits: np.ndarray
+
+
+class Engine(Protocol):
+    """Encodes images and answers prompts; every method may be called from any thread."""
+
+    @property
+    def model_version(self) -> str:
+        """Names model, weights and input size; known before the model is loaded."""
+        ...
+
+    def status(self) -> Status:
+        """What the model is doing now."""
+        ...
+
+    def wait_ready(self, timeout: float) -> None:
+        """Return when the model is loaded.
+
+        Raises:
+            NotReady: it failed to load, or is still loading after ``timeout`` seconds.
+        """
+        ...
+
+    def embed(self, image: ImageSource, priority: Priority, timeout: float) -> Embedded:
+        """The embedding of ``image``: cached, joined to an encode under way, or encoded now.
+
+        Raises:
+            NotReady, Busy: as above; the encode goes on for those who ask later.
+        """
+        ...
+
+    def segment(
+        self,
+        image: Embedded,
+        prompts: Sequence[PixelPrompt],
+        priority: Priority,
+        timeout: float,
+    ) -> list[Segment]:
+        """One mask for each prompt, in order.
+
+        Raises:
+            NotReady, Busy: as above.
+        """
+        ...
+
+    def close(self) -> None:
+        """Finish what runs and release the model."""
+        ...

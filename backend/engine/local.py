@@ -1,0 +1,271 @@
+"""The engine on this machine's device: one model, one inference thread, one cache."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from backend.engine.embeddings import EmbeddingCache
+from backend.engine.engine import (
+    Busy,
+    Embedded,
+    ImageSource,
+    NotReady,
+    PixelPrompt,
+    Segment,
+    State,
+    Status,
+)
+from backend.engine.scheduler import InferenceThread, Job, Priority, QueueFull
+from backend.metrics import Metrics
+
+if TYPE_CHECKING:
+    from sam2model import ImageEmbedding, ImagePredictor
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The arguments of ``sam2model.build_model`` as the operator chose them."""
+
+    variant: str
+    checkpoint: Path | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    image_size: int | None = None
+
+    @property
+    def version(self) -> str:
+        """What Label Studio shows and stores as the model version."""
+        parts = [self.variant]
+        if self.checkpoint is not None:
+            parts.append(self.checkpoint.stem)
+        if self.image_size is not None:
+            parts.append(f"{self.image_size}px")
+        return "-".join(parts)
+
+
+@dataclass(frozen=True)
+class LocalEmbedding:
+    """An ``ImageEmbedding`` in this process."""
+
+    value: ImageEmbedding
+    width: int
+    height: int
+    nbytes: int
+
+
+class LocalEngine:
+    """See ``Engine``. The model is loaded in the background, on the inference thread.
+
+    torch is imported there too, so that the web server answers health checks meanwhile.
+    """
+
+    def __init__(
+        self,
+        choice: ModelChoice,
+        *,
+        cache_bytes: int,
+        metrics: Metrics,
+        build: Callable[[ModelChoice], ImagePredictor] | None = None,
+    ) -> None:
+        self.model_version = choice.version
+        self._choice = choice
+        self._metrics = metrics
+        self._build = build or build_predictor
+        self._cache: EmbeddingCache[LocalEmbedding] = EmbeddingCache(cache_bytes)
+        self._urgency_lock = threading.Lock()
+        self._urgency: dict[str, Priority] = {}
+        self._encodes: dict[str, Job[None]] = {}
+        self._thread = InferenceThread()
+        self._started = time.monotonic()
+        self._loading = self._thread.submit(self._load, Priority.CLICK).future
+        metrics.gauge(
+            "sam2_queue_depth", "Jobs waiting for the model", lambda: self._thread.waiting
+        )
+        metrics.gauge("sam2_embedding_cache_bytes", "Embeddings held", lambda: self._cache.nbytes)
+        metrics.gauge("sam2_embedding_cache_entries", "Embeddings held", lambda: len(self._cache))
+        metrics.gauge(
+            "sam2_embedding_cache_evictions", "Embeddings dropped", lambda: self._cache.evictions
+        )
+        metrics.gauge(
+            "sam2_model_ready",
+            "1 when the model answers",
+            lambda: float(self.status().state is State.READY),
+        )
+
+    def status(self) -> Status:
+        """See ``Engine``."""
+        if not self._loading.done():
+            seconds = time.monotonic() - self._started
+            return Status(State.LOADING, f"the model has been loading for {seconds:.0f} s")
+        error = None if self._loading.cancelled() else self._loading.exception()
+        if self._loading.cancelled() or error is not None:
+            return Status(State.FAILED, f"the model could not be loaded: {_one_line(error)}")
+        return Status(State.READY, f"{self.model_version} is ready")
+
+    def wait_ready(self, timeout: float) -> None:
+        """See ``Engine``."""
+        self._predictor(timeout)
+
+    def embed(self, image: ImageSource, priority: Priority, timeout: float) -> LocalEmbedding:
+        """See ``Engine``."""
+        deadline = time.monotonic() + timeout
+        predictor = self._predictor(timeout)
+        claim = self._cache.claim(image.key)
+        self._metrics.embedding_lookups.labels(claim.outcome).inc()
+        if claim.outcome == "miss":
+            self._encode(image, predictor, priority)
+        elif claim.outcome == "joined":
+            self._hurry(image.key, priority)
+        return _wait(claim.future, deadline - time.monotonic(), "encode the image")
+
+    def segment(
+        self, image: Embedded, prompts: Sequence[PixelPrompt], priority: Priority, timeout: float
+    ) -> list[Segment]:
+        """See ``Engine``."""
+        predictor = self._predictor(timeout)
+        if not isinstance(image, LocalEmbedding):
+            raise TypeError(f"not an embedding of this engine: {type(image).__name__}")
+
+        def run() -> list[Segment]:
+            with self._metrics.stage("prompt"):
+                return [_segment(predictor, image, prompt) for prompt in prompts]
+
+        future = self._submit(run, priority).future
+        try:
+            return _wait(future, timeout, "answer")
+        except Busy:
+            future.cancel()  # nobody waits for it any more
+            raise
+
+    def close(self) -> None:
+        """See ``Engine``."""
+        self._thread.stop(timeout=10.0)
+
+    def _load(self) -> ImagePredictor:
+        logger.info("loading %s", self.model_version)
+        try:
+            with self._metrics.stage("load"):
+                predictor = self._build(self._choice)
+        except Exception:
+            logger.exception("the model could not be loaded")
+            raise
+        logger.info(
+            "%s is ready after %.1f s", self.model_version, time.monotonic() - self._started
+        )
+        return predictor
+
+    def _predictor(self, timeout: float) -> ImagePredictor:
+        try:
+            return self._loading.result(timeout)
+        except FutureTimeout:
+            detail = self.status().detail
+        except Exception:  # noqa: BLE001 - logged by _load; here it becomes the answer
+            detail = self.status().detail
+        raise NotReady(detail)
+
+    def _submit(self, call: Callable[[], T], priority: Priority) -> Job[T]:
+        try:
+            return self._thread.submit(call, priority)
+        except QueueFull as error:
+            raise Busy(f"the service is busy ({error}); try again in a moment") from error
+
+    def _hurry(self, key: str, priority: Priority) -> None:
+        """A more urgent request joined the encode of ``key``."""
+        with self._urgency_lock:
+            if key in self._urgency:
+                self._urgency[key] = min(self._urgency[key], priority)
+            if key in self._encodes:
+                self._thread.promote(self._encodes[key], priority)
+
+    def _encode(self, image: ImageSource, predictor: ImagePredictor, priority: Priority) -> None:
+        """Decode in the calling thread, then queue the network; results go to the cache."""
+        with self._urgency_lock:
+            self._urgency[image.key] = priority
+        try:
+            with self._metrics.stage("decode"):
+                pixels = image.load()
+
+            def run() -> None:
+                with self._metrics.stage("encode"):
+                    embedding = predictor.embed(pixels)
+                height, width = pixels.shape[:2]
+                value = LocalEmbedding(embedding, width, height, embedding.nbytes)
+                self._cache.fulfil(image.key, value)
+
+            with self._urgency_lock:
+                job = self._submit(run, self._urgency[image.key])
+                self._encodes[image.key] = job
+        except BaseException as error:
+            self._encoded(image.key, error)
+            raise
+        job.future.add_done_callback(lambda future: self._encoded(image.key, _failure(future)))
+
+    def _encoded(self, key: str, error: BaseException | None) -> None:
+        with self._urgency_lock:
+            self._urgency.pop(key, None)
+            self._encodes.pop(key, None)
+        if error is not None:
+            self._cache.fail(key, error)
+
+
+def build_predictor(choice: ModelChoice) -> ImagePredictor:
+    """Build and load the model; imports torch, so it is called on the inference thread."""
+    from sam2model import ImagePredictor, build_model
+
+    model = build_model(
+        choice.variant,
+        checkpoint=choice.checkpoint,
+        device=choice.device,
+        dtype=choice.dtype,
+        image_size=choice.image_size,
+    )
+    return ImagePredictor(model)
+
+
+def _segment(predictor: ImagePredictor, image: LocalEmbedding, prompt: PixelPrompt) -> Segment:
+    one_click = len(prompt.points) == 1 and prompt.box is None
+    ambiguous = one_click and prompt.mask is None and prompt.logits is None
+    logits = prompt.logits
+    if logits is None and prompt.mask is not None:
+        logits = predictor.mask_to_logits(prompt.mask)
+    has_points = len(prompt.points) > 0
+    result = predictor.predict(
+        image.value,
+        points=prompt.points if has_points else None,
+        labels=prompt.positive.astype(np.int32) if has_points else None,
+        box=prompt.box,
+        mask=logits,
+        multimask=ambiguous,
+    )
+    return Segment(result.masks[0], float(result.scores[0]), result.logits[0:1])
+
+
+def _wait(future: Future[T], timeout: float, what: str) -> T:
+    try:
+        return future.result(max(timeout, 0.0))
+    except FutureTimeout as error:
+        raise Busy(f"the model had no time to {what} yet; try again in a moment") from error
+
+
+def _failure(future: Future[Any]) -> BaseException | None:
+    if future.cancelled():
+        return Busy("the service is stopping")
+    return future.exception()
+
+
+def _one_line(error: BaseException | None) -> str:
+    text = " ".join(str(error).split()) if error is not None else "it was stopped"
+    return text[:300] or type(error).__name__

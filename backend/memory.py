@@ -1,0 +1,137 @@
+"""What the service remembers between two requests of one annotator, bounded in number and time.
+
+Label Studio never sends a box and points in one request (they are grouped by region type),
+and never says what an earlier answer was; both matter for the next click.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt
+
+T = TypeVar("T")
+
+BOX_SECONDS = 60.0
+LOGITS_SECONDS = 600.0
+NOTE_SECONDS = 24 * 3600.0
+
+
+class Recent(Generic[T]):
+    """The ``entries`` most recently used values, each for ``seconds`` after it was put."""
+
+    def __init__(
+        self, *, entries: int, seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._entries = entries
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._values: OrderedDict[Hashable, tuple[float, T]] = OrderedDict()
+
+    def get(self, key: Hashable) -> T | None:
+        """The value of ``key`` if it was put less than ``seconds`` ago."""
+        with self._lock:
+            found = self._values.get(key)
+            if found is None or self._clock() - found[0] > self._seconds:
+                return None
+            self._values.move_to_end(key)
+            return found[1]
+
+    def put(self, key: Hashable, value: T) -> None:
+        """Remember ``value``; the least recently used one goes if there is no room."""
+        with self._lock:
+            self._values.pop(key, None)
+            self._values[key] = (self._clock(), value)
+            if len(self._values) > self._entries:
+                self._values.popitem(last=False)
+
+    def forget(self, matches: Callable[[Hashable], bool]) -> None:
+        """Drop every value whose key ``matches``."""
+        with self._lock:
+            for key in [key for key in self._values if matches(key)]:
+                del self._values[key]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a prompt was made. ``project`` is Label Studio's ``<id>.<creation time>``, so that
+    two Label Studios with equal task ids do not meet."""
+
+    project: str
+    task: str
+    image: str
+    page: int | None
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RememberedBox:
+    """A box that was answered, and the region id of the answer."""
+
+    box: BoxPrompt
+    region_id: str
+
+
+class PromptMemory:
+    """Boxes that wait for points, and logits that wait for a correction."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._boxes: Recent[RememberedBox] = Recent(entries=1000, seconds=BOX_SECONDS, clock=clock)
+        # 256 KiB each at 1024 px
+        self._logits: Recent[np.ndarray] = Recent(entries=128, seconds=LOGITS_SECONDS, clock=clock)
+        self._notes: Recent[bool] = Recent(entries=10_000, seconds=NOTE_SECONDS, clock=clock)
+
+    def remember_box(self, place: Place, box: BoxPrompt, region_id: str) -> None:
+        """A box was answered with region ``region_id``."""
+        self._boxes.put(place, RememberedBox(box, region_id))
+
+    def box_for(self, place: Place, prompt: ObjectPrompt, saved: set[str]) -> RememberedBox | None:
+        """The box that the points of ``prompt`` correct, if there is one.
+
+        It is the last box of the same place, answered less than a minute ago, with the first
+        positive point (of only negative ones: the first) inside it. A box whose answer is
+        already in ``saved`` (region ids of the task's drafts and annotations) was accepted:
+        a click in it means another object, and must not replace the annotator's work. A
+        click outside the box ends its time.
+        """
+        known = self._boxes.get(place)
+        if known is None or not prompt.points:
+            return None
+        first = next((point for point in prompt.points if point.positive), prompt.points[0])
+        box = known.box
+        inside_x = box.x <= first.x <= box.x + box.width
+        inside_y = box.y <= first.y <= box.y + box.height
+        if inside_x and inside_y and known.region_id not in saved:
+            return known
+        self._boxes.forget(lambda key: key == place)
+        return None
+
+    def remember_logits(self, key: Hashable, logits: np.ndarray) -> None:
+        """Keep the answer to prompts ``key`` for a correction of it."""
+        self._logits.put(key, logits)
+
+    def logits(self, key: Hashable) -> np.ndarray | None:
+        """The logits of the answer to prompts ``key``."""
+        return self._logits.get(key)
+
+    def remember_note(self, project: str, task: str, area: str) -> None:
+        """The annotator wrote a text of their own into text area ``area``."""
+        self._notes.put((project, task, area), True)
+
+    def has_note(self, project: str, task: str, area: str) -> bool:
+        """Whether ``area`` holds a text of the annotator, which must not be replaced."""
+        return self._notes.get((project, task, area)) is not None
+
+    def forget_task(self, project: str, task: str) -> None:
+        """Drop the boxes of a task."""
+        self._boxes.forget(
+            lambda key: isinstance(key, Place) and (key.project, key.task) == (project, task)
+        )

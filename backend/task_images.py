@@ -1,0 +1,77 @@
+"""The pictures of a task, as the engine wants them: fetched, named by content, decoded late."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import Any, Protocol
+
+import numpy as np
+
+from backend.engine.engine import Busy, ImageSource
+from backend.labelstudio.label_config import ImageTag
+from backend.labelstudio.media_refs import media_uri
+from backend.media.images import load_image
+from backend.media.resolver import MediaFile
+from backend.metrics import Metrics
+
+
+class Fetcher(Protocol):
+    """``MediaResolver`` as this module uses it."""
+
+    def fetch(self, uri: str, *, task_id: int | None = None) -> MediaFile: ...  # noqa: D102
+
+
+class TaskImages:
+    """Fetches in threads of its own, so that a slow server cannot hold a click for ever."""
+
+    def __init__(
+        self, fetcher: Fetcher, *, max_pixels: int, metrics: Metrics, threads: int = 8
+    ) -> None:
+        self._fetcher = fetcher
+        self._max_pixels = max_pixels
+        self._metrics = metrics
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
+
+    def source(
+        self, task: Mapping[str, Any], tag: ImageTag, page: int | None, deadline: float
+    ) -> ImageSource:
+        """The image that ``tag`` shows for ``task`` on ``page``.
+
+        Args:
+            deadline: when to give up waiting, on ``time.monotonic``; the download goes on
+                and serves the next request.
+
+        Raises:
+            MissingMedia: the task has no such image.
+            MediaError: it cannot be fetched.
+            Busy: it is still being downloaded at the deadline.
+        """
+        data = task.get("data")
+        uri = media_uri(data if isinstance(data, dict) else {}, tag, page)
+        task_id = task.get("id")
+        future = self._pool.submit(self._fetch, uri, task_id if type(task_id) is int else None)
+        return self._image(_wait(future, deadline))
+
+    def close(self) -> None:
+        """Stop; downloads under way are abandoned."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _fetch(self, uri: str, task_id: int | None) -> MediaFile:
+        with self._metrics.stage("fetch"):
+            return self._fetcher.fetch(uri, task_id=task_id)
+
+    def _image(self, file: MediaFile) -> ImageSource:
+        def load() -> np.ndarray:
+            return load_image(file.path, max_pixels=self._max_pixels)
+
+        return ImageSource(file.content_key, load)
+
+
+def _wait(future: Future[MediaFile], deadline: float) -> MediaFile:
+    try:
+        return future.result(max(deadline - time.monotonic(), 0.0))
+    except FutureTimeout as error:
+        raise Busy("the image is still being downloaded; try again in a moment") from error

@@ -1,0 +1,58 @@
+"""Stand-ins for the model: quick, countable, and able to be slow or broken on purpose."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class FakeEmbedding:
+    pixels: np.ndarray
+    nbytes: int = 1000
+
+
+@dataclass(frozen=True)
+class FakePrediction:
+    masks: np.ndarray
+    scores: np.ndarray
+    logits: np.ndarray
+
+
+class FakePredictor:
+    """The mask of a prompt is the box, or a disc of 20 pixels around each positive click."""
+
+    def __init__(self) -> None:
+        self.embeds = 0
+        self.calls: list[dict] = []
+        self.hold = threading.Event()
+        self.hold.set()
+        self.entered = threading.Event()
+
+    def embed(self, pixels):
+        self.embeds += 1
+        self.entered.set()
+        assert self.hold.wait(10)
+        return FakeEmbedding(pixels)
+
+    def predict(self, embedding, points=None, labels=None, box=None, mask=None, multimask=True):
+        self.calls.append(
+            {"points": points, "labels": labels, "box": box, "mask": mask, "multimask": multimask}
+        )
+        height, width = embedding.pixels.shape[:2]
+        rows, columns = np.mgrid[:height, :width]
+        found = np.zeros((height, width), bool)
+        if box is not None:
+            x0, y0, x1, y1 = box
+            found |= (columns >= x0) & (columns < x1) & (rows >= y0) & (rows < y1)
+        for (x, y), label in zip(
+            points if points is not None else (), labels if labels is not None else (), strict=True
+        ):
+            disc = (columns - x) ** 2 + (rows - y) ** 2 <= 20**2
+            found = found | disc if label else found & ~disc
+        return FakePrediction(found[None], np.array([0.9]), np.zeros((1, 8, 8), np.float32))
+
+    def mask_to_logits(self, mask):
+        return np.where(mask[None, ::4, ::4], 10.0, -10.0).astype(np.float32)

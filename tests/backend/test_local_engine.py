@@ -1,0 +1,215 @@
+"""The local engine: loads in the background, encodes once, never makes a click wait in vain."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from tests.backend.fakes import FakePredictor
+
+from backend.engine.engine import Busy, ImageSource, NotReady, PixelPrompt, State
+from backend.engine.local import LocalEngine, ModelChoice
+from backend.engine.scheduler import Priority
+from backend.metrics import Metrics
+
+
+@pytest.fixture
+def predictor():
+    return FakePredictor()
+
+
+@pytest.fixture
+def metrics():
+    return Metrics()
+
+
+@pytest.fixture
+def make_engine(metrics):
+    engines = []
+
+    def make(build, cache_bytes=10_000):
+        engine = LocalEngine(
+            ModelChoice("demo"), cache_bytes=cache_bytes, metrics=metrics, build=build
+        )
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+@pytest.fixture
+def engine(make_engine, predictor):
+    engine = make_engine(lambda choice: predictor)
+    engine.wait_ready(5)
+    return engine
+
+
+def source(key="a", size=(40, 60), count=None):
+    def load():
+        if count is not None:
+            count.append(key)
+        return np.zeros((*size, 3), np.uint8)
+
+    return ImageSource(key, load)
+
+
+def click(x, y, positive=True):
+    return PixelPrompt(np.array([[x, y]], np.float32), np.array([positive]))
+
+
+def lookups(metrics, outcome):
+    return metrics.embedding_lookups.labels(outcome)._value.get()
+
+
+def test_it_answers_while_the_model_loads(make_engine, predictor):
+    loaded = threading.Event()
+
+    def build(choice):
+        assert loaded.wait(5)
+        return predictor
+
+    engine = make_engine(build)
+    assert engine.status().state is State.LOADING
+    with pytest.raises(NotReady, match="loading"):
+        engine.embed(source(), Priority.CLICK, timeout=0.05)
+    loaded.set()
+    engine.wait_ready(5)
+    assert engine.status().state is State.READY
+
+
+def test_a_model_that_does_not_load_says_why(make_engine):
+    def build(choice):
+        raise FileNotFoundError("no weights at\n/models/tiny.pt")
+
+    engine = make_engine(build)
+    with pytest.raises(NotReady, match=r"could not be loaded: no weights at /models/tiny\.pt"):
+        engine.wait_ready(5)
+    assert engine.status().state is State.FAILED
+
+
+def test_the_second_click_neither_decodes_nor_encodes(engine, predictor, metrics):
+    loads = []
+    for x in (10, 20):
+        image = engine.embed(source(count=loads), Priority.CLICK, 5)
+        assert (image.width, image.height) == (60, 40)
+        [segment] = engine.segment(image, [click(x, 20)], Priority.CLICK, 5)
+        assert segment.mask[20, x]
+    assert (predictor.embeds, len(loads)) == (1, 1)
+    assert (lookups(metrics, "miss"), lookups(metrics, "hit")) == (1, 1)
+
+
+def test_many_first_clicks_on_one_image_encode_once(engine, predictor, metrics):
+    predictor.hold.clear()
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(engine.embed, source("a"), Priority.CLICK, 10.0) for _ in range(8)]
+        assert predictor.entered.wait(5)
+        predictor.hold.set()
+        images = [future.result(10) for future in futures]
+    assert predictor.embeds == 1
+    assert all(image is images[0] for image in images)
+    assert lookups(metrics, "miss") == 1
+
+
+def test_a_click_hurries_the_encode_that_a_page_began(engine, predictor):
+    """The click joins a queued prefetch and pulls it ahead of the other prefetches."""
+    predictor.hold.clear()
+    with ThreadPoolExecutor(8) as pool:
+        pool.submit(engine.embed, source("running"), Priority.PREFETCH, 10.0)
+        assert predictor.entered.wait(5)
+        encoded = []
+
+        def loader(key):
+            def load():
+                queued.release()
+                return np.full((8, 8, 3), ord(key), np.uint8)
+
+            return ImageSource(key, load)
+
+        queued = threading.Semaphore(0)
+        embed = predictor.embed
+        predictor.embed = lambda pixels: (encoded.append(chr(pixels[0, 0, 0])), embed(pixels))[1]
+        for key in "xyz":
+            pool.submit(engine.embed, loader(key), Priority.PREFETCH, 10.0)
+            assert queued.acquire(timeout=5)
+        _until(lambda: engine._thread.waiting == 3)
+        clicked = pool.submit(engine.embed, loader("z"), Priority.CLICK, 10.0)
+        _until(lambda: engine._encodes["z"].priority == Priority.CLICK)
+        predictor.hold.set()
+        clicked.result(10)
+    assert encoded[0] == "z"
+
+
+def _until(condition, seconds=5.0):
+    event = threading.Event()
+    for _ in range(int(seconds / 0.01)):
+        if condition():
+            return
+        event.wait(0.01)
+    raise AssertionError("it did not happen in time")
+
+
+def test_an_image_that_cannot_be_decoded_fails_for_all_and_is_tried_again(engine):
+    attempts = []
+
+    def load():
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise ValueError("not an image")
+        return np.zeros((4, 4, 3), np.uint8)
+
+    with pytest.raises(ValueError, match="not an image"):
+        engine.embed(ImageSource("k", load), Priority.CLICK, 5)
+    assert engine.embed(ImageSource("k", load), Priority.CLICK, 5).width == 4
+
+
+def test_an_impatient_click_is_told_and_the_encode_serves_the_next_one(engine, predictor):
+    predictor.hold.clear()
+    with pytest.raises(Busy, match="try again"):
+        engine.embed(source(), Priority.CLICK, 0.05)
+    predictor.hold.set()
+    engine.embed(source(), Priority.CLICK, 5)
+    assert predictor.embeds == 1
+
+
+def test_the_cache_holds_its_bound(make_engine, predictor):
+    engine = make_engine(lambda choice: predictor, cache_bytes=2500)
+    for key in "abc":
+        engine.embed(source(key), Priority.CLICK, 5)
+    assert engine._cache.nbytes == 2000
+    engine.embed(source("c"), Priority.CLICK, 5)
+    assert predictor.embeds == 3
+    engine.embed(source("a"), Priority.CLICK, 5)
+    assert predictor.embeds == 4
+
+
+@pytest.mark.parametrize(
+    ("prompt", "multimask"),
+    [
+        (click(5, 5), True),
+        (PixelPrompt(np.zeros((2, 2), np.float32), np.array([True, False])), False),
+        (PixelPrompt(np.zeros((0, 2), np.float32), np.zeros(0, bool), box=np.arange(4.0)), False),
+        (PixelPrompt(click(5, 5).points, np.array([True]), box=np.arange(4.0)), False),
+    ],
+)
+def test_only_one_click_is_ambiguous(engine, predictor, prompt, multimask):
+    image = engine.embed(source(), Priority.CLICK, 5)
+    engine.segment(image, [prompt], Priority.CLICK, 5)
+    assert predictor.calls[-1]["multimask"] is multimask
+
+
+def test_a_drawn_shape_becomes_a_mask_prompt(engine, predictor):
+    image = engine.embed(source(), Priority.CLICK, 5)
+    shape = np.zeros((40, 60), bool)
+    shape[10:20, 10:20] = True
+    prompt = PixelPrompt(np.zeros((0, 2), np.float32), np.zeros(0, bool), mask=shape)
+    engine.segment(image, [prompt], Priority.CLICK, 5)
+    assert predictor.calls[-1]["mask"].max() > 0 > predictor.calls[-1]["mask"].min()
+
+
+def test_version_names_what_changes_the_masks(tmp_path):
+    choice = ModelChoice("sam2.1_hiera_tiny", tmp_path / "tuned.pt", image_size=512)
+    assert choice.version == "sam2.1_hiera_tiny-tuned-512px"
