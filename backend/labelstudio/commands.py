@@ -1,0 +1,70 @@
+"""The text box as a command line.
+
+A global ``<TextArea>`` may be there for the annotator's own notes, so this answers only what is
+surely meant for it:
+
+- a known command word alone ("help", "Status"), with or without a slash before it;
+- anything that begins with a slash ("/hlep"): an unknown command, answered with one line of help.
+
+All else is a note and left alone, "clear sky" and "need help" included. What begins with
+STATUS_PREFIX was written by the service itself and came back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from backend.labelstudio.results import STATUS_PREFIX
+
+
+class Word(StrEnum):
+    """The commands of image tasks."""
+
+    HELP = "help"
+    STATUS = "status"
+    CLEAR = "clear"
+
+
+class Kind(StrEnum):
+    """What a text is."""
+
+    COMMAND = "command"
+    UNKNOWN = "unknown"  # meant as a command, but there is none of that name
+    NOTE = "note"  # the annotator's own text: not to be touched
+    OWN = "own"  # a status of ours
+
+
+HELP = (
+    "click or drag a box with a smart tool (Alt+click: not this). "
+    "Commands: help, status, clear (empties this box)"
+)
+"""One line that says what can be done."""
+
+
+@dataclass(frozen=True)
+class ParsedCommand:
+    """A text of the text box, understood."""
+
+    kind: Kind
+    word: Word | None = None
+    text: str = ""
+
+
+def parse_command(text: str) -> ParsedCommand:
+    """Decide what ``text`` is, by the rule at the head of this module. Never raises."""
+    line = " ".join(text.split())
+    if line.startswith(STATUS_PREFIX.strip()):
+        return ParsedCommand(Kind.OWN, text=line)
+    explicit = line.startswith("/")
+    spelled = line.removeprefix("/").strip().lower()
+    for word in Word:
+        if spelled == word:
+            return ParsedCommand(Kind.COMMAND, word, line)
+    return ParsedCommand(Kind.UNKNOWN if explicit else Kind.NOTE, text=line)
+
+
+def unknown_command(text: str) -> str:
+    """The one line that answers an unknown command."""
+    words = ", ".join(Word)
+    return f"there is no command {text[:40]}. Commands: {words}"

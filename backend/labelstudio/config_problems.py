@@ -1,0 +1,154 @@
+"""Why annotators would get nothing from a label config, and what to change: one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from backend.labelstudio.tags import Control, ImageTag, Label, LabelConfig, LabelsTag
+
+ANSWER_TAGS = "BrushLabels, BitmaskLabels, PolygonLabels, VectorLabels or RectangleLabels"
+
+
+@dataclass(frozen=True)
+class TagReference:
+    """A tag and the ``toName`` it was written with."""
+
+    tag: str
+    name: str
+    to_name: str
+
+
+def find_problems(
+    config: LabelConfig, references: Sequence[TagReference], *, repeated: bool
+) -> tuple[str, ...]:
+    """All problems of ``config``, in the order in which they should be read.
+
+    Args:
+        config: the parsed config (its ``problems`` are not read).
+        references: every tag with a ``toName``.
+        repeated: whether there is a ``<Repeater>``, which makes the names known only per task.
+    """
+    problems = [*_media_problems(config), *_reference_problems(config, references)]
+    if repeated:
+        problems.append(
+            "<Repeater> is not supported: use one <Image> with valueList for several pages"
+        )
+    worked_on = [
+        image
+        for image in config.images
+        if config.prompts_for(image.name) or config.answers_for(image.name)
+    ]
+    # A picture without any control is there to be looked at, unless no picture has one.
+    for image in worked_on or config.images:
+        problems += _control_problems(config, image)
+        problems += _label_problems(config, image)
+    return tuple(problems)
+
+
+def _media_problems(config: LabelConfig) -> Iterator[str]:
+    if not config.images and config.videos:
+        yield (
+            f"the config has only <Video name={config.videos[0].name}>, which cannot hold masks "
+            'in open-source Label Studio: use <Image valueList="$frames"> for the frames'
+        )
+    elif not config.images:
+        yield 'the config has no <Image>: add <Image name="image" value="$image"/>'
+    for image in config.images:
+        if not image.source.strip():
+            yield f'<Image name={image.name}> has no value: add value="$image"'
+
+
+def _reference_problems(config: LabelConfig, references: Sequence[TagReference]) -> Iterator[str]:
+    objects = {image.name for image in config.images} | {video.name for video in config.videos}
+    controls = (*config.prompts, *config.answers, *config.other_shapes)
+    drawn = {control.name for control in controls}
+    drawn |= {tag.name for tag in config.labels_tags} | {area.name for area in config.text_areas}
+    for reference in references:
+        if reference.name not in drawn or reference.to_name in objects:
+            continue
+        where = f"<{reference.tag} name={reference.name}>"
+        if "," in reference.to_name:
+            yield (
+                f'{where} has toName="{reference.to_name}", but the editor ties a tag to one '
+                "name: write one tag for each"
+            )
+        else:
+            yield (
+                f'{where} has toName="{reference.to_name}", but no <Image> or <Video> has that '
+                "name: correct it"
+            )
+
+
+def _control_problems(config: LabelConfig, image: ImageTag) -> Iterator[str]:
+    prompts, answers = config.prompts_for(image.name), config.answers_for(image.name)
+    if not answers:
+        yield (
+            f"no {ANSWER_TAGS} for <Image name={image.name}>: add "
+            f'<BrushLabels name="brush" toName="{image.name}"> with your labels'
+        )
+    elif not prompts:
+        yield (
+            f"no smart tool for <Image name={image.name}>: add "
+            f'<KeyPointLabels name="point" toName="{image.name}" smart="true"> with the labels '
+            f"of {answers[0].tag}"
+        )
+
+
+def _label_problems(config: LabelConfig, image: ImageTag) -> Iterator[str]:
+    prompts, answers = config.prompts_for(image.name), config.answers_for(image.name)
+    if not prompts or not answers:
+        return
+    separate = config.labels_for(image.name)
+    bare = [control for control in prompts if not control.has_labels]
+    sources: list[Control | LabelsTag] = [control for control in prompts if control.has_labels]
+    sources += separate if bare else ()
+    for source in sources:
+        missing = [
+            label.name
+            for label in source.labels
+            if config.find_answer(image.name, (label.name,), source.name) is None
+        ]
+        if missing:
+            yield _missing(missing, source, answers, separate)
+    if bare and not separate and answers[0].has_labels:
+        yield (
+            f"clicks with {bare[0].tag} carry no label, so masks come without one: use "
+            f"<{bare[0].shape.tag}Labels> with the labels of {answers[0].tag}"
+        )
+    yield from _unreachable(sources, answers)
+
+
+def _missing(
+    missing: Sequence[str],
+    source: Control | LabelsTag,
+    answers: Sequence[Control],
+    separate: Sequence[LabelsTag],
+) -> str:
+    names = ", ".join(missing)
+    where = source.tag
+    labelled = next((control for control in answers if control.has_labels), None)
+    if labelled is not None:
+        return f"label {names} of {where} is in no answer tag: add it to {labelled.tag}"
+    target = separate[0].tag if separate else f"<{answers[0].shape.tag}Labels>"
+    return f"label {names} of {where} has no place in {answers[0].tag}: add it to {target}"
+
+
+def _unreachable(
+    sources: Sequence[Control | LabelsTag], answers: Sequence[Control]
+) -> Iterator[str]:
+    if not sources or any(source.dynamic_labels for source in sources):
+        return
+    reachable = [label for source in sources for label in source.labels]
+    for control in answers:
+        missing = [label.name for label in control.labels if not _same_label(label, reachable)]
+        if missing and not control.dynamic_labels:
+            yield (
+                f"label {', '.join(missing)} of {control.tag} cannot be chosen for a click: add "
+                f"it to {sources[0].tag}"
+            )
+
+
+def _same_label(label: Label, others: Sequence[Label]) -> bool:
+    names = {label.value, label.alias} - {None}
+    return any(names & {other.value, other.alias} for other in others)

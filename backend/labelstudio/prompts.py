@@ -1,0 +1,215 @@
+"""From Label Studio's requests to prompts: what gives one mask, and what was typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from backend.labelstudio.geometry import Box, point_in_box
+from backend.labelstudio.regions import Bitmask, BrushStrokes, Point, Polygon, Shape
+from backend.labelstudio.results_in import Region, read_results, result_lists
+from backend.labelstudio.tags import LabelConfig
+from backend.labelstudio.tags import Shape as TagShape
+
+
+@dataclass(frozen=True)
+class PointPrompt:
+    """A click, in percent of the picture."""
+
+    x: float
+    y: float
+    positive: bool = True
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class BoxPrompt(Box):
+    """A box, in percent of the picture, turned about its top left corner."""
+
+    id: str = ""
+
+
+@dataclass(frozen=True)
+class ObjectPrompt:
+    """What gives one mask on one page of one picture.
+
+    At least one of ``points``, ``box`` and ``shape`` is there. ``points`` may all be negative:
+    they then correct an earlier answer, and say nothing alone (``has_positive``).
+    """
+
+    image: str
+    item_index: int | None = None
+    labels: tuple[str, ...] = ()
+    points: tuple[PointPrompt, ...] = ()
+    box: BoxPrompt | None = None
+    shape: Shape | None = None
+    original_width: int | None = None
+    original_height: int | None = None
+    image_rotation: float = 0.0
+    source_ids: tuple[str, ...] = ()
+    from_name: str = ""
+
+    @property
+    def has_positive(self) -> bool:
+        """Whether the prompt says where the object is, not only where it is not."""
+        return (
+            self.box is not None or self.shape is not None or any(p.positive for p in self.points)
+        )
+
+
+@dataclass(frozen=True)
+class Command:
+    """The newest entry of a global text area."""
+
+    text: str
+    from_name: str
+    to_name: str
+    item_index: int | None = None
+    entries: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ContextPrompts:
+    """Everything usable in the context of an interactive request."""
+
+    objects: tuple[ObjectPrompt, ...] = ()
+    commands: tuple[Command, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing to do: no object and no command."""
+        return not self.objects and not self.commands
+
+
+def prompts_from_context(context: object, config: LabelConfig) -> ContextPrompts:
+    """Read ``params.context`` of an interactive request.
+
+    Never raises, whatever ``context`` is. All points of one label on one page are one object,
+    every box and every other shape is its own, and points in a box of the same list belong to it.
+    """
+    if context is None:
+        return ContextPrompts()
+    if not isinstance(context, Mapping):
+        return ContextPrompts(ignored=("context is not an object",))
+    read = read_results(context.get("result"), config)
+    commands = tuple(
+        Command(found.entries[-1], found.from_name, found.to_name, found.item_index, found.entries)
+        for found in read.texts
+    )
+    return ContextPrompts(tuple(_objects(read.regions)), commands, tuple(read.ignored))
+
+
+def prompts_from_task(task: Mapping[str, object], config: LabelConfig) -> list[ObjectPrompt]:
+    """What a task already holds that can be turned into masks, for requests without a context.
+
+    From the latest annotation that was not cancelled and is not empty; without one, from the newest
+    prediction that has something to turn. Regions that are masks already are left alone, and so
+    are shapes of the kind that would be the answer (a polygon where polygons are the answer).
+    Never raises.
+    """
+    if not isinstance(task, Mapping):
+        return []
+    for annotation in result_lists(task.get("annotations")):
+        if not annotation.get("was_cancelled") and annotation.get("result"):
+            return _convertible(annotation.get("result"), config)
+    for prediction in result_lists(task.get("predictions")):
+        found = _convertible(prediction.get("result"), config)
+        if found:
+            return found
+    return []
+
+
+def _convertible(results: object, config: LabelConfig) -> list[ObjectPrompt]:
+    regions = read_results(results, config).regions
+    turned = [region for region in regions if not _is_answer(region, config)]
+    clicks = [region for region in turned if region.is_click]
+    # A key point without a sign was not made by a smart tool: it marks an object of its own.
+    marks = [region for region in turned if not region.is_click]
+    return _objects(clicks) + [_single(region) for region in marks]
+
+
+def _is_answer(region: Region, config: LabelConfig) -> bool:
+    """Whether a region is already what we would answer with."""
+    if isinstance(region.geometry, BrushStrokes | Bitmask):
+        answers = {control.shape for control in config.answers_for(region.image)}
+        masks = {TagShape.BRUSH, TagShape.BITMASK}
+        return bool(answers & masks)
+    answer = config.find_answer(region.image, region.labels, region.from_name)
+    if answer is None:
+        return True  # nowhere to put a mask with this label
+    match region.geometry:
+        case Polygon():
+            return answer.control.shape in (TagShape.POLYGON, TagShape.VECTOR)
+        case Box():
+            return answer.control.shape is TagShape.RECTANGLE
+    return False
+
+
+def _objects(regions: list[Region]) -> list[ObjectPrompt]:
+    """Regions as objects, in the order in which they first appear."""
+    objects: dict[int, ObjectPrompt] = {}  # by position of the region that began the object
+    for position, region in enumerate(regions):
+        if not isinstance(region.geometry, Point):
+            objects[position] = _single(region)
+    groups: dict[tuple[str, int | None, tuple[str, ...]], int] = {}
+    for position, region in enumerate(regions):
+        if not isinstance(region.geometry, Point):
+            continue
+        home = _enclosing_box(region, region.geometry, regions)
+        if home is None:
+            key = (region.image, region.item_index, region.labels)
+            home = groups.setdefault(key, position)
+        known = objects.get(home)
+        objects[home] = _single(region) if known is None else _with_point(known, region)
+    return [objects[position] for position in sorted(objects)]
+
+
+def _enclosing_box(region: Region, point: Point, regions: list[Region]) -> int | None:
+    """The smallest box around a point, on its page and with its label (or one has no label)."""
+    areas: dict[int, float] = {}
+    for position, other in enumerate(regions):
+        box = other.geometry
+        if not isinstance(box, Box) or not _same_place(region, other):
+            continue
+        # without a size a square picture: the angle of a turned box is then approximate
+        width, height = other.original_width or 100, other.original_height or 100
+        if point_in_box(point.x, point.y, box, width, height):
+            areas[position] = box.width * box.height
+    return min(areas, key=lambda position: areas[position], default=None)
+
+
+def _same_place(one: Region, other: Region) -> bool:
+    same_label = not one.labels or not other.labels or one.labels == other.labels
+    return same_label and (one.image, one.item_index) == (other.image, other.item_index)
+
+
+def _single(region: Region) -> ObjectPrompt:
+    """One region as an object of its own."""
+    prompt = ObjectPrompt(
+        image=region.image,
+        item_index=region.item_index,
+        labels=region.labels,
+        original_width=region.original_width,
+        original_height=region.original_height,
+        image_rotation=region.image_rotation,
+        source_ids=(region.id,) if region.id else (),
+        from_name=region.from_name,
+    )
+    match region.geometry:
+        case Point(x, y):
+            return replace(prompt, points=(PointPrompt(x, y, region.positive, region.id),))
+        case Box(x, y, width, height, rotation):
+            return replace(prompt, box=BoxPrompt(x, y, width, height, rotation, region.id))
+        case shape:
+            return replace(prompt, shape=shape)
+
+
+def _with_point(prompt: ObjectPrompt, point: Region) -> ObjectPrompt:
+    added = _single(point)
+    return replace(
+        prompt,
+        labels=prompt.labels or point.labels,
+        points=prompt.points + added.points,
+        source_ids=prompt.source_ids + added.source_ids,
+    )
