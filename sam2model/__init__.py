@@ -1,0 +1,22 @@
+"""SAM 2 in PyTorch: tensors in, tensors out.
+
+from sam2model import ImagePredictor, build_model
+
+predictor = ImagePredictor(build_model("sam2.1_hiera_tiny"))
+embedding = predictor.embed(image)
+prediction = predictor.predict(embedding, points=[[320, 200]], labels=[1])
+"""
+
+from sam2model.build import build_model
+from sam2model.checkpoints import CheckpointError
+from sam2model.image_predictor import ImageEmbedding, ImagePredictor, Prediction
+from sam2model.variants import VARIANTS
+
+__all__ = [
+    "VARIANTS",
+    "CheckpointError",
+    "ImageEmbedding",
+    "ImagePredictor",
+    "Prediction",
+    "build_model",
+]

@@ -1,0 +1,44 @@
+"""Build a model: variant, weights, device and dtype."""
+
+from os import PathLike
+
+import torch
+
+from sam2model.checkpoints import find_checkpoint, load_checkpoint
+from sam2model.precision import cuda_capability, resolve_device, resolve_dtype
+from sam2model.sam2 import SAM2
+from sam2model.variants import get_variant
+
+
+def build_model(
+    name: str,
+    checkpoint: str | PathLike[str] | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    image_size: int | None = None,
+) -> SAM2:
+    """Build a model with its weights, ready for inference.
+
+    Args:
+        name: "sam2_hiera_tiny", "..._small", "..._base_plus", "..._large", the same with
+            "sam2.1_hiera_", or "demo" (256 pixels, rough weights that come with the package).
+        checkpoint: None for the published weights of that name, downloaded once from the
+            Hugging Face hub; or the path of a ``.pt`` or ``.safetensors`` file that holds
+            a state dict, or ``{"model": state_dict}``.
+        device: "auto" (CUDA, else MPS, else CPU), or a torch device.
+        dtype: "auto" (bfloat16 or float16 where the device has it natively, see
+            :func:`sam2model.precision.resolve_dtype`), or a dtype to compute in.
+        image_size: side of the square images are resized to; a multiple of 32. None for
+            the size the variant was trained at. Smaller is faster and coarser.
+
+    Raises:
+        ValueError: an unknown name, device or dtype, or an image size that does not divide.
+        sam2model.CheckpointError: weights that cannot be found, fetched or used.
+    """
+    variant = get_variant(name)
+    resolved_device = resolve_device(device)
+    compute_dtype = resolve_dtype(resolved_device, cuda_capability(resolved_device), dtype)
+    model = SAM2(variant, image_size)
+    load_checkpoint(model, find_checkpoint(name, checkpoint), name)
+    model.compute_dtype = compute_dtype
+    return model.to(resolved_device).eval()

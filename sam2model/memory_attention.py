@@ -1,0 +1,91 @@
+"""Memory attention: a frame's features look at what is remembered of the object."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sam2model.attention import RoPEAttention
+from sam2model.position_encoding import axial_rope
+from sam2model.variants import Variant
+
+# How strongly the input's own positions are added at the entrance (fixed in the reference).
+_POSITION_WEIGHT = 0.1
+
+
+class MemoryAttentionLayer(nn.Module):
+    """Self-attention, cross-attention to the memories, feed-forward; each pre-normalised."""
+
+    def __init__(self, dim: int, memory_dim: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = RoPEAttention(dim, num_heads=1, dropout=dropout)
+        self.cross_attn_image = RoPEAttention(
+            dim, num_heads=1, kv_in_dim=memory_dim, dropout=dropout
+        )
+        self.linear1 = nn.Linear(dim, feedforward)
+        self.linear2 = nn.Linear(feedforward, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, rope: Tensor, num_pointer_tokens: int
+    ) -> Tensor:
+        """Update ``[B, N, C]``; see :class:`MemoryAttention` for the other arguments."""
+        y = self.norm1(x)
+        x = x + self.dropout(self.self_attn(y, y, y, rope))
+        y = self.norm2(x)
+        x = x + self.dropout(self.cross_attn_image(y, keys, values, rope, num_pointer_tokens))
+        y = self.linear2(self.dropout(F.relu(self.linear1(self.norm3(x)))))
+        return x + self.dropout(y)
+
+
+class MemoryAttention(nn.Module):
+    """The stack of layers; holds the rotations of its feature map, computed once.
+
+    Args:
+        variant: decides width, depth and dropout.
+        memory_dim: channels of memory tokens.
+        embedding_size: side of the feature map, in cells.
+    """
+
+    rope: Tensor
+
+    def __init__(self, variant: Variant, memory_dim: int, embedding_size: int) -> None:
+        super().__init__()
+        dim = variant.d_model
+        self.layers = nn.ModuleList(
+            MemoryAttentionLayer(
+                dim, memory_dim, variant.memory_feedforward, variant.memory_dropout
+            )
+            for _ in range(variant.memory_layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+        rope = axial_rope(dim, embedding_size, embedding_size)
+        self.register_buffer("rope", rope, persistent=False)
+
+    def forward(
+        self,
+        features: Tensor,
+        position: Tensor,
+        memory: Tensor,
+        memory_position: Tensor,
+        num_pointer_tokens: int,
+    ) -> Tensor:
+        """Condition a frame's features on memories.
+
+        Args:
+            features: ``[B, N, C]``, the frame's features, N = h * w.
+            position: ``[1, N, C]``, their positions.
+            memory: ``[B, R * N + P, memory_dim]``: R spatial memories, then P tokens of
+                object pointers.
+            memory_position: ``[B or 1, R * N + P, memory_dim]``.
+            num_pointer_tokens: P.
+
+        Returns:
+            ``[B, N, C]``.
+        """
+        x = features + _POSITION_WEIGHT * position
+        keys = memory + memory_position
+        for layer in self.layers:
+            x = layer(x, keys, memory, self.rope, num_pointer_tokens)
+        return self.norm(x)

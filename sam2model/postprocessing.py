@@ -1,0 +1,42 @@
+"""From mask logits to masks at the size of the image."""
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+# Pixels upsampled at once; in float32, four times as many bytes.
+_BAND_PIXELS = 8_000_000
+
+
+def resize_masks(logits: Tensor, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Upsample logits bilinearly and threshold them at 0.
+
+    Works in bands of rows, so that the float copy stays small next to the masks
+    themselves, however large the image. Bilinear interpolation is separable: rows first,
+    then columns band by band, gives what doing both at once gives.
+
+    Args:
+        logits: ``[M, h, w]``.
+        size: height H and width W of the image.
+
+    Returns:
+        bool ``[M, H, W]``.
+    """
+    height, width = size
+    num_masks, _, low_width = logits.shape
+    masks = np.empty((num_masks, height, width), dtype=np.bool_)
+    tall = _interpolate(logits.float(), height, low_width)
+    rows = max(1, _BAND_PIXELS // (max(num_masks, 1) * width))
+    for top in range(0, height, rows):
+        band = tall[:, top : top + rows]
+        inside = _interpolate(band, band.shape[1], width) > 0
+        masks[:, top : top + rows] = inside.cpu().numpy()
+    return masks
+
+
+def _interpolate(logits: Tensor, height: int, width: int) -> Tensor:
+    """``[M, h, w]`` to ``[M, height, width]``."""
+    return F.interpolate(logits[None], size=(height, width), mode="bilinear", align_corners=False)[
+        0
+    ]

@@ -1,0 +1,65 @@
+"""From an image to the tensor the network takes."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+# Mean and standard deviation of ImageNet's RGB values in [0, 1].
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+
+def check_image(image: NDArray[np.uint8]) -> None:
+    """Refuse what is not an image.
+
+    Raises:
+        ValueError: not a uint8 array of shape [H, W, 3] with at least one pixel.
+    """
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"an image must be a numpy array, not {type(image).__name__}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            "an image must be uint8 RGB of shape [H, W, 3], "
+            f"not {image.dtype} of shape {list(image.shape)}"
+        )
+    if image.size == 0:
+        raise ValueError(f"the image has no pixels: its shape is {list(image.shape)}")
+
+
+def preprocess(image: NDArray[np.uint8], image_size: int, device: torch.device) -> Tensor:
+    """Scale to [0, 1], stretch to a square, normalise by ImageNet's statistics.
+
+    Equal to ``SAM2Transforms`` of the reference, whose ``torchvision`` resize of a float
+    tensor is this antialiased bilinear interpolation. Channels go one by one, which bounds
+    the float copy of a large image to a third.
+
+    Args:
+        image: uint8 RGB ``[H, W, 3]``.
+        image_size: side S of the square.
+        device: where the result is wanted; the resizing happens there too on CUDA.
+
+    Returns:
+        float32 ``[1, 3, S, S]``.
+
+    Raises:
+        ValueError: not such an image.
+    """
+    check_image(image)
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))
+    if device.type == "cuda":
+        pixels = pixels.to(device)
+    channels = []
+    for i, (mean, std) in enumerate(zip(_MEAN, _STD, strict=True)):
+        channel = pixels[None, None, :, :, i].float().div_(255)
+        if channel.shape[2:] != (image_size, image_size):
+            channel = F.interpolate(
+                channel,
+                size=(image_size, image_size),
+                mode="bilinear",
+                align_corners=False,
+                antialias=True,
+            )
+        channels.append((channel - mean) / std)
+    return torch.cat(channels, dim=1).to(device)

@@ -1,0 +1,427 @@
+"""The SAM 2 network (Ravi et al. 2024, arXiv 2408.00714) as pure steps.
+
+A caller (image predictor, video tracker, training loop) strings the steps together and
+owns all state:
+
+    features = model.encode_image(images)
+    conditioned = model.without_memory(features.embedding)          # no memory yet, or
+    conditioned = model.condition_on_memory(features.embedding, memories, pointers, horizon)
+    mask = model.segment_object(conditioned, features.high_res, points, labels)
+    memory = model.encode_memory(features.embedding, mask.high_res_logits, mask.object_score_logits)
+
+No step keeps anything, none switches gradients off, and all are batched over objects: the
+features of one image (batch 1) serve any number of objects. Together they cover what
+``SAM2Base.track_step`` of the reference does under the published configurations. Module
+and parameter names are the reference's, so that its checkpoints load strictly.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sam2model.fpn_neck import ImageEncoder
+from sam2model.layers import MLP
+from sam2model.mask_decoder import DecodedMasks, MaskDecoder, to_tokens
+from sam2model.memory_attention import MemoryAttention
+from sam2model.memory_encoder import MemoryEncoder
+from sam2model.position_encoding import sine_position_encoding, sine_time_encoding
+from sam2model.prompt_encoder import NOT_A_POINT, PromptEncoder
+from sam2model.variants import Variant
+
+# Spatial memories a frame attends to: conditioning frames share one temporal slot, the
+# six frames before it have one each.
+NUM_MASK_MEMORIES = 7
+# Object pointers a frame attends to at most, counting its own place.
+MAX_OBJECT_POINTERS = 16
+# Logit written everywhere in the masks of absent objects.
+NO_OBJECT_LOGIT = -1024.0
+
+_MEMORY_DIM = 64
+_STRIDE = 16
+_TRUNK_STRIDE = 32
+# Mask probabilities are stretched to [-10, 10] for the memory encoder; given masks become
+# logits of the same range.
+_MASK_SCALE = 20.0
+_MASK_BIAS = -10.0
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Features of a batch of B images of S x S pixels.
+
+    Attributes:
+        embedding: ``[B, C, S/16, S/16]``, without any memory in it.
+        high_res: ``[B, C/8, S/4, S/4]`` and ``[B, C/4, S/8, S/8]``, as the mask decoder
+            wants them.
+    """
+
+    embedding: Tensor
+    high_res: tuple[Tensor, Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the tensors occupy."""
+        return sum(t.nbytes for t in (self.embedding, *self.high_res))
+
+
+@dataclass(frozen=True)
+class ObjectMasks:
+    """One mask per object, with everything tracking and training need of it.
+
+    Attributes:
+        logits: ``[B, 1, S/4, S/4]``, the best mask; all -1024 where the object is absent.
+        high_res_logits: ``[B, 1, S, S]``, the same at the size of the input image.
+        iou: ``[B, 1]`` predicted IoU of that mask.
+        pointer: ``[B, C]`` object pointer.
+        object_score_logits: ``[B, 1]``, > 0 where the object is present.
+        candidates: ``[B, M, S/4, S/4]``, all masks that were predicted.
+        candidate_ious: ``[B, M]``.
+    """
+
+    logits: Tensor
+    high_res_logits: Tensor
+    iou: Tensor
+    pointer: Tensor
+    object_score_logits: Tensor
+    candidates: Tensor
+    candidate_ious: Tensor
+
+
+class SpatialMemory(NamedTuple):
+    """What one earlier frame remembers of the objects.
+
+    Attributes:
+        frames_ago: distance in tracked frames, 1 to 6; 0 for a conditioning (prompted)
+            frame, however far away it is.
+        features: ``[B, 64, S/16, S/16]`` from :meth:`SAM2.encode_memory`.
+    """
+
+    frames_ago: int
+    features: Tensor
+
+
+class ObjectPointer(NamedTuple):
+    """One earlier frame's object pointers.
+
+    Attributes:
+        time_difference: frames since then; negative for frames that lie ahead in the
+            direction of tracking.
+        vector: ``[B, C]``.
+    """
+
+    time_difference: int
+    vector: Tensor
+
+
+class SAM2(nn.Module):
+    """SAM 2 in one of its variants.
+
+    Args:
+        variant: shapes and steps.
+        image_size: side of the square input in pixels, a multiple of 32; the variant's own
+            size where None. Positions, windows and rotary encodings follow it.
+
+    Attributes:
+        compute_dtype: dtype :meth:`autocast` computes in; weights stay float32.
+
+    Raises:
+        ValueError: ``image_size`` is not a positive multiple of 32.
+    """
+
+    memory_position: Tensor
+    image_position: Tensor
+
+    def __init__(self, variant: Variant, image_size: int | None = None) -> None:
+        super().__init__()
+        size = variant.image_size if image_size is None else image_size
+        if size <= 0 or size % _TRUNK_STRIDE:
+            raise ValueError(
+                f"image_size must be a positive multiple of {_TRUNK_STRIDE}, not {size}: the "
+                f"image encoder halves the image down to 1/{_TRUNK_STRIDE}"
+            )
+        dim = variant.d_model
+        self.variant = variant
+        self.image_size = size
+        self.embedding_size = size // _STRIDE
+        self.compute_dtype = torch.float32
+
+        self.image_encoder = ImageEncoder(variant)
+        self.memory_attention = MemoryAttention(variant, _MEMORY_DIM, self.embedding_size)
+        self.memory_encoder = MemoryEncoder(dim, _MEMORY_DIM)
+        self.sam_prompt_encoder = PromptEncoder(dim, self.embedding_size, size)
+        self.sam_mask_decoder = MaskDecoder(dim)
+        self.mask_downsample = nn.Conv2d(1, 1, kernel_size=4, stride=4)
+        self.obj_ptr_proj = MLP(dim, dim, dim, num_layers=3)
+        self.obj_ptr_tpos_proj = (
+            nn.Linear(dim, _MEMORY_DIM) if variant.pointer_time_encoding else None
+        )
+        self.maskmem_tpos_enc = _embedding(NUM_MASK_MEMORIES, 1, 1, _MEMORY_DIM)
+        self.no_mem_embed = _embedding(1, 1, dim)
+        # In every checkpoint, used by no published configuration.
+        self.no_mem_pos_enc = _embedding(1, 1, dim)
+        self.no_obj_ptr = _embedding(1, dim)
+        self.no_obj_embed_spatial = (
+            _embedding(1, _MEMORY_DIM) if variant.occlusion_embedding else None
+        )
+        self._register_positions(dim)
+
+    def _register_positions(self, dim: int) -> None:
+        """Constants of the embedding's size, as tokens: ``[1, h * w, channels]``."""
+        for name, channels in (("image_position", dim), ("memory_position", _MEMORY_DIM)):
+            encoding = sine_position_encoding(channels, self.embedding_size, self.embedding_size)
+            self.register_buffer(name, to_tokens(encoding).contiguous(), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """The device the weights are on."""
+        return self.no_mem_embed.device
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """A context in which the steps compute in ``compute_dtype``."""
+        return torch.autocast(
+            self.device.type,
+            dtype=None if self.compute_dtype == torch.float32 else self.compute_dtype,
+            enabled=self.compute_dtype != torch.float32,
+        )
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """Run the image encoder.
+
+        Args:
+            images: float ``[B, 3, S, S]``, resized and normalised
+                (:func:`sam2model.preprocessing.preprocess`).
+
+        Raises:
+            ValueError: the images do not have that shape.
+        """
+        size = self.image_size
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, size, size):
+            raise ValueError(
+                f"this model takes images of shape [B, 3, {size}, {size}], not {list(images.shape)}"
+            )
+        stride_4, stride_8, embedding = self.image_encoder(images)
+        # Narrowed here, once per image, rather than in every decode.
+        decoder = self.sam_mask_decoder
+        return ImageFeatures(embedding, (decoder.conv_s0(stride_4), decoder.conv_s1(stride_8)))
+
+    def without_memory(self, embedding: Tensor) -> Tensor:
+        """Condition on "nothing is remembered": for images, and where an object starts.
+
+        Args:
+            embedding: ``[B, C, h, w]`` from :meth:`encode_image`.
+
+        Returns:
+            ``[B, C, h, w]``.
+        """
+        return embedding + self.no_mem_embed.view(1, -1, 1, 1)
+
+    def condition_on_memory(
+        self,
+        embedding: Tensor,
+        memories: Sequence[SpatialMemory],
+        pointers: Sequence[ObjectPointer],
+        horizon: int,
+    ) -> Tensor:
+        """Let a frame's features attend to what is remembered of B objects.
+
+        Args:
+            embedding: ``[B or 1, C, h, w]`` from :meth:`encode_image`.
+            memories: at least one spatial memory.
+            pointers: object pointers, possibly none.
+            horizon: the time difference that counts as 1 in the pointers' time encoding:
+                ``min(frames in the video, 16) - 1`` in the reference.
+
+        Returns:
+            ``[B, C, h, w]``.
+
+        Raises:
+            ValueError: there is no spatial memory.
+        """
+        if not memories:
+            raise ValueError("at least one spatial memory is needed; see without_memory")
+        tokens = [to_tokens(memory.features) for memory in memories]
+        positions = [self._memory_position(memory.frames_ago) for memory in memories]
+        num_pointer_tokens = 0
+        if pointers:
+            pointer_tokens, pointer_positions = self._pointer_tokens(pointers, horizon)
+            num_pointer_tokens = pointer_tokens.shape[1]
+            tokens.append(pointer_tokens)
+            positions.append(pointer_positions)
+        memory = torch.cat([t.to(embedding.dtype) for t in tokens], dim=1)
+        features = to_tokens(embedding).expand(len(memory), -1, -1)
+        out = self.memory_attention(
+            features,
+            self.image_position,
+            memory,
+            torch.cat(positions, dim=1),
+            num_pointer_tokens,
+        )
+        return out.mT.unflatten(2, embedding.shape[-2:])
+
+    def _memory_position(self, frames_ago: int) -> Tensor:
+        """``[1, h * w, 64]``: place in the image plus place in time."""
+        # Conditioning frames (0) own the last slot, which is index -1.
+        return self.memory_position + self.maskmem_tpos_enc[frames_ago - 1]
+
+    def _pointer_tokens(
+        self, pointers: Sequence[ObjectPointer], horizon: int
+    ) -> tuple[Tensor, Tensor]:
+        """Pointers cut into tokens ``[B, P, 64]``, and their positions ``[1, P, 64]``."""
+        vectors = torch.stack([pointer.vector for pointer in pointers], dim=1)
+        pieces = vectors.shape[2] // _MEMORY_DIM
+        tokens = vectors.unflatten(2, (pieces, _MEMORY_DIM)).flatten(1, 2)
+        if self.obj_ptr_tpos_proj is None:
+            return tokens, tokens.new_zeros(1, tokens.shape[1], _MEMORY_DIM)
+        differences = torch.tensor(
+            [pointer.time_difference / max(horizon, 1) for pointer in pointers],
+            dtype=torch.float32,
+            device=tokens.device,
+        )
+        encoding = sine_time_encoding(differences, self.variant.d_model)
+        positions = self.obj_ptr_tpos_proj(encoding)
+        return tokens, positions.repeat_interleave(pieces, dim=0)[None]
+
+    def decode_masks(
+        self,
+        conditioned: Tensor,
+        high_res: tuple[Tensor, Tensor],
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        mask_logits: Tensor | None = None,
+        multimask: bool = False,
+    ) -> DecodedMasks:
+        """Prompt encoder and mask decoder alone, as ``SAM2ImagePredictor`` uses them.
+
+        Args:
+            conditioned: ``[B or 1, C, h, w]`` from :meth:`without_memory` or
+                :meth:`condition_on_memory`.
+            high_res: high-resolution features of :meth:`encode_image`, batch B or 1.
+            points: float ``[B, P, 2]``, xy in pixels of the S x S input.
+            labels: int ``[B, P]``: 1 positive, 0 negative, 2 and 3 the corners of a box,
+                -1 padding.
+            mask_logits: float ``[B, 1, S/4, S/4]``, logits of an earlier answer.
+            multimask: three masks instead of one.
+        """
+        sparse, dense = self.sam_prompt_encoder(points, labels, mask_logits)
+        return self.sam_mask_decoder(
+            conditioned, self.sam_prompt_encoder.dense_pe, sparse, dense, high_res, multimask
+        )
+
+    def segment_object(
+        self,
+        conditioned: Tensor,
+        high_res: tuple[Tensor, Tensor],
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        mask_logits: Tensor | None = None,
+        multimask: bool = False,
+    ) -> ObjectMasks:
+        """Find B objects on a frame: by prompts, or by the memories in ``conditioned``.
+
+        Takes the best mask of several and treats absent objects. Arguments as in
+        :meth:`decode_masks`; without points, one padding point stands for each object, as
+        in the tracking of the reference. It uses ``multimask`` where an object has at most
+        one point (:func:`is_ambiguous`).
+        """
+        if points is None:
+            batch = len(conditioned) if mask_logits is None else len(mask_logits)
+            points = conditioned.new_zeros(batch, 1, 2)
+            labels = torch.full((batch, 1), NOT_A_POINT, device=points.device)
+        decoded = self.decode_masks(conditioned, high_res, points, labels, mask_logits, multimask)
+        present = decoded.object_score_logits > 0
+        candidates = torch.where(present[:, :, None, None], decoded.logits.float(), NO_OBJECT_LOGIT)
+        best = decoded.ious.argmax(dim=1)
+        rows = torch.arange(len(best), device=best.device)
+        logits = candidates[rows, best][:, None]
+        # With a single mask there is a single token, and ``best`` is 0 everywhere.
+        pointer = self.obj_ptr_proj(decoded.tokens[rows, best])
+        return ObjectMasks(
+            logits=logits,
+            high_res_logits=self.upscale(logits),
+            iou=decoded.ious[rows, best][:, None],
+            pointer=self._pointer_where(present, pointer),
+            object_score_logits=decoded.object_score_logits,
+            candidates=candidates,
+            candidate_ious=decoded.ious,
+        )
+
+    def mask_as_output(self, features: ImageFeatures, masks: Tensor) -> ObjectMasks:
+        """Take given masks for the answer, and derive object pointers from them.
+
+        Args:
+            features: of the frame, batch B or 1.
+            masks: bool or float ``[B, 1, S, S]``, 1 inside and 0 outside; all 0 where an
+                object is absent.
+        """
+        masks = masks.float()
+        high_res_logits = masks * _MASK_SCALE + _MASK_BIAS
+        logits = F.interpolate(
+            high_res_logits,
+            size=(self.image_size // 4, self.image_size // 4),
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
+        )
+        decoded = self.segment_object(
+            features.embedding, features.high_res, mask_logits=self.mask_downsample(masks)
+        )
+        present = masks.flatten(1).any(dim=1, keepdim=True)
+        certain = torch.ones_like(decoded.iou)
+        return ObjectMasks(
+            logits=logits,
+            high_res_logits=high_res_logits,
+            iou=certain,
+            pointer=self._pointer_where(present, decoded.pointer),
+            object_score_logits=present.float() * _MASK_SCALE + _MASK_BIAS,
+            candidates=logits,
+            candidate_ious=certain,
+        )
+
+    def encode_memory(
+        self,
+        embedding: Tensor,
+        high_res_logits: Tensor,
+        object_score_logits: Tensor,
+        binarize: bool = False,
+    ) -> Tensor:
+        """Remember where B objects are on a frame.
+
+        Args:
+            embedding: ``[B or 1, C, h, w]`` from :meth:`encode_image`.
+            high_res_logits: ``[B, 1, S, S]`` mask logits.
+            object_score_logits: ``[B, 1]``.
+            binarize: remember the mask as thresholded, which the reference's video
+                predictor does on frames with clicks, so that it remembers what the user saw.
+
+        Returns:
+            ``[B, 64, h, w]``.
+        """
+        inside = (high_res_logits > 0).float() if binarize else high_res_logits.sigmoid()
+        memory = self.memory_encoder(embedding, inside * _MASK_SCALE + _MASK_BIAS)
+        if self.no_obj_embed_spatial is not None:
+            absent = (object_score_logits <= 0).to(memory.dtype)[..., None, None]
+            memory = memory + absent * self.no_obj_embed_spatial[..., None, None]
+        return memory
+
+    def upscale(self, logits: Tensor) -> Tensor:
+        """Mask logits ``[B, M, S/4, S/4]`` at the size of the input image, in float32."""
+        size = (self.image_size, self.image_size)
+        return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+
+    def _pointer_where(self, present: Tensor, pointer: Tensor) -> Tensor:
+        """The learned "no object" pointer where ``present`` ``[B, 1]`` is False."""
+        return torch.where(present, pointer, self.no_obj_ptr)
+
+
+def is_ambiguous(num_points: int) -> bool:
+    """Whether the reference asks for several masks: at most one point; a box counts as two."""
+    return num_points <= 1
+
+
+def _embedding(*shape: int) -> nn.Parameter:
+    return nn.Parameter(nn.init.trunc_normal_(torch.zeros(shape), std=0.02))
