@@ -1,0 +1,419 @@
+"""Label Studio's REST API: one client per Label Studio, with the token it accepts.
+
+The Authorization header goes to the configured Label Studio and nowhere else: redirects are
+never followed to another origin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+from urllib.parse import urljoin
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import LocationParseError
+from urllib3.util import Url, parse_url
+from urllib3.util.retry import Retry
+
+from backend.labelstudio.credentials import AccessToken, Credential, credential_kind
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_MAX_REDIRECTS = 3
+_CREATE_TOKEN = "create a personal access token under Account & Settings and use that"  # noqa: S105
+
+
+class LabelStudioError(Exception):
+    """A request to Label Studio failed; the text is one or two sentences fit for a person.
+
+    It names the host tried, the kind of credential (never its value) and the next step.
+
+    Attributes:
+        status: the HTTP status Label Studio answered with, or None when it did not answer.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class ConnectionCheck:
+    """What ``LabelStudioClient.check`` found.
+
+    Attributes:
+        reachable: something that answers like Label Studio is at the URL.
+        accepted: it took the API key.
+        credential: the kind of key that was tried.
+        message: the finding in a sentence, with the fix when something is wrong.
+        version: Label Studio's release, e.g. "1.23.2", where it says so.
+        user: the e-mail address the key belongs to, when accepted.
+    """
+
+    reachable: bool
+    accepted: bool
+    credential: Credential
+    message: str
+    version: str | None = None
+    user: str | None = None
+
+
+class LabelStudioClient:
+    """Talks to one Label Studio; safe to share between threads.
+
+    Args:
+        url: its address, with a sub-path where it has one (``https://host/label-studio``).
+        api_key: a personal access token, an access token or a legacy token; None or "" for none.
+        timeout: seconds to wait for an answer (connecting waits five seconds at most).
+        verify: True, False, or the path of a CA bundle, as in ``requests``.
+
+    Raises:
+        LabelStudioError: the URL or the key cannot be what it should be.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None,
+        *,
+        timeout: float = 10.0,
+        verify: bool | str = True,
+    ) -> None:
+        parsed = _parse_base_url(url)
+        self._origin = _origin(parsed)
+        self._prefix = (parsed.path or "").rstrip("/")
+        self.url = _origin_text(parsed) + self._prefix
+        self.verify = verify
+        self._timeout = (min(5.0, timeout), timeout)
+        self._api_key = _checked_key(api_key)
+        self.credential = credential_kind(self._api_key)
+        self._session = _new_session(verify)
+        self._access = AccessToken(self._exchange)
+
+    def __repr__(self) -> str:
+        return f"LabelStudioClient({self.url!r}, {self.credential.name})"
+
+    @property
+    def name(self) -> str:
+        """How to call it in a message."""
+        return f"Label Studio at {self.url}"
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """Scheme, lower-case host and port of the configured address."""
+        return self._origin
+
+    @property
+    def prefix(self) -> str:
+        """The sub-path Label Studio is served under, without a slash at the end; "" for none."""
+        return self._prefix
+
+    # --- where -----------------------------------------------------------------------------
+
+    def is_own(self, url: str) -> bool:
+        """Whether an absolute URL is on this Label Studio: same origin, under its sub-path.
+
+        Paths with dot segments (also percent-encoded) are nobody's: servers and proxies
+        disagree on what they mean.
+        """
+        try:
+            parsed = parse_url(url)
+        except LocationParseError:
+            return False
+        if parsed.scheme not in _DEFAULT_PORTS or not parsed.host or parsed.auth:
+            return False
+        # The text as given: parse_url resolves dot segments away.
+        if has_dot_segments(url.partition("?")[0]):
+            return False
+        path = parsed.path or "/"
+        inside = path == self._prefix or path.startswith(self._prefix + "/")
+        return _origin(parsed) == self._origin and inside
+
+    def absolute_url(self, path: str) -> str:
+        """The full URL of a path on this Label Studio, with or without its sub-path in front."""
+        path = "/" + path.lstrip("/")
+        if self._prefix and (path + "/").startswith(self._prefix + "/"):
+            return self.url + path[len(self._prefix) :]
+        return self.url + path
+
+    # --- credentials -----------------------------------------------------------------------
+
+    def auth_headers(self, *, rejected: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The Authorization header for a request to this Label Studio; empty without a key.
+
+        Args:
+            rejected: the headers that just drew a 401. A personal access token is then
+                exchanged anew, unless another thread has done so in the meantime.
+
+        Raises:
+            LabelStudioError: the personal access token could not be exchanged.
+        """
+        if self.credential is Credential.NONE:
+            return {}
+        if self.credential is Credential.LEGACY:
+            return {"Authorization": f"Token {self._api_key}"}
+        if self.credential is Credential.ACCESS:
+            return {"Authorization": f"Bearer {self._api_key}"}
+        refused = (rejected or {}).get("Authorization", "").removeprefix("Bearer ")
+        return {"Authorization": f"Bearer {self._access.get(rejected=refused)}"}
+
+    @property
+    def can_renew(self) -> bool:
+        """Whether a 401 may be cured by exchanging the key again."""
+        return self.credential is Credential.PERSONAL_ACCESS
+
+    def _exchange(self) -> str:
+        """Trade the personal access token for an access token."""
+        body = {"refresh": self._api_key}
+        response = self._send("POST", self.url + "/api/token/refresh", json=body)
+        self._refuse_redirect(response)
+        if response.status_code in (400, 401, 403):
+            raise LabelStudioError(
+                f"{self.name} refused the personal access token ({response.status_code}): it is "
+                f"expired, revoked or from another Label Studio; {_CREATE_TOKEN}.",
+                status=response.status_code,
+            )
+        access = _json_object(response).get("access")
+        if response.status_code != 200 or not isinstance(access, str):
+            raise LabelStudioError(
+                f"{self.name} answered {response.status_code} instead of exchanging the personal "
+                "access token; check LABEL_STUDIO_URL, including the sub-path if there is one.",
+                status=response.status_code,
+            )
+        return access
+
+    # --- requests --------------------------------------------------------------------------
+
+    def request(self, method: str, path_or_url: str, **kwargs: Any) -> requests.Response:
+        """Send an authorised request and return the answer, whose status is below 400.
+
+        Args:
+            method: "GET", "POST", ...
+            path_or_url: a path on this Label Studio or a full URL on it.
+            kwargs: ``json``, ``params``, ``data``, ``files``, ``headers`` as in ``requests``.
+
+        Raises:
+            LabelStudioError: another host's URL, no answer, or a status of 400 or more.
+        """
+        url = path_or_url if "://" in path_or_url else self.absolute_url(path_or_url)
+        if not self.is_own(url):
+            raise LabelStudioError(
+                f"Refused to send the API key of {self.name} anywhere but to that Label Studio."
+            )
+        extra = dict(kwargs.pop("headers", None) or {})
+        headers = self.auth_headers()
+        response = self._follow(method, url, headers={**extra, **headers}, **kwargs)
+        if response.status_code == 401 and self.can_renew:
+            headers = self.auth_headers(rejected=headers)
+            response = self._follow(method, url, headers={**extra, **headers}, **kwargs)
+        if response.status_code >= 400:
+            raise self.explain(response)
+        return response
+
+    def get_task(self, task: int) -> dict[str, Any]:
+        """The task with its data, annotations, drafts and predictions, as the API has it."""
+        return _json_object(self.request("GET", f"/api/tasks/{int(task)}/"))
+
+    def create_prediction(
+        self, task: int, result: list[dict[str, Any]], model_version: str, score: float | None
+    ) -> dict[str, Any]:
+        """Store a prediction for a task; returns it as stored, with its id."""
+        body = {"task": task, "result": result, "model_version": model_version, "score": score}
+        return _json_object(self.request("POST", "/api/predictions/", json=body))
+
+    def whoami(self) -> dict[str, Any]:
+        """The user the API key belongs to."""
+        return _json_object(self.request("GET", "/api/current-user/whoami"))
+
+    def check(self) -> ConnectionCheck:
+        """Find out whether Label Studio answers and takes the key; never raises."""
+        version = self._version()
+        try:
+            user = self.whoami().get("email")
+        except LabelStudioError as error:
+            reachable = error.status is not None
+            return ConnectionCheck(reachable, False, self.credential, str(error), version)
+        return ConnectionCheck(
+            True,
+            True,
+            self.credential,
+            f"{self.name} accepted {self.credential.value} of {user}.",
+            version,
+            user if isinstance(user, str) else None,
+        )
+
+    def _version(self) -> str | None:
+        try:
+            response = self._send("GET", self.url + "/api/version")
+        except LabelStudioError:
+            return None
+        release = _json_object(response).get("release")
+        return release if isinstance(release, str) else None
+
+    # --- below HTTP ------------------------------------------------------------------------
+
+    def _follow(self, method: str, url: str, **kwargs: Any) -> requests.Response:
+        response = self._send(method, url, **kwargs)
+        for _ in range(_MAX_REDIRECTS):
+            if not response.is_redirect:
+                return response
+            target = urljoin(url, response.headers["Location"])
+            if method not in ("GET", "HEAD") or not self.is_own(target):
+                break
+            url = target
+            response = self._send(method, url, **kwargs)
+        self._refuse_redirect(response)
+        return response
+
+    def _send(self, method: str, url: str, **kwargs: Any) -> requests.Response:
+        try:
+            return self._session.request(
+                method, url, timeout=self._timeout, allow_redirects=False, **kwargs
+            )
+        except requests.RequestException as error:
+            # The chain is cut: these exceptions carry the request, and with it the header.
+            raise LabelStudioError(self._explain_no_answer(error)) from None
+
+    def _refuse_redirect(self, response: requests.Response) -> None:
+        if not response.is_redirect:
+            return
+        target = _display_origin(urljoin(self.url + "/", response.headers["Location"]))
+        raise LabelStudioError(
+            f"{self.name} redirects to {target}; set LABEL_STUDIO_URL to the address it is "
+            "really served at, with https and the sub-path if there is one.",
+            status=response.status_code,
+        )
+
+    def explain(self, response: requests.Response) -> LabelStudioError:
+        """What an answer of 400 or more from this Label Studio means, and what to do."""
+        status = response.status_code
+        return LabelStudioError(
+            f"{self.name} answered {status}{self._explain_status(status)}", status=status
+        )
+
+    def _explain_status(self, status: int) -> str:
+        if status == 401:
+            return {
+                Credential.NONE: ": it wants an API key and none is configured; "
+                f"{_CREATE_TOKEN} as LABEL_STUDIO_API_KEY.",
+                Credential.LEGACY: " to a legacy token: a default Label Studio 1.23 refuses legacy "
+                f"tokens, and the one it hands to ML backends is such a token; {_CREATE_TOKEN}.",
+                Credential.PERSONAL_ACCESS: " to a freshly exchanged personal access token; check "
+                "that its user is active and that API tokens are enabled for the organisation.",
+                Credential.ACCESS: " to a short-lived access token, which has probably expired; "
+                f"{_CREATE_TOKEN} instead.",
+            }[self.credential]
+        if status == 403:
+            return f": the user of {self.credential.value} has no access to this."
+        if status == 404:
+            return (
+                f": it is not there, or the user of {self.credential.value} cannot see it; "
+                "check LABEL_STUDIO_URL and the user's access to the project."
+            )
+        if status == 400 and "_" in self._origin[1]:
+            return (
+                ": it refuses host names with an underscore; give the container or host a "
+                "name without one and change LABEL_STUDIO_URL."
+            )
+        return "; its own log says why." if status >= 500 else "."
+
+    def _explain_no_answer(self, error: requests.RequestException) -> str:
+        if isinstance(error, requests.exceptions.SSLError):
+            return (
+                f"The TLS certificate of {self.name} was not accepted; "
+                "configure the CA bundle that signed it."
+            )
+        if isinstance(error, requests.Timeout):
+            return f"{self.name} did not answer within {self._timeout[1]:g} s."
+        where = (
+            "inside a container localhost is the container itself: use the host's name"
+            if self._origin[1] in ("localhost", "127.0.0.1", "::1")
+            else "check LABEL_STUDIO_URL and that this machine can reach it"
+        )
+        return f"{self.name} cannot be reached ({type(error).__name__}); {where}."
+
+
+def has_dot_segments(path: str) -> bool:
+    """Whether a URL path climbs (``..``), also in percent-encoded or back-slashed spelling."""
+    plain = path
+    for _ in range(3):  # %252e%252e: some proxies decode more than once
+        plain = plain.replace("%2e", ".").replace("%2E", ".").replace("%25", "%")
+        plain = plain.replace("%2f", "/").replace("%2F", "/").replace("%5c", "/")
+    segments = plain.replace("%5C", "/").replace("\\", "/").split("/")
+    return ".." in segments or "." in segments
+
+
+def _parse_base_url(url: str) -> Url:
+    try:
+        parsed = parse_url((url or "").strip())
+    except LocationParseError:
+        raise LabelStudioError("LABEL_STUDIO_URL is not a URL.") from None
+    if parsed.scheme not in _DEFAULT_PORTS or not parsed.host:
+        raise LabelStudioError(
+            "LABEL_STUDIO_URL must be a full address such as http://label-studio:8080."
+        )
+    if parsed.auth or parsed.query:
+        raise LabelStudioError(
+            "LABEL_STUDIO_URL must not contain a user name, password or query; "
+            "put the token into LABEL_STUDIO_API_KEY."
+        )
+    return parsed
+
+
+def _checked_key(api_key: str | None) -> str | None:
+    key = (api_key or "").strip()
+    if not all("!" <= char <= "~" for char in key):
+        raise LabelStudioError(
+            "LABEL_STUDIO_API_KEY contains spaces or characters no token has; give the bare "
+            "token, without a word such as Token or Bearer in front."
+        )
+    return key or None
+
+
+def _new_session(verify: bool | str) -> requests.Session:
+    session = requests.Session()
+    # With trust_env, requests lets ~/.netrc replace the Authorization header.
+    session.trust_env = False
+    session.verify = verify
+    # Cookies know no ports: a Label Studio session cookie would go to its neighbours too.
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    retry = Retry(
+        total=3,
+        backoff_factor=0.2,
+        status_forcelist=(429, 502, 503, 504),
+        allowed_methods=("GET", "HEAD"),
+        redirect=False,
+        raise_on_status=False,
+        retry_after_max=5,
+    )
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=16))
+    return session
+
+
+def _origin(parsed: Url) -> tuple[str, str, int]:
+    scheme = parsed.scheme or ""
+    return scheme, (parsed.host or "").lower(), parsed.port or _DEFAULT_PORTS.get(scheme, 0)
+
+
+def _origin_text(parsed: Url) -> str:
+    port = f":{parsed.port}" if parsed.port else ""
+    return f"{parsed.scheme}://{(parsed.host or '').lower()}{port}"
+
+
+def _display_origin(url: str) -> str:
+    try:
+        return _origin_text(parse_url(url))
+    except LocationParseError:
+        return "an address that is not a URL"
+
+
+def _json_object(response: requests.Response) -> dict[str, Any]:
+    """The JSON object of an answer; {} where the body is something else."""
+    try:
+        body = response.json()
+    except requests.exceptions.JSONDecodeError:
+        return {}
+    return body if isinstance(body, dict) else {}

@@ -1,0 +1,149 @@
+"""The index of the disk cache: which object has which content, and when it was used."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from backend.media.source import Validators
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS contents (
+    content_key TEXT PRIMARY KEY, size INTEGER NOT NULL, used_at REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS contents_used_at ON contents (used_at);
+CREATE TABLE IF NOT EXISTS entries (
+    key TEXT PRIMARY KEY,
+    content_key TEXT NOT NULL REFERENCES contents ON DELETE CASCADE,
+    validators TEXT NOT NULL,
+    checked_at REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS entries_content_key ON entries (content_key);
+"""
+_VERSION = 1  # of the schema; another one starts anew
+_LOCK_TIMEOUT_S = 10.0
+_USE_RESOLUTION_S = 1.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of one object.
+
+    Attributes:
+        content_key: SHA-256 of its content.
+        size: of the content, in bytes.
+        validators: what its source said about this version.
+        checked_at: when the source last confirmed it, in seconds since the epoch.
+    """
+
+    content_key: str
+    size: int
+    validators: Validators
+    checked_at: float
+
+
+class CacheIndex:
+    """A small SQLite database, shared by threads and processes.
+
+    It holds nothing that could not be fetched again, so writes are not forced to the disk,
+    and a damaged file is thrown away.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        try:
+            self._database = _open(path)
+        except sqlite3.DatabaseError:
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            self._database = _open(path)
+
+    @contextmanager
+    def writing(self) -> Iterator[CacheIndex]:
+        """One transaction; no other thread or process writes meanwhile."""
+        with self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+
+    def find(self, key: str) -> Entry | None:
+        """The entry of an object, if there is one."""
+        with self._lock:
+            row = self._database.execute(
+                "SELECT content_key, size, validators, checked_at"
+                " FROM entries JOIN contents USING (content_key) WHERE key = ?",
+                (key,),
+            ).fetchone()
+        if row is None:
+            return None
+        return Entry(row[0], row[1], Validators(**json.loads(row[2])), row[3])
+
+    def put(self, key: str, entry: Entry, now: float) -> None:
+        """Add or replace the entry of an object."""
+        with self._lock:
+            self._database.execute(
+                "INSERT INTO contents VALUES (?, ?, ?)"
+                " ON CONFLICT (content_key) DO UPDATE SET used_at = excluded.used_at",
+                (entry.content_key, entry.size, now),
+            )
+            self._database.execute(
+                "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)",
+                (key, entry.content_key, json.dumps(asdict(entry.validators)), entry.checked_at),
+            )
+
+    def checked(self, key: str, now: float) -> None:
+        """Note that the source confirmed an object."""
+        with self._lock:
+            self._database.execute("UPDATE entries SET checked_at = ? WHERE key = ?", (now, key))
+
+    def used(self, content_key: str, now: float) -> None:
+        """Note that a content was used; uses within a second count as one."""
+        with self._lock:
+            self._database.execute(
+                "UPDATE contents SET used_at = ? WHERE content_key = ? AND used_at < ?",
+                (now, content_key, now - _USE_RESOLUTION_S),
+            )
+
+    def forget(self, content_key: str) -> None:
+        """Drop a content and all objects that have it."""
+        with self._lock:
+            self._database.execute("DELETE FROM contents WHERE content_key = ?", (content_key,))
+
+    def least_recently_used(self) -> list[tuple[str, int]]:
+        """All contents with their sizes, the longest unused first."""
+        with self._lock:
+            return self._database.execute(
+                "SELECT content_key, size FROM contents ORDER BY used_at, content_key"
+            ).fetchall()
+
+    def stored_bytes(self) -> int:
+        """The sum of all sizes."""
+        with self._lock:
+            row = self._database.execute("SELECT COALESCE(SUM(size), 0) FROM contents").fetchone()
+        return int(row[0])
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(
+        path, timeout=_LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = OFF")
+        database.execute("PRAGMA foreign_keys = ON")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version not in (0, _VERSION):
+            raise sqlite3.DatabaseError("the cache index is of another version")
+        database.executescript(_SCHEMA)
+        database.execute(f"PRAGMA user_version = {_VERSION}")
+    except sqlite3.DatabaseError:
+        database.close()
+        raise
+    return database

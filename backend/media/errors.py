@@ -1,0 +1,64 @@
+"""Why media could not be had, in words for the person who waits for it."""
+
+from __future__ import annotations
+
+import enum
+from urllib.parse import urlsplit
+
+_SHOWN = 120  # characters of an address in a message
+
+
+class Reason(enum.Enum):
+    """The kinds of failure; the value labels them in metrics."""
+
+    REFUSED = "refused"  # by our own rules: address, scheme, path
+    UNAUTHORIZED = "unauthorized"
+    NOT_FOUND = "not_found"
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    FAILED = "failed"  # the source answered something unusable
+    TRUNCATED = "truncated"
+    TOO_LARGE = "too_large"
+    NOT_AN_IMAGE = "not_an_image"
+    DAMAGED = "damaged"
+    STORAGE = "storage"  # our own disk
+
+
+class MediaError(Exception):
+    """Media could not be fetched or decoded.
+
+    ``str()`` is the sentence for the annotator followed by the hint. Neither ever holds a
+    credential or the query of a URL, which may be a signature.
+
+    Attributes:
+        sentence: what is wrong.
+        hint: what to do about it; may be empty.
+        reason: which kind of failure it is.
+    """
+
+    def __init__(self, sentence: str, hint: str = "", *, reason: Reason) -> None:
+        super().__init__(f"{sentence} {hint}".strip())
+        self.sentence = sentence
+        self.hint = hint
+        self.reason = reason
+
+
+def shown(uri: str) -> str:
+    """An address as it may appear in messages and logs: no query, no user name, not too long."""
+    if uri[:5].lower() == "data:":
+        return "a data: URI"
+    text = uri.partition("?")[0].partition("#")[0] if _has_query(uri) else uri
+    scheme, separator, rest = text.partition("://")
+    if separator:
+        authority, slash, path = rest.partition("/")
+        text = f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return text if len(text) <= _SHOWN else f"{text[:60]}...{text[-55:]}"
+
+
+def _has_query(uri: str) -> bool:
+    """Bucket keys may contain ``?`` and ``#``; there they are part of the name."""
+    try:
+        return urlsplit(uri).scheme in ("", "http", "https")
+    except ValueError:
+        return True

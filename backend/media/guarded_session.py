@@ -1,0 +1,88 @@
+"""A ``requests`` session that connects only where an address policy allows.
+
+The check sits where the socket is opened, on the address it is opened to: a name that
+resolves to a public address when asked first and to a private one later (DNS rebinding)
+gains nothing, and neither does a URL that two parsers read differently.
+"""
+
+from __future__ import annotations
+
+import socket
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import PoolManager
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+from backend.media.safety import AddressPolicy
+
+
+def guarded_session(policy: AddressPolicy, *, verify: bool | str = True) -> requests.Session:
+    """A session without retries, redirects, cookies or anything from the environment.
+
+    Args:
+        policy: asked for every new connection; its ``MediaError`` reaches the caller.
+        verify: True, False, or the path of a CA bundle.
+    """
+    session = requests.Session()
+    session.trust_env = False  # no ~/.netrc credentials, no proxy that would hide the address
+    session.verify = verify
+    # Cookies know no ports, and no task needs any.
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    session.headers["User-Agent"] = "label-studio-sam2"
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _GuardedAdapter(policy))
+    return session
+
+
+class _GuardedAdapter(HTTPAdapter):
+    def __init__(self, policy: AddressPolicy) -> None:
+        self._pool_classes = _pool_classes(policy)
+        super().__init__(max_retries=0, pool_maxsize=16)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        manager: PoolManager = self.poolmanager
+        manager.pool_classes_by_scheme = self._pool_classes
+
+
+def _pool_classes(policy: AddressPolicy) -> dict[str, type[HTTPConnectionPool]]:
+    class GuardedHTTPConnection(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return _connect(self, policy)
+
+    class GuardedHTTPSConnection(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return _connect(self, policy)
+
+    class GuardedHTTPPool(HTTPConnectionPool):
+        ConnectionCls = GuardedHTTPConnection
+
+    class GuardedHTTPSPool(HTTPSConnectionPool):
+        ConnectionCls = GuardedHTTPSConnection
+
+    return {"http": GuardedHTTPPool, "https": GuardedHTTPSPool}
+
+
+def _connect(connection: HTTPConnection, policy: AddressPolicy) -> socket.socket:
+    """Open a socket to the first allowed address that answers.
+
+    TLS is none the wiser: the certificate is checked against the host name as ever.
+    """
+    error: OSError | None = None
+    timeout = connection.timeout if isinstance(connection.timeout, int | float) else None
+    for address in policy.addresses(connection.host, connection.port):
+        try:
+            sock = socket.create_connection((address, connection.port), timeout)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as failure:
+            error = failure
+        else:
+            return sock
+    if isinstance(error, TimeoutError):
+        raise ConnectTimeoutError(connection, "connect timed out")
+    raise NewConnectionError(connection, type(error).__name__)

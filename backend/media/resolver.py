@@ -1,0 +1,194 @@
+"""From a task's media address to a file on disk: if Label Studio can show it, it is fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from backend.labelstudio.client import LabelStudioClient
+from backend.media.cache import CacheStats, MediaCache, MediaFile
+from backend.media.data_uri import DataUri
+from backend.media.errors import MediaError, Reason, shown
+from backend.media.http import HttpObject, HttpTransport, Timeouts, unsigned_url
+from backend.media.label_studio import CLOUD_SCHEMES, LabelStudioMedia, local_files_path
+from backend.media.local import LocalFiles
+from backend.media.s3 import S3, S3Settings
+from backend.media.safety import AddressPolicy, parse_http_url
+from backend.media.source import RemoteObject
+
+__all__ = ["MediaFile", "MediaResolver"]
+
+_MAX_ADDRESS = 8192  # characters; data: URIs may be longer
+# Failures after which another way to the same object may still work.
+_TRY_ELSEWHERE = (Reason.NOT_FOUND, Reason.UNAUTHORIZED, Reason.UNREACHABLE, Reason.REFUSED)
+
+
+class MediaResolver:
+    """Fetches media through the disk cache; safe to share between threads.
+
+    Args:
+        cache_directory: where downloads are kept.
+        cache_bytes: how much is kept.
+        label_studio: the Label Studio whose uploads, local files and storages are read.
+        local_root: Label Studio's local files folder, where it is mounted here too.
+        s3_endpoint: an S3-compatible server; None leaves it to boto3.
+        s3_region: region of the buckets; None leaves it to boto3.
+        s3_anonymous: read public buckets without credentials.
+        max_bytes: larger objects are refused.
+        allowed_private_hosts: see ``AddressPolicy``.
+        fresh_seconds: for how long an object is served without asking its source again.
+        timeouts: for connecting, for the next bytes, for one object.
+        verify: True, False, or the path of a CA bundle, for http(s).
+    """
+
+    def __init__(
+        self,
+        *,
+        cache_directory: Path,
+        cache_bytes: int,
+        label_studio: LabelStudioClient | None = None,
+        local_root: Path | None = None,
+        s3_endpoint: str | None = None,
+        s3_region: str | None = None,
+        s3_anonymous: bool = False,
+        max_bytes: int = 512 * 1024 * 1024,
+        allowed_private_hosts: Iterable[str] = (),
+        fresh_seconds: float = 300.0,
+        timeouts: Timeouts | None = None,
+        verify: bool | str = True,
+    ) -> None:
+        timeouts = timeouts or Timeouts()
+        trusted = [label_studio.url] if label_studio else []
+        trusted += [s3_endpoint] if s3_endpoint else []
+        policy = AddressPolicy(trusted_urls=trusted, private_hosts=allowed_private_hosts)
+        self._transport = HttpTransport(policy, timeouts=timeouts, verify=verify)
+        self._label_studio = (
+            LabelStudioMedia(label_studio, self._transport) if label_studio else None
+        )
+        self._local = LocalFiles(local_root, max_bytes=max_bytes) if local_root else None
+        self._s3 = S3(S3Settings(s3_endpoint, s3_region, s3_anonymous), timeouts=timeouts)
+        self._max_bytes = max_bytes
+        self._cache = MediaCache(
+            cache_directory,
+            max_bytes=cache_bytes,
+            max_object_bytes=max_bytes,
+            fresh_seconds=fresh_seconds,
+        )
+
+    @property
+    def stats(self) -> CacheStats:
+        """What was fetched and what came from disk."""
+        return self._cache.stats
+
+    @property
+    def stored_bytes(self) -> int:
+        """How much the cache holds."""
+        return self._cache.stored_bytes
+
+    def fetch(self, uri: str, *, task_id: int | None = None) -> MediaFile:
+        """The file behind a media address of a task.
+
+        Args:
+            uri: as it stands in the task's data: a path on Label Studio, ``s3://``, ``gs://``,
+                ``azure-blob://``, ``http(s)://`` or ``data:``.
+            task_id: the task; needed where Label Studio must resolve a cloud storage address.
+
+        Raises:
+            MediaError: it cannot be had; the text says why and what to do.
+        """
+        self._refuse_malformed(uri)
+        local = self._from_mounted_folder(uri)
+        if local:
+            return local
+        candidates = self._candidates(uri, task_id)
+        for source in candidates:
+            if found := self._cache.fresh(source):
+                return found
+        return self._first_that_works(candidates)
+
+    def _first_that_works(self, candidates: list[RemoteObject]) -> MediaFile:
+        failures: list[MediaError] = []
+        for source in candidates:
+            try:
+                return self._cache.fetch(source)
+            except MediaError as error:
+                failures.append(error)
+                if error.reason not in _TRY_ELSEWHERE:
+                    break
+        if len(failures) == 1:
+            raise failures[0]
+        sentences = " ".join(dict.fromkeys(failure.sentence for failure in failures))
+        raise MediaError(sentences, failures[-1].hint, reason=failures[-1].reason)
+
+    def _refuse_malformed(self, uri: str) -> None:
+        is_data = uri[:5].lower() == "data:"
+        if len(uri) > (self._max_bytes * 2 if is_data else _MAX_ADDRESS):
+            raise MediaError("The task's media address is too long.", reason=Reason.REFUSED)
+        if not uri.strip() or (any(char in uri for char in "\0\r\n") and not is_data):
+            raise MediaError(
+                "The task's media address is empty or holds control characters.",
+                "Check the task's data.",
+                reason=Reason.REFUSED,
+            )
+
+    def _from_mounted_folder(self, uri: str) -> MediaFile | None:
+        """The file where it lies, if the local files folder is mounted and holds it."""
+        relative = local_files_path(uri) if self._local else None
+        if self._local is None or not relative:
+            return None
+        try:
+            path, content_key, size = self._local.find(relative)
+        except MediaError as error:
+            if error.reason is Reason.NOT_FOUND and self._label_studio:
+                return None
+            raise
+        return MediaFile(path, content_key, size)
+
+    def _candidates(self, uri: str, task_id: int | None) -> list[RemoteObject]:
+        """The ways to an object, the best first."""
+        scheme = uri.partition(":")[0].lower()
+        if scheme == "data":
+            return [DataUri(uri)]
+        if "://" in uri and scheme in (*CLOUD_SCHEMES, "s3a"):
+            return self._cloud_candidates(scheme, uri, task_id)
+        served = self._label_studio.served(uri) if self._label_studio else None
+        if uri.startswith("/") and not uri.startswith("//"):
+            if served is None:
+                raise MediaError(
+                    f"{shown(uri)} is on Label Studio, whose address the backend does not know.",
+                    "Set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY of the backend.",
+                    reason=Reason.REFUSED,
+                )
+            return [served]
+        if scheme not in ("http", "https"):
+            raise MediaError(
+                f"The backend does not read media from {shown(uri)}.",
+                "It reads Label Studio uploads and local files, s3://, gs://, azure-blob://, "
+                "http(s):// and data: addresses.",
+                reason=Reason.REFUSED,
+            )
+        url = parse_http_url(uri)
+        direct = HttpObject(
+            self._transport, url.url, identity=f"http {unsigned_url(url.url)}", what=shown(uri)
+        )
+        if served is None:
+            return [direct]
+        return [served, direct] if served.is_alias else [served]
+
+    def _cloud_candidates(self, scheme: str, uri: str, task_id: int | None) -> list[RemoteObject]:
+        """boto3 where the backend has credentials of its own, and Label Studio."""
+        ways: list[RemoteObject] = []
+        path = uri.partition("://")[2]
+        if scheme in ("s3", "s3a") and self._s3.available():
+            ways.append(self._s3.object(f"s3://{path}"))
+        if self._label_studio and task_id is not None:
+            plain = f"{'s3' if scheme == 's3a' else scheme}://{path}"
+            ways.append(self._label_studio.cloud(plain, task_id))
+        if ways:
+            return ways
+        raise MediaError(
+            f"The backend has no way to read {shown(uri)}.",
+            "Set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY so that Label Studio resolves it"
+            + (", or give the backend AWS credentials." if scheme in ("s3", "s3a") else "."),
+            reason=Reason.UNAUTHORIZED,
+        )
