@@ -16,8 +16,6 @@ from backend.labelstudio.geometry import Mask
 MAX_MASK_PIXELS = 100_000_000
 """Largest picture a mask is made for: 100 megapixels, 100 MB as a bool array."""
 
-_HEADER_BITS = 32 + 5 + 4 * 4
-
 
 def encode_brush(mask: Mask) -> list[int]:
     """A mask as the ``rle`` of a brush region: every channel of a mask pixel is 255, else 0.
@@ -30,22 +28,17 @@ def encode_brush(mask: Mask) -> list[int]:
     return rle
 
 
-def decode_brush(rle: object, width: int, height: int) -> Mask:
+def decode_brush(rle: bytes, width: int, height: int) -> Mask:
     """The mask of a brush region's ``rle``, bool [height, width].
 
     A pixel belongs to the mask if its alpha is not 0, as in the editor (``utils/canvas.js``).
     Only the mask is allocated, never the RGBA picture the RLE declares.
 
     Raises:
-        ValueError: ``rle`` is not a list of bytes, ends early, or declares another picture size.
+        ValueError: ``rle`` ends early or declares another picture size, or the size is refused.
     """
     check_size(width, height)
-    if not isinstance(rle, list | tuple):
-        raise ValueError("the brush RLE is not a list of numbers")
-    try:
-        bits = _Bits(bytes(rle))
-    except (TypeError, ValueError) as error:
-        raise ValueError("the brush RLE holds something that is not a byte") from error
+    bits = _Bits(rle)
     values = bits.read(32)
     word = bits.read(5) + 1
     lengths = [bits.read(4) + 1 for _ in range(4)]

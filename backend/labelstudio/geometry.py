@@ -24,7 +24,6 @@ Mask = NDArray[np.bool_]
 """bool [H, W]."""
 
 ELLIPSE_VERTICES = 90  # the polygon is within 0.06 % of the radius of the ellipse
-_SHIFT = 4  # OpenCV polygons in 1/16 pixel
 
 
 @dataclass(frozen=True)
@@ -85,14 +84,15 @@ def box_to_pixels(box: Box, width: int, height: int) -> Points:
 
 def point_in_box(x: float, y: float, box: Box, width: int, height: int) -> bool:
     """Whether the percent position (x, y) lies in the (turned) rectangle, edges included."""
-    corners = box_corners(box, width, height)
-    along, down = corners[1] - corners[0], corners[3] - corners[0]
-    offset = points_to_pixels([(x, y)], width, height)[0] - corners[0]
-    # a hair of slack: a click on the edge must not depend on rounding
-    return all(
-        -1e-6 <= float(offset @ side) / max(float(side @ side), 1e-12) <= 1.0 + 1e-6
-        for side in (along, down)
-    )
+    across, down = (x - box.x) * width / 100.0, (y - box.y) * height / 100.0
+    angle = math.radians(box.rotation)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    # turned back by the box's angle
+    along, below = across * cosine + down * sine, down * cosine - across * sine
+    slack = 1e-6 * max(width, height)  # a click on the edge must not depend on rounding
+    inside_x = -slack <= along <= box.width * width / 100.0 + slack
+    inside_y = -slack <= below <= box.height * height / 100.0 + slack
+    return inside_x and inside_y
 
 
 def ellipse_to_polygon(ellipse: Ellipse, width: int, height: int) -> Points:
@@ -113,21 +113,28 @@ def ellipse_to_polygon(ellipse: Ellipse, width: int, height: int) -> Points:
 
 
 def fill_polygon(points: Points, width: int, height: int) -> Mask:
-    """The pixels whose centre lies in a closed outline (even-odd rule), bool [H, W].
+    """The pixels whose centre lies in a closed ring (even-odd rule), bool [H, W].
+
+    OpenCV's fillPoly also colours every pixel an edge touches, which makes a small object a
+    tenth larger; masks must come back from polygons at their own size.
 
     Args:
-        points: pixel positions, float64 [N, 2]; fewer than three enclose nothing.
+        points: pixel positions, float64 [N, 2]; the last is joined to the first.
         width, height: size of the mask.
     """
-    canvas = np.zeros((height, width), dtype=np.uint8)
-    if len(points) < 3:
-        return canvas.astype(bool)
-    bound = 4 * max(width, height)  # keeps the fixed-point numbers of OpenCV in range
-    clipped = np.clip(points, -bound, bound)
-    # OpenCV's coordinates are pixel centres, ours pixel edges: half a pixel apart.
-    fixed = np.round((clipped - 0.5) * (1 << _SHIFT)).astype(np.int32)
-    cv2.fillPoly(canvas, [fixed], 1, lineType=cv2.LINE_8, shift=_SHIFT)
-    return canvas.astype(bool)
+    # Each edge flips, in every row it crosses, all pixels to the right of the crossing.
+    flips = np.zeros((height, width + 1), dtype=bool)
+    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
+        low, high = sorted((y0, y1))
+        first = math.ceil(min(max(low - 0.5, 0.0), height))
+        last = math.ceil(min(max(high - 0.5, 0.0), height))  # exclusive
+        if first < last:
+            rows = np.arange(first, last)
+            crossings = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
+            columns = np.ceil(np.clip(crossings - 0.5, 0.0, width)).astype(np.intp)
+            flips[rows, columns] ^= True
+    inside: Mask = np.logical_xor.accumulate(flips, axis=1)[:, :width]
+    return inside
 
 
 def resize_mask(mask: Mask, width: int, height: int) -> Mask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -13,93 +14,97 @@ MAX_VERTICES = 500
 """Vertices of one ring; more make the editor slow and say nothing an annotator can use."""
 MAX_PARTS = 200
 """Parts of one mask, the largest first; a mask with more is noise."""
+MAX_HOLES = 20
+"""Holes of one part, the largest first."""
+MIN_HOLE_SHARE = 0.001
+"""A hole below this share of its part's area is filled."""
 
 
-def mask_rings(
-    mask: Mask, *, tolerance: float | None = None, max_vertices: int = MAX_VERTICES
-) -> list[Points]:
-    """One closed ring per part of the mask, largest part first, holes cut in.
+def mask_rings(mask: Mask) -> list[Points]:
+    """One closed ring per part of a mask, largest part first, holes cut in.
 
     Label Studio's polygons are single rings. A hole is joined to the ring around it by a cut of no
     width, walked once in each direction, so that the filled ring is the part without its hole.
+    Rings stay within a two-hundredth of the part's size of its outline, but not closer than half
+    a pixel and not farther than one, unless MAX_VERTICES forces them to.
 
     Args:
         mask: bool [H, W].
-        tolerance: how far in pixels the ring may leave the outline. By default a two-hundredth of
-            the part's size, at least a quarter and at most one pixel.
-        max_vertices: the tolerance grows until a ring (with its holes) has no more.
 
     Returns:
         float64 [N, 2] each, N >= 3, pixel edges as coordinates (see geometry.py); the first vertex
-        is not repeated. At most MAX_PARTS; an empty mask has none.
-    """
-    contours, children, offset = _trace(mask)
-    outer = sorted(children, key=lambda index: -cv2.contourArea(contours[index]))
-    rings = []
-    for index in outer[:MAX_PARTS]:
-        parts = [contours[index], *(contours[hole] for hole in children[index])]
-        size = math.sqrt(max(cv2.contourArea(contours[index]), 1.0)) / 2.0
-        start = tolerance if tolerance is not None else min(max(size / 200.0, 0.25), 1.0)
-        rings.append(_simplified(parts, start, max_vertices) + offset)
-    return rings
-
-
-def _trace(mask: Mask) -> tuple[list[np.ndarray], dict[int, list[int]], np.ndarray]:
-    """Contours at twice the scale, the holes of each outer contour, and the crop's origin.
-
-    ``findContours`` walks through pixel centres. On a grid that holds the pixels' corners as
-    well (even coordinates), grown by one, the walk runs along the pixels' edges.
+        is not repeated. An empty mask has none.
     """
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     if not len(columns):
-        return [], {}, np.zeros(2)
+        return []
+    corner = np.array((columns[0], rows[0]), dtype=np.float64)
     crop = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    grid = np.zeros((2 * crop.shape[0] + 1, 2 * crop.shape[1] + 1), dtype=np.uint8)
-    grid[1::2, 1::2] = crop
+    return [_ring(part) + corner for part in _trace(crop)]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One connected part: its outer contour and its holes, int32 [N, 1, 2] on the double grid."""
+
+    outer: np.ndarray
+    holes: list[np.ndarray]
+
+
+def _trace(mask: Mask) -> list[_Part]:
+    """The parts of a mask, largest first.
+
+    ``findContours`` walks through pixel centres, half a pixel inside. On a grid of twice the size
+    that also holds what lies between the pixels (even coordinates), the mask grown by one step, the
+    walk runs along the pixels' edges.
+    """
+    grid = np.zeros((2 * mask.shape[0] + 1, 2 * mask.shape[1] + 1), dtype=np.uint8)
+    grid[1::2, 1::2] = mask
     grown = cv2.dilate(grid, np.ones((3, 3), dtype=np.uint8))
     contours, hierarchy = cv2.findContours(grown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    children: dict[int, list[int]] = {}
-    for index, (_, _, _, parent) in enumerate(hierarchy[0]):
-        if parent < 0:
-            children.setdefault(index, [])
-        else:
-            children.setdefault(int(parent), []).append(index)
-    return list(contours), children, np.array((columns[0], rows[0]), dtype=np.float64)
+    areas = [cv2.contourArea(contour) for contour in contours]
+    by_size = sorted(range(len(contours)), key=lambda index: -areas[index])
+    parents = hierarchy[0][:, 3]
+    outer = [index for index in by_size if parents[index] < 0][:MAX_PARTS]
+    holes: dict[int, list[np.ndarray]] = {index: [] for index in outer}
+    for index in by_size:
+        siblings = holes.get(int(parents[index]))
+        if siblings is None or len(siblings) == MAX_HOLES:
+            continue
+        if areas[index] >= MIN_HOLE_SHARE * areas[parents[index]]:
+            siblings.append(contours[index])
+    return [_Part(contours[index], holes[index]) for index in outer]
 
 
-def _simplified(parts: list[np.ndarray], tolerance: float, max_vertices: int) -> Points:
-    """Outer contour and holes (twice the scale) as one ring (pixels)."""
+def _ring(part: _Part) -> Points:
+    """A part as one ring, in pixels."""
+    size = math.sqrt(cv2.contourArea(part.outer)) / 2.0
+    tolerance = min(max(size / 200.0, 0.5), 1.0)
+    contours = [part.outer, *part.holes]
     while True:
-        rings = [_approximate(part, tolerance) for part in parts]
-        vertices = sum(len(ring) for ring in rings) + 2 * (len(rings) - 1)
-        if vertices <= max_vertices:
+        rings = [_simplified(contour, tolerance) for contour in contours]
+        if sum(len(ring) + 2 for ring in rings) - 2 <= MAX_VERTICES:
             break
         tolerance *= 1.5
-        if tolerance > 64:  # very many holes: keep the largest, those an annotator sees
-            parts = [parts[0], *sorted(parts[1:], key=lambda p: -cv2.contourArea(p))]
-            parts, tolerance = parts[: max(1, len(parts) // 2)], 1.0
-            if len(parts) == 1 and len(_approximate(parts[0], 64.0)) > max_vertices:
-                rings = [_approximate(parts[0], 64.0)]
-                break
     ring = rings[0]
     for hole in rings[1:]:
-        ring = _join(ring, hole)
+        ring = _cut_in(ring, hole)
     return ring
 
 
-def _approximate(contour: np.ndarray, tolerance: float) -> Points:
-    """A contour at twice the scale as a ring in pixels, with at least three vertices."""
-    ring = cv2.approxPolyDP(contour, 2.0 * tolerance, True)
-    if len(ring) < 3:  # a part smaller than the tolerance: its bounding box
-        x, y, width, height = cv2.boundingRect(contour)
-        right, bottom = x + width - 1, y + height - 1
-        ring = np.array([(x, y), (x, bottom), (right, bottom), (right, y)])
+def _simplified(contour: np.ndarray, tolerance: float) -> Points:
+    """A contour as a ring in pixels, at least three vertices, within ``tolerance`` pixels."""
+    # The middles of the pixels' edges (one coordinate odd): the staircase without its corners.
+    middles = contour[contour.sum(axis=2) % 2 == 1][:, None, :]
+    ring = cv2.approxPolyDP(middles, 2.0 * tolerance, True)
+    if len(ring) < 3:  # a part thinner than the tolerance
+        ring = middles
     pixels: Points = ring.reshape(-1, 2).astype(np.float64) / 2.0
     return pixels
 
 
-def _join(ring: Points, hole: Points) -> Points:
-    """Cut from the nearest vertex of the ring to the hole, around it, and back.
+def _cut_in(ring: Points, hole: Points) -> Points:
+    """Cut from the vertex of the ring nearest to the hole to it, around it, and back.
 
     ``findContours`` walks holes the other way round than outer contours, so the ring
     encloses the part by the even-odd rule and by the non-zero rule alike.

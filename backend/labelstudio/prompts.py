@@ -122,23 +122,20 @@ def prompts_from_task(task: Mapping[str, object], config: LabelConfig) -> list[O
 
 def _convertible(results: object, config: LabelConfig) -> list[ObjectPrompt]:
     regions = read_results(results, config).regions
-    turned = [region for region in regions if not _is_answer(region, config)]
-    clicks = [region for region in turned if region.is_click]
     # A key point without a sign was not made by a smart tool: it marks an object of its own.
-    marks = [region for region in turned if not region.is_click]
-    return _objects(clicks) + [_single(region) for region in marks]
+    return _objects(
+        [region for region in regions if not _is_answer(region, config)], marks_apart=True
+    )
 
 
 def _is_answer(region: Region, config: LabelConfig) -> bool:
     """Whether a region is already what we would answer with."""
-    if isinstance(region.geometry, BrushStrokes | Bitmask):
-        answers = {control.shape for control in config.answers_for(region.image)}
-        masks = {TagShape.BRUSH, TagShape.BITMASK}
-        return bool(answers & masks)
     answer = config.find_answer(region.image, region.labels, region.from_name)
-    if answer is None:
-        return True  # nowhere to put a mask with this label
+    if answer is None:  # no place for it: only masks are surely left alone
+        return isinstance(region.geometry, BrushStrokes | Bitmask)
     match region.geometry:
+        case BrushStrokes() | Bitmask():
+            return answer.control.shape in (TagShape.BRUSH, TagShape.BITMASK)
         case Polygon():
             return answer.control.shape in (TagShape.POLYGON, TagShape.VECTOR)
         case Box():
@@ -146,8 +143,14 @@ def _is_answer(region: Region, config: LabelConfig) -> bool:
     return False
 
 
-def _objects(regions: list[Region]) -> list[ObjectPrompt]:
-    """Regions as objects, in the order in which they first appear."""
+def _objects(regions: list[Region], *, marks_apart: bool = False) -> list[ObjectPrompt]:
+    """Regions as objects, in the order in which they first appear.
+
+    Args:
+        regions: what was read.
+        marks_apart: points that are no clicks of a smart tool are objects of their own, instead of
+            being gathered by label.
+    """
     objects: dict[int, ObjectPrompt] = {}  # by position of the region that began the object
     for position, region in enumerate(regions):
         if not isinstance(region.geometry, Point):
@@ -157,7 +160,9 @@ def _objects(regions: list[Region]) -> list[ObjectPrompt]:
         if not isinstance(region.geometry, Point):
             continue
         home = _enclosing_box(region, region.geometry, regions)
-        if home is None:
+        if home is None and marks_apart and not region.is_click:
+            home = position
+        elif home is None:
             key = (region.image, region.item_index, region.labels)
             home = groups.setdefault(key, position)
         known = objects.get(home)

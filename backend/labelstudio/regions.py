@@ -41,9 +41,11 @@ class Polygon:
 
 @dataclass(frozen=True)
 class BrushStrokes:
-    """A brush region as its RLE, not yet decoded."""
+    """A brush region as its RLE, not yet decoded, and the size of the picture it was drawn on."""
 
     rle: bytes
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
@@ -59,20 +61,24 @@ Shape = Polygon | Ellipse | BrushStrokes | Bitmask
 Geometry = Point | Box | Shape
 
 _MAX_PERCENT = 1000.0  # ten pictures away: not a place on this one
+_EDGE = 0.5  # a click on the picture's rim may come out a little outside
 
 
-def read_geometry(value: Mapping[str, object]) -> Geometry:
-    """The geometry in a result's ``value``.
+def read_geometry(
+    value: Mapping[str, object], width: int | None = None, height: int | None = None
+) -> Geometry:
+    """The geometry in a result's ``value``; ``width`` and ``height`` of the picture if known.
 
     Which one it is follows from the keys, as in the editor (``Registry.addRegionType`` of Label
     Studio 1.23.2): the ``type`` names the control, and a mask accepted while a label of the
     rectangle tool is selected is saved as ``rectanglelabels`` with an RLE.
 
     Raises:
-        ValueError: no known geometry, or numbers that are missing, not finite or far outside.
+        ValueError: no known geometry, numbers that are missing, not finite or far outside, or a
+            brush region without the picture's size.
     """
     if value.get("rle"):
-        return _brush(value["rle"])
+        return _brush(value["rle"], width, height)
     if "imageDataURL" in value:
         return Bitmask(_png(value["imageDataURL"]))
     if "points" in value:
@@ -97,12 +103,14 @@ def read_geometry(value: Mapping[str, object]) -> Geometry:
     if "width" in value and "height" in value:
         return _box(value)
     if "x" in value or "y" in value:
-        return Point(_percent(value, "x"), _percent(value, "y"))
+        return _point(value)
     raise ValueError("no geometry in its value")
 
 
 def rasterise(geometry: Geometry, width: int, height: int) -> Mask:
     """The pixels a geometry covers, bool [height, width]; a point covers none.
+
+    A mask drawn on a picture of another size is resized (nearest neighbour).
 
     Raises:
         ValueError: an RLE or PNG that cannot be decoded, or a size that is refused.
@@ -118,7 +126,8 @@ def rasterise(geometry: Geometry, width: int, height: int) -> Mask:
         case Ellipse():
             return fill_polygon(ellipse_to_polygon(geometry, width, height), width, height)
         case BrushStrokes():
-            return decode_brush(list(geometry.rle), width, height)
+            drawn = decode_brush(geometry.rle, geometry.width, geometry.height)
+            return resize_mask(drawn, width, height)
         case Bitmask():
             return resize_mask(_decode_png(geometry.png), width, height)
 
@@ -136,7 +145,8 @@ def region_mask(result: Mapping[str, object]) -> Mask:
     value = result.get("value")
     if not isinstance(value, Mapping):
         raise ValueError("the result has no value")
-    return rasterise(read_geometry(value), width, height)
+    check_size(width, height)
+    return rasterise(read_geometry(value, width, height), width, height)
 
 
 def encode_bitmask(mask: Mask) -> str:
@@ -157,6 +167,13 @@ def _percent(value: Mapping[str, object], key: str) -> float:
     if abs(found) > _MAX_PERCENT:
         raise ValueError(f"{key} is far outside the picture")
     return found
+
+
+def _point(value: Mapping[str, object]) -> Point:
+    x, y = _percent(value, "x"), _percent(value, "y")
+    if not all(-_EDGE <= position <= 100.0 + _EDGE for position in (x, y)):
+        raise ValueError("the point lies outside the picture")
+    return Point(min(max(x, 0.0), 100.0), min(max(y, 0.0), 100.0))
 
 
 def _rotation(value: Mapping[str, object]) -> float:
@@ -186,11 +203,13 @@ def _polygon(points: object) -> Polygon:
     return Polygon(tuple(ring))
 
 
-def _brush(rle: object) -> BrushStrokes:
+def _brush(rle: object, width: int | None, height: int | None) -> BrushStrokes:
     if not isinstance(rle, list | tuple):
         raise ValueError("the brush RLE is not a list of numbers")
+    if not width or not height:
+        raise ValueError("a brush region needs original_width and original_height")
     try:
-        return BrushStrokes(bytes(rle))
+        return BrushStrokes(bytes(rle), width, height)
     except (TypeError, ValueError) as error:
         raise ValueError("the brush RLE holds something that is not a byte") from error
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 
 from backend.labelstudio.brush_rle import encode_brush
-from backend.labelstudio.geometry import Mask, mask_to_box, points_to_percent, resize_mask
+from backend.labelstudio.geometry import Mask, Points, mask_to_box, points_to_percent, resize_mask
 from backend.labelstudio.outlines import mask_rings
 from backend.labelstudio.prompts import ObjectPrompt
 from backend.labelstudio.regions import encode_bitmask, region_mask
@@ -45,7 +45,8 @@ def region_id(prompt: ObjectPrompt, *, anchor: str | None = None) -> str:
     """
     first = anchor
     if first is None:
-        first = prompt.source_ids[0] if prompt.source_ids else repr((prompt.points, prompt.box))
+        drawn = (prompt.labels, prompt.points, prompt.box, prompt.shape)
+        first = prompt.source_ids[0] if prompt.source_ids else repr(drawn)
     parts = (first, str(prompt.item_index), prompt.image)
     return _digest(*parts)
 
@@ -156,10 +157,7 @@ def _bitmask(mask: Mask, identifier: str) -> list[Result]:
 
 def _polygon(mask: Mask, identifier: str) -> list[Result]:
     height, width = mask.shape
-    return [
-        {"points": points_to_percent(ring, width, height).tolist(), "closed": True}
-        for ring in mask_rings(mask)
-    ]
+    return [{"points": _percent(ring, width, height), "closed": True} for ring in mask_rings(mask)]
 
 
 def _vector(mask: Mask, identifier: str) -> list[Result]:
@@ -172,12 +170,18 @@ def _vector(mask: Mask, identifier: str) -> list[Result]:
             for name, previous, (x, y) in zip(
                 names,
                 [None, *names],
-                points_to_percent(ring, width, height).tolist(),
+                _percent(ring, width, height),
                 strict=False,
             )
         ]
         results.append({"vertices": vertices, "closed": True})
     return results
+
+
+def _percent(ring: Points, width: int, height: int) -> list[list[float]]:
+    """A ring for JSON: five decimals are a thousandth of a pixel in a picture of 10 000."""
+    pairs: list[list[float]] = points_to_percent(ring, width, height).round(5).tolist()
+    return pairs
 
 
 def _rectangle(mask: Mask, identifier: str) -> list[Result]:

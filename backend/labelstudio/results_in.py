@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from backend.labelstudio.brush_rle import MAX_MASK_PIXELS
+from backend.labelstudio.geometry import Box, box_to_pixels
 from backend.labelstudio.json_values import flag, mappings, number, text, texts, whole_number
 from backend.labelstudio.regions import Geometry, read_geometry
 from backend.labelstudio.tags import LabelConfig
@@ -99,11 +101,16 @@ def _read_region(
     if image is None:
         read.ignored.append(f"{name}: {_first_text(items, 'to_name') or 'its tag'} is no <Image>")
         return
-    found = _geometry(items)
+    width, height = _picture_size(items)
+    found = _geometry(items, width, height)
     if isinstance(found, str):
         read.ignored.append(f"{name}: {found}")
         return
     item, geometry = found
+    # without a size the box is looked at in a square picture
+    if isinstance(geometry, Box) and not _has_area(geometry, width or 100, height or 100):
+        read.ignored.append(f"{name}: the box lies outside the picture")
+        return
     sign = _sign(items)
     read.regions.append(
         Region(
@@ -115,8 +122,8 @@ def _read_region(
             from_name=text(item.get("from_name")) or "",
             positive=sign is not False,
             is_click=sign is not None,
-            original_width=_first(_size(each.get("original_width")) for each in items),
-            original_height=_first(_size(each.get("original_height")) for each in items),
+            original_width=width,
+            original_height=height,
             image_rotation=_first(number(each.get("image_rotation")) for each in items) or 0.0,
         )
     )
@@ -133,7 +140,9 @@ def _image_name(items: list[Mapping[str, object]], config: LabelConfig) -> str |
     return to_name if to_name is not None and config.image(to_name) is not None else None
 
 
-def _geometry(items: list[Mapping[str, object]]) -> tuple[Mapping[str, object], Geometry] | str:
+def _geometry(
+    items: list[Mapping[str, object]], width: int | None, height: int | None
+) -> tuple[Mapping[str, object], Geometry] | str:
     """The first item with a usable geometry, those of a shape's own control first."""
     reason = "no value"
     for item in sorted(items, key=lambda each: each.get("type") == "labels"):
@@ -141,7 +150,7 @@ def _geometry(items: list[Mapping[str, object]]) -> tuple[Mapping[str, object], 
         if not isinstance(value, Mapping):
             continue
         try:
-            return item, read_geometry(value)
+            return item, read_geometry(value, width, height)
         except ValueError as error:
             reason = str(error)
     return reason
@@ -183,9 +192,19 @@ def _sign(items: list[Mapping[str, object]]) -> bool | None:
     return None
 
 
-def _size(value: object) -> int | None:
-    found = whole_number(value)
-    return found if found else None
+def _picture_size(items: list[Mapping[str, object]]) -> tuple[int | None, int | None]:
+    """The picture's width and height; none where they are missing or cannot be true."""
+    for item in items:
+        width = whole_number(item.get("original_width"))
+        height = whole_number(item.get("original_height"))
+        if width and height and width * height <= MAX_MASK_PIXELS:
+            return width, height
+    return None, None
+
+
+def _has_area(box: Box, width: int, height: int) -> bool:
+    left, top, right, bottom = box_to_pixels(box, width, height)
+    return bool(left < right and top < bottom)
 
 
 def _first_text(items: list[Mapping[str, object]], key: str) -> str | None:
