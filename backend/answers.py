@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +12,22 @@ import numpy as np
 
 from backend.engine.engine import Embedded, Engine, PixelPrompt, Segment
 from backend.engine.scheduler import Priority
-from backend.labelstudio import geometry
-from backend.labelstudio.label_config import LabelConfig
+from backend.labelstudio.geometry import (
+    Box,
+    box_corners,
+    box_to_pixels,
+    mask_to_box,
+    points_to_pixels,
+)
+from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.prompts import ObjectPrompt
+from backend.labelstudio.regions import rasterise
 from backend.labelstudio.results import region_results
+from backend.labelstudio.tags import LabelConfig
 from backend.metrics import Metrics
 from backend.task_images import TaskImages
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,8 +60,11 @@ class Answers:
             MissingMedia, MediaError, EngineError: see ``TaskImages.source``, ``Engine.embed``.
         """
         tag = config.image(prompt.image)
+        if tag is None:
+            raise MissingMedia(f"the label config has no <Image name={prompt.image}>")
         source = self._images.source(task, tag, prompt.item_index, deadline)
         embedded = self._engine.embed(source, priority, deadline - time.monotonic())
+        _warn_of_other_size(task, prompt, embedded)
         return Page(source.key, embedded)
 
     def segment(
@@ -88,21 +102,50 @@ class Answers:
 def to_pixels(prompt: ObjectPrompt, image: Embedded) -> PixelPrompt:
     """``prompt`` in pixels of the image as decoded.
 
-    Percentages hold for any size, so a wrong ``original_width`` does no harm here. Of a
-    rotated rectangle the network gets the upright hull, its centre as an object point and
-    the hull's corners, which lie outside the rectangle, as background points.
+    Percentages hold for any size, so a wrong ``original_width`` does no harm here.
     """
     width, height = image.width, image.height
-    points, positive = geometry.points_to_pixels(prompt.points, width, height)
-    box = None
+    clicks = [(point.x, point.y) for point in prompt.points]
+    points = points_to_pixels(clicks, width, height)
+    positive = np.array([point.positive for point in prompt.points], dtype=bool)
+    box = mask = None
     if prompt.box is not None:
-        box = geometry.box_to_pixels(prompt.box, width, height)
-        if prompt.box.rotation % 90:
-            extra, signs = geometry.rotation_points(prompt.box, width, height)
-            points, positive = np.concatenate([points, extra]), np.concatenate([positive, signs])
-    mask = None
+        box = box_to_pixels(prompt.box, width, height)
+        extra, signs = _rotation_points(prompt.box, width, height)
+        points, positive = np.concatenate([points, extra]), np.concatenate([positive, signs])
     if prompt.shape is not None:
-        mask = geometry.shape_to_mask(prompt.shape, width, height)
-        if box is None and mask.any():
-            box = geometry.mask_box(mask)
+        mask = rasterise(prompt.shape, width, height)
+        hull = mask_to_box(mask)
+        if box is None and hull is not None:
+            box = box_to_pixels(hull, width, height)
     return PixelPrompt(points=points, positive=positive, box=box, mask=mask)
+
+
+def _warn_of_other_size(task: Mapping[str, Any], prompt: ObjectPrompt, image: Embedded) -> None:
+    """The editor saw another size than the file has: masks are rescaled to what it saw."""
+    seen = (prompt.original_width, prompt.original_height)
+    if None not in seen and seen != (image.width, image.height):
+        logger.warning(
+            "task %s: the editor shows %sx%s pixels, the file has %dx%d; masks are rescaled",
+            task.get("id"),
+            *seen,
+            image.width,
+            image.height,
+        )
+
+
+def _rotation_points(box: Box, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a rotated rectangle says beyond its upright hull: points ``[N, 2]``, signs ``[N]``.
+
+    SAM 2 knows upright boxes only. The object is in the rectangle's middle, and not in those
+    corners of the hull that the rectangle leaves well outside.
+    """
+    corners = box_corners(box, width, height)
+    x0, y0, x1, y1 = box_to_pixels(box, width, height)
+    hull = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
+    gaps = np.linalg.norm(hull[:, None] - corners[None], axis=2).min(axis=1)
+    outside = hull[gaps > 0.15 * np.hypot(x1 - x0, y1 - y0)]
+    if len(outside) == 0:
+        return np.zeros((0, 2)), np.zeros(0, dtype=bool)
+    middle = corners.mean(axis=0, keepdims=True)
+    return np.concatenate([middle, outside]), np.array([True] + [False] * len(outside))

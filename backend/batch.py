@@ -21,9 +21,9 @@ from typing import Any
 from backend.answers import Answers
 from backend.engine.scheduler import Priority
 from backend.interactive import EXPECTED
-from backend.labelstudio.label_config import LabelConfig
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_task
 from backend.labelstudio.results import region_id
+from backend.labelstudio.tags import LabelConfig
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +116,8 @@ class Batch:
         for tag in config.images:
             if not self._prefetches.acquire(blocking=False):
                 return  # enough is waiting already; the click will encode
-            page = 0 if tag.value_list is not None else None
-            self._pool.submit(self._encode, task, config, ObjectPrompt.nowhere(tag.name, page))
+            page = 0 if tag.is_sequence else None
+            self._pool.submit(self._encode, task, config, ObjectPrompt(tag.name, page))
 
     def _encode(self, task: Task, config: LabelConfig, prompt: ObjectPrompt) -> None:
         try:

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from backend.labelstudio.geometry import point_in_box
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt
 
 T = TypeVar("T")
@@ -106,21 +107,21 @@ class PromptMemory:
         if known is None or not prompt.points:
             return None
         first = next((point for point in prompt.points if point.positive), prompt.points[0])
-        box = known.box
-        inside_x = box.x <= first.x <= box.x + box.width
-        inside_y = box.y <= first.y <= box.y + box.height
-        if inside_x and inside_y and known.region_id not in saved:
+        size = (prompt.original_width or 100, prompt.original_height or 100)
+        inside = point_in_box(first.x, first.y, known.box, *size)
+        if inside and known.region_id not in saved:
             return known
         self._boxes.forget(lambda key: key == place)
         return None
 
-    def remember_logits(self, key: Hashable, logits: np.ndarray) -> None:
-        """Keep the answer to prompts ``key`` for a correction of it."""
-        self._logits.put(key, logits)
+    def remember_logits(self, key: Hashable | None, logits: np.ndarray) -> None:
+        """Keep the answer to prompts ``key`` for a correction of it; None: not worth keeping."""
+        if key is not None:
+            self._logits.put(key, logits)
 
-    def logits(self, key: Hashable) -> np.ndarray | None:
+    def logits(self, key: Hashable | None) -> np.ndarray | None:
         """The logits of the answer to prompts ``key``."""
-        return self._logits.get(key)
+        return self._logits.get(key) if key is not None else None
 
     def remember_note(self, project: str, task: str, area: str) -> None:
         """The annotator wrote a text of their own into text area ``area``."""

@@ -9,9 +9,10 @@ from typing import Any
 
 from backend.batch import Batch
 from backend.engine.engine import Engine
-from backend.interactive import Interactive
-from backend.labelstudio.label_config import LabelConfig, LabelConfigError, parse_label_config
+from backend.interactive import Interactive, Request
+from backend.labelstudio.label_config import LabelConfigError, parse_label_config
 from backend.labelstudio.prompts import prompts_from_context
+from backend.labelstudio.tags import LabelConfig
 from backend.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ class Service:
         if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
             raise BadRequest("tasks must be a list of objects")
         params = body.get("params")
-        context = params.get("context") if isinstance(params, dict) else None
+        # label-studio-ml hands on {} where Label Studio sends null
+        context = (params.get("context") or None) if isinstance(params, dict) else None
         kind = "batch" if context is None else "interactive"
         try:
             config = self.config(body.get("label_config"))
@@ -76,7 +78,7 @@ class Service:
         if not tasks:
             return {"results": []}
         parsed = prompts_from_context(context, config)
-        reply = self._interactive.reply(project, tasks[0], config, parsed)
+        reply = self._interactive.reply(Request(project, tasks[0], config), parsed)
         self._metrics.predictions.labels("interactive", reply.outcome).inc()
         scores = [item["score"] for item in reply.results if "score" in item]
         first = {

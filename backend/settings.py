@@ -131,7 +131,7 @@ class Settings:
     )
     cache_dir: Path = _setting(
         "CACHE_DIR",
-        Path("~/.cache/label-studio-sam2").expanduser(),
+        Path("~/.cache/label-studio-sam2"),
         _path,
         "folder for downloaded media",
     )

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from backend.engine.engine import Busy, ImageSource
-from backend.labelstudio.label_config import ImageTag
 from backend.labelstudio.media_refs import media_uri
+from backend.labelstudio.tags import ImageTag
 from backend.media.images import load_image
 from backend.media.resolver import MediaFile
 from backend.metrics import Metrics
@@ -21,7 +21,7 @@ from backend.metrics import Metrics
 class Fetcher(Protocol):
     """``MediaResolver`` as this module uses it."""
 
-    def fetch(self, uri: str, *, task_id: int | None = None) -> MediaFile: ...  # noqa: D102
+    def fetch(self, uri: str, *, task_id: int | None = None) -> MediaFile: ...
 
 
 class TaskImages:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+from functools import partial
 
 from flask import Flask
 
@@ -58,3 +59,27 @@ def build_service(settings: Settings, metrics: Metrics) -> Service:
         retrieve_seconds=settings.retrieve_budget_seconds,
     )
     return Service(engine, interactive, batch, metrics)
+
+
+def build_resolver(settings: Settings, metrics: Metrics) -> MediaResolver:
+    """The way to the media, with its counters exported."""
+    label_studio = None
+    if settings.label_studio_url is not None:
+        label_studio = LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key)
+    resolver = MediaResolver(
+        cache_directory=settings.cache_dir.expanduser() / "media",
+        cache_bytes=settings.media_cache_bytes,
+        label_studio=label_studio,
+        local_root=settings.local_files_root,
+        s3_endpoint=settings.s3_endpoint_url,
+        s3_region=settings.s3_region,
+        s3_anonymous=settings.s3_anonymous,
+        max_bytes=settings.max_media_bytes,
+        allowed_private_hosts=settings.allowed_private_hosts,
+    )
+    stats = resolver.stats
+    for name in ("hits", "revalidations", "fetches", "bytes_fetched", "evictions"):
+        text = f"Media cache since the start: {name.replace('_', ' ')}"
+        metrics.gauge(f"sam2_media_{name}", text, partial(getattr, stats, name))
+    metrics.gauge("sam2_media_cache_bytes", "Media held on disk", lambda: resolver.stored_bytes)
+    return resolver

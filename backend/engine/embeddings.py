@@ -12,7 +12,7 @@ class Sized(Protocol):
     """What the cache needs to know of a value."""
 
     @property
-    def nbytes(self) -> int: ...  # noqa: D102
+    def nbytes(self) -> int: ...
 
 
 T = TypeVar("T", bound=Sized)

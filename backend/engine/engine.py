@@ -58,10 +58,10 @@ class Embedded(Protocol):
     """An encoded image as the engine hands it out; opaque but for its size."""
 
     @property
-    def width(self) -> int: ...  # noqa: D102
+    def width(self) -> int: ...
 
     @property
-    def height(self) -> int: ...  # noqa: D102
+    def height(self) -> int: ...
 
 
 @dataclass(frozen=True)

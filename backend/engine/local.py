@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import cv2
 import numpy as np
 
 from backend.engine.embeddings import EmbeddingCache
@@ -240,7 +241,7 @@ def _segment(predictor: ImagePredictor, image: LocalEmbedding, prompt: PixelProm
     ambiguous = one_click and prompt.mask is None and prompt.logits is None
     logits = prompt.logits
     if logits is None and prompt.mask is not None:
-        logits = predictor.mask_to_logits(prompt.mask)
+        logits = _mask_logits(prompt.mask, predictor.model.image_size // 4)
     has_points = len(prompt.points) > 0
     result = predictor.predict(
         image.value,
@@ -251,6 +252,13 @@ def _segment(predictor: ImagePredictor, image: LocalEmbedding, prompt: PixelProm
         multimask=ambiguous,
     )
     return Segment(result.masks[0], float(result.scores[0]), result.logits[0:1])
+
+
+def _mask_logits(mask: np.ndarray, side: int) -> np.ndarray:
+    """A drawn mask, bool ``[H, W]``, as the mask prompt float32 ``[1, side, side]`` it stands
+    for: logits between -10 and 10, the range that SAM 2 gives to masks drawn by hand."""
+    small = cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+    return (small * 20.0 - 10.0)[None]
 
 
 def _wait(future: Future[T], timeout: float, what: str) -> T:

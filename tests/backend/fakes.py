@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class FakePredictor:
     """The mask of a prompt is the box, or a disc of 20 pixels around each positive click."""
 
     def __init__(self) -> None:
+        self.model = SimpleNamespace(image_size=32)
         self.embeds = 0
         self.calls: list[dict] = []
         self.hold = threading.Event()
@@ -53,6 +55,3 @@ class FakePredictor:
             disc = (columns - x) ** 2 + (rows - y) ** 2 <= 20**2
             found = found | disc if label else found & ~disc
         return FakePrediction(found[None], np.array([0.9]), np.zeros((1, 8, 8), np.float32))
-
-    def mask_to_logits(self, mask):
-        return np.where(mask[None, ::4, ::4], 10.0, -10.0).astype(np.float32)

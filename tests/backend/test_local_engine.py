@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from tests.backend.fakes import FakePredictor
 
 from backend.engine.engine import Busy, ImageSource, NotReady, PixelPrompt, State
 from backend.engine.local import LocalEngine, ModelChoice
 from backend.engine.scheduler import Priority
 from backend.metrics import Metrics
+from tests.backend.fakes import FakePredictor
 
 
 @pytest.fixture

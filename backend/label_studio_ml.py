@@ -1,0 +1,50 @@
+"""The same service under ``label-studio-ml`` 2.x, for those who deploy with its tools.
+
+``label-studio-ml`` makes a new model object for every request
+(``label_studio_ml/api.py``), so everything that lasts lives in one service per process,
+made when the first object is. Nothing else in the project imports this module.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+from label_studio_ml.model import LabelStudioMLBase
+
+from backend.metrics import Metrics
+from backend.service import Service
+from backend.settings import Settings
+from backend.wsgi import build_service
+
+
+@cache
+def shared_service() -> Service:
+    """The service of this process; made after gunicorn's fork, because made on first use."""
+    return build_service(Settings.from_env(os.environ), Metrics())
+
+
+class SAM2Backend(LabelStudioMLBase):
+    """SAM 2 as a ``LabelStudioMLBase`` model."""
+
+    def setup(self) -> None:
+        """Tell Label Studio which model answers."""
+        self.set("model_version", shared_service().engine.model_version)
+
+    def predict(
+        self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any
+    ) -> list[Any]:
+        """One prediction (or an empty list) per task, in order; see ``Service.predict``."""
+        body = {
+            "tasks": tasks,
+            "project": self.project_id,
+            "label_config": self.label_config,
+            "params": {"context": context},
+        }
+        results: list[Any] = shared_service().predict(body)["results"]
+        return results
+
+    def fit(self, event: str, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Label Studio's annotation and training events; this model does not learn from them."""
+        return {"event": event, "trained": False, "reason": "training is not part of this backend"}

@@ -1,0 +1,165 @@
+"""A whole service over a fake model, with pictures on disk instead of a network."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from backend.answers import Answers
+from backend.app import create_app
+from backend.batch import Batch
+from backend.engine.local import LocalEngine, ModelChoice
+from backend.interactive import Interactive
+from backend.media.cache import MediaFile
+from backend.media.errors import MediaError, Reason
+from backend.memory import PromptMemory
+from backend.metrics import Metrics
+from backend.service import Service
+from backend.settings import Settings
+from backend.task_images import TaskImages
+from tests.backend.fakes import FakePredictor
+
+CONFIG = """
+<View>
+  <Image name="image" value="$image"/>
+  <BrushLabels name="mask" toName="image"><Label value="Cat"/><Label value="Dog"/></BrushLabels>
+  <KeyPointLabels name="kp" toName="image" smart="true">
+    <Label value="Cat"/><Label value="Dog"/><Label value="Only a prompt"/>
+  </KeyPointLabels>
+  <RectangleLabels name="box" toName="image" smart="true">
+    <Label value="Cat"/><Label value="Dog"/>
+  </RectangleLabels>
+  <TextArea name="status" toName="image" editable="false" maxSubmissions="0"/>
+</View>
+"""
+
+
+class Shelf:
+    """Answers every address with a picture; counts, can be slow, knows a missing one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.fetched: list[str] = []
+        self.hold = threading.Event()
+        self.hold.set()
+        self.size = (200, 300)
+
+    def fetch(self, uri, *, task_id=None):
+        self.fetched.append(uri)
+        assert self.hold.wait(20)
+        if "missing" in uri:
+            raise MediaError("the picture is not there", reason=Reason.NOT_FOUND)
+        key = hashlib.sha256(uri.encode()).hexdigest()
+        path = self.folder / f"{key}.png"
+        if not path.exists():
+            pixels = np.random.default_rng(len(uri)).integers(0, 255, (*self.size, 3), np.uint8)
+            cv2.imwrite(str(path), pixels)
+        return MediaFile(path, key, path.stat().st_size)
+
+
+class Bench:
+    """The service with its parts within reach of a test."""
+
+    def __init__(self, folder: Path, **settings) -> None:
+        self.settings = Settings(**settings)
+        self.metrics = Metrics()
+        self.predictor = FakePredictor()
+        self.shelf = Shelf(folder)
+        self.now = 0.0
+        self.engine = LocalEngine(
+            ModelChoice("demo"),
+            cache_bytes=10_000_000,
+            metrics=self.metrics,
+            build=lambda choice: self.predictor,
+        )
+        images = TaskImages(self.shelf, max_pixels=10**7, metrics=self.metrics)
+        answers = Answers(self.engine, images, self.metrics)
+        self.memory = PromptMemory(clock=lambda: self.now)
+        interactive = Interactive(
+            answers, self.engine, self.memory, budget_seconds=self.settings.click_budget_seconds
+        )
+        batch = Batch(
+            answers,
+            model_version="demo",
+            open_seconds=self.settings.open_budget_seconds,
+            retrieve_seconds=self.settings.retrieve_budget_seconds,
+        )
+        self.service = Service(self.engine, interactive, batch, self.metrics)
+        self.client = create_app(self.settings, self.service, self.metrics).test_client()
+
+    def predict(self, results, *, task=None, config=CONFIG, project="1.100"):
+        """POST /predict as the editor does; ``results`` None for a request without context."""
+        task = {"id": 7, "data": {"image": "/data/upload/1/a.png"}} if task is None else task
+        context = None if results is None else {"result": results}
+        body = {
+            "tasks": [task],
+            "project": project,
+            "label_config": config,
+            "params": {"login": None, "password": None, "context": context},
+        }
+        reply = self.client.post("/predict", json=body)
+        assert reply.status_code == 200, reply.text
+        return reply.json["results"][0]
+
+
+@pytest.fixture
+def make_bench(tmp_path):
+    made = []
+
+    def make(**settings):
+        bench = Bench(tmp_path, **settings)
+        made.append(bench)
+        return bench
+
+    yield make
+    for bench in made:
+        bench.predictor.hold.set()
+        bench.shelf.hold.set()
+        bench.service.close()
+
+
+@pytest.fixture
+def bench(make_bench):
+    return make_bench()
+
+
+def click(x, y, label="Cat", *, positive=True, identifier=None, page=None):
+    item = {
+        "original_width": 300,
+        "original_height": 200,
+        "image_rotation": 0,
+        "value": {"x": x, "y": y, "width": 0.2, "keypointlabels": [label], "labels": [label]},
+        "is_positive": positive,
+        "id": identifier or f"kp-{x}-{y}",
+        "from_name": "kp",
+        "to_name": "image",
+        "type": "keypointlabels",
+        "origin": "manual",
+    }
+    return item if page is None else {**item, "item_index": page}
+
+
+def box(x, y, width, height, label="Cat", *, identifier="box-1", rotation=0):
+    return {
+        "original_width": 300,
+        "original_height": 200,
+        "image_rotation": 0,
+        "value": {
+            "x": x,
+            "y": y,
+            "width": width,
+            "height": height,
+            "rotation": rotation,
+            "rectanglelabels": [label],
+        },
+        "id": identifier,
+        "from_name": "box",
+        "to_name": "image",
+        "type": "rectanglelabels",
+        "origin": "manual",
+    }
