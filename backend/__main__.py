@@ -49,6 +49,7 @@ def _serve(settings: Settings) -> int:
             "120",
             "--graceful-timeout",
             "10",
+            "--no-control-socket",
         ],
     )
 

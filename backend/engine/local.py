@@ -233,7 +233,11 @@ def build_predictor(choice: ModelChoice) -> ImagePredictor:
         dtype=choice.dtype,
         image_size=choice.image_size,
     )
-    return ImagePredictor(model)
+    predictor = ImagePredictor(model)
+    # The first run sets up kernels and memory; better here than in somebody's click.
+    blank = predictor.embed(np.zeros((64, 64, 3), np.uint8))
+    predictor.predict(blank, points=[[32, 32]])
+    return predictor
 
 
 def _segment(predictor: ImagePredictor, image: LocalEmbedding, prompt: PixelPrompt) -> Segment:
