@@ -130,8 +130,12 @@ def _missing(
     labelled = next((control for control in answers if control.has_labels), None)
     if labelled is not None:
         return f"label {names} of {where} is in no answer tag: add it to {labelled.tag}"
-    target = separate[0].tag if separate else f"<{answers[0].shape.tag}Labels>"
-    return f"label {names} of {where} has no place in {answers[0].tag}: add it to {target}"
+    if separate:
+        return f"label {names} of {where} is not in {separate[0].tag}: add it there"
+    return (
+        f"label {names} of {where} has no place in {answers[0].tag}: use "
+        f"<{answers[0].shape.tag}Labels> with that label"
+    )
 
 
 def _unreachable(

@@ -77,7 +77,7 @@ def parse_label_config(xml: str) -> LabelConfig:
         ),
     )
     references = [
-        TagReference(e.tag, e.attributes["name"], e.attributes["toname"])
+        TagReference(e.written, e.attributes["name"], e.attributes["toname"])
         for e in elements
         if e.attributes.get("name") and e.attributes.get("toname")
     ]
@@ -90,6 +90,7 @@ class _Element:
     """An XML element with its names lowercased and the ``<Label>`` elements below it."""
 
     tag: str
+    written: str  # the tag as it stands in the config
     attributes: dict[str, str]
     labels: tuple[Label, ...]
 
@@ -124,6 +125,7 @@ def _walk(root: ET.Element) -> Iterator[_Element]:
             continue
         yield _Element(
             tag=node.tag.lower(),
+            written=node.tag,
             attributes={key.lower(): value for key, value in node.attrib.items()},
             labels=tuple(_labels_below(node)),
         )

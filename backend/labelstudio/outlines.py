@@ -25,7 +25,7 @@ def mask_rings(mask: Mask) -> list[Points]:
 
     Label Studio's polygons are single rings. A hole is joined to the ring around it by a cut of no
     width, walked once in each direction, so that the filled ring is the part without its hole.
-    Rings stay within a two-hundredth of the part's size of its outline, but not closer than half
+    Rings stay within a hundredth of the part's size of its outline, but not closer than a quarter of
     a pixel and not farther than one, unless MAX_VERTICES forces them to.
 
     Args:
@@ -79,7 +79,7 @@ def _trace(mask: Mask) -> list[_Part]:
 def _ring(part: _Part) -> Points:
     """A part as one ring, in pixels."""
     size = math.sqrt(cv2.contourArea(part.outer)) / 2.0
-    tolerance = min(max(size / 200.0, 0.5), 1.0)
+    tolerance = min(max(size / 100.0, 0.25), 1.0)
     contours = [part.outer, *part.holes]
     while True:
         rings = [_simplified(contour, tolerance) for contour in contours]
