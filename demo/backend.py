@@ -1,0 +1,52 @@
+"""Start this project's backend (``python -m backend serve``) as a child process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from demo.processes import Child
+
+HOST = "127.0.0.1"
+# Loading the demo weights takes seconds; fetching and loading official ones may take minutes.
+READY_SECONDS = 900.0
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class Backend(Child):
+    """The backend on 127.0.0.1, for the Label Studio at ``label_studio_url``.
+
+    Settings that the caller's environment holds (``SAM2_VARIANT``, ``SAM2_DEVICE``, ...) are
+    passed on.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int,
+        label_studio_url: str,
+        token: str,
+        cache_directory: Path,
+        log: Path,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        self.url = f"http://{HOST}:{port}"
+        environment = {
+            **os.environ,
+            "HOST": HOST,
+            "PORT": str(port),
+            "LABEL_STUDIO_URL": label_studio_url,
+            "LABEL_STUDIO_API_KEY": token,
+            "CACHE_DIR": str(cache_directory.resolve()),
+            "PYTHONUNBUFFERED": "1",
+            **(settings or {}),
+        }
+        super().__init__(
+            "The SAM 2 backend",
+            [sys.executable, "-m", "backend", "serve"],
+            environment=environment,
+            log=log,
+            directory=REPOSITORY,
+        )

@@ -1,0 +1,216 @@
+"""``make demo``: start Label Studio and the backend, set up a project, stop both on Ctrl-C.
+
+Environment: ``LABEL_STUDIO_PORT`` (8080) and ``PORT`` (9090), each moved on to the next free
+port; ``LABEL_STUDIO_VENV`` (``.venv-label-studio``), where Label Studio is installed; ``DEMO_DIR``
+(``.demo``), where everything is kept that a next run uses again. Settings of the backend, such as
+``SAM2_VARIANT``, are passed on to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from demo.api import ApiError, LabelStudioApi
+from demo.backend import READY_SECONDS, REPOSITORY, Backend
+from demo.label_studio import START_SECONDS, Account, LabelStudio, NotInstalledError
+from demo.processes import Child, NotReadyError, ProcessDiedError, free_port
+
+PROJECT = "SAM 2 demo"
+PHOTOS = REPOSITORY / "demo" / "photos"
+LABEL_CONFIG = REPOSITORY / "demo" / "label_config.xml"
+
+INSTRUCTIONS = """
+------------------------------------------------------------------------
+  The demo runs.            Ctrl-C stops it.
+
+  Open      {url}
+  Log in    {email}   password {password}
+
+  1. Click on a task to open it.
+  2. Below the picture, switch "Auto-Annotation" on.
+  3. In the toolbar beside the picture, hover over the tool with the wand and
+     choose the key point; press 1 (or click on a label).
+  4. Click on the flower: a mask appears. Accept it with the tick, or press
+     the label's key again and click where the mask should grow; Alt+click
+     where it should not be.
+  5. The wand's rectangle works the same: choose a label, drag a box.
+
+  The demo's small weights are rough: one object that stands out from what is
+  around it, such as those in the sample photos. For the official ones:
+  SAM2_VARIANT=sam2.1_hiera_tiny make demo
+
+  Backend   {backend}   logs {logs}
+------------------------------------------------------------------------
+"""
+
+
+class StopRequested(Exception):
+    """Ctrl-C, or a signal that means the same."""
+
+
+class StopFlag:
+    """Set by SIGINT, SIGTERM or SIGHUP; asked at every step, so no child is forgotten."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._set)
+
+    def check(self) -> None:
+        """Raise :class:`StopRequested` if the demo is to stop."""
+        if self._event.is_set():
+            raise StopRequested
+
+    def wait(self, seconds: float) -> None:
+        """Sleep; wake up and raise :class:`StopRequested` at once if the demo is to stop."""
+        self._event.wait(seconds)
+        self.check()
+
+    def _set(self, number: int, frame: FrameType | None) -> None:
+        self._event.set()
+
+
+@contextlib.contextmanager
+def running(child: Child) -> Iterator[Child]:
+    """Stop ``child`` at the end, whatever happens."""
+    try:
+        yield child
+    finally:
+        child.stop()
+
+
+def main() -> int:
+    """Run until a signal comes; returns the exit code."""
+    stop = StopFlag()
+    try:
+        run(stop)
+    except StopRequested:
+        print("\nThe demo has stopped.", flush=True)
+        return 0
+    except (NotInstalledError, NotReadyError, ProcessDiedError, ApiError, OSError) as error:
+        print(f"\nThe demo cannot go on: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def run(stop: StopFlag) -> None:
+    """Start everything, print what to do, and watch until ``stop`` or a failure."""
+    started = time.monotonic()
+    directory = Path(os.environ.get("DEMO_DIR") or REPOSITORY / ".demo").resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    account = Account()
+    with contextlib.ExitStack() as children:
+        label_studio = _start_label_studio(directory, account, stop)
+        children.enter_context(running(label_studio))
+        label_studio.wait_for(
+            label_studio.url + "/health", seconds=START_SECONDS, interrupted=stop.check
+        )
+        api = LabelStudioApi(label_studio.url, account)
+        backend = _start_backend(directory, api)
+        children.enter_context(running(backend))
+        project = set_up_project(api)
+        backend.wait_for(backend.url + "/ready", seconds=READY_SECONDS, interrupted=stop.check)
+        api.connect_backend(project, backend.url, title="SAM 2")
+        print(f"Ready after {time.monotonic() - started:.0f} s.")
+        print(
+            INSTRUCTIONS.format(
+                url=f"{label_studio.url}/projects/{project}/data",
+                email=account.email,
+                password=account.password,
+                backend=backend.url,
+                logs=directory / "logs",
+            ),
+            flush=True,
+        )
+        while True:
+            stop.wait(1.0)
+            label_studio.check()
+            backend.check()
+
+
+def set_up_project(api: LabelStudioApi) -> int:
+    """The demo's project with its photos, made now unless it is there; returns its id."""
+    project = api.find_project(PROJECT)
+    if project is None:
+        project = api.create_project(
+            PROJECT,
+            LABEL_CONFIG.read_text(encoding="utf-8"),
+            description="Sample photos for the SAM 2 backend",
+            show_collab_predictions=True,
+        )
+    if not api.tasks(project):
+        photos = [PHOTOS / name for name in json.loads((PHOTOS / "truth.json").read_text())]
+        api.create_tasks(project, [{"image": api.upload(project, photo)} for photo in photos])
+    return project
+
+
+def _start_label_studio(directory: Path, account: Account, stop: StopFlag) -> LabelStudio:
+    venv = Path(os.environ.get("LABEL_STUDIO_VENV") or REPOSITORY / ".venv-label-studio")
+    data = directory / "label-studio"
+    first = not (data / "label_studio.sqlite3").exists()
+    print(
+        "Starting Label Studio" + (" (about a minute, the first time) ..." if first else " ..."),
+        flush=True,
+    )
+    return LabelStudio(
+        venv,
+        data_directory=data,
+        port=_port("LABEL_STUDIO_PORT", 8080),
+        account=account,
+        log=directory / "logs" / "label-studio.log",
+    )
+
+
+def _start_backend(directory: Path, api: LabelStudioApi) -> Backend:
+    settings = {} if os.environ.get("SAM2_VARIANT") else {"SAM2_VARIANT": "demo"}
+    print("Starting the backend ...", flush=True)
+    return Backend(
+        port=_port("PORT", 9090),
+        label_studio_url=api.url,
+        token=_personal_access_token(directory / "label-studio-token", api),
+        cache_directory=directory / "cache",
+        log=directory / "logs" / "backend.log",
+        settings=settings,
+    )
+
+
+def _personal_access_token(file: Path, api: LabelStudioApi) -> str:
+    """The token of an earlier run, or a new one: Label Studio shows each only once."""
+    if file.exists():
+        token = file.read_text(encoding="ascii").strip()
+        if api.accepts_token(token):
+            return token
+    try:
+        token = api.new_personal_access_token()
+    except ApiError as error:
+        raise ApiError(
+            f"no personal access token ({error}). Revoke the old one under Account & Settings "
+            f"in Label Studio, or remove {file.parent} to begin anew"
+        ) from error
+    file.touch(mode=0o600)
+    file.write_text(token, encoding="ascii")
+    return token
+
+
+def _port(variable: str, default: int) -> int:
+    text = os.environ.get(variable) or str(default)
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise OSError(f"{variable}: {text!r} must be a port between 1 and 65535")
+    wanted = int(text)
+    port = free_port(wanted)
+    if port != wanted:
+        print(f"Port {wanted} is in use; {port} is taken instead ({variable} chooses another).")
+    return port
+
+
+if __name__ == "__main__":
+    sys.exit(main())
