@@ -1,0 +1,243 @@
+"""What a video tracker remembers of one object, and how it forgets.
+
+A frame reads, in the direction of tracking (``_prepare_memory_conditioned_features`` of
+the reference):
+
+* every conditioning (prompted) frame: spatial memory, and the pointer unless it lies ahead;
+* the spatial memories of the 6 frames just passed;
+* the object pointers of the 15 frames just passed.
+
+:class:`ObjectTrack` keeps exactly that on the device. Of every other tracked frame it keeps
+the answer in host memory (:class:`SpilledAnswer`), from which a correction can start; its
+spatial memory is encoded again when it is needed.
+"""
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sam2model.sam2 import (
+    MAX_OBJECT_POINTERS,
+    NUM_MASK_MEMORIES,
+    ObjectPointer,
+    SpatialMemory,
+)
+
+# Bytes of a float32, from the least significant: the lower half is noise, which zlib would
+# only be slow on. On mask logits of 256 x 256 the upper half shrinks by half.
+_NOISE_PLANES = 2
+
+# Points float32 [N, 2], xy in pixels of the model's input, and their labels int64 [N], which
+# may be corners of a box.
+Clicks: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One object on one frame, on the model's device.
+
+    Attributes:
+        logits: float32 ``[S/4, S/4]``.
+        pointer: float32 ``[C]``.
+        object_score: float32 ``[]``, logit of the object's presence.
+        iou: float32 ``[]``, predicted.
+    """
+
+    logits: Tensor
+    pointer: Tensor
+    object_score: Tensor
+    iou: Tensor
+
+
+class PromptedFrame(NamedTuple):
+    """An answer to prompts, and the spatial memory ``[1, 64, h, w]`` of it (bfloat16)."""
+
+    answer: Answer
+    memory: Tensor
+
+
+class Step(NamedTuple):
+    """A frame to be tracked, and the direction it is reached in."""
+
+    frame: int
+    reverse: bool
+
+    def passed(self, count: int) -> list[int]:
+        """The ``count`` frames passed before this one, the latest first."""
+        sign = 1 if self.reverse else -1
+        return [self.frame + sign * ago for ago in range(1, count + 1)]
+
+    def following(self) -> "Step":
+        """The next frame in the same direction."""
+        return Step(self.frame + (-1 if self.reverse else 1), self.reverse)
+
+
+@dataclass(frozen=True)
+class SpilledAnswer:
+    """An answer in host memory, exact to the bit.
+
+    Attributes:
+        packed_logits: float32 logits by byte planes, the upper planes compressed by zlib.
+        side: S/4.
+        pointer: float32 ``[C]``.
+        object_score: logit of the object's presence.
+        iou: predicted.
+        binarize: its memory is of the thresholded mask (it answers prompts).
+    """
+
+    packed_logits: tuple[bytes, bytes]
+    side: int
+    pointer: NDArray[np.float32]
+    object_score: float
+    iou: float
+    binarize: bool = False
+
+    @classmethod
+    def pack(
+        cls,
+        logits: NDArray[np.float32],
+        pointer: NDArray[np.float32],
+        object_score: float,
+        iou: float,
+        binarize: bool = False,
+    ) -> "SpilledAnswer":
+        """Compress logits ``[S/4, S/4]``, and copy the rest."""
+        little_endian = np.ascontiguousarray(logits, dtype="<f4")
+        planes = little_endian.view(np.uint8).reshape(-1, 4).T
+        noise = planes[:_NOISE_PLANES].tobytes()
+        smooth = zlib.compress(planes[_NOISE_PLANES:].tobytes(), level=1)
+        return cls(
+            (noise, smooth), len(logits), pointer.copy(), float(object_score), float(iou), binarize
+        )
+
+    def logits(self) -> NDArray[np.float32]:
+        """The logits, float32 ``[S/4, S/4]``."""
+        noise, smooth = self.packed_logits
+        planes = np.frombuffer(noise + zlib.decompress(smooth), np.uint8).reshape(4, -1)
+        values = np.ascontiguousarray(planes.T).view("<f4")
+        return values.reshape(self.side, self.side).astype(np.float32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of host memory."""
+        return sum(map(len, self.packed_logits)) + self.pointer.nbytes
+
+
+class Recall(NamedTuple):
+    """What a step reads of one object; objects with equal ``layout`` can share a batch."""
+
+    memories: list[SpatialMemory]
+    pointers: list[ObjectPointer]
+
+    @property
+    def layout(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Places in time of memories and pointers, which are the same for a whole batch."""
+        return (
+            tuple(memory.frames_ago for memory in self.memories),
+            tuple(pointer.time_difference for pointer in self.pointers),
+        )
+
+
+@dataclass
+class ObjectTrack:
+    """One object's memory; see the module.
+
+    Attributes:
+        points: point prompts by frame; None where a mask prompt has replaced them.
+        pending: answers to prompts that no propagation has taken in yet, by frame.
+        pending_corrections: those of them that do not condition (the reference's default).
+        conditioning: prompted frames, on the device for as long as the object lives.
+        history: all other tracked frames.
+        reverse: by frame that was tracked, the direction of the last time.
+        memories: spatial memories of tracked frames on the device, ``[1, 64, h, w]``.
+        pointers: object pointers of tracked frames on the device, ``[1, C]``.
+    """
+
+    points: dict[int, Clicks | None] = field(default_factory=dict)
+    pending: dict[int, PromptedFrame] = field(default_factory=dict)
+    pending_corrections: set[int] = field(default_factory=set)
+    conditioning: dict[int, PromptedFrame] = field(default_factory=dict)
+    history: dict[int, SpilledAnswer] = field(default_factory=dict)
+    reverse: dict[int, bool] = field(default_factory=dict)
+    memories: dict[int, Tensor] = field(default_factory=dict)
+    pointers: dict[int, Tensor] = field(default_factory=dict)
+
+    def prompted_frames(self) -> set[int]:
+        """Frames whose prompts condition the others."""
+        return self.conditioning.keys() | (self.pending.keys() - self.pending_corrections)
+
+    def take_in(self) -> None:
+        """Make what pending prompts were answered part of the memory."""
+        for frame, prompted in self.pending.items():
+            if frame not in self.pending_corrections:
+                self.conditioning[frame] = prompted
+                for tracked in (self.history, self.memories, self.pointers):
+                    tracked.pop(frame, None)
+            elif frame not in self.conditioning:
+                answer = prompted.answer
+                self.history[frame] = SpilledAnswer.pack(
+                    answer.logits.cpu().numpy(),
+                    answer.pointer.cpu().numpy(),
+                    float(answer.object_score),
+                    float(answer.iou),
+                    binarize=True,
+                )
+                self.memories[frame] = prompted.memory
+                self.pointers[frame] = answer.pointer[None]
+        self.pending.clear()
+        self.pending_corrections.clear()
+
+    def missing_memories(self, step: Step) -> list[int]:
+        """Frames whose spatial memory the step reads, but which have none on the device."""
+        passed = step.passed(NUM_MASK_MEMORIES - 1)
+        return [f for f in passed if f in self.history and f not in self.memories]
+
+    def missing_pointers(self, step: Step) -> list[int]:
+        """The same for object pointers."""
+        passed = step.passed(MAX_OBJECT_POINTERS - 1)
+        return [f for f in passed if f in self.history and f not in self.pointers]
+
+    def recall(self, step: Step, num_frames: int) -> Recall:
+        """What a step reads; everything missing must have been restored.
+
+        Args:
+            step: the frame to be tracked.
+            num_frames: length of the video, which limits the pointers of a short one.
+        """
+        max_pointers = min(num_frames, MAX_OBJECT_POINTERS)
+        conditioning = sorted(self.conditioning.items())
+        memories = [SpatialMemory(0, prompted.memory) for _, prompted in conditioning]
+        passed = step.passed(NUM_MASK_MEMORIES - 1)
+        memories += [
+            SpatialMemory(ago, self.memories[frame])
+            for ago, frame in reversed(list(enumerate(passed, start=1)))
+            if frame in self.memories
+        ]
+        sign = -1 if step.reverse else 1
+        pointers = [
+            ObjectPointer(sign * (step.frame - frame), prompted.answer.pointer[None])
+            for frame, prompted in conditioning
+            if sign * (step.frame - frame) >= 0
+        ]
+        pointers += [
+            ObjectPointer(ago, self.pointers[frame])
+            for ago, frame in enumerate(step.passed(max_pointers - 1), start=1)
+            if frame in self.pointers
+        ]
+        return Recall(memories, pointers)
+
+    def forget_all_but(self, steps: Iterable[Step]) -> None:
+        """Drop from the device what none of the steps would read."""
+        steps = list(steps)
+        for kept, count in (
+            (self.memories, NUM_MASK_MEMORIES - 1),
+            (self.pointers, MAX_OBJECT_POINTERS - 1),
+        ):
+            in_reach = {frame for step in steps for frame in step.passed(count)}
+            for frame in kept.keys() - in_reach:
+                del kept[frame]

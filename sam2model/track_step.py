@@ -1,0 +1,192 @@
+"""The model's side of tracking, as functions: objects and what is remembered in, answers out.
+
+:mod:`sam2model.video_tracker` decides what is computed when; nothing here keeps any state.
+Everything runs inside the caller's inference mode and autocast.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from sam2model.sam2 import (
+    MAX_OBJECT_POINTERS,
+    NO_OBJECT_LOGIT,
+    SAM2,
+    ImageFeatures,
+    ObjectMasks,
+    is_ambiguous,
+)
+from sam2model.track_memory import Answer, PromptedFrame, Recall, SpilledAnswer
+
+# Logits of an earlier answer are clipped to this range where they become a prompt.
+_LOGIT_LIMIT = 32.0
+# Objects computed at once. At 1024 pixels each takes about 0.3 GB on its way through memory
+# attention and memory encoder.
+_MAX_BATCH = 8
+# Dtype of spatial memories between frames, as in the reference.
+_MEMORY_DTYPE = torch.bfloat16
+
+
+def check_mask_prompt(mask: ArrayLike) -> NDArray[np.bool_]:
+    """A mask prompt as bool ``[h, w]``.
+
+    Raises:
+        ValueError: another shape, or values other than 0 and 1.
+    """
+    array = np.asarray(mask)
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"a mask prompt must have shape [h, w], not {list(array.shape)}")
+    if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
+        raise ValueError("a mask prompt must hold 0 and 1; threshold logits with mask > 0")
+    return array.astype(np.bool_)
+
+
+def answer_mask(model: SAM2, features: ImageFeatures, mask: NDArray[np.bool_]) -> PromptedFrame:
+    """Take a mask prompt for the answer.
+
+    Args:
+        model: the network.
+        features: of the frame.
+        mask: bool ``[h, w]``, stretched over the frame.
+    """
+    pixels = torch.from_numpy(mask).to(model.device).float()[None, None]
+    size = (model.image_size, model.image_size)
+    if pixels.shape[2:] != size:
+        pixels = F.interpolate(
+            pixels, size=size, mode="bilinear", align_corners=False, antialias=True
+        )
+        pixels = (pixels >= 0.5).float()
+    return _remember_prompted(model, features, model.mask_as_output(features, pixels))
+
+
+def answer_points(
+    model: SAM2,
+    features: ImageFeatures,
+    conditioned: Tensor,
+    points: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    earlier: Answer | None,
+) -> PromptedFrame:
+    """Answer points.
+
+    Args:
+        model: the network.
+        features: of the frame.
+        conditioned: ``[1, C, h, w]``, the same with or without memory.
+        points: ``[N, 2]``, xy in pixels of the model's input.
+        labels: ``[N]``, see :meth:`sam2model.sam2.SAM2.decode_masks`.
+        earlier: the object's answer on this frame so far, to be improved.
+    """
+    masks = model.segment_object(
+        conditioned,
+        features.high_res,
+        torch.from_numpy(points)[None].to(model.device),
+        torch.from_numpy(labels)[None].to(model.device),
+        None if earlier is None else earlier.logits.clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT)[None, None],
+        multimask=is_ambiguous(len(labels)),
+    )
+    return _remember_prompted(model, features, masks)
+
+
+def _remember_prompted(model: SAM2, features: ImageFeatures, masks: ObjectMasks) -> PromptedFrame:
+    # Encoded at once, while the features are at hand. The reference waits for propagation,
+    # to keep objects from overlapping in memory, an option that is off in every model.
+    memory = model.encode_memory(
+        features.embedding, model.upscale(masks.logits), masks.object_score_logits, binarize=True
+    )
+    return PromptedFrame(_answers(masks)[0], memory.to(_MEMORY_DTYPE))
+
+
+def follow(
+    model: SAM2, features: ImageFeatures, recalls: Sequence[Recall], num_frames: int
+) -> list[tuple[Answer, Tensor]]:
+    """Find objects on a frame by what is remembered of them.
+
+    Args:
+        model: the network.
+        features: of the frame.
+        recalls: one per object.
+        num_frames: length of the video.
+
+    Returns:
+        Per object, in the same order: its answer, and its spatial memory ``[1, 64, h, w]``.
+    """
+    found: dict[int, tuple[Answer, Tensor]] = {}
+    order = sorted(range(len(recalls)), key=lambda i: recalls[i].layout)
+    for first in range(0, len(order), _MAX_BATCH):
+        batch = order[first : first + _MAX_BATCH]
+        groups = groupby((recalls[i] for i in batch), key=lambda recall: recall.layout)
+        masks = model.segment_object(
+            torch.cat([condition(model, features, list(alike), num_frames) for _, alike in groups]),
+            features.high_res,
+            multimask=is_ambiguous(num_points=0),
+        )
+        memories = model.encode_memory(
+            features.embedding, masks.high_res_logits, masks.object_score_logits
+        ).to(_MEMORY_DTYPE)
+        found |= zip(batch, zip(_answers(masks), memories.split(1), strict=True), strict=True)
+    return [found[i] for i in range(len(recalls))]
+
+
+def condition(
+    model: SAM2, features: ImageFeatures, recalls: Sequence[Recall], num_frames: int
+) -> Tensor:
+    """Memory attention for B objects whose recalls have the same layout: ``[B, C, h, w]``."""
+    memories = [
+        same[0]._replace(features=torch.cat([memory.features for memory in same]))
+        for same in zip(*(recall.memories for recall in recalls), strict=True)
+    ]
+    pointers = [
+        same[0]._replace(vector=torch.cat([pointer.vector for pointer in same]))
+        for same in zip(*(recall.pointers for recall in recalls), strict=True)
+    ]
+    horizon = min(num_frames, MAX_OBJECT_POINTERS) - 1
+    return model.condition_on_memory(features.embedding, memories, pointers, horizon)
+
+
+def encode_again(model: SAM2, features: ImageFeatures, spilled: SpilledAnswer) -> Tensor:
+    """The spatial memory ``[1, 64, h, w]`` of a frame whose answer was spilled."""
+    logits = torch.from_numpy(spilled.logits())[None, None].to(model.device)
+    score = torch.full((1, 1), spilled.object_score, device=model.device)
+    memory = model.encode_memory(features.embedding, model.upscale(logits), score, spilled.binarize)
+    return memory.to(_MEMORY_DTYPE)
+
+
+def unspill(spilled: SpilledAnswer, device: torch.device) -> Answer:
+    """A spilled answer, back on the device."""
+    return Answer(
+        torch.from_numpy(spilled.logits()).to(device),
+        torch.from_numpy(spilled.pointer).to(device),
+        torch.tensor(spilled.object_score, device=device),
+        torch.tensor(spilled.iou, device=device),
+    )
+
+
+def no_answer(model: SAM2) -> Answer:
+    """What stands for an object that has no answer on a frame, as in the reference."""
+    side = model.image_size // 4
+    return Answer(
+        torch.full((side, side), NO_OBJECT_LOGIT, device=model.device),
+        model.no_obj_ptr[0].float(),
+        torch.tensor(NO_OBJECT_LOGIT, device=model.device),
+        torch.tensor(0.0, device=model.device),
+    )
+
+
+def _answers(masks: ObjectMasks) -> list[Answer]:
+    """One answer per object of a batch."""
+    return [
+        Answer(*parts)
+        for parts in zip(
+            masks.logits[:, 0].float(),
+            masks.pointer.float(),
+            masks.object_score_logits[:, 0].float(),
+            masks.iou[:, 0].float(),
+            strict=True,
+        )
+    ]

@@ -1,0 +1,383 @@
+"""Objects through a video: prompts on any frames in, masks on all frames out, streaming.
+
+The masks are those of the reference's ``SAM2VideoPredictor`` (``sam2`` 1.1.0, whose objects
+are independent of each other), with these differences, all deliberate:
+
+* Memory does not grow with the video on the device; see :mod:`sam2model.track_memory`.
+  Frames are read one at a time, and forgotten.
+* Objects are batched, not looped over: a frame is encoded once; memory attention runs on all
+  objects whose memories have the same places in time; decoder and memory encoder on all.
+* A frame that is corrected after it was tracked conditions the others from then on
+  (``add_all_frames_to_correct_as_cond``, as the models were trained). The reference's default
+  overwrites the correction when propagation passes (its issues 546, 719, 731).
+* ``clear_non_cond_mem_around_input`` does not exist: the reference raises ``AttributeError``
+  where it is set (its issue 571). Tracking again from a corrected frame replaces the outdated
+  memories behind it one by one, which is what the option is for.
+* Small holes are not filled, as in the reference without its CUDA extension.
+* A memory with no object pointer beside it (an object prompted later in the direction of
+  tracking, before anything of it was tracked) is used in float32. The reference passes it to
+  float32 layers as bfloat16, which raises outside autocast.
+"""
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from sam2model.postprocessing import resize_masks
+from sam2model.preprocessing import preprocess
+from sam2model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
+from sam2model.prompts import check_boxes, check_points
+from sam2model.sam2 import SAM2, ImageFeatures
+from sam2model.track_memory import Answer, Clicks, ObjectTrack, SpilledAnswer, Step
+from sam2model.track_step import (
+    answer_mask,
+    answer_points,
+    check_mask_prompt,
+    condition,
+    encode_again,
+    follow,
+    no_answer,
+    unspill,
+)
+
+ObjectId: TypeAlias = Hashable
+
+
+class Frames(Protocol):
+    """A video, or a sequence of images: frames of any size, read one at a time."""
+
+    def __len__(self) -> int:
+        """Number of frames."""
+
+    def __getitem__(self, index: int, /) -> NDArray[np.uint8]:
+        """Frame ``index`` as uint8 RGB ``[H, W, 3]``."""
+
+
+@dataclass(frozen=True)
+class FrameMasks:
+    """The masks of O objects on one frame; S is the model's image size.
+
+    Attributes:
+        frame: index of the frame, from 0.
+        object_ids: the objects, in the order in which they were first prompted.
+        masks: bool ``[O, H, W]`` at the size of the frame; empty where an object is absent.
+        logits: float32 ``[O, S/4, S/4]``, the mask logits they come from; all -1024 where
+            an object is absent.
+        object_scores: float32 ``[O]``, logits of presence: > 0 where an object is visible,
+            +-10 where a mask prompt says so; -1024 where an object has no answer on this
+            frame yet.
+        ious: float32 ``[O]``, predicted IoU of each mask, in [0, 1]; 1 for mask prompts, 0
+            where an object has no answer on this frame yet.
+    """
+
+    frame: int
+    object_ids: tuple[ObjectId, ...]
+    masks: NDArray[np.bool_]
+    logits: NDArray[np.float32]
+    object_scores: NDArray[np.float32]
+    ious: NDArray[np.float32]
+
+
+class VideoTracker:
+    """Track objects through one video.
+
+    Not for several threads at once; several trackers may share a model and take turns.
+
+    Args:
+        model: from :func:`sam2model.build_model`.
+        frames: the video; a frame is asked for when it is needed, possibly more than once.
+        add_all_frames_to_correct_as_cond: whether a frame that gets prompts after it was
+            tracked keeps them through later propagations. False is the reference's default.
+
+    Raises:
+        ValueError: there are no frames.
+    """
+
+    def __init__(
+        self, model: SAM2, frames: Frames, *, add_all_frames_to_correct_as_cond: bool = True
+    ) -> None:
+        if len(frames) == 0:
+            raise ValueError("the video has no frames")
+        self._model = model
+        self._frames = frames
+        self._corrections_condition = add_all_frames_to_correct_as_cond
+        self._tracks: dict[ObjectId, ObjectTrack] = {}
+        self._sizes: dict[int, tuple[int, int]] = {}
+        self._features: tuple[int, ImageFeatures] | None = None
+        self._next: Step | None = None
+
+    @property
+    def object_ids(self) -> tuple[ObjectId, ...]:
+        """The objects, in the order in which they were first prompted."""
+        return tuple(self._tracks)
+
+    def prompt(
+        self,
+        frame: int,
+        object_id: ObjectId,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+    ) -> FrameMasks:
+        """Say where an object is on a frame, and get that frame's masks at once.
+
+        A new ``object_id`` starts a new object, at any time. Prompts for the same object
+        and frame add up: points join the earlier points, and the earlier mask is improved
+        by them. A box starts the points of that frame anew, a mask replaces everything.
+        Where one call brings several, the mask comes first, then the box, then the points.
+
+        On a frame that has been tracked, points correct the tracked mask. Other frames
+        follow when :meth:`propagate` reaches them.
+
+        Args:
+            frame: index of the frame, from 0.
+            object_id: any hashable name.
+            points: float ``[N, 2]``, xy in pixels of the frame.
+            labels: int ``[N]``, 1 for points on the object, 0 for points beside it; all 1
+                where None.
+            box: float ``[4]``, x0, y0, x1, y1 in pixels of the frame.
+            mask: bool or 0/1 ``[h, w]``, the object's mask. It covers the whole frame,
+                whatever its size; an empty one says that the object is absent.
+
+        Returns:
+            The frame's masks of all objects, as far as they are known.
+
+        Raises:
+            ValueError: no prompt at all, one of a wrong shape or with values that are not
+                finite, or a frame that the video does not have.
+        """
+        self._check_frame(frame)
+        checked_points, checked_labels = check_points(points, labels)
+        boxes = None if box is None else check_boxes(np.asarray(box)[None])
+        checked_mask = None if mask is None else check_mask_prompt(mask)
+        if checked_points is None and boxes is None and checked_mask is None:
+            raise ValueError("no prompt: give points, a box or a mask")
+        features = self._encode(frame)
+        new = self._point_prompt(frame, boxes, checked_points, checked_labels)
+        track = self._tracks.get(object_id) or ObjectTrack()
+        starts_anew = checked_mask is not None or boxes is not None
+        clicks = _joined(None if starts_anew else track.points.get(frame), new)
+        earlier = self._known_answer(track, frame)
+        with self._inference():
+            if checked_mask is not None:
+                prompted = answer_mask(self._model, features, checked_mask)
+                earlier = prompted.answer
+            if clicks is not None:
+                conditioned = self._conditioned(track, frame, features)
+                prompted = answer_points(self._model, features, conditioned, *clicks, earlier)
+        track.pending[frame] = prompted
+        track.points[frame] = clicks
+        if frame in track.reverse and not self._corrections_condition:
+            track.pending_corrections.add(frame)
+        self._tracks[object_id] = track
+        return self._known_masks(frame)
+
+    def propagate(
+        self, start: int | None = None, count: int | None = None, reverse: bool = False
+    ) -> Iterator[FrameMasks]:
+        """Carry all objects from frame to frame, one frame per step of the iterator.
+
+        Frames with prompts keep their answers. Work is done only while the iterator is
+        asked for its next frame, so stopping to ask is all it takes to cancel. Between two
+        steps anything may happen: prompts and new objects take part from the next step on,
+        removed objects no longer do, and another propagation may start.
+
+        Starting anywhere but at the end of the last propagation encodes up to six earlier
+        frames again.
+
+        Args:
+            start: first frame; the first prompted one where None.
+            count: number of frames; all up to the end (the beginning) of the video where
+                None or larger.
+            reverse: go towards the beginning of the video.
+
+        Raises:
+            ValueError: no object has a prompt yet, or start or count out of range.
+        """
+        if not self._tracks:
+            raise ValueError("nothing to track: prompt an object first")
+        if start is None:
+            start = min(min(track.prompted_frames()) for track in self._tracks.values())
+        self._check_frame(start)
+        if count is not None and count < 1:
+            raise ValueError(f"count must be at least 1, not {count}")
+        frames = range(start, -1, -1) if reverse else range(start, len(self._frames))
+        return self._steps(frames[:count], reverse)
+
+    def remove(self, object_id: ObjectId) -> None:
+        """Forget an object.
+
+        Raises:
+            ValueError: there is no such object.
+        """
+        if object_id not in self._tracks:
+            known = ", ".join(map(repr, self._tracks)) or "none"
+            raise ValueError(f"there is no object {object_id!r}; objects: {known}")
+        del self._tracks[object_id]
+
+    def reset(self) -> None:
+        """Forget all objects."""
+        self._tracks.clear()
+        self._next = None
+
+    # Prompts.
+
+    def _point_prompt(
+        self,
+        frame: int,
+        boxes: NDArray[np.float32] | None,
+        points: NDArray[np.float32] | None,
+        labels: NDArray[np.int64] | None,
+    ) -> Clicks | None:
+        """Corners of the box, then points, in pixels of the model's input."""
+        xy: list[NDArray[np.float32]] = []
+        kinds: list[NDArray[np.int64]] = []
+        if boxes is not None:
+            xy.append(boxes.reshape(2, 2))
+            kinds.append(np.array([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]))
+        if points is not None and labels is not None:
+            xy.append(points)
+            kinds.append(labels)
+        if not xy:
+            return None
+        height, width = self._sizes[frame]
+        size = np.array([width, height], dtype=np.float32)
+        scaled = np.concatenate(xy) / size * np.float32(self._model.image_size)
+        return scaled, np.concatenate(kinds)
+
+    def _conditioned(self, track: ObjectTrack, frame: int, features: ImageFeatures) -> Tensor:
+        """A prompted frame's features, with memory where the frame has been tracked."""
+        if frame not in track.reverse:
+            return self._model.without_memory(features.embedding)
+        step = Step(frame, track.reverse[frame])
+        self._restore([track], step)
+        recall = track.recall(step, len(self._frames))
+        track.forget_all_but([step] if self._next is None else [step, self._next])
+        return condition(self._model, features, [recall], len(self._frames))
+
+    # Steps.
+
+    def _steps(self, frames: Sequence[int], reverse: bool) -> Iterator[FrameMasks]:
+        for frame in frames:
+            if not self._tracks:
+                return
+            yield self._track(Step(frame, reverse))
+
+    def _track(self, step: Step) -> FrameMasks:
+        """One frame, all objects. The answers' way to the host is its only synchronisation."""
+        for track in self._tracks.values():
+            track.take_in()
+        following = {
+            object_id: track
+            for object_id, track in self._tracks.items()
+            if step.frame not in track.conditioning
+        }
+        followed = self._follow(step, following) if following else {}
+        answers = [
+            followed[object_id] if object_id in followed else track.conditioning[step.frame].answer
+            for object_id, track in self._tracks.items()
+        ]
+        masks = self._frame_masks(step.frame, answers)
+        pointers = torch.stack([answer.pointer for answer in answers]).cpu().numpy()
+        self._next = step.following()
+        for i, (object_id, track) in enumerate(self._tracks.items()):
+            track.reverse[step.frame] = step.reverse
+            if object_id in followed:
+                track.history[step.frame] = SpilledAnswer.pack(
+                    masks.logits[i], pointers[i], masks.object_scores[i], masks.ious[i]
+                )
+            track.forget_all_but([self._next])
+        return masks
+
+    def _follow(self, step: Step, tracks: Mapping[ObjectId, ObjectTrack]) -> dict[ObjectId, Answer]:
+        """Find objects by their memories, and remember them."""
+        features = self._encode(step.frame)
+        with self._inference():
+            self._restore(tracks.values(), step)
+            recalls = [track.recall(step, len(self._frames)) for track in tracks.values()]
+            found = follow(self._model, features, recalls, len(self._frames))
+        for track, (answer, memory) in zip(tracks.values(), found, strict=True):
+            track.memories[step.frame] = memory
+            track.pointers[step.frame] = answer.pointer[None]
+        return {object_id: answer for object_id, (answer, _) in zip(tracks, found, strict=True)}
+
+    def _restore(self, tracks: Iterable[ObjectTrack], step: Step) -> None:
+        """Bring back to the device what a step reads and the last steps did not leave there."""
+        missing: dict[int, list[ObjectTrack]] = {}
+        for track in tracks:
+            for frame in track.missing_pointers(step):
+                pointer = torch.from_numpy(track.history[frame].pointer)
+                track.pointers[frame] = pointer[None].to(self._model.device)
+            for frame in track.missing_memories(step):
+                missing.setdefault(frame, []).append(track)
+        for frame, sharing in missing.items():
+            features = self._encode(frame, keep=False)
+            for track in sharing:
+                track.memories[frame] = encode_again(self._model, features, track.history[frame])
+
+    # Frames and answers.
+
+    def _encode(self, frame: int, keep: bool = True) -> ImageFeatures:
+        """A frame's features; the last kept ones are at hand, for several prompts on a frame."""
+        if self._features is not None and self._features[0] == frame:
+            return self._features[1]
+        image = self._frames[frame]
+        with self._inference():
+            pixels = preprocess(image, self._model.image_size, self._model.device)
+            features = self._model.encode_image(pixels)
+        self._sizes[frame] = (image.shape[0], image.shape[1])
+        if keep:
+            self._features = (frame, features)
+        return features
+
+    def _known_answer(self, track: ObjectTrack, frame: int) -> Answer | None:
+        """The object's latest answer on a frame."""
+        for prompted in (track.pending, track.conditioning):
+            if frame in prompted:
+                return prompted[frame].answer
+        if frame in track.history:
+            return unspill(track.history[frame], self._model.device)
+        return None
+
+    def _known_masks(self, frame: int) -> FrameMasks:
+        known = [self._known_answer(track, frame) for track in self._tracks.values()]
+        return self._frame_masks(frame, [answer or no_answer(self._model) for answer in known])
+
+    def _frame_masks(self, frame: int, answers: Sequence[Answer]) -> FrameMasks:
+        with torch.inference_mode():
+            logits = torch.stack([answer.logits for answer in answers])
+            scores = torch.stack([answer.object_score for answer in answers])
+            ious = torch.stack([answer.iou for answer in answers])
+            return FrameMasks(
+                frame=frame,
+                object_ids=tuple(self._tracks),
+                masks=resize_masks(logits, self._sizes[frame]),
+                logits=logits.cpu().numpy(),
+                object_scores=scores.cpu().numpy(),
+                ious=ious.cpu().numpy(),
+            )
+
+    def _check_frame(self, frame: int) -> None:
+        count = len(self._frames)
+        if not 0 <= frame < count:
+            raise ValueError(f"there is no frame {frame}: the video has frames 0 to {count - 1}")
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        # Entered within a step, never around a ``yield``: it would reach the caller's code.
+        with torch.inference_mode(), self._model.autocast():
+            yield
+
+
+def _joined(earlier: Clicks | None, new: Clicks | None) -> Clicks | None:
+    """New points after the earlier ones, as far as there are any of either."""
+    if earlier is None or new is None:
+        return new
+    return np.concatenate((earlier[0], new[0])), np.concatenate((earlier[1], new[1]))
