@@ -68,6 +68,6 @@ def _extra_params(value: object) -> tuple[Mapping[str, object], str | None]:
             return {}, "extra_params is not JSON"
     if isinstance(value, Mapping):
         return {str(key): item for key, item in value.items()}, None
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value.strip()):
         return {}, None
     return {}, "extra_params is not a JSON object"

@@ -1,0 +1,63 @@
+"""The text box as a command line."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.labelstudio.commands import HELP, Kind, Word, parse_command, unknown_command
+from backend.labelstudio.results import STATUS_PREFIX, status_results
+from tests.labelstudio.configs import with_answer
+
+
+@pytest.mark.parametrize("word", Word)
+def test_commands_alone_in_any_case(word):
+    for text in (word, word.upper(), f"  {word}\n", f"/{word}", f"/ {word.title()}"):
+        assert (parse_command(text).kind, parse_command(text).word) == (Kind.COMMAND, word)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "clear sky, no clouds",
+        "need help",
+        "status unclear",
+        "helpful",
+        "a/b",
+        "hello",
+        "?",
+    ],
+)
+def test_notes_are_left_alone(text):
+    assert parse_command(text).kind is Kind.NOTE
+
+
+@pytest.mark.parametrize("text", ["/hlep", "/", "/clear sky"])
+def test_a_slash_asks_for_an_answer(text):
+    assert parse_command(text).kind is Kind.UNKNOWN
+    line = unknown_command(text)
+    assert "\n" not in line
+    assert all(word in line for word in Word)
+
+
+def test_our_own_status_is_known_when_it_comes_back():
+    for text in ("no object there", "help", "/x"):
+        [result] = status_results(text, with_answer("BrushLabels"), "img")
+        [written] = result["value"]["text"]
+        assert written.startswith(STATUS_PREFIX)
+        assert parse_command(written).kind is Kind.OWN
+
+
+def test_help_is_one_line_and_names_the_commands_of_pictures():
+    assert "\n" not in HELP
+    assert all(word in HELP for word in (Word.HELP, Word.STATUS, Word.CLEAR))
+
+
+@given(st.text())
+def test_any_text_is_something(text):
+    parsed = parse_command(text)
+    assert (parsed.word is not None) == (parsed.kind is Kind.COMMAND)
+    assert len(unknown_command(text)) < 200

@@ -1,0 +1,52 @@
+"""Every label config in examples/ works, and does what the README beside it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from label_studio_sdk.label_interface import LabelInterface
+
+from backend.labelstudio.label_config import parse_label_config
+
+FOLDER = Path(__file__).parents[2] / "examples"
+ANSWERS = {
+    "frame_sequence.xml": {"image": "brushlabels"},
+    "image_bitmask.xml": {"image": "bitmasklabels"},
+    "image_brush.xml": {"image": "brushlabels"},
+    "image_polygon.xml": {"image": "polygonlabels"},
+    "image_rectangle.xml": {"image": "rectanglelabels"},
+    "image_separate_labels.xml": {"image": "brush"},
+    "image_vector.xml": {"image": "vectorlabels"},
+    "two_images.xml": {"before": "brushlabels", "after": "brushlabels"},
+}
+
+
+def test_every_example_is_tested_and_listed():
+    assert {path.name for path in FOLDER.glob("*.xml")} == ANSWERS.keys()
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for name in ANSWERS:
+        assert f"({name})" in readme
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_example(name):
+    xml = (FOLDER / name).read_text(encoding="utf-8")
+    LabelInterface(xml).validate()  # raises what Label Studio would answer on saving it
+    config = parse_label_config(xml)
+    assert config.problems == ()
+    assert {image.name for image in config.images} == ANSWERS[name].keys()
+    for image, result_type in ANSWERS[name].items():
+        assert config.status_area(image) is not None
+        sources = config.labels_for(image) or config.prompts_for(image)
+        assert sources
+        for source in sources:
+            for label in source.labels:
+                answer = config.find_answer(image, (label.name,), source.name)
+                assert answer.control.result_type == result_type
+
+
+def test_the_sequence_has_pages_and_a_command_line():
+    config = parse_label_config((FOLDER / "frame_sequence.xml").read_text(encoding="utf-8"))
+    assert config.images[0].is_sequence
+    assert not config.status_area("image").read_only

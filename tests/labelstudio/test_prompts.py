@@ -1,0 +1,312 @@
+"""Contexts of interactive requests: what gives one mask, signs, labels, pages, commands."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+
+from backend.labelstudio.geometry import Ellipse
+from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.prompts import BoxPrompt, PointPrompt, prompts_from_context
+from backend.labelstudio.regions import BrushStrokes, Polygon
+from backend.labelstudio.results import region_id
+from tests.labelstudio.configs import box, click, with_answer, with_separate_labels
+
+CONFIG = with_answer("BrushLabels")
+MISSING = object()
+
+
+def read(*items, config=CONFIG):
+    return prompts_from_context({"result": list(items)}, config)
+
+
+def objects(*items, config=CONFIG):
+    found = read(*items, config=config)
+    assert found.ignored == ()
+    return found.objects
+
+
+def signed(item_sign, value_sign):
+    item = click(10, 10)
+    del item["is_positive"]
+    if item_sign is not MISSING:
+        item["is_positive"] = item_sign
+    if value_sign is not MISSING:
+        item["value"]["positive"] = value_sign
+    return item
+
+
+TRUE = [True, 1, "true", "True", "1"]
+FALSE = [False, 0, "false", "FALSE", " false ", "0"]
+UNSAID = [MISSING, None, "perhaps", [], {}, 7]
+
+
+@pytest.mark.parametrize(
+    ("item_sign", "value_sign", "positive"),
+    [
+        *((sign, other, True) for sign, other in itertools.product(TRUE, [MISSING, True, False])),
+        *((sign, other, False) for sign, other in itertools.product(FALSE, [MISSING, True, False])),
+        *((other, sign, True) for other, sign in itertools.product(UNSAID, TRUE)),
+        *((other, sign, False) for other, sign in itertools.product(UNSAID, FALSE)),
+        *((one, other, True) for one, other in itertools.product(UNSAID, UNSAID)),
+    ],
+)
+def test_sign(item_sign, value_sign, positive):
+    """Either spelling; the editor's own goes first; what nothing says is positive."""
+    [prompt] = objects(signed(item_sign, value_sign))
+    assert prompt.points[0].positive is positive
+    assert prompt.has_positive is positive
+
+
+def test_points_of_a_label_are_one_object_and_labels_are_apart():
+    cat, dog = objects(
+        click(10, 10, "Cat", id="a"),
+        click(50, 50, "Dog", id="b"),
+        click(20, 20, "Cat", id="c", is_positive=False),
+    )
+    assert cat.labels == ("Cat",)
+    assert cat.points == (PointPrompt(10, 10, True, "a"), PointPrompt(20, 20, False, "c"))
+    assert cat.source_ids == ("a", "c")
+    assert dog.labels == ("Dog",)
+    assert dog.points == (PointPrompt(50, 50, True, "b"),)
+
+
+def test_only_negative_points_say_nothing_alone():
+    [prompt] = objects(click(10, 10, is_positive=False))
+    assert not prompt.has_positive
+
+
+def test_every_box_is_its_own_object():
+    prompts = objects(*(box(10 * i, 10, 5, 5, id=f"b{i}") for i in range(5)))
+    assert [prompt.box.id for prompt in prompts] == ["b0", "b1", "b2", "b3", "b4"]
+    assert len({region_id(prompt) for prompt in prompts}) == 5
+
+
+@pytest.mark.parametrize("point_first", [True, False])
+def test_points_in_a_box_belong_to_it(point_first):
+    items = [box(10, 10, 30, 30), click(20, 20, id="in"), click(70, 70, id="out")]
+    prompts = objects(*(items[::-1] if point_first else items))
+    [boxed] = [prompt for prompt in prompts if prompt.box]
+    [other] = [prompt for prompt in prompts if not prompt.box]
+    assert [point.id for point in boxed.points] == ["in"]
+    assert [point.id for point in other.points] == ["out"]
+    assert boxed.source_ids == ("b1", "in")
+
+
+def test_a_point_in_two_boxes_belongs_to_the_smaller():
+    big, small = objects(
+        box(0, 0, 80, 80, id="big"), box(10, 10, 20, 20, id="small"), click(15, 15)
+    )
+    assert big.points == ()
+    assert len(small.points) == 1
+
+
+def test_a_point_of_another_label_or_page_does_not_join_a_box():
+    prompts = objects(
+        box(10, 10, 30, 30, "Cat", id="b", item_index=0),
+        click(20, 20, "Dog", id="dog", item_index=0),
+        click(20, 20, "Cat", id="page", item_index=1),
+    )
+    assert [(len(prompt.points), prompt.box is not None) for prompt in prompts] == [
+        (0, True),
+        (1, False),
+        (1, False),
+    ]
+
+
+def test_a_turned_box_holds_only_what_lies_in_it():
+    # its upright hull would hold the click
+    prompts = objects(box(50, 10, 30, 40, rotation=45, id="b"), click(70, 15))
+    assert len(prompts) == 2
+    assert prompts[0].box == BoxPrompt(50, 10, 30, 40, 45, "b")
+    [joined] = objects(box(50, 10, 30, 40, rotation=45, id="b"), click(50, 40))
+    assert len(joined.points) == 1
+
+
+def test_pages_are_objects_of_their_own():
+    prompts = objects(*(click(10, 10, id=f"p{page}", item_index=page) for page in (4, 0, 2)))
+    assert [prompt.item_index for prompt in prompts] == [4, 0, 2]
+    assert len({region_id(prompt) for prompt in prompts}) == 3
+
+
+def test_two_results_with_one_id_are_one_prompt_labelled_by_the_labels_result():
+    config = with_separate_labels("Brush")
+    shape = {**box(10, 10, 20, 20, id="r"), "type": "rectangle"}
+    shape["value"] = {key: shape["value"][key] for key in ("x", "y", "width", "height", "rotation")}
+    named = {**shape, "from_name": "labels", "type": "labels"}
+    named["value"] = {**shape["value"], "labels": ["Dog"]}
+    for items in ([shape, named], [named, shape]):
+        [prompt] = objects(*items, config=config)
+        assert prompt.labels == ("Dog",)
+        assert prompt.from_name == "rect"
+        assert prompt.source_ids == ("r",)
+
+
+def test_unlabelled_prompts():
+    bare = click(10, 10)
+    bare["value"] = {"x": 10, "y": 10, "width": 0.2}
+    [prompt] = objects(bare)
+    assert prompt.labels == ()
+    [boxed] = objects(bare, box(5, 5, 20, 20, "Dog"))  # joins, and takes the box's label
+    assert boxed.labels == ("Dog",)
+    assert len(boxed.points) == 1
+
+
+def test_shapes_from_annotations_are_prompts_too():
+    polygon = {**box(0, 0, 1, 1, id="pg"), "value": {"points": [[10, 10], [50, 10], [30, 60]]}}
+    ellipse = {
+        **box(0, 0, 1, 1, id="el"),
+        "value": {"x": 50, "y": 50, "radiusX": 10, "radiusY": 5, "rotation": 30},
+    }
+    brush = {**box(0, 0, 1, 1, id="br"), "value": {"format": "rle", "rle": [0, 1, 2]}}
+    found = objects(polygon, ellipse, brush)
+    assert [prompt.shape for prompt in found] == [
+        Polygon(((10, 10), (50, 10), (30, 60))),
+        Ellipse(50, 50, 10, 5, 30),
+        BrushStrokes(b"\x00\x01\x02", 80, 60),
+    ]
+
+
+def test_numbers_as_text_are_numbers():
+    item = click("10.5", "20")
+    item["original_width"] = "80"
+    item["item_index"] = "3"
+    [prompt] = objects(item)
+    assert (prompt.points[0].x, prompt.points[0].y) == (10.5, 20.0)
+    assert (prompt.original_width, prompt.item_index) == (80, 3)
+
+
+@pytest.mark.parametrize("x", [math.nan, math.inf, -math.inf, 1e300, 1000, -5, "a", None, [], True])
+def test_positions_that_are_none_are_left_out_with_a_reason(x):
+    found = read(click(x, 10, id="bad"), click(20, 20, id="good"))
+    [prompt] = found.objects
+    assert prompt.source_ids == ("good",)
+    [reason] = found.ignored
+    assert "bad" in reason
+
+
+def test_a_click_on_the_rim_stays_on_the_picture():
+    [prompt] = objects(click(100.2, -0.1))
+    assert (prompt.points[0].x, prompt.points[0].y) == (100.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "bad", [box(10, 10, 0, 5), box(10, 10, -3, 5), box(120, 10, 5, 5), box(-20, 10, 15, 15)]
+)
+def test_boxes_without_area_on_the_picture_are_left_out(bad):
+    found = read(bad)
+    assert found.is_empty
+    assert len(found.ignored) == 1
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(None, 60), (0, 60), (80.5, 60), (10**9, 10**9), ("x", 60), (math.nan, 1)]
+)
+def test_sizes_that_cannot_be_true_are_none(width, height):
+    [prompt] = objects(click(10, 10, original_width=width, original_height=height))
+    assert (prompt.original_width, prompt.original_height) == (None, None)
+
+
+def test_tags_that_are_not_there():
+    found = read(click(10, 10, id="a", to_name="gone"))
+    assert found.is_empty
+    assert found.ignored == ("region a: gone is no <Image>",)
+    # the picture is known, so the click is usable; the label decides the answer
+    [prompt] = objects(click(10, 10, from_name="gone"))
+    assert prompt.image == "img"
+    [by_control] = objects({k: v for k, v in click(10, 10).items() if k != "to_name"})
+    assert by_control.image == "img"
+
+
+def test_items_without_id():
+    item = {key: value for key, value in click(10, 10).items() if key != "id"}
+    other = {key: value for key, value in box(50, 50, 20, 20).items() if key != "id"}
+    one, two = objects(item, other)
+    assert one.source_ids == two.source_ids == ()
+    assert region_id(one) != region_id(two)
+    assert region_id(one) == region_id(objects(item)[0])
+
+
+@pytest.mark.parametrize(
+    ("context", "reasons"),
+    [
+        (None, 0),
+        ({}, 0),
+        ({"result": None}, 0),
+        ({"result": []}, 0),
+        ([], 1),
+        ("text", 1),
+        (5, 1),
+        ({"result": {}}, 1),
+        ({"result": "x"}, 1),
+        ({"result": [None, 1, "x", []]}, 4),
+        ({"result": [{}]}, 1),
+        ({"result": [{"value": None, "to_name": "img"}]}, 1),
+        ({"result": [{"value": {}, "to_name": "img", "id": []}]}, 1),
+        ({"event": "prewarm"}, 0),
+    ],
+)
+def test_odd_contexts_give_nothing(context, reasons):
+    found = prompts_from_context(context, CONFIG)
+    assert found.is_empty
+    assert len(found.ignored) == reasons
+
+
+def text_item(*entries, name="status", **more):
+    return {
+        "value": {"text": list(entries)},
+        "id": "t",
+        "from_name": name,
+        "to_name": "img",
+        "type": "textarea",
+        **more,
+    }
+
+
+def test_newest_entry_of_a_text_area_is_the_command():
+    found = read(text_item("SAM 2: ready", "help"))
+    [command] = found.commands
+    assert (command.text, command.from_name, command.to_name) == ("help", "status", "img")
+    assert command.entries == ("SAM 2: ready", "help")
+    assert not found.is_empty
+    [page] = read(text_item("help", item_index=4)).commands
+    assert page.item_index == 4
+    [single] = read({**text_item(), "value": {"text": "help"}}).commands
+    assert single.text == "help"
+
+
+@pytest.mark.parametrize(
+    "item", [text_item(), text_item("x", name="gone"), {**text_item(), "value": None}]
+)
+def test_texts_that_are_no_commands(item):
+    found = read(item)
+    assert found.commands == ()
+    assert len(found.ignored) == 1
+
+
+def test_choices_and_ratings_are_passed_over_silently():
+    found = read({**text_item("x"), "type": "choices"}, click(10, 10))
+    assert found.ignored == ()
+    assert len(found.objects) == 1
+
+
+def test_several_images():
+    config = parse_label_config(
+        '<View><Image name="a" value="$a"/><Image name="b" value="$b"/>'
+        '<KeyPointLabels name="ka" toName="a"/><KeyPointLabels name="kb" toName="b"/></View>'
+    )
+    one, two = objects(
+        click(10, 10, to_name="a", from_name="ka", id="x"),
+        click(10, 10, to_name="b", from_name="kb", id="y"),
+        config=config,
+    )
+    assert (one.image, two.image) == ("a", "b")
+    assert region_id(one) != region_id(two)
+
+
+def test_thousands_of_prompts_are_read_in_a_moment():
+    items = [box(i % 90, i // 90, 3, 3, id=f"b{i}") for i in range(300)]
+    items += [click(i % 100, i // 20, id=f"p{i}") for i in range(2000)]
+    assert len(objects(*items)) <= 301
