@@ -259,7 +259,7 @@ class LabelStudioClient:
         for _ in range(_MAX_REDIRECTS):
             if not response.is_redirect:
                 return response
-            target = urljoin(url, response.headers["Location"])
+            target = _redirect_target(response)
             if method not in ("GET", "HEAD") or not self.is_own(target):
                 break
             url = target
@@ -279,7 +279,7 @@ class LabelStudioClient:
     def _refuse_redirect(self, response: requests.Response) -> None:
         if not response.is_redirect:
             return
-        target = _display_origin(urljoin(self.url + "/", response.headers["Location"]))
+        target = _display_origin(_redirect_target(response))
         raise LabelStudioError(
             f"{self.name} redirects to {target}; set LABEL_STUDIO_URL to the address it is "
             "really served at, with https and the sub-path if there is one.",
@@ -372,8 +372,13 @@ def _checked_key(api_key: str | None) -> str | None:
     return key or None
 
 
+class _HandDrivenSession(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Nowhere: redirects are judged one by one, and requests would parse them in advance."""
+
+
 def _new_session(verify: bool | str) -> requests.Session:
-    session = requests.Session()
+    session = _HandDrivenSession()
     # With trust_env, requests lets ~/.netrc replace the Authorization header.
     session.trust_env = False
     session.verify = verify
@@ -403,11 +408,19 @@ def _origin_text(parsed: Url) -> str:
     return f"{parsed.scheme}://{(parsed.host or '').lower()}{port}"
 
 
+def _redirect_target(response: requests.Response) -> str:
+    try:
+        return urljoin(response.url, response.headers["Location"])
+    except ValueError:  # unbalanced brackets of an IPv6 address
+        return ""
+
+
 def _display_origin(url: str) -> str:
     try:
-        return _origin_text(parse_url(url))
+        parsed = parse_url(url)
     except LocationParseError:
-        return "an address that is not a URL"
+        parsed = Url()
+    return _origin_text(parsed) if parsed.host else "an address that is not a URL"
 
 
 def _json_object(response: requests.Response) -> dict[str, Any]:

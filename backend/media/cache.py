@@ -9,10 +9,12 @@ exclusive one can be had are evicted. The kernel drops the locks of a process th
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import logging
 import os
+import sqlite3
 import tempfile
 import threading
 import time
@@ -112,22 +114,25 @@ class MediaCache:
         self._flights_lock = threading.Lock()
         self._flights: dict[str, Future[MediaFile]] = {}
         self.stats = CacheStats()
-        for folder in (directory, self._objects, self._incoming):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._index = CacheIndex(directory / "index.sqlite")
-        self._tidy()
+        self._directory = directory
+        self._index = self._open_index()
 
     @property
     def stored_bytes(self) -> int:
         """How much the index says is stored."""
         return self._index.stored_bytes()
 
+    def close(self) -> None:
+        """Let go of the index; nothing can be fetched afterwards."""
+        self._index.close()
+
     def fresh(self, source: RemoteObject) -> MediaFile | None:
         """The file, where it is here and need not be asked about; without any request."""
-        entry = self._index.find(_key(source))
-        if entry is None or not self._is_fresh(entry):
-            return None
-        found = self._lease(entry)
+        try:
+            entry = self._index.find(_key(source))
+            found = self._lease(entry) if entry and self._is_fresh(entry) else None
+        except sqlite3.Error:
+            return None  # ``fetch`` will see to it
         if found:
             self.stats.add("hits")
         return found
@@ -147,7 +152,7 @@ class MediaCache:
         if not leader:
             return flight.result()
         try:
-            flight.set_result(self._fetch(key, source))
+            flight.set_result(self._fetch_with_index(key, source))
         except BaseException as error:
             flight.set_exception(error)
             raise
@@ -157,6 +162,20 @@ class MediaCache:
         return flight.result()
 
     # --- one fetch -----------------------------------------------------------------------------
+
+    def _fetch_with_index(self, key: str, source: RemoteObject) -> MediaFile:
+        """Fetch; where the index is unusable (somebody emptied the folder), open it anew."""
+        try:
+            return self._fetch(key, source)
+        except OSError as error:
+            raise _unusable(error) from error
+        except sqlite3.Error as error:
+            logger.warning("Media cache: opening the index anew, because: %s", error)
+        try:
+            self._index = self._open_index()
+            return self._fetch(key, source)
+        except (sqlite3.Error, OSError) as error:
+            raise _unusable(error) from error
 
     def _fetch(self, key: str, source: RemoteObject) -> MediaFile:
         entry = self._index.find(key)
@@ -190,12 +209,6 @@ class MediaCache:
                 digest, size = self._write(incoming.file, download)
                 entry = Entry(digest, size, download.validators, self._clock())
                 return self._keep(key, incoming, entry)
-        except OSError as error:
-            raise MediaError(
-                f"The backend cannot write to its media cache: {error.strerror}.",
-                "Check the disk space and permissions of CACHE_DIR.",
-                reason=Reason.STORAGE,
-            ) from error
         finally:
             close = getattr(download.chunks, "close", None)
             if close:
@@ -258,7 +271,7 @@ class MediaCache:
                 kept = self._open(entry)
             index.put(key, entry, self._clock())
         if kept is None:
-            raise OSError(0, "the file vanished")
+            raise OSError(errno.ENOENT, "a file vanished from it")
         return kept
 
     def _make_room(self, index: CacheIndex, size: int) -> None:
@@ -315,9 +328,12 @@ class MediaCache:
             return None
         return MediaFile(path, entry.content_key, entry.size, lease)
 
-    def _tidy(self) -> None:
-        """Bring folder and index together after whatever happened before."""
-        with self._index.writing() as index:
+    def _open_index(self) -> CacheIndex:
+        """Open the index and bring it and the folder together after whatever happened."""
+        for folder in (self._directory, self._objects, self._incoming):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        opened = CacheIndex(self._directory / "index.sqlite")
+        with opened.writing() as index:
             known = {content_key for content_key, _ in index.least_recently_used()}
             present = {path.name: path for path in self._objects.glob("*/*")}
             for content_key in known - present.keys():
@@ -327,6 +343,7 @@ class MediaCache:
             for path in self._incoming.iterdir():
                 self._evict(path)
             self._make_room(index, 0)
+        return opened
 
 
 class _Lease:
@@ -334,6 +351,15 @@ class _Lease:
 
     def __init__(self, file: int) -> None:
         self._finalizer = weakref.finalize(self, os.close, file)
+
+
+def _unusable(error: Exception) -> MediaError:
+    cause = error.strerror if isinstance(error, OSError) else error
+    return MediaError(
+        f"The backend's media cache cannot be used: {cause}.",
+        "Check the disk space and permissions of CACHE_DIR.",
+        reason=Reason.STORAGE,
+    )
 
 
 def _key(source: RemoteObject) -> str:

@@ -23,8 +23,8 @@ CREATE TABLE IF NOT EXISTS entries (
     checked_at REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS entries_content_key ON entries (content_key);
 """
-_VERSION = 1  # of the schema; another one starts anew
 _LOCK_TIMEOUT_S = 10.0
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _USE_RESOLUTION_S = 1.0
 
 
@@ -49,17 +49,25 @@ class CacheIndex:
     """A small SQLite database, shared by threads and processes.
 
     It holds nothing that could not be fetched again, so writes are not forced to the disk,
-    and a damaged file is thrown away.
+    and a damaged file is thrown away. All methods raise ``sqlite3.Error`` where the database
+    cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         try:
             self._database = _open(path)
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode not in _DAMAGED:
+                raise
             for suffix in ("", "-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
             self._database = _open(path)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._database.close()
 
     @contextmanager
     def writing(self) -> Iterator[CacheIndex]:
@@ -138,11 +146,7 @@ def _open(path: Path) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = OFF")
         database.execute("PRAGMA foreign_keys = ON")
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version not in (0, _VERSION):
-            raise sqlite3.DatabaseError("the cache index is of another version")
         database.executescript(_SCHEMA)
-        database.execute(f"PRAGMA user_version = {_VERSION}")
     except sqlite3.DatabaseError:
         database.close()
         raise

@@ -28,7 +28,7 @@ def guarded_session(policy: AddressPolicy, *, verify: bool | str = True) -> requ
         policy: asked for every new connection; its ``MediaError`` reaches the caller.
         verify: True, False, or the path of a CA bundle.
     """
-    session = requests.Session()
+    session = _HandDrivenSession()
     session.trust_env = False  # no ~/.netrc credentials, no proxy that would hide the address
     session.verify = verify
     # Cookies know no ports, and no task needs any.
@@ -37,6 +37,12 @@ def guarded_session(policy: AddressPolicy, *, verify: bool | str = True) -> requ
     for scheme in ("http://", "https://"):
         session.mount(scheme, _GuardedAdapter(policy))
     return session
+
+
+class _HandDrivenSession(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Nowhere. Even with ``allow_redirects=False`` requests prepares the next hop, and reads
+        the whole body of the redirect for it, however long."""
 
 
 class _GuardedAdapter(HTTPAdapter):

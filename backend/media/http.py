@@ -102,8 +102,7 @@ class HttpTransport:
             if response.status_code not in _REDIRECTS or not location:
                 return response
             response.close()
-            # Header bytes arrive as Latin-1; redirects with raw UTF-8 exist.
-            url = urljoin(target, location.encode("latin-1").decode("utf-8", "replace"))
+            url = _redirected(target, location)
         raise MediaError(
             f"{shown(url)} is redirected more than {_MAX_REDIRECTS} times.", reason=Reason.FAILED
         )
@@ -322,6 +321,16 @@ def explain_status(response: requests.Response, what: str) -> MediaError:
             reason=Reason.FAILED,
         )
     return MediaError(f"The server of {what} answered HTTP {status}.", reason=Reason.FAILED)
+
+
+def _redirected(url: str, location: str) -> str:
+    """Where a redirect leads. Header bytes arrive as Latin-1, and raw UTF-8 in them exists."""
+    try:
+        return urljoin(url, location.encode("latin-1").decode("utf-8", "replace"))
+    except ValueError:
+        raise MediaError(
+            f"{shown(url)} redirects to something that is not a URL.", reason=Reason.REFUSED
+        ) from None
 
 
 def _read(response: requests.Response, deadline: Deadline) -> Iterator[bytes]:

@@ -1,9 +1,10 @@
 """Decoding images into what the annotator sees in the browser.
 
-As Chromium shows them in Label Studio: EXIF orientation applied, transparency over white, the
-first frame of an animation, 16-bit samples scaled to 8. Where no browser shows a format
-(TIFF, floating point), the full range of the samples is stretched to 0..255. Colour profiles
-are ignored: they shift shades, not outlines.
+As Chromium shows them (compared pixel by pixel): EXIF orientation of JPEG, PNG and AVIF
+applied, that of WebP and any in XMP ignored, transparency over white, the first frame of an
+animation, 16-bit samples scaled to 8. Where no browser shows a format (TIFF, floating point),
+the range of the samples is stretched to 0..255. Colour profiles are ignored: they shift
+shades, not outlines.
 """
 
 from __future__ import annotations
@@ -11,14 +12,24 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from backend.media.errors import MediaError, Reason
+from backend.media.errors import MediaError, Reason, shown
 
 # Formats with a decoder in the library itself; nothing that starts another program (EPS).
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Whatever the decoders raise for damaged files, short of a crash.
 _DECODER_ERRORS = (
     ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError,
@@ -41,28 +52,53 @@ def load_image(path: Path, *, max_pixels: int = 100_000_000) -> np.ndarray:
         MediaError: it is no image, of an unknown format, damaged, truncated or too large.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise _too_large(f"{width} x {height} pixels", max_pixels)
-            image.load()
-            return np.array(_rgb(_upright(image)))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_large("more pixels than can be decoded", max_pixels) from None
-    except UnidentifiedImageError:
-        raise _not_an_image(path) from None
-    except MemoryError:
-        raise _too_large("more pixels than fit into memory", max_pixels) from None
-    except _DECODER_ERRORS as error:
+        file = path.open("rb")
+    except OSError as error:
         raise MediaError(
-            f"The image file is damaged or incomplete ({error}).",
-            "Check that it opens in other programs, and upload it again.",
-            reason=Reason.DAMAGED,
+            f"The downloaded image cannot be read back: {error.strerror}.",
+            "Try again.",
+            reason=Reason.STORAGE,
         ) from error
+    with file:
+        try:
+            return _decode(file, max_pixels)
+        except UnidentifiedImageError:
+            file.seek(0)
+            raise _not_an_image(file.read(512)) from None
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise _too_large("more pixels than can be decoded", max_pixels) from None
+        except MemoryError:
+            raise _too_large("more pixels than fit into memory", max_pixels) from None
+        except _DECODER_ERRORS as error:
+            raise MediaError(
+                f"The image file is damaged or incomplete ({shown(str(error))}).",
+                "Check that it opens in other programs, and upload it again.",
+                reason=Reason.DAMAGED,
+            ) from error
+
+
+def _decode(file: BinaryIO, max_pixels: int) -> np.ndarray:
+    with Image.open(file, formats=_FORMATS) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise _too_large(f"{width} x {height} pixels", max_pixels)
+        image.load()
+        return np.array(_rgb(_upright(image)))
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image)
+    """Turn and mirror as the EXIF block says. Pillow has done so for TIFF when loading; its own
+    ``exif_transpose`` would also heed WebP and XMP, which browsers do not."""
+    block = image.info.get("exif")
+    if image.format in ("WEBP", "TIFF") or not isinstance(block, bytes):
+        return image
+    exif = Image.Exif()
+    try:
+        exif.load(block)
+    except _DECODER_ERRORS:
+        return image  # a damaged block does not keep a browser from showing the picture
+    method = _TRANSPOSITIONS.get(exif.get(ExifTags.Base.Orientation, 1))
+    return image if method is None else image.transpose(method)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -79,7 +115,9 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     samples = np.asarray(image).astype(np.float32)
     low, high = 0.0, 65535.0
     if image.format != "PNG":
-        low, high = float(samples.min()), float(samples.max())
+        finite = samples[np.isfinite(samples)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+        samples = np.nan_to_num(samples, nan=low, posinf=high, neginf=low)
     scaled = (samples - low) * (255.0 / max(high - low, 1e-12))
     return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
 
@@ -92,9 +130,7 @@ def _too_large(size: str, max_pixels: int) -> MediaError:
     )
 
 
-def _not_an_image(path: Path) -> MediaError:
-    with path.open("rb") as file:
-        head = file.read(512)
+def _not_an_image(head: bytes) -> MediaError:
     found, hint = _describe(head)
     return MediaError(f"The media is {found}.", hint, reason=Reason.NOT_AN_IMAGE)
 
@@ -125,6 +161,8 @@ def _describe(head: bytes) -> tuple[str, str]:
         return "a video, not an image", "Use a <Video> tag for it."
     if head.startswith(b"%PDF"):
         return "a PDF document, not an image", "Convert its pages to images."
+    if text.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the image itself", "Run git lfs pull where the files are."
     return "not an image of a known format", (
         "JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF and JPEG 2000 are read."
     )

@@ -85,6 +85,10 @@ class MediaResolver:
         """How much the cache holds."""
         return self._cache.stored_bytes
 
+    def close(self) -> None:
+        """Let go of the cache; nothing can be fetched afterwards."""
+        self._cache.close()
+
     def fetch(self, uri: str, *, task_id: int | None = None) -> MediaFile:
         """The file behind a media address of a task.
 

@@ -89,6 +89,8 @@ class S3:
         session = self._session or boto3.session.Session(region_name=self._settings.region)
         region = session.region_name or "us-east-1"
 
+        # Path style for everything but AWS: bucket.minio:9000 resolves nowhere, while
+        # minio:9000/bucket works with every server.
         def build(addressing: str) -> Any:
             config = Config(
                 connect_timeout=self._timeouts.connect,
@@ -106,11 +108,12 @@ class S3:
                 "s3", region_name=region, endpoint_url=self._settings.endpoint, config=config
             )
 
+        if self._settings.endpoint:
+            return build("path")
         client = build("auto")
         host = urlsplit(client.meta.endpoint_url).hostname or ""
         if host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
             return client
-        # bucket.minio:9000 resolves nowhere; minio:9000/bucket works with every server.
         return build("path")
 
 

@@ -101,7 +101,7 @@ class AddressPolicy:
             found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
         except (socket.gaierror, UnicodeError):
             raise MediaError(
-                f"The host name {name} is unknown here.",
+                f"The host name {shown(name)} is unknown here.",
                 "Check the address, or the DNS of the machine the backend runs on.",
                 reason=Reason.UNREACHABLE,
             ) from None

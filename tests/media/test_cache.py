@@ -1,0 +1,408 @@
+"""The disk cache: one download for many, bounded, durable, and never under a reader's feet."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from backend.media.cache import MediaCache
+from backend.media.errors import MediaError, Reason
+from backend.media.source import Download, Restart, Unchanged, Validators
+
+MIB = 2**20
+
+
+class Source:
+    """A remote object whose body and validators a test can change."""
+
+    def __init__(self, identity: str, body: bytes = b"body", **validators: str) -> None:
+        self.identity = identity
+        self.body = body
+        self.etag = validators.get("etag")
+        self.asked: list[Validators | None] = []
+        self.delay = 0.0
+        self.failure: Exception | None = None
+        self.announced: int | None = None
+
+    def download(self, known: Validators | None) -> Download | Unchanged:
+        self.asked.append(known)
+        time.sleep(self.delay)
+        if self.failure:
+            raise self.failure
+        size = len(self.body) if self.announced is None else self.announced
+        current = Validators(etag=self.etag, size=size)
+        if known and known.same_object(current):
+            return Unchanged()
+        return Download(self._chunks(), current)
+
+    def _chunks(self) -> Iterator[bytes]:
+        for start in range(0, len(self.body), 1000):
+            yield self.body[start : start + 1000]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def make_cache(tmp_path: Path, clock: Clock) -> Callable[..., MediaCache]:
+    def make(max_bytes: int = 10_000, max_object_bytes: int = 10_000) -> MediaCache:
+        return MediaCache(
+            tmp_path / "cache",
+            max_bytes=max_bytes,
+            max_object_bytes=max_object_bytes,
+            fresh_seconds=300,
+            clock=clock,
+        )
+
+    return make
+
+
+def files(tmp_path: Path) -> list[Path]:
+    return [path for path in (tmp_path / "cache" / "objects").rglob("*") if path.is_file()]
+
+
+def test_content_and_key(make_cache: Callable[..., MediaCache]) -> None:
+    found = make_cache().fetch(Source("a", b"abc" * 1000))
+    assert found.path.read_bytes() == b"abc" * 1000
+    assert found.content_key == hashlib.sha256(b"abc" * 1000).hexdigest()
+    assert found.size == 3000
+
+
+def test_fresh_objects_are_not_asked_about(
+    make_cache: Callable[..., MediaCache], clock: Clock
+) -> None:
+    cache, source = make_cache(), Source("a", etag='"1"')
+    cache.fetch(source)
+    clock.now += 299
+    cache.fetch(source)
+    assert len(source.asked) == 1
+    clock.now += 2
+    cache.fetch(source)
+    assert source.asked[1] == Validators(etag='"1"', size=4)
+    clock.now += 299
+    cache.fetch(source)
+    assert len(source.asked) == 2
+    stats = cache.stats
+    assert (stats.hits, stats.revalidations, stats.fetches, stats.bytes_fetched) == (2, 1, 1, 4)
+
+
+def test_a_clock_set_back_does_not_keep_objects_fresh(
+    make_cache: Callable[..., MediaCache], clock: Clock
+) -> None:
+    cache, source = make_cache(), Source("a")
+    cache.fetch(source)
+    clock.now -= 86400
+    cache.fetch(source)
+    assert len(source.asked) == 2
+
+
+def test_fresh_makes_no_request_and_finds_nothing_stale(
+    make_cache: Callable[..., MediaCache], clock: Clock
+) -> None:
+    cache, source = make_cache(), Source("a")
+    assert cache.fresh(source) is None
+    found = cache.fetch(source)
+    assert cache.fresh(source) == found
+    clock.now += 301
+    assert cache.fresh(source) is None
+    assert len(source.asked) == 1
+
+
+def test_restart_finds_everything(make_cache: Callable[..., MediaCache]) -> None:
+    source = Source("a", etag='"1"')
+    before = make_cache().fetch(source)
+    assert make_cache().fetch(source) == before
+    assert len(source.asked) == 1
+
+
+def test_same_content_is_stored_once(make_cache: Callable[..., MediaCache], tmp_path: Path) -> None:
+    cache = make_cache()
+    first, second = cache.fetch(Source("a", b"x" * 500)), cache.fetch(Source("b", b"x" * 500))
+    assert first.path == second.path
+    assert cache.stored_bytes == 500
+    assert len(files(tmp_path)) == 1
+
+
+def test_together_they_download_once(make_cache: Callable[..., MediaCache]) -> None:
+    cache, source = make_cache(), Source("a")
+    source.delay = 0.2
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda _: cache.fetch(source), range(32)))
+    assert len(source.asked) == 1
+    assert len(set(found)) == 1
+
+
+def test_different_objects_do_not_wait_for_each_other(
+    make_cache: Callable[..., MediaCache],
+) -> None:
+    cache = make_cache()
+    sources = [Source(str(number)) for number in range(8)]
+    for source in sources:
+        source.delay = 0.3
+    start = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(cache.fetch, sources))
+    assert time.monotonic() - start < 1.5
+
+
+def test_failure_is_shared_but_not_remembered(make_cache: Callable[..., MediaCache]) -> None:
+    cache, source = make_cache(), Source("a")
+    source.delay, source.failure = 0.2, MediaError("down", reason=Reason.FAILED)
+    outcomes = []
+
+    def fetch() -> None:
+        try:
+            cache.fetch(source)
+        except MediaError as error:
+            outcomes.append(str(error))
+
+    threads = [threading.Thread(target=fetch) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes == ["down"] * 8
+    assert len(source.asked) == 1
+    source.failure = None
+    assert cache.fetch(source).size == 4
+
+
+def test_least_recently_used_goes_first(
+    make_cache: Callable[..., MediaCache], tmp_path: Path, clock: Clock
+) -> None:
+    cache = make_cache()
+    sources = {name: Source(name, name.encode() * 3000) for name in "abcd"}
+    for name in "abc":
+        cache.fetch(sources[name])
+        clock.now += 10
+    cache.fetch(sources["a"])
+    clock.now += 10
+    cache.fetch(sources["d"])
+    assert cache.stored_bytes == 9000
+    assert cache.stats.evictions == 1
+    assert {path.read_bytes()[:1] for path in files(tmp_path)} == {b"a", b"c", b"d"}
+    cache.fetch(sources["b"])
+    assert len(sources["b"].asked) == 2
+
+
+def test_disk_stays_bounded(
+    make_cache: Callable[..., MediaCache], tmp_path: Path, clock: Clock
+) -> None:
+    cache = make_cache(max_bytes=20_000)
+    for number in range(200):
+        cache.fetch(Source(str(number), str(number).encode() * 400))
+        clock.now += 1
+        assert sum(path.stat().st_size for path in files(tmp_path)) <= 20_000
+    assert cache.stored_bytes <= 20_000
+    assert list((tmp_path / "cache" / "incoming").iterdir()) == []
+
+
+def test_files_in_use_are_not_evicted(make_cache: Callable[..., MediaCache], clock: Clock) -> None:
+    cache = make_cache()
+    held = cache.fetch(Source("held", b"h" * 5000))
+    again = cache.fetch(Source("held", b"h" * 5000))
+    for number in range(5):
+        clock.now += 10
+        cache.fetch(Source(str(number), str(number).encode() * 4000))
+    assert held.path.read_bytes() == b"h" * 5000
+    del held
+    clock.now += 10
+    cache.fetch(Source("x", b"x" * 4000))
+    assert again.path.exists()
+    path = again.path
+    del again
+    for number in range(3):
+        clock.now += 10
+        cache.fetch(Source(f"y{number}", f"y{number}".encode() * 2000))
+    assert not path.exists()
+
+
+def test_when_all_is_in_use_it_exceeds_and_recovers(
+    make_cache: Callable[..., MediaCache], clock: Clock
+) -> None:
+    cache = make_cache()
+    held = [cache.fetch(Source(str(n), str(n).encode() * 6000)) for n in range(3)]
+    assert cache.stored_bytes == 18_000
+    assert all(found.path.exists() for found in held)
+    held.clear()
+    clock.now += 10
+    cache.fetch(Source("x", b"x" * 6000))
+    assert cache.stored_bytes <= 10_000
+
+
+def test_larger_than_the_cache_is_refused(make_cache: Callable[..., MediaCache]) -> None:
+    cache = make_cache(max_bytes=1000, max_object_bytes=10_000)
+    with pytest.raises(MediaError) as caught:
+        cache.fetch(Source("a", b"x" * 1001))
+    assert caught.value.reason is Reason.TOO_LARGE
+    assert cache.stored_bytes == 0
+
+
+@pytest.mark.parametrize("announced", [3999, 4001])
+def test_body_that_is_not_as_long_as_announced_is_not_kept(
+    make_cache: Callable[..., MediaCache], tmp_path: Path, announced: int
+) -> None:
+    cache, source = make_cache(), Source("a", b"x" * 4000)
+    source.announced = announced
+    with pytest.raises(MediaError) as caught:
+        cache.fetch(source)
+    assert caught.value.reason is Reason.TRUNCATED
+    assert files(tmp_path) == []
+
+
+def test_body_that_keeps_changing_is_given_up(make_cache: Callable[..., MediaCache]) -> None:
+    class Changing(Source):
+        def _chunks(self) -> Iterator[bytes]:
+            yield b"x"
+            raise Restart
+
+    source = Changing("a")
+    with pytest.raises(MediaError, match="changes while it is being read"):
+        make_cache().fetch(source)
+    assert len(source.asked) == 2
+
+
+@pytest.mark.parametrize("damage", ["removed", "truncated", "emptied folder"])
+def test_damaged_files_are_fetched_again(
+    make_cache: Callable[..., MediaCache], tmp_path: Path, damage: str
+) -> None:
+    cache, source = make_cache(), Source("a", etag='"1"')
+    path = cache.fetch(source).path
+    if damage == "truncated":
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+    if damage == "emptied folder":
+        path.parent.rmdir()
+        (tmp_path / "cache" / "incoming").rmdir()
+    assert cache.fetch(source).path.read_bytes() == b"body"
+    assert source.asked[1] is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a database, but long enough to look like one" * 100])
+def test_damaged_index_starts_anew(
+    make_cache: Callable[..., MediaCache], tmp_path: Path, damage: bytes
+) -> None:
+    source, before = Source("a"), make_cache()
+    before.fetch(source)
+    before.close()
+    (tmp_path / "cache" / "index.sqlite").write_bytes(damage)
+    cache = make_cache()
+    assert files(tmp_path) == []
+    assert cache.fetch(source).path.read_bytes() == b"body"
+
+
+def test_emptied_folder_is_set_up_again(
+    make_cache: Callable[..., MediaCache], tmp_path: Path
+) -> None:
+    cache, source = make_cache(), Source("a")
+    cache.fetch(source)
+    shutil.rmtree(tmp_path / "cache")
+    for name in "abc":
+        assert cache.fetch(Source(name)).path.read_bytes() == b"body"
+    assert cache.fetch(source).path.read_bytes() == b"body"
+    assert len(files(tmp_path)) == 1
+
+
+def test_leftovers_of_a_crash_are_removed(
+    make_cache: Callable[..., MediaCache], tmp_path: Path
+) -> None:
+    make_cache().fetch(Source("a"))
+    (tmp_path / "cache" / "incoming" / "tmpabc").write_bytes(b"half")
+    stray = tmp_path / "cache" / "objects" / "ff" / ("f" * 64)
+    stray.parent.mkdir()
+    stray.write_bytes(b"stray")
+    make_cache()
+    assert list((tmp_path / "cache" / "incoming").iterdir()) == []
+    assert len(files(tmp_path)) == 1
+
+
+def test_a_smaller_limit_takes_effect_at_the_start(
+    make_cache: Callable[..., MediaCache], tmp_path: Path, clock: Clock
+) -> None:
+    cache = make_cache()
+    for number in range(3):
+        cache.fetch(Source(str(number), str(number).encode() * 3000))
+        clock.now += 10
+    assert make_cache(max_bytes=4000).stored_bytes == 3000
+    assert len(files(tmp_path)) == 1
+
+
+def test_full_disk_is_explained(
+    make_cache: Callable[..., MediaCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    cache = make_cache()
+    monkeypatch.setattr("backend.media.cache.os.write", full)
+    with pytest.raises(MediaError, match="No space left on device") as caught:
+        cache.fetch(Source("a"))
+    assert caught.value.reason is Reason.STORAGE
+
+
+def test_others_cannot_read_the_cache(
+    make_cache: Callable[..., MediaCache], tmp_path: Path
+) -> None:
+    found = make_cache().fetch(Source("a"))
+    assert found.path.stat().st_mode & 0o077 == 0
+    assert (tmp_path / "cache").stat().st_mode & 0o077 == 0
+
+
+def _hammer(directory: Path, seed: int, failures: multiprocessing.Queue) -> None:
+    """One process of several on one folder that is far too small for what they read."""
+    cache = MediaCache(directory, max_bytes=200_000, max_object_bytes=MIB, fresh_seconds=1000)
+    for step in range(60):
+        number = (step * 7 + seed * 3) % 25
+        body = bytes([number]) * 20_000
+        found = cache.fetch(Source(str(number), body))
+        if found.path.read_bytes() != body:
+            failures.put((seed, step))
+
+
+def test_processes_share_the_folder(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    failures = context.Queue()
+    workers = [
+        context.Process(target=_hammer, args=(tmp_path / "cache", seed, failures))
+        for seed in range(3)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert failures.empty()
+    assert sum(path.stat().st_size for path in files(tmp_path)) <= 200_000
+
+
+def test_threads_under_eviction_pressure(tmp_path: Path) -> None:
+    cache = MediaCache(tmp_path / "cache", max_bytes=60_000, max_object_bytes=MIB)
+
+    def work(seed: int) -> None:
+        for step in range(60):
+            number = (step * 7 + seed * 3) % 12
+            body = bytes([number]) * 10_000
+            assert cache.fetch(Source(str(number), body)).path.read_bytes() == body
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
+    assert sum(path.stat().st_size for path in files(tmp_path)) <= 60_000
