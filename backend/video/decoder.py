@@ -1,0 +1,154 @@
+"""Decoding exactly the frame that is asked for.
+
+A frame is named by its place in the table of timestamps. To reach it, the decoder starts at the
+key frame before it and goes on until a picture with its timestamp comes out. Nothing is computed
+from frame rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import BinaryIO
+
+import av
+from av import VideoFrame
+from av.video.stream import VideoStream
+
+from backend.video.containers import VideoLimits, check_pixels, open_container, packets
+from backend.video.errors import VideoError
+from backend.video.picture import Picture, orientation, to_picture
+from backend.video.table import FrameTable, scan
+
+_Found = tuple[int, VideoFrame]
+
+
+class Decoder:
+    """Pictures of one file, in runs of ascending frame numbers. Not thread-safe.
+
+    A frame that the decoder makes no picture of, because its data are damaged, shows what a
+    player shows then: the picture before it, or at the very start the one after it.
+
+    Attributes:
+        table: the file's frames.
+        duration: seconds, as the file states it, or else until its last frame ends.
+        width, height: of the pictures, upright.
+    """
+
+    def __init__(self, file: BinaryIO, limits: VideoLimits, table: FrameTable | None) -> None:
+        self._file, self._limits = file, limits
+        self._container, self._stream = open_container(file, limits)
+        try:
+            self.table = table or scan(self._container, self._stream, limits)
+            stated = self._container.duration
+            self.duration = stated / av.time_base if stated else self.table.end
+            self._decoded: Iterator[_Found] = iter(())
+            self._shown: _Found | None = None  # the picture on screen at frame _at
+            self._coming: _Found | None = None  # decoded, but later than _at
+            self._at = len(self.table)
+            frame = self._frame(0)
+            self._stored_size = frame.width, frame.height
+            self._orientation = orientation(frame)
+        except BaseException:
+            self._container.close()
+            raise
+        turned = self._orientation.transpose
+        self.width, self.height = self._stored_size[::-1] if turned else self._stored_size
+
+    def read(self, first: int, last: int) -> Iterator[tuple[int, Picture]]:
+        """The pictures of frames ``first`` to ``last``, both included.
+
+        Raises:
+            VideoError: the frames cannot be decoded, or the picture size changes among them.
+        """
+        for index in range(first, last + 1):
+            frame = self._frame(index)
+            size = frame.width, frame.height
+            if size != self._stored_size:
+                was = f"{self._stored_size[0]} x {self._stored_size[1]}"
+                raise VideoError(
+                    f"The video changes its picture size at frame {index + 1} from {was} to "
+                    f"{size[0]} x {size[1]}. Convert it to one size: "
+                    "ffmpeg -i input -vf scale=1280:720 output.mp4"
+                )
+            yield index, to_picture(frame, self._orientation)
+
+    def group_start(self, index: int) -> int:
+        """The first frame that decoding ``index`` goes through anyway."""
+        return min(index, self.table.first_from(self.table.key_before(index)))
+
+    def close(self) -> None:
+        """Free the decoder; the file object stays open."""
+        self._container.close()
+
+    def _frame(self, index: int) -> VideoFrame:
+        key = self.table.key_before(index)
+        if index < self._at or self.table.first_from(key) > self._at + 1:
+            self._start(key)
+        while True:
+            shown = self._advance(index)
+            if shown is not None:
+                return shown
+            if key == 0:
+                break
+            key -= 1  # this group gave no picture up to here: the one before is still on screen
+            self._start(key)
+        if self._coming is not None:
+            return self._coming[1]
+        raise VideoError(f"Frame {index + 1} of the video cannot be decoded: the file is damaged.")
+
+    def _advance(self, index: int) -> VideoFrame | None:
+        """Decode on to the picture on screen at frame ``index``; None if there is none yet."""
+        while self._shown is None or self._shown[0] < index:
+            if self._coming is None:
+                self._coming = next(self._decoded, None)
+            if self._coming is None or self._coming[0] > index:
+                break
+            if self._shown is None or self._coming[0] > self._shown[0]:
+                self._shown = self._coming
+            self._coming = None
+        self._at = index
+        return None if self._shown is None else self._shown[1]
+
+    def _start(self, key: int) -> None:
+        """Begin a new run at the key frame in position ``key`` of the table, or before it."""
+        self._shown = self._coming = None
+        self._at = self.table.first_from(key) - 1
+        self._decoded = self._pictures(self._packets_from(key))
+
+    def _packets_from(self, key: int) -> Iterator[av.Packet[VideoStream]]:
+        """Packets from a key frame on. Formats disagree on what a seek goes by, and land after
+        the wish: each landing is checked, and the last resort is the start of the file."""
+        table, wanted = self.table, int(self.table.key_pts[key])
+        earlier = int(table.key_dts[key - 1]) if key else wanted
+        for target in (wanted, int(table.key_dts[key]), earlier):
+            try:
+                self._container.seek(target, stream=self._stream)
+            except av.FFmpegError:
+                continue
+            found = packets(self._container, self._stream)
+            for packet in found:
+                if packet.is_keyframe and packet.pts is not None:
+                    if packet.pts <= wanted:
+                        return chain([packet], found)
+                    break
+        self._container.close()
+        self._container, self._stream = open_container(self._file, self._limits)
+        return packets(self._container, self._stream)
+
+    def _pictures(self, found: Iterator[av.Packet[VideoStream]]) -> Iterator[_Found]:
+        for packet in found:
+            yield from self._known(packet)
+        yield from self._known(None)  # after a torn end the decoder still holds pictures
+
+    def _known(self, packet: av.Packet[VideoStream] | None) -> Iterator[_Found]:
+        """The pictures a packet gives that are in the table, with their numbers."""
+        try:
+            frames = self._stream.decode(packet)
+        except av.FFmpegError:  # damaged: the picture before stays on screen
+            return
+        for frame in frames:
+            index = None if frame.pts is None else self.table.index_of(frame.pts)
+            if index is not None:
+                check_pixels(frame.width, frame.height, self._limits)
+                yield index, frame
