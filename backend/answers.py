@@ -30,6 +30,10 @@ from backend.task_images import TaskImages
 logger = logging.getLogger(__name__)
 
 
+class UnusableShape(ValueError):
+    """A region of the task that is no picture of an area; the message is one line."""
+
+
 @dataclass(frozen=True)
 class Page:
     """One encoded image of a task; ``key`` names its content."""
@@ -76,7 +80,8 @@ class Answers:
         logits: Sequence[np.ndarray | None] | None = None,
     ) -> list[Segment]:
         """One mask for each of ``prompts``, which all belong to ``page``."""
-        pixels = [to_pixels(prompt, page.embedded) for prompt in prompts]
+        width, height = page.embedded.width, page.embedded.height
+        pixels = [to_pixels(prompt, width, height) for prompt in prompts]
         if logits is not None:
             pixels = [
                 replace(pixel, logits=earlier)
@@ -99,12 +104,14 @@ class Answers:
             )
 
 
-def to_pixels(prompt: ObjectPrompt, image: Embedded) -> PixelPrompt:
-    """``prompt`` in pixels of the image as decoded.
+def to_pixels(prompt: ObjectPrompt, width: int, height: int) -> PixelPrompt:
+    """``prompt`` in pixels of an image of ``width`` and ``height``.
 
     Percentages hold for any size, so a wrong ``original_width`` does no harm here.
+
+    Raises:
+        UnusableShape: a drawn mask that cannot be decoded.
     """
-    width, height = image.width, image.height
     clicks = [(point.x, point.y) for point in prompt.points]
     points = points_to_pixels(clicks, width, height)
     positive = np.array([point.positive for point in prompt.points], dtype=bool)
@@ -114,7 +121,10 @@ def to_pixels(prompt: ObjectPrompt, image: Embedded) -> PixelPrompt:
         extra, signs = _rotation_points(prompt.box, width, height)
         points, positive = np.concatenate([points, extra]), np.concatenate([positive, signs])
     if prompt.shape is not None:
-        mask = rasterise(prompt.shape, width, height)
+        try:
+            mask = rasterise(prompt.shape, width, height)
+        except ValueError as error:
+            raise UnusableShape(f"a region cannot be read: {error}") from error
         hull = mask_to_box(mask)
         if box is None and hull is not None:
             box = box_to_pixels(hull, width, height)

@@ -13,10 +13,19 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from backend.answers import Answers
+import numpy as np
+
+from backend.answers import Answers, UnusableShape
 from backend.engine.engine import Engine, EngineError
 from backend.engine.scheduler import Priority
-from backend.labelstudio.commands import HELP, Kind, Word, parse_command, unknown_command
+from backend.labelstudio.commands import (
+    HELP,
+    Kind,
+    ParsedCommand,
+    Word,
+    parse_command,
+    unknown_command,
+)
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.prompts import Command, ContextPrompts, ObjectPrompt, PointPrompt
@@ -24,6 +33,8 @@ from backend.labelstudio.results import LabelMismatch, region_id, status_results
 from backend.labelstudio.tags import LabelConfig
 from backend.media.errors import MediaError
 from backend.memory import Place, PromptMemory
+from backend.tracking.sequence import FrameSequence
+from backend.tracking.service import SequenceTracking
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +57,7 @@ class Request:
 
     project: str
     task: Mapping[str, Any]
+    label_config: str
     config: LabelConfig
 
     @property
@@ -58,11 +70,18 @@ class Interactive:
     """Answers the editor while somebody works in it."""
 
     def __init__(
-        self, answers: Answers, engine: Engine, memory: PromptMemory, *, budget_seconds: float
+        self,
+        answers: Answers,
+        engine: Engine,
+        memory: PromptMemory,
+        tracking: SequenceTracking,
+        *,
+        budget_seconds: float,
     ) -> None:
         self._answers = answers
         self._engine = engine
         self._memory = memory
+        self._tracking = tracking
         self._budget = budget_seconds
 
     def reply(self, request: Request, context: ContextPrompts) -> Reply:
@@ -116,20 +135,48 @@ class Interactive:
             earlier = self._memory.logits(_answer_key(page.key, prompt, prompt.points[:-1]))
         [segment] = self._answers.segment(page, [prompt], Priority.CLICK, deadline, [earlier])
         self._memory.remember_logits(_answer_key(page.key, prompt, prompt.points), segment.logits)
+        region = self._tracked_region(request, prompt, segment.mask) or region
         if prompt.box is not None:
             self._memory.remember_box(place, prompt.box, region)
-        return self._answers.regions(prompt, segment, request.config, region)
+        made = self._answers.regions(prompt, segment, request.config, region)
+        self._memory.remember_sent(request.project, request.task_id, made)
+        return made
+
+    def _tracked_region(
+        self, request: Request, prompt: ObjectPrompt, mask: np.ndarray
+    ) -> str | None:
+        """The region of a tracked object that a fresh mask on its page corrects in place."""
+        sequence = self._sequence(request, prompt.image)
+        owner = sequence.owner_at(prompt, mask) if sequence is not None else None
+        return region_id(prompt, anchor=owner) if owner is not None else None
+
+    def _sequence(self, request: Request, image: str) -> FrameSequence | None:
+        tag = request.config.image(image)
+        if tag is None or not tag.is_sequence:
+            return None
+        return self._tracking.sequence(request.project, request.task, request.label_config, image)
 
     def _command(self, request: Request, command: Command) -> Reply:
         kinds = {parse_command(entry).kind for entry in command.entries}
         if Kind.NOTE in kinds:  # what we write would replace it
             self._memory.remember_note(request.project, request.task_id, command.from_name)
         parsed = parse_command(command.text)
+        if parsed.kind is Kind.COMMAND:
+            try:
+                sequence = self._sequence(request, command.to_name)
+                if sequence is not None:
+                    return self._sequence_command(request, command, sequence, parsed)
+            except EXPECTED as error:
+                text: str | None = str(error)
+                status = self._status(request, command.to_name, command.item_index, text)
+                return Reply(status, "error")
         match parsed.kind, parsed.word:
             case Kind.COMMAND, Word.HELP:
-                text: str | None = HELP
+                text = HELP
             case Kind.COMMAND, Word.STATUS:
                 text = self._engine.status().detail
+            case Kind.COMMAND, Word.TRACK | Word.REDO | Word.STOP:
+                text = "there is nothing to track on a single picture"
             case Kind.COMMAND, _:
                 self._memory.forget_task(request.project, request.task_id)
                 text = None
@@ -139,6 +186,16 @@ class Interactive:
                 return Reply([], "note")
         status = self._status(request, command.to_name, command.item_index, text)
         return Reply(status, "command")
+
+    def _sequence_command(
+        self, request: Request, command: Command, sequence: FrameSequence, parsed: ParsedCommand
+    ) -> Reply:
+        fresh = self._memory.fresh(request.project, request.task_id)
+        regions, text = self._tracking.command(sequence, parsed, fresh)
+        if parsed.word is Word.CLEAR:
+            self._memory.forget_task(request.project, request.task_id)
+        status = self._status(request, command.to_name, command.item_index, text)
+        return Reply(regions + status, "command")
 
     def _status(
         self, request: Request, image: str, page: int | None, text: str | None
@@ -154,7 +211,7 @@ class Interactive:
 
 
 # What an annotator can be told in a sentence; anything else is a defect of the service.
-EXPECTED = (MediaError, MissingMedia, LabelMismatch, EngineError, OnlyBackground)
+EXPECTED = (MediaError, MissingMedia, LabelMismatch, EngineError, OnlyBackground, UnusableShape)
 
 
 def _saved_ids(task: Mapping[str, Any]) -> set[str]:

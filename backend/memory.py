@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ T = TypeVar("T")
 BOX_SECONDS = 60.0
 LOGITS_SECONDS = 600.0
 NOTE_SECONDS = 24 * 3600.0
+DRAFT_SECONDS = 10.0  # the editor saves its draft after 5
 
 
 class Recent(Generic[T]):
@@ -53,6 +54,12 @@ class Recent(Generic[T]):
             self._values[key] = (self._clock(), value)
             if len(self._values) > self._entries:
                 self._values.popitem(last=False)
+
+    def values(self, matches: Callable[[Any], bool]) -> list[T]:
+        """The recent values whose key ``matches``, the least recently used first."""
+        with self._lock:
+            oldest = self._clock() - self._seconds
+            return [v for key, (at, v) in self._values.items() if at >= oldest and matches(key)]
 
     def forget(self, matches: Callable[[Hashable], bool]) -> None:
         """Drop every value whose key ``matches``."""
@@ -88,6 +95,7 @@ class PromptMemory:
         self._boxes: Recent[RememberedBox] = Recent(entries=1000, seconds=BOX_SECONDS, clock=clock)
         # 256 KiB each at 1024 px
         self._logits: Recent[np.ndarray] = Recent(entries=128, seconds=LOGITS_SECONDS, clock=clock)
+        self._sent: Recent[dict[str, Any]] = Recent(entries=500, seconds=DRAFT_SECONDS, clock=clock)
         self._notes: Recent[bool] = Recent(entries=10_000, seconds=NOTE_SECONDS, clock=clock)
 
     def remember_box(self, place: Place, box: BoxPrompt, region_id: str) -> None:
@@ -122,6 +130,15 @@ class PromptMemory:
     def logits(self, key: Hashable | None) -> np.ndarray | None:
         """The logits of the answer to prompts ``key``."""
         return self._logits.get(key) if key is not None else None
+
+    def remember_sent(self, project: str, task: str, results: list[dict[str, Any]]) -> None:
+        """Regions were sent to the editor, whose draft will hold them in about 5 seconds."""
+        for result in results:
+            self._sent.put((project, task, result["id"], result["type"]), result)
+
+    def fresh(self, project: str, task: str) -> list[dict[str, Any]]:
+        """The regions sent in the last seconds for a task."""
+        return self._sent.values(lambda key: key[:2] == (project, task))
 
     def remember_note(self, project: str, task: str, area: str) -> None:
         """The annotator wrote a text of their own into text area ``area``."""

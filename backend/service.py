@@ -14,6 +14,7 @@ from backend.labelstudio.label_config import LabelConfigError, parse_label_confi
 from backend.labelstudio.prompts import prompts_from_context
 from backend.labelstudio.tags import LabelConfig
 from backend.metrics import Metrics
+from backend.tracking.service import SequenceTracking
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +27,15 @@ class Service:
     """Turns request bodies into reply bodies."""
 
     def __init__(
-        self, engine: Engine, interactive: Interactive, batch: Batch, metrics: Metrics
+        self,
+        engine: Engine,
+        interactive: Interactive,
+        batch: Batch,
+        tracking: SequenceTracking,
+        metrics: Metrics,
     ) -> None:
         self.engine = engine
+        self.tracking = tracking
         self._interactive = interactive
         self._batch = batch
         self._metrics = metrics
@@ -70,15 +77,19 @@ class Service:
             results, asked = self._batch.reply(tasks, config)
             self._metrics.predictions.labels(asked, "ok" if any(results) else "nothing").inc()
             return {"results": results, "model_version": self.engine.model_version}
-        return self._answer_editor(str(body.get("project")), tasks, config, context)
+        return self._answer_editor(body, tasks, config, context)
 
     def _answer_editor(
-        self, project: str, tasks: list[Mapping[str, Any]], config: LabelConfig, context: object
+        self,
+        body: Mapping[str, Any],
+        tasks: list[Mapping[str, Any]],
+        config: LabelConfig,
+        context: object,
     ) -> dict[str, Any]:
         if not tasks:
             return {"results": []}
-        parsed = prompts_from_context(context, config)
-        reply = self._interactive.reply(Request(project, tasks[0], config), parsed)
+        request = Request(str(body.get("project")), tasks[0], body["label_config"], config)
+        reply = self._interactive.reply(request, prompts_from_context(context, config))
         self._metrics.predictions.labels("interactive", reply.outcome).inc()
         scores = [item["score"] for item in reply.results if "score" in item]
         first = {
@@ -92,6 +103,7 @@ class Service:
     def close(self) -> None:
         """Stop background work and release the model."""
         self._batch.close()
+        self.tracking.close()
         self.engine.close()
 
 

@@ -135,6 +135,12 @@ class Settings:
         _path,
         "folder for downloaded media",
     )
+    state_dir: Path = _setting(
+        "STATE_DIR",
+        Path("~/.local/state/label-studio-sam2"),
+        _path,
+        "folder for tracking jobs and their masks; keep it over restarts",
+    )
     media_cache_bytes: int = _setting(
         "MEDIA_CACHE_MB", 4096 * MIB, _mebibytes, "disk space for downloaded media, in MiB"
     )
@@ -170,6 +176,10 @@ class Settings:
     open_budget_seconds: float = _setting(
         "OPEN_BUDGET_SECONDS", 0.2, _seconds, "longest wait of a page that opens a task"
     )
+    track_budget_seconds: float = _setting(
+        "TRACK_BUDGET_SECONDS", 20.0, _seconds, "longest wait of one track command"
+    )
+    track_jobs: int = _setting("TRACK_JOBS", 2, _positive_int, "tracks that advance side by side")
     retrieve_budget_seconds: float = _setting(
         "RETRIEVE_BUDGET_SECONDS",
         50.0,

@@ -21,6 +21,8 @@ from backend.metrics import Metrics
 from backend.service import Service
 from backend.settings import Settings
 from backend.task_images import TaskImages
+from backend.tracking.service import SequenceTracking
+from backend.tracking.store import TrackStore
 
 
 def application() -> Flask:
@@ -45,12 +47,23 @@ def build_service(settings: Settings, metrics: Metrics) -> Service:
         image_size=settings.image_size,
     )
     engine = LocalEngine(choice, cache_bytes=settings.embedding_cache_bytes, metrics=metrics)
-    images = TaskImages(
-        build_resolver(settings, metrics), max_pixels=settings.max_image_pixels, metrics=metrics
+    label_studio = None
+    if settings.label_studio_url is not None:
+        label_studio = LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key)
+    resolver = build_resolver(settings, label_studio, metrics)
+    images = TaskImages(resolver, max_pixels=settings.max_image_pixels, metrics=metrics)
+    tracking = SequenceTracking(
+        TrackStore(settings.state_dir.expanduser() / "tracks.sqlite3"),
+        engine,
+        images,
+        label_studio,
+        budget_seconds=settings.track_budget_seconds,
+        workers=settings.track_jobs,
     )
+    tracking.jobs.resume()
     answers = Answers(engine, images, metrics)
     interactive = Interactive(
-        answers, engine, PromptMemory(), budget_seconds=settings.click_budget_seconds
+        answers, engine, PromptMemory(), tracking, budget_seconds=settings.click_budget_seconds
     )
     batch = Batch(
         answers,
@@ -58,14 +71,13 @@ def build_service(settings: Settings, metrics: Metrics) -> Service:
         open_seconds=settings.open_budget_seconds,
         retrieve_seconds=settings.retrieve_budget_seconds,
     )
-    return Service(engine, interactive, batch, metrics)
+    return Service(engine, interactive, batch, tracking, metrics)
 
 
-def build_resolver(settings: Settings, metrics: Metrics) -> MediaResolver:
+def build_resolver(
+    settings: Settings, label_studio: LabelStudioClient | None, metrics: Metrics
+) -> MediaResolver:
     """The way to the media, with its counters exported."""
-    label_studio = None
-    if settings.label_studio_url is not None:
-        label_studio = LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key)
     resolver = MediaResolver(
         cache_directory=settings.cache_dir.expanduser() / "media",
         cache_bytes=settings.media_cache_bytes,

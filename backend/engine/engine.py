@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -92,6 +92,43 @@ class Segment:
     logits: np.ndarray
 
 
+class Frames(Protocol):
+    """A video or a sequence of images; every frame uint8 RGB ``[H, W, 3]``."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class TrackedObject:
+    """One object on one frame: mask bool ``[H, W]``, predicted IoU in 0..1, and the logit of
+    its presence (above 0: it is there; the mask is empty where it is not)."""
+
+    object_id: str
+    mask: np.ndarray
+    iou: float
+    presence: float
+
+
+class Tracker(Protocol):
+    """Objects through one sequence of frames; for one thread at a time.
+
+    Every frame is a job of its own for the model, so that clicks go between two of them.
+    """
+
+    def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> None:
+        """Say where an object is on a frame."""
+        ...
+
+    def step(
+        self, start: int, count: int, *, reverse: bool
+    ) -> Iterator[tuple[int, list[TrackedObject]]]:
+        """Carry all objects through ``count`` frames from ``start``; work is done only while
+        the iterator is asked for its next frame."""
+        ...
+
+
 class Engine(Protocol):
     """Encodes images and answers prompts; every method may be called from any thread."""
 
@@ -131,6 +168,14 @@ class Engine(Protocol):
 
         Raises:
             NotReady, Busy: as above.
+        """
+        ...
+
+    def open_tracker(self, frames: Frames) -> Tracker:
+        """A tracker over ``frames``, which are asked for as they are needed.
+
+        Raises:
+            NotReady: the model is not loaded.
         """
         ...
 

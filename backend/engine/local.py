@@ -19,6 +19,7 @@ from backend.engine.embeddings import EmbeddingCache
 from backend.engine.engine import (
     Busy,
     Embedded,
+    Frames,
     ImageSource,
     NotReady,
     PixelPrompt,
@@ -27,10 +28,12 @@ from backend.engine.engine import (
     Status,
 )
 from backend.engine.scheduler import InferenceThread, Job, Priority, QueueFull
+from backend.engine.tracking import QueuedTracker
 from backend.metrics import Metrics
 
 if TYPE_CHECKING:
     from sam2model import ImageEmbedding, ImagePredictor
+    from sam2model.video_tracker import VideoTracker
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -80,11 +83,13 @@ class LocalEngine:
         cache_bytes: int,
         metrics: Metrics,
         build: Callable[[ModelChoice], ImagePredictor] | None = None,
+        build_tracker: Callable[[ImagePredictor, Frames], VideoTracker] | None = None,
     ) -> None:
         self.model_version = choice.version
         self._choice = choice
         self._metrics = metrics
         self._build = build or build_predictor
+        self._build_tracker = build_tracker or build_video_tracker
         self._cache: EmbeddingCache[LocalEmbedding] = EmbeddingCache(cache_bytes)
         self._urgency_lock = threading.Lock()
         self._urgency: dict[str, Priority] = {}
@@ -150,6 +155,16 @@ class LocalEngine:
         except Busy:
             future.cancel()  # nobody waits for it any more
             raise
+
+    def open_tracker(self, frames: Frames) -> QueuedTracker:
+        """See ``Engine``."""
+        predictor = self._predictor(0.0)
+
+        def run(call: Callable[[], T]) -> T:
+            with self._metrics.stage("track"):
+                return self._submit(call, Priority.TRACK).future.result()
+
+        return QueuedTracker(lambda source: self._build_tracker(predictor, source), frames, run)
 
     def close(self) -> None:
         """See ``Engine``."""
@@ -238,6 +253,13 @@ def build_predictor(choice: ModelChoice) -> ImagePredictor:
     blank = predictor.embed(np.zeros((64, 64, 3), np.uint8))
     predictor.predict(blank, points=[[32, 32]])
     return predictor
+
+
+def build_video_tracker(predictor: ImagePredictor, frames: Frames) -> VideoTracker:
+    """A tracker on the predictor's model."""
+    from sam2model.video_tracker import VideoTracker
+
+    return VideoTracker(predictor.model, frames)
 
 
 def _segment(predictor: ImagePredictor, image: LocalEmbedding, prompt: PixelPrompt) -> Segment:

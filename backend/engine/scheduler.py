@@ -21,6 +21,7 @@ class Priority(IntEnum):
     """Who goes first; a lower number is more urgent."""
 
     CLICK = 0
+    TRACK = 3
     RETRIEVE = 5
     PREFETCH = 9
 

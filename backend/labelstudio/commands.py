@@ -3,7 +3,7 @@
 A global ``<TextArea>`` may be there for the annotator's own notes, so this answers only what is
 surely meant for it:
 
-- a known command word alone ("help", "Status"), with or without a slash before it;
+- a known command alone ("help", "Status", "track 0-40 back"), with or without a slash before it;
 - anything that begins with a slash ("/hlep"): an unknown command, answered with one line of help.
 
 All else is a note and left alone, "clear sky" and "need help" included. What begins with
@@ -12,6 +12,7 @@ STATUS_PREFIX was written by the service itself and came back.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,11 +20,14 @@ from backend.labelstudio.results import STATUS_PREFIX
 
 
 class Word(StrEnum):
-    """The commands of image tasks."""
+    """The commands; the last three are for frame sequences and videos."""
 
     HELP = "help"
     STATUS = "status"
     CLEAR = "clear"
+    TRACK = "track"
+    REDO = "redo"
+    STOP = "stop"
 
 
 class Kind(StrEnum):
@@ -39,16 +43,33 @@ HELP = (
     "click or drag a box with a smart tool (Alt+click: not this). "
     "Commands: help, status, clear (empties this box)"
 )
-"""One line that says what can be done."""
+"""One line that says what can be done on a picture."""
+
+TRACK_HELP = (
+    "mark objects on one or more frames, then: track (to the end), track 0-40, track back, "
+    "track both; status (brings what is done), stop, redo (track anew), clear (forget), help"
+)
+"""One line that says what can be done on a sequence of frames."""
+
+_TRACK = re.compile(
+    r"(?P<word>track|redo)(?: (?P<first>\d{1,9}) ?- ?(?P<last>\d{1,9}))?"
+    r"(?: (?P<direction>forward|back|both))?"
+)
 
 
 @dataclass(frozen=True)
 class ParsedCommand:
-    """A text of the text box, understood."""
+    """A text of the text box, understood.
+
+    ``frames`` is the range given to ``track`` or ``redo``, both ends included, as typed;
+    ``direction`` is "forward", "back" or "both", None where none was typed.
+    """
 
     kind: Kind
     word: Word | None = None
     text: str = ""
+    frames: tuple[int, int] | None = None
+    direction: str | None = None
 
 
 def parse_command(text: str) -> ParsedCommand:
@@ -58,6 +79,12 @@ def parse_command(text: str) -> ParsedCommand:
         return ParsedCommand(Kind.OWN, text=line)
     explicit = line.startswith("/")
     spelled = line.removeprefix("/").strip().lower()
+    tracked = _TRACK.fullmatch(spelled)
+    if tracked is not None:
+        first, last = tracked["first"], tracked["last"]
+        frames = (int(first), int(last)) if first is not None else None
+        word = Word(tracked["word"])
+        return ParsedCommand(Kind.COMMAND, word, line, frames, tracked["direction"])
     for word in Word:
         if spelled == word:
             return ParsedCommand(Kind.COMMAND, word, line)

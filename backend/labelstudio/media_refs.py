@@ -45,6 +45,16 @@ def media_uri(task_data: Mapping[str, object], image: ImageTag, item_index: int 
     return found.strip()
 
 
+def page_count(task_data: Mapping[str, object], image: ImageTag) -> int:
+    """How many pages an Image tag shows for a task; 1 for a single picture.
+
+    Raises:
+        MissingMedia: there is no such key in the data.
+    """
+    found = _resolve(image.source.strip(), task_data, f"<Image name={image.name}>")
+    return len(found) if isinstance(found, list | tuple) else 1
+
+
 def _resolve(source: str, data: Mapping[str, object], tag: str) -> object:
     if not source.startswith("$") and not _VARIABLE.search(source):
         return source

@@ -51,6 +51,11 @@ def region_id(prompt: ObjectPrompt, *, anchor: str | None = None) -> str:
     return _digest(*parts)
 
 
+def part_id(region_id: str, part: int) -> str:
+    """The id of the region that shows part ``part`` of a mask; part 0 has the mask's own."""
+    return region_id if part == 0 else _digest(region_id, str(part))
+
+
 def region_results(
     prompt: ObjectPrompt, mask: Mask, *, score: float, config: LabelConfig, region_id: str
 ) -> list[Result]:
@@ -77,7 +82,7 @@ def region_results(
         return []
     results: list[Result] = []
     for position, value in enumerate(_ENCODERS[answer.control.shape](mask, region_id)):
-        identifier = region_id if position == 0 else _digest(region_id, str(position))
+        identifier = part_id(region_id, position)
         common: Result = {
             "id": identifier,
             "to_name": prompt.image,

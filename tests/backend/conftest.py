@@ -22,7 +22,9 @@ from backend.metrics import Metrics
 from backend.service import Service
 from backend.settings import Settings
 from backend.task_images import TaskImages
-from tests.backend.fakes import FakePredictor
+from backend.tracking.service import SequenceTracking
+from backend.tracking.store import TrackStore
+from tests.backend.fakes import FakePredictor, FakeVideoTracker
 
 CONFIG = """
 <View>
@@ -71,17 +73,36 @@ class Bench:
         self.predictor = FakePredictor()
         self.shelf = Shelf(folder)
         self.now = 0.0
+        self.steps: list[int] = []  # frames tracked
+        self.track_hold = threading.Event()
+        self.track_hold.set()
+        self.published: list[dict] = []
         self.engine = LocalEngine(
             ModelChoice("demo"),
             cache_bytes=10_000_000,
             metrics=self.metrics,
             build=lambda choice: self.predictor,
+            build_tracker=lambda predictor, frames: FakeVideoTracker(
+                frames, self.steps, self.track_hold
+            ),
         )
         images = TaskImages(self.shelf, max_pixels=10**7, metrics=self.metrics)
         answers = Answers(self.engine, images, self.metrics)
         self.memory = PromptMemory(clock=lambda: self.now)
+        self.store = TrackStore(folder / "tracks.sqlite3")
+        self.tracking = SequenceTracking(
+            self.store,
+            self.engine,
+            images,
+            self,
+            budget_seconds=self.settings.track_budget_seconds,
+        )
         interactive = Interactive(
-            answers, self.engine, self.memory, budget_seconds=self.settings.click_budget_seconds
+            answers,
+            self.engine,
+            self.memory,
+            self.tracking,
+            budget_seconds=self.settings.click_budget_seconds,
         )
         batch = Batch(
             answers,
@@ -89,8 +110,12 @@ class Bench:
             open_seconds=self.settings.open_budget_seconds,
             retrieve_seconds=self.settings.retrieve_budget_seconds,
         )
-        self.service = Service(self.engine, interactive, batch, self.metrics)
+        self.service = Service(self.engine, interactive, batch, self.tracking, self.metrics)
         self.client = create_app(self.settings, self.service, self.metrics).test_client()
+
+    def create_prediction(self, task, result, *, model_version, score):
+        """Label Studio's API, as the tracking service uses it."""
+        self.published.append({"task": task, "result": result, "score": score})
 
     def predict(self, results, *, task=None, config=CONFIG, project="1.100"):
         """POST /predict as the editor does; ``results`` None for a request without context."""
@@ -120,6 +145,7 @@ def make_bench(tmp_path):
     for bench in made:
         bench.predictor.hold.set()
         bench.shelf.hold.set()
+        bench.track_hold.set()
         bench.service.close()
 
 

@@ -55,3 +55,51 @@ class FakePredictor:
             disc = (columns - x) ** 2 + (rows - y) ** 2 <= 20**2
             found = found | disc if label else found & ~disc
         return FakePrediction(found[None], np.array([0.9]), np.zeros((1, 8, 8), np.float32))
+
+
+@dataclass(frozen=True)
+class FakeFrameMasks:
+    frame: int
+    object_ids: tuple
+    masks: np.ndarray
+    object_scores: np.ndarray
+    ious: np.ndarray
+
+
+class FakeVideoTracker:
+    """Objects move one pixel to the right per frame from their nearest earlier prompt.
+
+    A prompt is a mask, a box, or a disc of 20 pixels around a click. ``steps`` counts frames
+    tracked, over all trackers that share the list.
+    """
+
+    def __init__(self, frames, steps, hold):
+        self.frames, self.steps, self.hold = frames, steps, hold
+        self.prompts: dict[str, dict[int, np.ndarray]] = {}
+
+    def prompt(self, frame, object_id, points=None, labels=None, box=None, mask=None):
+        height, width = self.frames[frame].shape[:2]
+        if mask is None:
+            fake = FakePredictor()
+            blank = FakeEmbedding(np.zeros((height, width, 3)))
+            mask = fake.predict(blank, points, labels, box).masks[0]
+        self.prompts.setdefault(object_id, {})[frame] = mask
+
+    def propagate(self, start, count, reverse):
+        for frame in range(start, start - count, -1) if reverse else range(start, start + count):
+            assert self.hold.wait(20)
+            self.frames[frame]
+            self.steps.append(frame)
+            names = tuple(self.prompts)
+            masks = np.stack([self._moved(self.prompts[name], frame, reverse) for name in names])
+            yield FakeFrameMasks(
+                frame, names, masks, np.full(len(names), 5.0), np.full(len(names), 0.9)
+            )
+
+    @staticmethod
+    def _moved(prompts, frame, reverse):
+        ruling = [f for f in prompts if (f >= frame if reverse else f <= frame)]
+        if not ruling:
+            return np.zeros_like(next(iter(prompts.values())))
+        anchor = min(ruling) if reverse else max(ruling)
+        return np.roll(prompts[anchor], frame - anchor, axis=1)

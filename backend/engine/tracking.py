@@ -1,0 +1,104 @@
+"""A tracker whose every step waits its turn for the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import numpy as np
+
+from backend.engine.engine import Frames, PixelPrompt, TrackedObject
+
+if TYPE_CHECKING:
+    from sam2model.video_tracker import FrameMasks, VideoTracker
+
+T = TypeVar("T")
+
+
+class Run(Protocol):
+    """Executes a call on the inference thread and waits for it."""
+
+    def __call__(self, call: Callable[[], T], /) -> T: ...
+
+
+class ReadAhead:
+    """Frames of which the next ones are decoded before the model is asked for.
+
+    The tracker reads frames inside its steps, on the inference thread; what was read with
+    ``load`` before is handed out at once, so that the model does not wait for a decoder.
+    """
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames = frames
+        self._loaded: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def load(self, index: int) -> None:
+        """Decode a frame now, in the calling thread."""
+        if index not in self._loaded:
+            self._loaded[index] = self._frames[index]
+        while len(self._loaded) > 2:
+            del self._loaded[next(iter(self._loaded))]
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        found = self._loaded.get(index)
+        return self._frames[index] if found is None else found
+
+
+class QueuedTracker:
+    """See ``Tracker``."""
+
+    def __init__(
+        self,
+        build: Callable[[Frames], VideoTracker],
+        frames: Frames,
+        run: Run,
+    ) -> None:
+        self._frames = ReadAhead(frames)
+        self._run = run
+        self._tracker = build(self._frames)
+
+    def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> None:
+        """See ``Tracker``. A mask goes before points, and both before an earlier answer's logits,
+        which a tracker keeps by itself."""
+        self._frames.load(frame)
+        has_points = len(prompt.points) > 0 and prompt.mask is None
+
+        def call() -> None:
+            self._tracker.prompt(
+                frame,
+                object_id,
+                points=prompt.points if has_points else None,
+                labels=prompt.positive.astype(np.int32) if has_points else None,
+                box=prompt.box if prompt.mask is None else None,
+                mask=prompt.mask,
+            )
+
+        self._run(call)
+
+    def step(
+        self, start: int, count: int, *, reverse: bool
+    ) -> Iterator[tuple[int, list[TrackedObject]]]:
+        """See ``Tracker``."""
+        steps = self._tracker.propagate(start, count, reverse=reverse)
+        frame = start
+        for _ in range(count):
+            self._frames.load(frame)
+            found = self._run(lambda: next(steps, None))
+            if found is None:
+                return
+            yield found.frame, _objects(found)
+            frame = found.frame + (-1 if reverse else 1)
+            if not 0 <= frame < len(self._frames):
+                return
+
+
+def _objects(found: FrameMasks) -> list[TrackedObject]:
+    return [
+        TrackedObject(str(name), mask, float(iou), float(score))
+        for name, mask, iou, score in zip(
+            found.object_ids, found.masks, found.ious, found.object_scores, strict=True
+        )
+    ]

@@ -1,0 +1,271 @@
+"""Tracking jobs: begun or joined by a command, run in the background, resumed after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from backend.engine.engine import Engine, EngineError, Frames, PixelPrompt, TrackedObject
+from backend.labelstudio.media_refs import MissingMedia
+from backend.media.errors import MediaError
+from backend.tracking.plan import Span
+from backend.tracking.store import Job, JobState, TrackedMask, TrackStore
+
+logger = logging.getLogger(__name__)
+
+READY_SECONDS = 600.0  # a job begun while the model loads waits for it
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One object of a job.
+
+    Attributes:
+        prompts: by frame, what the object is prompted with; the anchors of ``spans`` are among
+            them.
+        digests: by frame, a digest of the prompt, to know what a stored mask follows from.
+        spans: the frames that are wanted.
+    """
+
+    object_id: str
+    prompts: Mapping[int, PixelPrompt]
+    digests: Mapping[int, str]
+    spans: Sequence[Span]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job, ready to run: frames to read, and what is wanted of each object."""
+
+    frames: Frames
+    goals: Sequence[Goal]
+
+
+class Opener(Protocol):
+    """Turns a job's request into work; called on the job's thread, again after a restart."""
+
+    def __call__(self, request: Mapping[str, Any]) -> Work: ...
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One sweep over the frames in one direction: per object its prompts and its frames."""
+
+    reverse: bool
+    prompts: list[tuple[int, str, PixelPrompt]]
+    wanted: dict[str, dict[int, str]]  # object -> frame -> digest of its anchor
+
+    @property
+    def frames(self) -> tuple[int, int]:
+        """First frame and number of frames of the sweep."""
+        every = [frame for frames in self.wanted.values() for frame in frames]
+        anchors = [frame for frame, _, _ in self.prompts]
+        if self.reverse:
+            first = min(max(every) + 1, max(anchors))
+            return first, first - min(every) + 1
+        first = max(min(every) - 1, min(anchors))
+        return first, max(every) - first + 1
+
+
+class JobRunner:
+    """Runs jobs of a store, ``workers`` at a time."""
+
+    def __init__(
+        self,
+        store: TrackStore,
+        engine: Engine,
+        open_work: Opener,
+        *,
+        delivered: Callable[[Job], None],
+        workers: int = 2,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._open = open_work
+        self._delivered = delivered
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="track")
+        self._changed = threading.Condition()
+        self._cancelled: set[str] = set()
+        self._stopping = False
+
+    def submit(self, track: str, request: Mapping[str, Any]) -> Job:
+        """Begin a job, or join the one that is doing the same."""
+        digest = hashlib.sha256(json.dumps([track, request], sort_keys=True).encode()).hexdigest()
+        job, new = self._store.add_job(uuid.uuid4().hex[:12], track, digest, request)
+        if new:
+            self._pool.submit(self._run, job.id)
+        return job
+
+    def resume(self) -> int:
+        """Take up what a stopped process left unfinished; returns the number of jobs."""
+        unfinished = self._store.jobs(unfinished=True)
+        for job in reversed(unfinished):
+            self._pool.submit(self._run, job.id)
+        return len(unfinished)
+
+    def wait(self, job_id: str, timeout: float) -> Job:
+        """The job when it has ended, or as it stands after ``timeout`` seconds.
+
+        Raises:
+            KeyError: there is no such job.
+        """
+        end = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                job = self._job(job_id)
+                left = end - time.monotonic()
+                if job.state.ended or left <= 0:
+                    return job
+                self._changed.wait(min(left, 1.0))
+
+    def cancel(self, job_id: str) -> Job:
+        """Stop a job after the frame it is at; what it finished stays.
+
+        Raises:
+            KeyError: there is no such job.
+        """
+        job = self._job(job_id)
+        if not job.state.ended:
+            self._cancelled.add(job_id)
+            if job.state is JobState.QUEUED:
+                self._store.update_job(job_id, state=JobState.CANCELLED)
+            self._notify()
+        return self._job(job_id)
+
+    def close(self) -> None:
+        """Stop after the frames under way; unfinished jobs are taken up at the next start."""
+        self._stopping = True
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _job(self, job_id: str) -> Job:
+        job = self._store.job(job_id)
+        if job is None:
+            raise KeyError(job_id)
+        return job
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _run(self, job_id: str) -> None:
+        job = self._job(job_id)
+        if job.state.ended or self._stopping:
+            return
+        state, message = JobState.DONE, ""
+        try:
+            self._store.update_job(job_id, state=JobState.RUNNING)
+            self._work(job)
+            if self._stopping:
+                return
+            if job_id in self._cancelled:
+                state = JobState.CANCELLED
+        except (MediaError, MissingMedia, EngineError) as error:
+            state, message = JobState.FAILED, str(error)
+            logger.warning("job %s failed: %s", job_id, error)
+        except Exception:  # thread boundary: the job ends, with the cause in the log
+            state, message = JobState.FAILED, "the backend failed on this job; its log says why"
+            logger.exception("job %s failed", job_id)
+        self._cancelled.discard(job_id)
+        self._store.update_job(job_id, state=state, message=message)
+        self._notify()
+        ended = self._job(job_id)
+        if ended.deliver and state is not JobState.CANCELLED:
+            self._deliver(ended)
+
+    def _deliver(self, job: Job) -> None:
+        try:
+            self._delivered(job)
+        except Exception:  # thread boundary: the masks stay in the store for "status"
+            logger.exception("job %s: its result could not be delivered", job.id)
+
+    def _work(self, job: Job) -> None:
+        self._engine.wait_ready(READY_SECONDS)
+        work = self._open(job.request)
+        goals = [goal for goal in work.goals if goal.spans]
+        total = sum(len(span.frames) for goal in goals for span in goal.spans)
+        stored = self._store.anchors(job.track)
+        passes = [self._plan(job.track, goals, stored, reverse) for reverse in (False, True)]
+        left = sum(len(frames) for each in passes for frames in each.wanted.values())
+        self._store.update_job(job.id, total=total, done=total - left)
+        done = total - left
+        for sweep in passes:
+            if sweep.wanted:
+                done = self._sweep(job, work.frames, sweep, done)
+
+    def _plan(
+        self,
+        track: str,
+        goals: Sequence[Goal],
+        stored: Mapping[tuple[str, int], str],
+        reverse: bool,
+    ) -> _Pass:
+        """What is still to be done in one direction.
+
+        Frames that are stored and follow from the same prompt are done. Where a span was
+        interrupted, its last finished mask stands in for what the tracker remembered.
+        """
+        prompts: list[tuple[int, str, PixelPrompt]] = []
+        wanted: dict[str, dict[int, str]] = {}
+        for goal in goals:
+            spans = [span for span in goal.spans if span.reverse == reverse]
+            for span in spans:
+                digest = goal.digests[span.anchor]
+                frames = list(span.frames)
+                left = [f for f in frames if stored.get((goal.object_id, f)) != digest]
+                wanted.setdefault(goal.object_id, {}).update(dict.fromkeys(left, digest))
+                if left and left[0] != frames[0]:
+                    last = frames[frames.index(left[0]) - 1]
+                    mask = next(self._store.masks(track, object_id=goal.object_id, frame=last))
+                    prompts.append((last, goal.object_id, _mask_prompt(mask)))
+            if wanted.get(goal.object_id):
+                anchors = [span.anchor for span in spans]
+                prompts += [
+                    (frame, goal.object_id, prompt)
+                    for frame, prompt in goal.prompts.items()
+                    if (frame >= min(anchors) if reverse else frame <= max(anchors))
+                ]
+        wanted = {name: frames for name, frames in wanted.items() if frames}
+        return _Pass(reverse, sorted(prompts, key=lambda item: item[0]), wanted)
+
+    def _sweep(self, job: Job, frames: Frames, sweep: _Pass, done: int) -> int:
+        """One pass over the frames; returns how many masks are done. Stops when cancelled."""
+        tracker = self._engine.open_tracker(frames)
+        for frame, object_id, prompt in sweep.prompts:
+            if self._interrupted(job.id):
+                return done
+            tracker.prompt(frame, object_id, prompt)
+        first, count = sweep.frames
+        for frame, objects in tracker.step(first, count, reverse=sweep.reverse):
+            found = [
+                _tracked(each, frame, sweep.wanted[each.object_id][frame])
+                for each in objects
+                if frame in sweep.wanted.get(each.object_id, {})
+            ]
+            done += len(found)
+            if found:
+                self._store.put_masks(job.track, found, job_id=job.id, done=done)
+                self._notify()
+            if self._interrupted(job.id):
+                return done
+        return done
+
+    def _interrupted(self, job_id: str) -> bool:
+        return self._stopping or job_id in self._cancelled
+
+
+def _tracked(found: TrackedObject, frame: int, anchor: str) -> TrackedMask:
+    return TrackedMask(found.object_id, frame, anchor, found.mask, found.iou, found.presence)
+
+
+def _mask_prompt(found: TrackedMask) -> PixelPrompt:
+    return PixelPrompt(np.zeros((0, 2)), np.zeros(0, dtype=bool), mask=found.mask)

@@ -1,0 +1,187 @@
+"""A frame sequence (``<Image valueList>``) of a task: its objects, prompts and results."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from backend.labelstudio.json_values import mappings
+from backend.labelstudio.media_refs import media_uri, page_count
+from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
+from backend.labelstudio.regions import rasterise
+from backend.labelstudio.results import part_id, region_id, region_results
+from backend.labelstudio.results_in import result_lists
+from backend.labelstudio.tags import ImageTag, LabelConfig
+from backend.tracking.objects import SequenceObject, changed, gather_objects
+from backend.tracking.store import TrackedMask, TrackStore
+
+MAX_PARTS = 12  # regions that one mask may become where answers are polygons
+
+
+@dataclass(frozen=True)
+class FrameSequence:
+    """The pages that an Image tag shows for a task, and what is known of them.
+
+    Attributes:
+        project: Label Studio's ``<id>.<creation time>``.
+        label_config: the XML that ``config`` was read from.
+        model_version: part of the track's name, as other weights find other masks.
+    """
+
+    project: str
+    task: Mapping[str, Any]
+    label_config: str
+    config: LabelConfig
+    tag: ImageTag
+    model_version: str
+    store: TrackStore
+
+    @cached_property
+    def pages(self) -> int:
+        """Number of pages.
+
+        Raises:
+            MissingMedia: the task has no such list.
+        """
+        return page_count(self.data, self.tag)
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """The task's data."""
+        data = self.task.get("data")
+        return data if isinstance(data, Mapping) else {}
+
+    @cached_property
+    def track(self) -> str:
+        """Names what is tracked: the same pages of the same task by the same model."""
+        addresses = [media_uri(self.data, self.tag, page) for page in range(self.pages)]
+        parts = [self.project, str(self.task.get("id")), self.tag.name, self.model_version]
+        return hashlib.sha256("\n".join([*parts, *addresses]).encode()).hexdigest()[:32]
+
+    @cached_property
+    def known(self) -> dict[str, SequenceObject]:
+        """Objects of earlier commands, without prompts."""
+        return {
+            name: SequenceObject(name, tuple(found["labels"]), found["from_name"])
+            for name, found in self.store.objects(self.track).items()
+        }
+
+    def mask_of(self, object_id: str, page: int) -> np.ndarray | None:
+        """The mask that was found of an object on a page."""
+        found = next(self.store.masks(self.track, object_id=object_id, frame=page), None)
+        return found.mask if found is not None else None
+
+    def saved_results(self) -> list[dict[str, Any]]:
+        """What the annotation at hand holds: the newest draft, else the newest annotation."""
+        for kind in ("drafts", "annotations"):
+            for entry in result_lists(self.task.get(kind)):
+                if not entry.get("was_cancelled"):
+                    return [dict(item) for item in mappings(entry.get("result"))]
+        return []
+
+    def objects(self, results: Iterable[Mapping[str, Any]]) -> list[SequenceObject]:
+        """The objects that the annotator marked on any page of ``results``."""
+        prompts = [
+            prompt
+            for prompt in prompts_from_context({"result": list(results)}, self.config).objects
+            if prompt.image == self.tag.name and (prompt.item_index or 0) < self.pages
+        ]
+        sent = self._sent_ids()
+
+        def sent_to(prompt: ObjectPrompt) -> tuple[str, bool] | None:
+            owner = sent.get(prompt.source_ids[0]) if prompt.source_ids else None
+            if owner is None or owner[1] != (prompt.item_index or 0):
+                return None
+            return owner[0], self._touched(owner[0], prompt)
+
+        return gather_objects(prompts, self.known, self.mask_of, sent_to)
+
+    def results(
+        self, found: TrackedMask, like: ObjectPrompt | None = None
+    ) -> list[dict[str, object]]:
+        """The regions that show a tracked mask on its page; none where the object is absent.
+
+        Args:
+            like: a prompt on the sequence, whose picture size and rotation are copied.
+
+        Raises:
+            LabelMismatch: no answer tag has the object's label.
+        """
+        prompt = self._page_prompt(self.known[found.object_id], found.frame, like)
+        identifier = region_id(prompt, anchor=found.object_id)
+        return region_results(
+            prompt, found.mask, score=found.iou, config=self.config, region_id=identifier
+        )
+
+    def remember(self, objects: Iterable[SequenceObject]) -> None:
+        """Keep what the objects are, for the commands that follow."""
+        for each in objects:
+            self.store.describe(
+                self.track, each.id, {"labels": list(each.labels), "from_name": each.from_name}
+            )
+            self.known[each.id] = SequenceObject(each.id, each.labels, each.from_name)
+
+    def owner_at(self, prompt: ObjectPrompt, mask: np.ndarray) -> str | None:
+        """The tracked object that a fresh mask on a page corrects: same label, half the place."""
+        page = prompt.item_index or 0
+        for name, known in self.known.items():
+            if known.labels != prompt.labels:
+                continue
+            before = self.mask_of(name, page)
+            if before is None or before.shape != mask.shape:
+                continue
+            union = int((before | mask).sum())
+            if union and int((before & mask).sum()) / union >= 0.5:
+                return name
+        return None
+
+    def _page_prompt(
+        self, known: SequenceObject, page: int, like: ObjectPrompt | None
+    ) -> ObjectPrompt:
+        return ObjectPrompt(
+            image=self.tag.name,
+            item_index=page,
+            labels=known.labels,
+            from_name=known.from_name,
+            original_width=like.original_width if like else None,
+            original_height=like.original_height if like else None,
+            image_rotation=like.image_rotation if like else 0.0,
+        )
+
+    def _sent_ids(self) -> dict[str, tuple[str, int]]:
+        """By region id: the object and page that the service gave it to."""
+        sent = {}
+        for name, page in self.store.anchors(self.track):
+            prompt = ObjectPrompt(self.tag.name, page)
+            whole = region_id(prompt, anchor=name)
+            for part in range(MAX_PARTS):
+                sent[part_id(whole, part)] = (name, page)
+        return sent
+
+    def _touched(self, object_id: str, prompt: ObjectPrompt) -> bool:
+        """Whether a human changed a region that the service sent."""
+        page = prompt.item_index or 0
+        mask = self.mask_of(object_id, page)
+        if mask is None:
+            return True
+        found = TrackedMask(object_id, page, "", mask, 0.0, 0.0)
+        for drawn in _drawn(self.results(found, prompt), self.config):
+            if drawn.source_ids == prompt.source_ids:
+                return _differs(drawn, prompt, *mask.shape)
+        return True
+
+
+def _drawn(results: list[dict[str, object]], config: LabelConfig) -> Iterator[ObjectPrompt]:
+    yield from prompts_from_context({"result": results}, config).objects
+
+
+def _differs(sent: ObjectPrompt, back: ObjectPrompt, height: int, width: int) -> bool:
+    if sent.shape is None or back.shape is None:
+        return sent.box != back.box
+    before = rasterise(sent.shape, width, height)
+    return changed(before, rasterise(back.shape, width, height))

@@ -1,0 +1,282 @@
+"""What tracking found and what it is doing, in one SQLite file that survives a kill.
+
+Masks are kept per track (a media of a task), object and frame, as zlib-compressed run
+lengths: what a job has finished is there for the next command, for a restart, and for
+exports, whoever asked for it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    id TEXT PRIMARY KEY,
+    track TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    request TEXT NOT NULL,
+    state TEXT NOT NULL,
+    done INTEGER NOT NULL DEFAULT 0,
+    total INTEGER NOT NULL DEFAULT 0,
+    message TEXT NOT NULL DEFAULT '',
+    deliver INTEGER NOT NULL DEFAULT 0,
+    created REAL NOT NULL,
+    updated REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS jobs_by_digest ON jobs (digest, state);
+CREATE TABLE IF NOT EXISTS masks (
+    track TEXT NOT NULL,
+    object TEXT NOT NULL,
+    frame INTEGER NOT NULL,
+    anchor TEXT NOT NULL,
+    height INTEGER NOT NULL,
+    width INTEGER NOT NULL,
+    runs BLOB NOT NULL,
+    iou REAL NOT NULL,
+    presence REAL NOT NULL,
+    PRIMARY KEY (track, object, frame)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS objects (
+    track TEXT NOT NULL,
+    object TEXT NOT NULL,
+    description TEXT NOT NULL,
+    PRIMARY KEY (track, object)
+) WITHOUT ROWID;
+"""
+
+
+class JobState(StrEnum):
+    """The life of a job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self in (JobState.DONE, JobState.CANCELLED, JobState.FAILED)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as it stands. ``request`` is JSON: everything needed to run it again."""
+
+    id: str
+    track: str
+    digest: str
+    request: Mapping[str, Any]
+    state: JobState
+    done: int
+    total: int
+    message: str
+    deliver: bool
+    created: float
+    updated: float
+
+
+@dataclass(frozen=True)
+class TrackedMask:
+    """One object on one frame.
+
+    Attributes:
+        anchor: digest of the prompt the mask follows from.
+        mask: bool ``[H, W]``; empty where the object is absent.
+        iou: predicted IoU, 0 to 1.
+        presence: logit of "the object is there", above 0 for yes.
+    """
+
+    object_id: str
+    frame: int
+    anchor: str
+    mask: np.ndarray
+    iou: float
+    presence: float
+
+
+class TrackStore:
+    """Jobs and masks; safe to share between threads, and with other processes to read."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(path, check_same_thread=False, timeout=30.0)
+        self._connection.row_factory = sqlite3.Row
+        with self._transaction() as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Close the file; everything is written already."""
+        with self._lock:
+            self._connection.close()
+
+    def add_job(
+        self, job_id: str, track: str, digest: str, request: Mapping[str, Any]
+    ) -> tuple[Job, bool]:
+        """Queue a job, or join one with the same ``digest`` that has not ended.
+
+        Returns:
+            The job, and whether it is new.
+        """
+        now = time.time()
+        with self._transaction() as connection:
+            row = connection.execute(
+                "SELECT * FROM jobs WHERE digest = ? AND state IN ('queued', 'running')", (digest,)
+            ).fetchone()
+            if row is not None:
+                return _job(row), False
+            connection.execute(
+                "INSERT INTO jobs (id, track, digest, request, state, created, updated) "
+                "VALUES (?, ?, ?, ?, 'queued', ?, ?)",
+                (job_id, track, digest, json.dumps(request), now, now),
+            )
+            row = connection.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+            return _job(row), True
+
+    def update_job(self, job_id: str, **changes: Any) -> None:
+        """Set columns of a job: state, done, total, message, deliver."""
+        allowed = {"state", "done", "total", "message", "deliver"}
+        if not changes.keys() <= allowed:
+            raise ValueError(f"not columns of a job: {sorted(changes.keys() - allowed)}")
+        columns = ", ".join(f"{name} = ?" for name in changes)
+        values = [*changes.values(), time.time(), job_id]
+        with self._transaction() as connection:
+            connection.execute(f"UPDATE jobs SET {columns}, updated = ? WHERE id = ?", values)  # noqa: S608 - names checked above
+
+    def job(self, job_id: str) -> Job | None:
+        """The job called ``job_id``."""
+        with self._transaction() as connection:
+            row = connection.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        return _job(row) if row is not None else None
+
+    def jobs(self, *, track: str | None = None, unfinished: bool = False) -> list[Job]:
+        """Jobs, the newest first; of one track, or only those that have not ended."""
+        query, values = "SELECT * FROM jobs WHERE 1", []
+        if track is not None:
+            query, values = query + " AND track = ?", [track]
+        if unfinished:
+            query += " AND state IN ('queued', 'running')"
+        with self._transaction() as connection:
+            rows = connection.execute(query + " ORDER BY created DESC", values).fetchall()
+        return [_job(row) for row in rows]
+
+    def put_masks(self, track: str, masks: list[TrackedMask], *, job_id: str, done: int) -> None:
+        """Store what was found on a frame together with the job's progress: both or neither."""
+        rows = [
+            (track, m.object_id, m.frame, m.anchor, *m.mask.shape, pack(m.mask), m.iou, m.presence)
+            for m in masks
+        ]
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+            )
+            connection.execute(
+                "UPDATE jobs SET done = ?, updated = ? WHERE id = ?", (done, time.time(), job_id)
+            )
+
+    def masks(
+        self, track: str, *, object_id: str | None = None, frame: int | None = None
+    ) -> Iterator[TrackedMask]:
+        """What was found, in order of object and frame; decoded one by one."""
+        query = "SELECT * FROM masks WHERE track = ?"
+        values: list[str | int] = [track]
+        if object_id is not None:
+            query, values = query + " AND object = ?", [*values, object_id]
+        if frame is not None:
+            query, values = query + " AND frame = ?", [*values, frame]
+        with self._transaction() as connection:
+            rows = connection.execute(query + " ORDER BY object, frame", values).fetchall()
+        for row in rows:
+            mask = unpack(row["runs"], row["height"], row["width"])
+            yield TrackedMask(
+                row["object"], row["frame"], row["anchor"], mask, row["iou"], row["presence"]
+            )
+
+    def anchors(self, track: str) -> dict[tuple[str, int], str]:
+        """By object and frame: the digest of the prompt that the stored mask follows from."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "SELECT object, frame, anchor FROM masks WHERE track = ?", (track,)
+            ).fetchall()
+        return {(row["object"], row["frame"]): row["anchor"] for row in rows}
+
+    def describe(self, track: str, object_id: str, description: Mapping[str, Any]) -> None:
+        """Remember what an object is (labels, names): JSON, for later requests and exports."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO objects VALUES (?, ?, ?)",
+                (track, object_id, json.dumps(description)),
+            )
+
+    def objects(self, track: str) -> dict[str, dict[str, Any]]:
+        """The objects of a track with their descriptions."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "SELECT object, description FROM objects WHERE track = ?", (track,)
+            ).fetchall()
+        return {row["object"]: json.loads(row["description"]) for row in rows}
+
+    def forget(self, track: str) -> None:
+        """Drop everything that is known of a track; its jobs stay as a record."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM masks WHERE track = ?", (track,))
+            connection.execute("DELETE FROM objects WHERE track = ?", (track,))
+
+    def forget_masks(self, track: str) -> None:
+        """Drop what was found on a track, and keep what its objects are."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM masks WHERE track = ?", (track,))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._connection:
+            yield self._connection
+
+
+def pack(mask: np.ndarray) -> bytes:
+    """A bool mask ``[H, W]`` as compressed run lengths, row by row, beginning with background."""
+    flat = np.concatenate(([False], mask.ravel(), [False]))
+    edges = np.flatnonzero(flat[1:] != flat[:-1]).astype(np.int64)
+    runs = np.diff(edges, prepend=0)
+    return zlib.compress(runs.astype("<u4").tobytes(), level=1)
+
+
+def unpack(runs: bytes, height: int, width: int) -> np.ndarray:
+    """Undo ``pack``: bool ``[height, width]``."""
+    lengths = np.frombuffer(zlib.decompress(runs), dtype="<u4").astype(np.int64)
+    ends = np.cumsum(lengths)
+    flat = np.zeros(height * width, dtype=bool)
+    for start, stop in zip(ends[0::2], ends[1::2], strict=True):
+        flat[start:stop] = True
+    return flat.reshape(height, width)
+
+
+def _job(row: sqlite3.Row) -> Job:
+    return Job(
+        id=row["id"],
+        track=row["track"],
+        digest=row["digest"],
+        request=json.loads(row["request"]),
+        state=JobState(row["state"]),
+        done=row["done"],
+        total=row["total"],
+        message=row["message"],
+        deliver=bool(row["deliver"]),
+        created=row["created"],
+        updated=row["updated"],
+    )

@@ -1,0 +1,306 @@
+"""Frame sequences: one click, ``track``, masks on all pages; corrections; jobs; restarts."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from backend.labelstudio.results import region_mask
+from backend.tracking.store import JobState
+from tests.backend.conftest import box, click
+
+CONFIG = """<View>
+  <Image name="image" valueList="$frames"/>
+  <BrushLabels name="mask" toName="image"><Label value="Cat"/><Label value="Dog"/></BrushLabels>
+  <KeyPointLabels name="kp" toName="image" smart="true">
+    <Label value="Cat"/><Label value="Dog"/>
+  </KeyPointLabels>
+  <RectangleLabels name="box" toName="image" smart="true"><Label value="Cat"/></RectangleLabels>
+  <TextArea name="cmd" toName="image" placeholder="SAM 2: track"/>
+</View>"""
+PAGES = 10
+
+
+class Editor:
+    """An annotator's editor with Auto-Accept on: answers are kept, replaced by id, saved."""
+
+    def __init__(self, bench):
+        self.bench = bench
+        self.regions: dict[str, dict] = {}
+        self.text = ""
+
+    def task(self):
+        frames = [f"/data/upload/1/{page}.png" for page in range(PAGES)]
+        drafts = [{"id": 1, "result": list(self.regions.values())}] if self.regions else []
+        return {"id": 7, "data": {"frames": frames}, "drafts": drafts}
+
+    def send(self, *results):
+        reply = self.bench.predict(list(results), task=self.task(), config=CONFIG)
+        for item in reply["result"]:
+            if item["type"] == "textarea":
+                self.text = "".join(item["value"]["text"])
+            else:
+                self.regions[item["id"]] = item
+        return [item for item in reply["result"] if item["type"] != "textarea"]
+
+    def click(self, x, y, page, label="Cat"):
+        name = f"kp-{x}-{y}-{page}-{len(self.regions)}"
+        return self.send(click(x, y, label, identifier=name, page=page))
+
+    def say(self, *entries):
+        item = {"value": {"text": list(entries)}, "id": "t", "from_name": "cmd"}
+        return self.send({**item, "to_name": "image", "type": "textarea"})
+
+    def masks(self, label="Cat"):
+        """By page: the union of the masks of a label, and how many there are."""
+        found: dict[int, list[np.ndarray]] = {}
+        for region in self.regions.values():
+            if region["value"]["brushlabels"] == [label]:
+                found.setdefault(region["item_index"], []).append(region_mask(region))
+        return found
+
+
+@pytest.fixture
+def editor(bench):
+    bench.engine.wait_ready(5)
+    return Editor(bench)
+
+
+def columns(mask):
+    found = np.flatnonzero(mask.any(axis=0))
+    return int(found[0]), int(found[-1])
+
+
+def test_one_click_and_track_fill_every_page(editor):
+    [first] = editor.click(30, 50, page=0)
+    tracked = editor.say("track")
+    assert sorted(region["item_index"] for region in tracked) == list(range(1, PAGES))
+    assert len({region["id"] for region in tracked} | {first["id"]}) == PAGES
+    start, _ = columns(editor.masks()[0][0])
+    for page, masks in editor.masks().items():
+        assert len(masks) == 1
+        assert columns(masks[0])[0] == start + page
+    assert editor.text == "SAM 2: frames 1-9 of 10 done"
+
+
+def test_asking_again_tracks_nothing_and_sends_nothing(editor, bench):
+    editor.click(30, 50, page=0)
+    editor.say("track")
+    steps = len(bench.steps)
+    assert editor.say("track") == []
+    assert editor.say("status") == []
+    assert len(bench.steps) == steps
+
+
+def test_ranges_and_directions(editor):
+    editor.click(30, 50, page=4)
+    assert sorted(r["item_index"] for r in editor.say("track 2-6")) == [2, 3, 5, 6]
+    assert sorted(r["item_index"] for r in editor.say("track back")) == [0, 1]
+    assert sorted(r["item_index"] for r in editor.say("track both")) == [7, 8, 9]
+    assert "no range" in (editor.say("track 20-30"), editor.text)[1]
+
+
+def test_a_correction_changes_only_the_pages_behind_it(editor, bench):
+    editor.click(30, 50, page=0)
+    editor.say("track")
+    before = {page: masks[0] for page, masks in editor.masks().items()}
+    # The annotator deletes the mask of page 5 and clicks anew, elsewhere.
+    [gone] = [r["id"] for r in editor.regions.values() if r["item_index"] == 5]
+    del editor.regions[gone]
+    editor.click(60, 50, page=5)
+    bench.steps.clear()
+    changed = editor.say("track")
+    assert sorted(region["item_index"] for region in changed) == [6, 7, 8, 9]
+    after = editor.masks()
+    assert all(len(masks) == 1 for masks in after.values())
+    assert all((after[page][0] == before[page]).all() for page in range(5))
+    start, _ = columns(after[5][0])
+    assert [columns(after[page][0])[0] - start for page in range(6, 10)] == [1, 2, 3, 4]
+    assert min(bench.steps) >= 5
+
+
+def test_a_correction_between_two_stops_at_the_next(editor):
+    editor.click(30, 50, page=0)
+    editor.say("track")
+    for page, x in ((7, 70), (3, 60)):
+        [gone] = [r["id"] for r in editor.regions.values() if r["item_index"] == page]
+        del editor.regions[gone]
+        editor.click(x, 50, page=page)
+        changed = sorted(region["item_index"] for region in editor.say("track"))
+        assert changed == ([8, 9] if page == 7 else [4, 5, 6])
+
+
+def test_what_a_human_painted_is_a_prompt_and_is_kept(editor):
+    """A tracked region that was painted over rules the pages behind it and is not replaced."""
+    editor.click(30, 50, page=0)
+    editor.say("track")
+    [region] = [r for r in editor.regions.values() if r["item_index"] == 4]
+    painted = np.zeros((200, 300), bool)
+    painted[50:150, 200:260] = True
+    from backend.labelstudio.brush_rle import encode_brush
+
+    region = {**region, "value": {**region["value"], "rle": encode_brush(painted)}}
+    editor.regions[region["id"]] = region
+    changed = editor.say("track")
+    assert sorted(r["item_index"] for r in changed) == [5, 6, 7, 8, 9]
+    assert editor.regions[region["id"]] is region
+    assert columns(editor.masks()[9][0]) == (205, 264)
+
+
+def test_a_box_around_a_tracked_object_corrects_it_in_place(editor):
+    editor.click(30, 50, page=0)
+    editor.say("track")
+    [tracked] = [r for r in editor.regions.values() if r["item_index"] == 3]
+    item = box(23, 39, 17, 24, identifier="redrawn")
+    [answer] = editor.send({**item, "item_index": 3})
+    assert answer["id"] == tracked["id"]
+    assert sorted(r["item_index"] for r in editor.say("track")) == [4, 5, 6, 7, 8, 9]
+
+
+def test_two_objects_of_one_label_and_one_of_another(editor):
+    editor.click(20, 30, page=0)
+    editor.click(70, 70, page=0)
+    editor.click(50, 50, page=2, label="Dog")
+    editor.say("track")
+    cats, dogs = editor.masks("Cat"), editor.masks("Dog")
+    assert all(len(cats[page]) == 2 for page in range(PAGES))
+    assert sorted(dogs) == list(range(2, PAGES))
+    assert len({region["id"] for region in editor.regions.values()}) == 2 * PAGES + 8
+
+
+def test_prompts_of_several_pages_are_one_object(editor):
+    editor.send(click(30, 50, identifier="a", page=0), click(60, 50, identifier="b", page=6))
+    editor.say("track")
+    masks = editor.masks()
+    assert all(len(masks[page]) == 1 for page in range(PAGES))
+    assert columns(masks[9][0])[0] == columns(masks[6][0])[0] + 3
+
+
+def test_the_draft_may_be_late(editor, bench):
+    """The answer of the last seconds counts although no draft holds it yet."""
+    editor.click(30, 50, page=0)
+    editor.regions.clear()
+    assert len(editor.say("track")) == PAGES - 1
+
+
+def test_nothing_marked_help_and_single_pictures(editor, bench):
+    editor.say("track")
+    assert "nothing is marked" in editor.text
+    editor.say("help")
+    assert "track both" in editor.text
+    item = {"value": {"text": ["track"]}, "id": "t", "from_name": "s", "to_name": "image"}
+    config = CONFIG.replace('valueList="$frames"', 'value="$image"').replace('"cmd"', '"s"')
+    reply = bench.predict([{**item, "type": "textarea"}], config=config)
+    assert "single picture" in reply["result"][0]["value"]["text"][0]
+
+
+class TestLongTracks:
+    @pytest.fixture
+    def bench(self, make_bench):
+        return make_bench(track_budget_seconds=0.3)
+
+    def test_a_reply_keeps_its_time_and_status_brings_the_rest(self, editor, bench):
+        editor.click(30, 50, page=0)
+        bench.track_hold.clear()
+        start = time.monotonic()
+        assert editor.say("track") == []
+        assert time.monotonic() - start < 1.5
+        assert "type status" in editor.text
+        bench.track_hold.set()
+        job = bench.store.jobs()[0]
+        assert bench.tracking.jobs.wait(job.id, 5).state is JobState.DONE
+        assert len(editor.say("status")) == PAGES - 1
+
+    def test_a_job_that_outlives_its_request_is_stored_as_a_prediction(self, editor, bench):
+        editor.click(30, 50, page=0)
+        bench.track_hold.clear()
+        editor.say("track")
+        bench.track_hold.set()
+        _until(lambda: bench.published)
+        [published] = bench.published
+        pages = [region["item_index"] for region in published["result"]]
+        assert sorted(pages) == list(range(PAGES))
+
+    def test_the_same_command_joins_the_running_job(self, editor, bench):
+        editor.click(30, 50, page=0)
+        bench.track_hold.clear()
+        editor.say("track")
+        editor.say("track")
+        assert len(bench.store.jobs()) == 1
+
+    def test_stop_keeps_what_is_done(self, editor, bench):
+        editor.click(30, 50, page=0)
+        bench.track_hold.clear()
+        editor.say("track")
+        bench.track_hold.set()
+        editor.say("stop")
+        _until(lambda: bench.store.jobs()[0].state.ended)
+        assert editor.say("status") is not None
+
+    def test_clear_forgets(self, editor, bench):
+        editor.click(30, 50, page=0)
+        editor.say("track")
+        editor.say("clear")
+        assert editor.text == ""
+        assert editor.say("status") == []
+
+    def test_a_page_that_cannot_be_read_is_told_and_the_rest_is_kept(self, editor, bench):
+        editor.click(30, 50, page=0)
+        fetch = bench.shelf.fetch
+
+        def broken(uri, *, task_id=None):
+            return fetch("missing" if uri.endswith("/5.png") else uri, task_id=task_id)
+
+        bench.shelf.fetch = broken
+        editor.say("track")
+        _until(lambda: bench.store.jobs()[0].state.ended)
+        editor.say("status")
+        assert "not there" in editor.text
+        assert sorted(editor.masks()) == [0, 1, 2, 3, 4]
+
+
+def test_redo_tracks_anew(editor, bench):
+    editor.click(30, 50, page=0)
+    editor.say("track")
+    bench.steps.clear()
+    editor.say("redo")
+    assert len(bench.steps) >= PAGES - 1
+
+
+def test_a_restart_goes_on_after_the_last_finished_frame(make_bench):
+    first = make_bench(track_budget_seconds=0.2)
+    first.engine.wait_ready(5)
+    editor = Editor(first)
+    editor.click(30, 50, page=0)
+    put = first.store.put_masks
+
+    def stop_after_four(track, masks, **kwargs):
+        put(track, masks, **kwargs)
+        if masks[0].frame == 4:
+            first.tracking.jobs._stopping = True
+
+    first.store.put_masks = stop_after_four
+    editor.say("track")
+    first.tracking.jobs.close()
+    assert first.store.jobs()[0].state is JobState.RUNNING  # as a kill would leave it
+    second = make_bench(track_budget_seconds=5)
+    second.engine.wait_ready(5)
+    assert second.tracking.jobs.resume() == 1
+    job = second.store.jobs()[0]
+    assert second.tracking.jobs.wait(job.id, 5).state is JobState.DONE
+    assert min(second.steps) >= 4
+    editor.bench = second
+    editor.say("status")
+    start, _ = columns(editor.masks()[0][0])
+    assert [columns(editor.masks()[page][0])[0] - start for page in range(PAGES)] == list(
+        range(PAGES)
+    )
+
+
+def _until(condition, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
