@@ -144,6 +144,13 @@ def test_two_results_with_one_id_are_one_prompt_labelled_by_the_labels_result():
         assert prompt.source_ids == ("r",)
 
 
+def test_the_separate_label_goes_before_the_tools_own():
+    named = {**click(10, 10, "Dog", id="p"), "from_name": "labels", "type": "labels"}
+    for items in ([click(10, 10, "Cat", id="p"), named], [named, click(10, 10, "Cat", id="p")]):
+        [prompt] = objects(*items)
+        assert prompt.labels == ("Dog",)
+
+
 def test_unlabelled_prompts():
     bare = click(10, 10)
     bare["value"] = {"x": 10, "y": 10, "width": 0.2}

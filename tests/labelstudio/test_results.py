@@ -256,6 +256,16 @@ def test_ids_are_unique_and_stable(places):
     assert all(len(identifier) >= 10 and identifier.isalnum() for identifier in ids)
 
 
+def test_ids_differ_by_object_page_and_picture():
+    prompts = [
+        ObjectPrompt(image, item_index=page, source_ids=(first,))
+        for image in ("left", "right")
+        for page in (None, 0, 1)
+        for first in ("a", "b")
+    ]
+    assert len({region_id(prompt) for prompt in prompts}) == len(prompts)
+
+
 @given(NAMES, st.lists(NAMES, max_size=4), st.floats(0, 100))
 def test_further_prompts_do_not_change_the_id(first, more, x):
     prompt = ObjectPrompt("img", source_ids=(first,), points=(PointPrompt(1, 1, True, first),))
