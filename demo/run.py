@@ -35,14 +35,14 @@ INSTRUCTIONS = """
   Open      {url}
   Log in    {email}   password {password}
 
-  1. Click on a task to open it.
+  1. Click on the first task to open it.
   2. Below the picture, switch "Auto-Annotation" on.
-  3. In the toolbar beside the picture, hover over the tool with the wand and
-     choose the key point; press 1 (or click on a label).
-  4. Click on the flower: a mask appears. Accept it with the tick, or press
-     the label's key again and click where the mask should grow; Alt+click
-     where it should not be.
-  5. The wand's rectangle works the same: choose a label, drag a box.
+  3. Press M, or choose the last tool beside the picture ("Auto-Detect").
+  4. Press 1 (the label "Flower" in the row "Point"), click on the bud of the
+     flower: a mask appears. Accept it with the tick below the picture.
+  5. To correct a mask before that: press 1 again, then click on what it
+     misses, or Alt+click on what it should not cover.
+  6. For boxes, hover over the same tool, choose the rectangle, press 4, drag.
 
   The demo's small weights are rough: one object that stands out from what is
   around it, such as those in the sample photos. For the official ones:

@@ -1,0 +1,246 @@
+"""Label Studio's image editor, driven as an annotator drives it.
+
+Clicks, drags and hot spots go through the page; only what a screen cannot tell reliably (which
+regions exist, whether an answer is awaited) is read from the editor's own state, ``window.Htx``.
+Written for the editor of Label Studio 1.23.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from playwright.sync_api import Page, Response
+
+_ANSWER_MS = 60_000
+_ANNOTATION = re.compile(r"/api/(tasks/\d+/annotations|annotations/\d+)")
+_READY = """() => {
+  const objects = window.Htx?.annotationStore?.selected?.objects;
+  return objects?.length && [...objects].every(
+    (o) => o.type !== 'image' || (o.stageRef && o.currentImageEntity?.imageLoaded));
+}"""
+# Where on the page a point of the image is; x and y in percent.
+_POSITION = """([x, y]) => {
+  const o = Htx.annotationStore.selected.objects.find((o) => o.type === 'image');
+  const stage = o.stageRef.container().getBoundingClientRect();
+  const scale = o.stageScale ?? 1;
+  return [stage.left + (o.zoomingPositionX || 0) + o.stageWidth * scale * x / 100,
+          stage.top + (o.zoomingPositionY || 0) + o.stageHeight * scale * y / 100];
+}"""
+# Position of a label among all rendered labels, which stand in the order of the config.
+_LABEL_INDEX = """([control, value]) => {
+  const labels = [];
+  const walk = (node, name) => {
+    if (node.type === 'label') labels.push([name, node._value ?? node.value]);
+    (node.children || []).forEach((child) => walk(child, node.type === 'label' ? name : node.name));
+  };
+  walk(Htx.annotationStore.selected.root, null);
+  return labels.findIndex(([name, label]) => name === control && label === value);
+}"""
+_STATE = """() => {
+  const annotation = Htx.annotationStore.selected;
+  const region = (r) => ({id: r.cleanId ?? r.id, type: r.type, label: r.labelName ?? null,
+                          prompt: Boolean(r.dynamic), page: r.item_index ?? null});
+  const isRegion = (r) => (r.type || '').endsWith('region');
+  const texts = [...annotation.names.values()].filter((t) => t.type === 'textarea');
+  return {
+    regions: [...annotation.regions].filter(isRegion).map(region),
+    suggestions: [...annotation.suggestions.values()].filter(isRegion).map(region),
+    text: texts.flatMap((t) => [...t.regions].map((line) => line._value)),
+    tool: window.ToolManager.allInstances().map((m) => m.findSelectedTool())
+      .filter(Boolean).map((t) => (t.dynamic ? 'smart ' : '') + t.toolName)[0] ?? null,
+  };
+}"""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A region of the editor; ``prompt`` says that it is a smart tool's, not the annotator's."""
+
+    id: str
+    type: str
+    label: str | None
+    prompt: bool
+    page: int | None
+
+
+@dataclass(frozen=True)
+class State:
+    """What the editor holds now. ``text`` is every line of every text area."""
+
+    regions: list[Region]
+    suggestions: list[Region]
+    text: list[str]
+    tool: str | None
+
+    @property
+    def masks(self) -> list[Region]:
+        """Accepted brush regions."""
+        return [region for region in self.regions if region.type == "brushregion"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one prompt: the request's body, and the reply's items or errors."""
+
+    request: dict[str, Any]
+    results: list[dict[str, Any]]
+    errors: list[str]
+    seconds: float
+
+
+class Editor:
+    """The labeling view of one Label Studio, in a logged-in page."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.url = url
+
+    def log_in(self, email: str, password: str) -> None:
+        """Fill in the login form."""
+        self.page.goto(f"{self.url}/user/login/", wait_until="domcontentloaded")
+        self.page.fill("input[name=email]", email)
+        self.page.fill("input[name=password]", password)
+        self.page.click("button[type=submit]")
+        self.page.wait_for_url(lambda url: "/login" not in url, wait_until="domcontentloaded")
+
+    def open(self, project: int, task: int, *, auto_accept: bool = False) -> None:
+        """Open a task with Auto-Annotation on, and wait until its image is drawn."""
+        # The editor keeps both toggles in the browser's storage for this address; setting them
+        # first is the same as clicking them.
+        self.page.goto(f"{self.url}/health")
+        self.page.evaluate(
+            """(accept) => {
+              localStorage.setItem('autoAnnotation', 'true');
+              localStorage.setItem('autoAcceptSuggestions', String(accept));
+            }""",
+            auto_accept,
+        )
+        self.page.goto(
+            f"{self.url}/projects/{project}/data?task={task}", wait_until="domcontentloaded"
+        )
+        self.wait_for_image()
+
+    def wait_for_image(self) -> None:
+        """Wait until the current image is loaded and drawn."""
+        self.page.wait_for_function(_READY)
+        # The stage is laid out once more after the image has come.
+        self.page.wait_for_timeout(300)
+
+    def choose_tool(self, tool: str) -> None:
+        """Choose a smart tool, ``key-point-tool`` or ``rectangle-tool``, in its hover menu."""
+        button = self.page.locator(".lsf-toolbar__group").last.locator("> button.lsf-tool_smart")
+        button.hover()
+        self.page.locator(f'.lsf-toolbar__smart button[aria-label="{tool}"]').first.click(
+            force=True
+        )
+        self.page.mouse.move(5, 5)
+        self._wait_until(lambda: (self.state().tool or "").startswith("smart"))
+
+    def choose_label(self, control: str, value: str) -> None:
+        """Click on the label ``value`` of the tag named ``control``."""
+        index = self.page.evaluate(_LABEL_INDEX, [control, value])
+        assert index >= 0, f"no label {value} in {control}"
+        self.page.locator(".lsf-label:visible").nth(index).click()
+
+    def click(self, x: float, y: float, *, alt: bool = False) -> None:
+        """Click on a point of the image, in percent; with Alt held down it is a negative one."""
+        position = self._position(x, y)
+        if alt:
+            self.page.keyboard.down("Alt")
+        self.page.mouse.move(*position)
+        self.page.mouse.click(*position)
+        if alt:
+            self.page.keyboard.up("Alt")
+
+    def drag(self, left: float, top: float, right: float, bottom: float) -> None:
+        """Drag from one point of the image to another, in percent."""
+        end = self._position(right, bottom)
+        self.page.mouse.move(*self._position(left, top))
+        self.page.mouse.down()
+        self.page.mouse.move(*end, steps=8)
+        self.page.mouse.up()
+
+    def prompt(self, action: Callable[[], None]) -> Answer:
+        """Do what sends a prompt to the backend; wait for the answer to be shown."""
+        started = time.monotonic()
+        with self.page.expect_response(_is_prompt, timeout=_ANSWER_MS) as caught:
+            action()
+        response = caught.value
+        body = response.json()
+        self.page.wait_for_function("() => !Htx.awaitingSuggestions", timeout=_ANSWER_MS)
+        seconds = time.monotonic() - started
+        self.page.wait_for_timeout(250)
+        results = body.get("data", {}).get("result", [])
+        request = response.request.post_data_json
+        return Answer(request, results, body.get("errors", []), seconds)
+
+    def point(
+        self, x: float, y: float, label: str, *, control: str = "point", negative: bool = False
+    ) -> Answer:
+        """Choose the smart key point and a label, click, and wait for the answer."""
+        self.choose_tool("key-point-tool")
+        self.choose_label(control, label)
+        return self.prompt(lambda: self.click(x, y, alt=negative))
+
+    def box(
+        self, corners: tuple[float, float, float, float], label: str, *, control: str = "box"
+    ) -> Answer:
+        """Choose the smart rectangle and a label, drag, and wait for the answer."""
+        self.choose_tool("rectangle-tool")
+        self.choose_label(control, label)
+        return self.prompt(lambda: self.drag(*corners))
+
+    def state(self) -> State:
+        """What the editor holds now."""
+        raw = self.page.evaluate(_STATE)
+        return State(
+            [Region(**region) for region in raw["regions"]],
+            [Region(**region) for region in raw["suggestions"]],
+            raw["text"],
+            raw["tool"],
+        )
+
+    def accept(self) -> None:
+        """Accept all suggestions."""
+        self.page.click("[data-testid=bottombar-accept-suggestions-button]")
+        self._wait_until(lambda: not self.state().suggestions)
+
+    def submit(self) -> dict[str, Any]:
+        """Submit (or update) the annotation; returns what Label Studio has stored."""
+        button = self.page.locator(
+            "[data-testid=bottombar-submit-button], [data-testid=bottombar-update-button]"
+        ).first
+        with self.page.expect_response(_is_submit) as caught:
+            button.click()
+        return dict(caught.value.json())
+
+    def go_to_page(self, index: int) -> None:
+        """Show the ``index``-th image (0-based) of a sequence."""
+        self.page.evaluate(
+            "(i) => Htx.annotationStore.selected.objects"
+            ".find((o) => o.type === 'image').setCurrentImage(i)",
+            index,
+        )
+        self.wait_for_image()
+
+    def _position(self, x: float, y: float) -> tuple[float, float]:
+        left, top = self.page.evaluate(_POSITION, [x, y])
+        return left, top
+
+    def _wait_until(self, condition: Callable[[], bool], seconds: float = 5.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"the editor did not get there: {self.state()}"
+            self.page.wait_for_timeout(50)
+
+
+def _is_prompt(response: Response) -> bool:
+    return "/interactive-annotating" in response.url
+
+
+def _is_submit(response: Response) -> bool:
+    return response.request.method in ("POST", "PATCH") and bool(_ANNOTATION.search(response.url))

@@ -1,0 +1,118 @@
+"""The real Label Studio and the real backend that one test session talks to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from demo.api import LabelStudioApi
+from demo.backend import READY_SECONDS, REPOSITORY, Backend
+from demo.label_studio import START_SECONDS, Account, LabelStudio
+from demo.processes import free_port
+
+STATE = REPOSITORY / ".e2e"
+LABEL_STUDIO_VENV = Path(os.environ.get("LABEL_STUDIO_VENV") or REPOSITORY / ".venv-label-studio")
+ACCOUNT = Account()
+# Away from the ports of a demo that may be running.
+_LABEL_STUDIO_PORT = 28080
+_BACKEND_PORT = 29090
+
+
+class Services:
+    """Label Studio on a fresh copy of an empty database, and a backend with the demo weights.
+
+    Args:
+        directory: for data and logs of this session; must be empty.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._backend: Backend | None = None
+        data = directory / "label-studio"
+        shutil.copytree(empty_label_studio(), data)
+        self.label_studio = LabelStudio(
+            LABEL_STUDIO_VENV,
+            data_directory=data,
+            port=free_port(_LABEL_STUDIO_PORT),
+            account=ACCOUNT,
+            log=directory / "label-studio.log",
+        )
+        try:
+            self.label_studio.wait_for(self.label_studio.url + "/health", seconds=START_SECONDS)
+            self.api = LabelStudioApi(self.label_studio.url, ACCOUNT)
+            self._token = self.api.new_personal_access_token()
+            self._port = free_port(_BACKEND_PORT)
+            self.start_backend()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def backend(self) -> Backend:
+        """The running backend."""
+        assert self._backend is not None, "the backend is not running"
+        return self._backend
+
+    def start_backend(self) -> None:
+        """Start the backend and wait until its model is loaded."""
+        self._backend = Backend(
+            port=self._port,
+            label_studio_url=self.label_studio.url,
+            token=self._token,
+            cache_directory=self._directory / "cache",
+            log=self._directory / "backend.log",
+            settings={"SAM2_VARIANT": "demo", "SAM2_CHECKPOINT": "", "LOG_LEVEL": "DEBUG"},
+        )
+        self._backend.wait_for(self._backend.url + "/ready", seconds=READY_SECONDS)
+
+    def stop_backend(self) -> None:
+        """Stop the backend, as an operator who restarts it would."""
+        self.backend.stop()
+        self._backend = None
+
+    def project(self, title: str, label_config: str) -> int:
+        """A new project with the backend connected; returns its id."""
+        project = self.api.create_project(title, label_config)
+        self.api.connect_backend(project, self.backend.url, title="SAM 2")
+        return project
+
+    def photo_tasks(self, project: int, *photos: Path) -> list[int]:
+        """Upload photos, one task each; returns the tasks' ids."""
+        data: list[dict[str, Any]] = [
+            {"image": self.api.upload(project, photo)} for photo in photos
+        ]
+        return self.api.create_tasks(project, data)
+
+    def logs(self) -> list[Path]:
+        """Log files worth keeping when a test has failed."""
+        return sorted(self._directory.glob("*.log"))
+
+    def close(self) -> None:
+        """Stop everything."""
+        if self._backend is not None:
+            self.stop_backend()
+        self.label_studio.stop()
+
+
+def empty_label_studio() -> Path:
+    """A data directory with an empty database, made once per version: it takes half a minute."""
+    requirements = (REPOSITORY / "requirements-label-studio.txt").read_text()
+    version = requirements.split("label-studio==")[1].split()[0]
+    template = STATE / f"empty-label-studio-{version}"
+    if not template.exists():
+        unfinished = STATE / f"unfinished-{os.getpid()}"
+        server = LabelStudio(
+            LABEL_STUDIO_VENV,
+            data_directory=unfinished,
+            port=free_port(_LABEL_STUDIO_PORT),
+            account=ACCOUNT,
+            log=STATE / "empty-label-studio.log",
+        )
+        try:
+            server.wait_for(server.url + "/health", seconds=START_SECONDS)
+        finally:
+            server.stop()
+        unfinished.rename(template)
+    return template
