@@ -22,11 +22,13 @@ from backend.labelstudio.setup import SetupError, parse_setup
 from backend.metrics import Metrics
 from backend.service import BadRequest, Service
 from backend.settings import Settings
+from backend.tracking.store import Job
 
 logger = logging.getLogger(__name__)
 
 # Probes carry no credentials, and Label Studio sends none with its webhooks.
 OPEN_ROUTES = {"root", "health", "ready", "webhook"}
+MAX_JOBS = 500  # listed at once, the newest first
 MAX_BODY_BYTES = 256 * 1024 * 1024  # Label Studio's own limit for a request
 
 
@@ -36,6 +38,7 @@ def create_app(settings: Settings, service: Service, metrics: Metrics) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     _add_probes(app, service, metrics)
     _add_contract(app, service, metrics)
+    _add_jobs(app, service)
     _add_hooks(app, settings, metrics)
     return app
 
@@ -100,6 +103,41 @@ def _add_contract(app: Flask, service: Service, metrics: Metrics) -> None:
         known = isinstance(action, str) and action.isupper() and len(action) < 40
         metrics.webhooks.labels(action if known else "unknown").inc()
         return jsonify(status="ok"), HTTPStatus.CREATED
+
+
+def _add_jobs(app: Flask, service: Service) -> None:
+    store, runner = service.tracking.store, service.tracking.jobs
+
+    @app.get("/jobs")
+    def jobs() -> Response:
+        unfinished = request.args.get("unfinished") in ("1", "true")
+        return jsonify(jobs=[_job(job) for job in store.jobs(unfinished=unfinished)[:MAX_JOBS]])
+
+    @app.get("/jobs/<job_id>")
+    def one_job(job_id: str) -> Response:
+        job = store.job(job_id)
+        return jsonify(_job(job)) if job else _refuse(HTTPStatus.NOT_FOUND, f"no job {job_id}")
+
+    @app.post("/jobs/<job_id>/cancel")
+    def cancel_job(job_id: str) -> Response:
+        if store.job(job_id) is None:
+            return _refuse(HTTPStatus.NOT_FOUND, f"no job {job_id}")
+        return jsonify(_job(runner.cancel(job_id)))
+
+
+def _job(job: Job) -> dict[str, Any]:
+    """What a job looks like from outside; times in seconds since 1970."""
+    return {
+        "id": job.id,
+        "state": job.state,
+        "done": job.done,
+        "total": job.total,
+        "message": job.message,
+        "project": job.request.get("project"),
+        "task": job.request.get("task", {}).get("id"),
+        "created": job.created,
+        "updated": job.updated,
+    }
 
 
 def _add_hooks(app: Flask, settings: Settings, metrics: Metrics) -> None:

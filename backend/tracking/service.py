@@ -80,7 +80,7 @@ class SequenceTracking:
         budget_seconds: float,
         workers: int = 2,
     ) -> None:
-        self._store = store
+        self.store = store
         self._engine = engine
         self._images = images
         self._publisher = publisher
@@ -101,12 +101,12 @@ class SequenceTracking:
         if tag is None:
             raise MissingMedia(f"the label config has no <Image name={image}>")
         version = self._engine.model_version
-        return FrameSequence(project, task, label_config, config, tag, version, self._store)
+        return FrameSequence(project, task, label_config, config, tag, version, self.store)
 
     def close(self) -> None:
         """Stop after the frames under way; unfinished jobs go on at the next start."""
         self.jobs.close()
-        self._store.close()
+        self.store.close()
 
     def command(
         self, sequence: FrameSequence, parsed: ParsedCommand, fresh: Results
@@ -134,7 +134,7 @@ class SequenceTracking:
                 return [], "stopped; what is done stays" if stopped else "nothing is being tracked"
             case Word.CLEAR:
                 self._cancel(sequence)
-                self._store.forget(sequence.track)
+                self.store.forget(sequence.track)
                 return [], None
         return [], TRACK_HELP
 
@@ -151,23 +151,23 @@ class SequenceTracking:
         direction = Direction(parsed.direction or ("both" if parsed.frames else "forward"))
         if parsed.word is Word.REDO:
             self._cancel(sequence)
-            self._store.forget_masks(sequence.track)
+            self.store.forget_masks(sequence.track)
         sequence.remember(objects)
         request = _request(sequence, objects, results, first, min(last, last_page), direction)
         job = self.jobs.submit(sequence.track, request)
         job = self.jobs.wait(job.id, self._budget)
         if not job.state.ended:
-            self._store.update_job(job.id, deliver=True)
+            self.store.update_job(job.id, deliver=True)
         return self._reply(sequence, objects, results, job)
 
     def _status(self, sequence: FrameSequence, saved: Results) -> tuple[Results, str | None]:
-        jobs = self._store.jobs(track=sequence.track)
+        jobs = self.store.jobs(track=sequence.track)
         if not jobs:
             return [], self._engine.status().detail
         return self._reply(sequence, sequence.objects(saved), saved, jobs[0])
 
     def _cancel(self, sequence: FrameSequence) -> bool:
-        running = self._store.jobs(track=sequence.track, unfinished=True)
+        running = self.store.jobs(track=sequence.track, unfinished=True)
         for job in running:
             self.jobs.cancel(job.id)
         for job in running:
@@ -186,7 +186,7 @@ class SequenceTracking:
         like = next((p for each in objects for p in each.prompts.values()), None)
         shown = {str(result.get("id")): result for result in saved}
         regions: Results = []
-        found = list(self._store.masks(sequence.track))
+        found = list(self.store.masks(sequence.track))
         for mask in found:
             if (mask.object_id, mask.frame) in human or mask.object_id not in sequence.known:
                 continue
@@ -235,7 +235,7 @@ class SequenceTracking:
         sequence = self._sequence_of(job.request)
         results: Results = []
         scores: list[float] = []
-        for mask in self._store.masks(job.track):
+        for mask in self.store.masks(job.track):
             made = sequence.results(mask)
             results += made
             scores += [mask.iou] if made else []

@@ -224,6 +224,30 @@ class TestBasicAuth:
         assert bench.client.post("/webhook", json={"action": "X"}).status_code == 201
 
 
+class TestJobs:
+    @pytest.fixture
+    def job(self, bench):
+        return bench.store.add_job("abc", "track", "digest", {"project": "1.1", "task": {"id": 7}})[
+            0
+        ]
+
+    def test_they_are_listed_and_shown_without_what_they_were_asked(self, bench, job):
+        listed = bench.client.get("/jobs").json["jobs"]
+        assert [each["id"] for each in listed] == ["abc"]
+        shown = bench.client.get("/jobs/abc").json
+        assert (shown["state"], shown["task"], shown["done"]) == ("queued", 7, 0)
+        assert "label_config" not in shown
+
+    def test_they_can_be_cancelled_once_and_again(self, bench, job):
+        for _ in range(2):
+            assert bench.client.post("/jobs/abc/cancel").json["state"] == "cancelled"
+        assert bench.client.get("/jobs?unfinished=1").json["jobs"] == []
+
+    def test_unknown_ones_are_not_found(self, bench):
+        assert bench.client.get("/jobs/nope").status_code == 404
+        assert bench.client.post("/jobs/nope/cancel").status_code == 404
+
+
 def test_unknown_routes_and_methods(bench):
     assert bench.client.get("/nothing").status_code == 404
     assert bench.client.get("/predict").status_code == 405
