@@ -96,6 +96,8 @@ class FrameBuffer:
             first = index
             if backward:
                 first = max(self._source.group_start(index), index - self._capacity + 1)
+                with self._state:
+                    self._kept.clear()  # what lies behind makes room for what comes
             for number, frame in self._source.read(first, index):
                 self._keep(number, frame)
         if frame is None:

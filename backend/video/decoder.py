@@ -117,11 +117,14 @@ class Decoder:
         self._decoded = self._pictures(self._packets_from(key))
 
     def _packets_from(self, key: int) -> Iterator[av.Packet[VideoStream]]:
-        """Packets from a key frame on. Formats disagree on what a seek goes by, and land after
-        the wish: each landing is checked, and the last resort is the start of the file."""
+        """Packets from a key frame on. Formats disagree on what a seek goes by (MPEG-TS: the
+        decoding time) and may land too late: each landing is checked, and the last resort is the
+        start of the file."""
         table, wanted = self.table, int(self.table.key_pts[key])
-        earlier = int(table.key_dts[key - 1]) if key else wanted
-        for target in (wanted, int(table.key_dts[key]), earlier):
+        targets = [wanted, int(table.key_dts[key]), int(table.key_dts[max(0, key - 1)])]
+        if self._container.format.name == "mpegts":
+            del targets[0]
+        for target in targets:
             try:
                 self._container.seek(target, stream=self._stream)
             except av.FFmpegError:

@@ -159,6 +159,15 @@ def _turned(turns: int) -> dict[str, Any]:
     return {"rotation": 90 * turns, "transform": lambda picture: np.rot90(picture, -turns)}
 
 
+def _noisy(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Noise beside the red corner, for files larger than one read of the file."""
+    noisy = picture.copy()
+    height, width = picture.shape[:2]
+    area = noisy[height * 3 // 5 :, width // 3 :]
+    area[:] = np.random.default_rng(int(picture[0].sum())).integers(0, 255, area.shape, np.uint8)
+    return noisy
+
+
 CLIPS: dict[str, dict[str, Any]] = {
     **{
         f"{name}.mp4": {"times": steady(int(3 * rate), rate)}
@@ -174,6 +183,7 @@ CLIPS: dict[str, dict[str, Any]] = {
     },
     "vfr.mp4": {"times": uneven(60)},
     "b_frames.mp4": {"times": steady(60, 30), "codec_options": B_FRAMES},
+    "b_frames.mkv": {"times": steady(60, 25), "codec_options": B_FRAMES},
     "offset.mp4": {"times": steady(60, 25, Fraction(1, 2))},
     "offset_with_sound.mp4": {"times": steady(60, 25, Fraction(1, 2)), "silence": Fraction(3)},
     "offset.webm": {"times": steady(60, 25, Fraction(1, 2)), **VP9},
@@ -191,7 +201,19 @@ CLIPS: dict[str, dict[str, Any]] = {
         "transform": lambda picture: picture[:, ::-1],
     },
     "odd.webm": {"times": steady(40, 25), "size": (191, 107), **VP9},
-    "long_group.mkv": {"times": steady(120, 25), "gop": 1000, "codec_options": B_FRAMES},
+    "long_group.mp4": {
+        "times": steady(120, 25),
+        "gop": 1000,
+        "size": (384, 216),
+        "transform": _noisy,
+        "codec_options": {"sc_threshold": "0", "bf": "2"},
+    },
+    "groups.mp4": {
+        "times": steady(120, 25),
+        "size": (384, 216),
+        "transform": _noisy,
+        "codec_options": {"sc_threshold": "0", "bf": "2"},
+    },
     "open_group.mkv": {"times": steady(60, 25), "codec": "libx265", "codec_options": X265},
     "vp8.webm": {
         "times": steady(60, 25),
