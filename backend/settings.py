@@ -50,6 +50,13 @@ def _seconds(value: str) -> float:
     return number
 
 
+def _percent(value: str) -> float:
+    number = float(value)
+    if not 0 <= number <= 100:
+        raise ValueError("must be a percentage between 0 and 100")
+    return number
+
+
 def _mebibytes(value: str) -> int:
     return _positive_int(value) * MIB
 
@@ -125,6 +132,12 @@ class Settings:
     )
     image_size: int | None = _setting(
         "SAM2_IMAGE_SIZE", None, _positive_int, "side of the network's input; unset: the variant's"
+    )
+    speck_percent: float = _setting(
+        "SPECK_PERCENT",
+        0.5,
+        _percent,
+        "specks and holes below this share of the object's area are removed; 0: none",
     )
     embedding_cache_bytes: int = _setting(
         "EMBEDDING_CACHE_MB", 1024 * MIB, _mebibytes, "memory for image embeddings, in MiB"

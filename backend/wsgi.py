@@ -46,7 +46,12 @@ def build_service(settings: Settings, metrics: Metrics) -> Service:
         dtype=settings.dtype,
         image_size=settings.image_size,
     )
-    engine = LocalEngine(choice, cache_bytes=settings.embedding_cache_bytes, metrics=metrics)
+    engine = LocalEngine(
+        choice,
+        cache_bytes=settings.embedding_cache_bytes,
+        metrics=metrics,
+        speck_share=settings.speck_percent / 100,
+    )
     label_studio = None
     if settings.label_studio_url is not None:
         label_studio = LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key)

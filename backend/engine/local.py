@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
 
+from backend.engine.cleanup import clean
 from backend.engine.embeddings import EmbeddingCache
 from backend.engine.engine import (
     Busy,
@@ -82,12 +84,14 @@ class LocalEngine:
         *,
         cache_bytes: int,
         metrics: Metrics,
+        speck_share: float = 0.0,
         build: Callable[[ModelChoice], ImagePredictor] | None = None,
         build_tracker: Callable[[ImagePredictor, Frames], VideoTracker] | None = None,
     ) -> None:
         self.model_version = choice.version
         self._choice = choice
         self._metrics = metrics
+        self._speck_share = speck_share
         self._build = build or build_predictor
         self._build_tracker = build_tracker or build_video_tracker
         self._cache: EmbeddingCache[LocalEmbedding] = EmbeddingCache(cache_bytes)
@@ -147,7 +151,7 @@ class LocalEngine:
 
         def run() -> list[Segment]:
             with self._metrics.stage("prompt"):
-                return [_segment(predictor, image, prompt) for prompt in prompts]
+                return [_segment(predictor, image, prompt, self._speck_share) for prompt in prompts]
 
         future = self._submit(run, priority).future
         try:
@@ -164,7 +168,8 @@ class LocalEngine:
             with self._metrics.stage("track"):
                 return self._submit(call, Priority.TRACK).future.result()
 
-        return QueuedTracker(lambda source: self._build_tracker(predictor, source), frames, run)
+        tracker = partial(self._build_tracker, predictor)
+        return QueuedTracker(tracker, frames, run, speck_share=self._speck_share)
 
     def close(self) -> None:
         """See ``Engine``."""
@@ -262,7 +267,9 @@ def build_video_tracker(predictor: ImagePredictor, frames: Frames) -> VideoTrack
     return VideoTracker(predictor.model, frames)
 
 
-def _segment(predictor: ImagePredictor, image: LocalEmbedding, prompt: PixelPrompt) -> Segment:
+def _segment(
+    predictor: ImagePredictor, image: LocalEmbedding, prompt: PixelPrompt, speck_share: float
+) -> Segment:
     one_click = len(prompt.points) == 1 and prompt.box is None
     ambiguous = one_click and prompt.mask is None and prompt.logits is None
     logits = prompt.logits
@@ -277,7 +284,8 @@ def _segment(predictor: ImagePredictor, image: LocalEmbedding, prompt: PixelProm
         mask=logits,
         multimask=ambiguous,
     )
-    return Segment(result.masks[0], float(result.scores[0]), result.logits[0:1])
+    mask = clean(result.masks[0], speck_share)
+    return Segment(mask, float(result.scores[0]), result.logits[0:1])
 
 
 def _mask_logits(mask: np.ndarray, side: int) -> np.ndarray:

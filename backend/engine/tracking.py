@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
+from backend.engine.cleanup import clean
 from backend.engine.engine import Frames, PixelPrompt, TrackedObject
 
 if TYPE_CHECKING:
@@ -55,9 +56,12 @@ class QueuedTracker:
         build: Callable[[Frames], VideoTracker],
         frames: Frames,
         run: Run,
+        *,
+        speck_share: float = 0.0,
     ) -> None:
         self._frames = ReadAhead(frames)
         self._run = run
+        self._speck_share = speck_share
         self._tracker = build(self._frames)
 
     def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> None:
@@ -89,15 +93,15 @@ class QueuedTracker:
             found = self._run(lambda: next(steps, None))
             if found is None:
                 return
-            yield found.frame, _objects(found)
+            yield found.frame, _objects(found, self._speck_share)
             frame = found.frame + (-1 if reverse else 1)
             if not 0 <= frame < len(self._frames):
                 return
 
 
-def _objects(found: FrameMasks) -> list[TrackedObject]:
+def _objects(found: FrameMasks, speck_share: float) -> list[TrackedObject]:
     return [
-        TrackedObject(str(name), mask, float(iou), float(score))
+        TrackedObject(str(name), clean(mask, speck_share), float(iou), float(score))
         for name, mask, iou, score in zip(
             found.object_ids, found.masks, found.ious, found.object_scores, strict=True
         )
