@@ -22,34 +22,12 @@ class Run(Protocol):
     def __call__(self, call: Callable[[], T], /) -> T: ...
 
 
-class ReadAhead:
-    """Frames of which the next ones are decoded before the model is asked for.
-
-    The tracker reads frames inside its steps, on the inference thread; what was read with
-    ``load`` before is handed out at once, so that the model does not wait for a decoder.
-    """
-
-    def __init__(self, frames: Frames) -> None:
-        self._frames = frames
-        self._loaded: dict[int, np.ndarray] = {}
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def load(self, index: int) -> None:
-        """Decode a frame now, in the calling thread."""
-        if index not in self._loaded:
-            self._loaded[index] = self._frames[index]
-        while len(self._loaded) > 2:
-            del self._loaded[next(iter(self._loaded))]
-
-    def __getitem__(self, index: int, /) -> np.ndarray:
-        found = self._loaded.get(index)
-        return self._frames[index] if found is None else found
-
-
 class QueuedTracker:
-    """See ``Tracker``."""
+    """See ``Tracker``.
+
+    Frames are read here, in the calling thread, before the model is asked for: the tracker then
+    finds them in the source's buffer, and the inference thread does not wait for a decoder.
+    """
 
     def __init__(
         self,
@@ -59,7 +37,7 @@ class QueuedTracker:
         *,
         speck_share: float = 0.0,
     ) -> None:
-        self._frames = ReadAhead(frames)
+        self._frames = frames
         self._run = run
         self._speck_share = speck_share
         self._tracker = build(self._frames)
@@ -67,7 +45,7 @@ class QueuedTracker:
     def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> None:
         """See ``Tracker``. A mask goes before points, and both before an earlier answer's logits,
         which a tracker keeps by itself."""
-        self._frames.load(frame)
+        self._frames[frame]
         has_points = len(prompt.points) > 0 and prompt.mask is None
 
         def call() -> None:
@@ -89,7 +67,7 @@ class QueuedTracker:
         steps = self._tracker.propagate(start, count, reverse=reverse)
         frame = start
         for _ in range(count):
-            self._frames.load(frame)
+            self._frames[frame]
             found = self._run(lambda: next(steps, None))
             if found is None:
                 return

@@ -15,11 +15,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from backend.answers import UnusableShape
 from backend.engine.engine import Engine, EngineError, Frames, PixelPrompt, TrackedObject
+from backend.labelstudio.geometry import resize_mask
 from backend.labelstudio.media_refs import MissingMedia
 from backend.media.errors import MediaError
 from backend.tracking.plan import Span
 from backend.tracking.store import Job, JobState, TrackedMask, TrackStore
+from backend.video import VideoError
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +48,19 @@ class Goal:
 
 @dataclass(frozen=True)
 class Work:
-    """A job, ready to run: frames to read, and what is wanted of each object."""
+    """A job, ready to run.
+
+    Attributes:
+        frames: what is tracked through.
+        goals: what is wanted of each object.
+        size_of: width and height that the masks of a frame are to have.
+        close: frees the frames.
+    """
 
     frames: Frames
     goals: Sequence[Goal]
+    size_of: Callable[[int], tuple[int, int]]
+    close: Callable[[], None]
 
 
 class Opener(Protocol):
@@ -169,7 +181,7 @@ class JobRunner:
                 return
             if job_id in self._cancelled:
                 state = JobState.CANCELLED
-        except (MediaError, MissingMedia, EngineError) as error:
+        except (MediaError, MissingMedia, EngineError, VideoError, UnusableShape) as error:
             state, message = JobState.FAILED, str(error)
             logger.warning("job %s failed: %s", job_id, error)
         except Exception:  # thread boundary: the job ends, with the cause in the log
@@ -191,6 +203,12 @@ class JobRunner:
     def _work(self, job: Job) -> None:
         self._engine.wait_ready(READY_SECONDS)
         work = self._open(job.request)
+        try:
+            self._track(job, work)
+        finally:
+            work.close()
+
+    def _track(self, job: Job, work: Work) -> None:
         goals = [goal for goal in work.goals if goal.spans]
         total = sum(len(span.frames) for goal in goals for span in goal.spans)
         stored = self._store.anchors(job.track)
@@ -200,7 +218,7 @@ class JobRunner:
         done = total - left
         for sweep in passes:
             if sweep.wanted:
-                done = self._sweep(job, work.frames, sweep, done)
+                done = self._sweep(job, work, sweep, done)
 
     def _plan(
         self,
@@ -237,17 +255,18 @@ class JobRunner:
         wanted = {name: frames for name, frames in wanted.items() if frames}
         return _Pass(reverse, sorted(prompts, key=lambda item: item[0]), wanted)
 
-    def _sweep(self, job: Job, frames: Frames, sweep: _Pass, done: int) -> int:
+    def _sweep(self, job: Job, work: Work, sweep: _Pass, done: int) -> int:
         """One pass over the frames; returns how many masks are done. Stops when cancelled."""
-        tracker = self._engine.open_tracker(frames)
+        tracker = self._engine.open_tracker(work.frames)
         for frame, object_id, prompt in sweep.prompts:
             if self._interrupted(job.id):
                 return done
             tracker.prompt(frame, object_id, prompt)
         first, count = sweep.frames
         for frame, objects in tracker.step(first, count, reverse=sweep.reverse):
+            size = work.size_of(frame)
             found = [
-                _tracked(each, frame, sweep.wanted[each.object_id][frame])
+                _tracked(each, frame, sweep.wanted[each.object_id][frame], size)
                 for each in objects
                 if frame in sweep.wanted.get(each.object_id, {})
             ]
@@ -263,8 +282,9 @@ class JobRunner:
         return self._stopping or job_id in self._cancelled
 
 
-def _tracked(found: TrackedObject, frame: int, anchor: str) -> TrackedMask:
-    return TrackedMask(found.object_id, frame, anchor, found.mask, found.iou, found.presence)
+def _tracked(found: TrackedObject, frame: int, anchor: str, size: tuple[int, int]) -> TrackedMask:
+    mask = resize_mask(found.mask, *size)
+    return TrackedMask(found.object_id, frame, anchor, mask, found.iou, found.presence)
 
 
 def _mask_prompt(found: TrackedMask) -> PixelPrompt:

@@ -101,18 +101,16 @@ class FrameSequence:
 
         return gather_objects(prompts, self.known, self.mask_of, sent_to)
 
-    def results(
-        self, found: TrackedMask, like: ObjectPrompt | None = None
-    ) -> list[dict[str, object]]:
+    def results(self, found: TrackedMask) -> list[dict[str, object]]:
         """The regions that show a tracked mask on its page; none where the object is absent.
-
-        Args:
-            like: a prompt on the sequence, whose picture size and rotation are copied.
 
         Raises:
             LabelMismatch: no answer tag has the object's label.
         """
-        prompt = self._page_prompt(self.known[found.object_id], found.frame, like)
+        known = self.known[found.object_id]
+        prompt = ObjectPrompt(
+            self.tag.name, found.frame, labels=known.labels, from_name=known.from_name
+        )
         identifier = region_id(prompt, anchor=found.object_id)
         return region_results(
             prompt, found.mask, score=found.iou, config=self.config, region_id=identifier
@@ -140,19 +138,6 @@ class FrameSequence:
                 return name
         return None
 
-    def _page_prompt(
-        self, known: SequenceObject, page: int, like: ObjectPrompt | None
-    ) -> ObjectPrompt:
-        return ObjectPrompt(
-            image=self.tag.name,
-            item_index=page,
-            labels=known.labels,
-            from_name=known.from_name,
-            original_width=like.original_width if like else None,
-            original_height=like.original_height if like else None,
-            image_rotation=like.image_rotation if like else 0.0,
-        )
-
     def _sent_ids(self) -> dict[str, tuple[str, int]]:
         """By region id: the object and page that the service gave it to."""
         sent = {}
@@ -170,7 +155,7 @@ class FrameSequence:
         if mask is None:
             return True
         found = TrackedMask(object_id, page, "", mask, 0.0, 0.0)
-        for drawn in _drawn(self.results(found, prompt), self.config):
+        for drawn in _drawn(self.results(found), self.config):
             if drawn.source_ids == prompt.source_ids:
                 return _differs(drawn, prompt, *mask.shape)
         return True

@@ -7,13 +7,13 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from backend.answers import to_pixels
-from backend.engine.engine import Engine, Frames, PixelPrompt
+from backend.engine.engine import Engine, PixelPrompt
 from backend.labelstudio.commands import TRACK_HELP, ParsedCommand, Word
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.label_config import parse_label_config
@@ -27,6 +27,7 @@ from backend.tracking.plan import Direction, plan_spans
 from backend.tracking.review import doubts
 from backend.tracking.sequence import FrameSequence
 from backend.tracking.store import Job, JobState, TrackedMask, TrackStore
+from backend.video import ImageSequence
 
 logger = logging.getLogger(__name__)
 
@@ -43,22 +44,6 @@ class Publisher(Protocol):
     def create_prediction(
         self, task: int, result: Results, *, model_version: str, score: float | None
     ) -> Any: ...
-
-
-class PageFrames:
-    """The pages of a sequence as frames, fetched and decoded when they are asked for."""
-
-    def __init__(self, sequence: FrameSequence, images: TaskImages) -> None:
-        self._sequence = sequence
-        self._images = images
-
-    def __len__(self) -> int:
-        return self._sequence.pages
-
-    def __getitem__(self, index: int, /) -> np.ndarray:
-        deadline = time.monotonic() + FETCH_SECONDS
-        task, tag = self._sequence.task, self._sequence.tag
-        return self._images.source(task, tag, index, deadline).load()
 
 
 class SequenceTracking:
@@ -183,14 +168,13 @@ class SequenceTracking:
     ) -> tuple[Results, str]:
         """The masks of pages that no human marked and the editor does not show yet."""
         human = {(each.id, page) for each in objects for page in each.prompts}
-        like = next((p for each in objects for p in each.prompts.values()), None)
         shown = {str(result.get("id")): result for result in saved}
         regions: Results = []
         found = list(self.store.masks(sequence.track))
         for mask in found:
             if (mask.object_id, mask.frame) in human or mask.object_id not in sequence.known:
                 continue
-            for region in sequence.results(mask, like):
+            for region in sequence.results(mask):
                 if not _same_region(shown.get(str(region["id"])), region):
                     regions.append(region)
         return regions, _status_text(sequence.pages, job, found, regions)
@@ -198,9 +182,14 @@ class SequenceTracking:
     def _open(self, request: Mapping[str, Any]) -> Work:
         """See ``jobs.Opener``."""
         sequence = self._sequence_of(request)
-        frames = PageFrames(sequence, self._images)
+        pages = [partial(self._page, sequence, index) for index in range(sequence.pages)]
+        frames = ImageSequence(pages)
         goals = [self._goal(each, request, sequence.config, frames) for each in request["objects"]]
-        return Work(frames, goals)
+        return Work(frames, goals, frames.page_size, frames.close)
+
+    def _page(self, sequence: FrameSequence, index: int) -> np.ndarray:
+        deadline = time.monotonic() + FETCH_SECONDS
+        return self._images.source(sequence.task, sequence.tag, index, deadline).load()
 
     def _sequence_of(self, request: Mapping[str, Any]) -> FrameSequence:
         names = ("project", "task", "label_config", "image")
@@ -211,13 +200,14 @@ class SequenceTracking:
         described: Mapping[str, Any],
         request: Mapping[str, Any],
         config: LabelConfig,
-        frames: Frames,
+        frames: ImageSequence,
     ) -> Goal:
         prompts: dict[int, PixelPrompt] = {}
         digests: dict[int, str] = {}
         for page, results in described["prompts"].items():
             [prompt, *_] = prompts_from_context({"result": results}, config).objects
-            prompts[int(page)] = _pixels(prompt, frames)
+            # Pages are tracked at the size of the first one; percentages hold for any size.
+            prompts[int(page)] = to_pixels(prompt, frames.width, frames.height)
             digests[int(page)] = _digest(results)
         spans = plan_spans(
             prompts,
@@ -293,14 +283,6 @@ def _items(prompt: ObjectPrompt, results: Results) -> Results:
 def _digest(results: Results) -> str:
     kept = [{key: item.get(key) for key in ("value", "is_positive")} for item in results]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _pixels(prompt: ObjectPrompt, frames: Frames) -> PixelPrompt:
-    """``prompt`` in pixels of its page; a page is decoded only if the editor said no size."""
-    width, height = prompt.original_width, prompt.original_height
-    if width is None or height is None:
-        height, width = frames[prompt.item_index or 0].shape[:2]
-    return to_pixels(prompt, width, height)
 
 
 def _same_region(shown: Mapping[str, Any] | None, region: Mapping[str, Any]) -> bool:
