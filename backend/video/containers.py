@@ -98,7 +98,7 @@ def _video_stream(container: InputContainer, limits: VideoLimits) -> VideoStream
         if other is not stream:
             other.discard = av.stream.Discard.all
     codec = stream.codec_context
-    name = codec.name if codec is not None else "unknown"
+    name = codec.name if codec is not None else "something unknown"
     if name not in _VIDEO_DECODERS:
         raise VideoError(
             f"The video is coded as {name}, which is not supported. Convert it to H.264: "
@@ -139,6 +139,8 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packe
         try:
             packet = next(found, None)
         except av.FFmpegError:  # what is lost is counted from the table, not here
+            return
+        except IndexError:  # PyAV 18 at the end of a file in whose middle a stream has appeared
             return
         if packet is None:
             return

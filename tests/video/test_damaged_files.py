@@ -85,6 +85,31 @@ def test_damage_inside(lost: int, clip: Clip) -> None:
             assert np.array_equal(frames[index], forward[index])
 
 
+@pytest.mark.parametrize(
+    "name", ["b_frames.mp4", "fragmented.mp4", "odd.webm", "transport.ts", "mpeg4_b_frames.avi"]
+)
+def test_any_damage_gives_frames_or_a_sentence(name: str, clip: Clip) -> None:
+    """Changed, lost and added bytes anywhere: whole frames come out, or VideoError."""
+    whole = clip(name).read_bytes()
+    rng = np.random.default_rng(len(whole))
+    opened = 0
+    for _ in range(40):
+        data = bytearray(whole)
+        places = rng.integers(0, len(data), rng.choice([1, 10, 100]))
+        for place in places:
+            data[place] = rng.integers(256)
+        cut = rng.integers(0, len(data))
+        del data[cut : cut + rng.choice([0, 1, 200])]
+        try:
+            with VideoFrames(io.BytesIO(bytes(data)), limits=VideoLimits(1 << 20, 1000)) as frames:
+                for index in (0, len(frames) - 1, len(frames) // 2):
+                    assert frames[index].shape == (frames.height, frames.width, 3)
+                opened += 1
+        except VideoError as error:
+            assert str(error).endswith((".", ".mp4"))
+    assert opened > 0
+
+
 def test_nothing_to_decode(clip: Clip) -> None:
     path = clip("25.mp4")
     data = bytearray(path.read_bytes())
