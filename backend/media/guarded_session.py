@@ -8,6 +8,9 @@ gains nothing, and neither does a URL that two parsers read differently.
 from __future__ import annotations
 
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
@@ -17,15 +20,21 @@ from urllib3 import PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+from urllib3.response import HTTPResponse
 
 from backend.media.safety import AddressPolicy
 
 
-def guarded_session(policy: AddressPolicy, *, verify: bool | str = True) -> requests.Session:
+def guarded_session(
+    policy: AddressPolicy, *, answer_seconds: float, verify: bool | str = True
+) -> requests.Session:
     """A session without retries, redirects, cookies or anything from the environment.
 
     Args:
         policy: asked for every new connection; its ``MediaError`` reaches the caller.
+        answer_seconds: how long a server may take over the TLS handshake, and over all headers
+            of an answer. A socket's time-out starts anew with every byte, so it alone could be
+            stretched for hours.
         verify: True, False, or the path of a CA bundle.
     """
     session = _HandDrivenSession()
@@ -35,7 +44,7 @@ def guarded_session(policy: AddressPolicy, *, verify: bool | str = True) -> requ
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.headers["User-Agent"] = "label-studio-sam2"
     for scheme in ("http://", "https://"):
-        session.mount(scheme, _GuardedAdapter(policy))
+        session.mount(scheme, _GuardedAdapter(policy, answer_seconds))
     return session
 
 
@@ -46,8 +55,8 @@ class _HandDrivenSession(requests.Session):
 
 
 class _GuardedAdapter(HTTPAdapter):
-    def __init__(self, policy: AddressPolicy) -> None:
-        self._pool_classes = _pool_classes(policy)
+    def __init__(self, policy: AddressPolicy, answer_seconds: float) -> None:
+        self._pool_classes = _pool_classes(policy, answer_seconds)
         super().__init__(max_retries=0, pool_maxsize=16)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -56,22 +65,35 @@ class _GuardedAdapter(HTTPAdapter):
         manager.pool_classes_by_scheme = self._pool_classes
 
 
-def _pool_classes(policy: AddressPolicy) -> dict[str, type[HTTPConnectionPool]]:
-    class GuardedHTTPConnection(HTTPConnection):
+def _pool_classes(
+    policy: AddressPolicy, answer_seconds: float
+) -> dict[str, type[HTTPConnectionPool]]:
+    class Guarded(HTTPConnection):
         def _new_conn(self) -> socket.socket:
             return _connect(self, policy)
 
-    class GuardedHTTPSConnection(HTTPSConnection):
-        def _new_conn(self) -> socket.socket:
-            return _connect(self, policy)
+        def connect(self) -> None:
+            with _hurry(self, answer_seconds):
+                super().connect()
 
-    class GuardedHTTPPool(HTTPConnectionPool):
-        ConnectionCls = GuardedHTTPConnection
+        def getresponse(self) -> HTTPResponse:  # type: ignore[override] # as in urllib3
+            # urllib3 logs the URL of an answer with malformed headers, signature and all.
+            if self._response_options is not None:
+                path = self._response_options.request_url.partition("?")[0]
+                self._response_options = self._response_options._replace(request_url=path)
+            with _hurry(self, answer_seconds):
+                return super().getresponse()
 
-    class GuardedHTTPSPool(HTTPSConnectionPool):
-        ConnectionCls = GuardedHTTPSConnection
+    class GuardedTLS(Guarded, HTTPSConnection):
+        pass
 
-    return {"http": GuardedHTTPPool, "https": GuardedHTTPSPool}
+    class GuardedPool(HTTPConnectionPool):
+        ConnectionCls = Guarded
+
+    class GuardedTLSPool(HTTPSConnectionPool):
+        ConnectionCls = GuardedTLS
+
+    return {"http": GuardedPool, "https": GuardedTLSPool}
 
 
 def _connect(connection: HTTPConnection, policy: AddressPolicy) -> socket.socket:
@@ -92,3 +114,27 @@ def _connect(connection: HTTPConnection, policy: AddressPolicy) -> socket.socket
     if isinstance(error, TimeoutError):
         raise ConnectTimeoutError(connection, "connect timed out")
     raise NewConnectionError(connection, type(error).__name__)
+
+
+@contextmanager
+def _hurry(connection: HTTPConnection, seconds: float) -> Iterator[None]:
+    """Cut the connection if the block is not done in time. Raises TimeoutError in that case,
+    whatever the block made of it: headers that end early look like headers that end."""
+    late = threading.Event()
+
+    def cut() -> None:
+        sock = connection.sock
+        if sock is not None:
+            late.set()
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if late.is_set():
+            raise TimeoutError("the server takes too long over its headers") from None

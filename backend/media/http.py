@@ -86,7 +86,9 @@ class HttpTransport:
     def __init__(
         self, policy: AddressPolicy, *, timeouts: Timeouts, verify: bool | str = True
     ) -> None:
-        self._session = guarded_session(policy, verify=verify)
+        self._session = guarded_session(
+            policy, answer_seconds=timeouts.connect + timeouts.read, verify=verify
+        )
         self.timeouts = timeouts
 
     def get(self, url: str, headers_for: HeadersFor, deadline: Deadline) -> requests.Response:
@@ -203,19 +205,22 @@ class HttpObject:
         position, barren = 0, 0
         try:
             while True:
-                before = position
-                complete = False
+                before, ended = position, False
                 try:
                     for chunk in _read(response, deadline):
                         position += len(chunk)
                         yield chunk
-                    complete = version.size is None or position >= version.size
+                    ended = True
                 except (Urllib3Error, OSError):
-                    # A body of unknown length, or packed, cannot be taken up in its middle.
-                    if version.size is None:
-                        raise self._broke_off(position, version) from None
+                    pass  # told by the position
                 response.close()
-                if complete:
+                if version.size is None:
+                    # Headers cut short look complete, and announce no size: an empty body is
+                    # one that never came. Nor can such a body be taken up in its middle.
+                    if not ended or position == 0:
+                        raise self._broke_off(position, version)
+                    return
+                if position >= version.size:
                     return
                 barren = 0 if position > before else barren + 1
                 if barren > _RESUMES_WITHOUT_PROGRESS:

@@ -30,6 +30,7 @@ from backend.media.safety import parse_http_url
 from backend.media.source import Validators
 
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
+_CLOUD_PREFIXES = tuple(f"{scheme}://" for scheme in CLOUD_SCHEMES)
 
 # Where Label Studio serves media. Nothing else of it is asked for with the API key: task data
 # must not be able to call its API.
@@ -76,12 +77,17 @@ class LabelStudioMedia:
                 "Expected are /data/upload/..., /data/local-files/?d=... or a storage address.",
                 reason=Reason.REFUSED,
             )
+        resolved = _resolved_cloud_uri(path, query)
+        if resolved:
+            return self.cloud(*resolved)
+        # As the library will write it: other spellings of the path are the same object.
+        url = parse_http_url(self._client.absolute_url(target)).url
         return LabelStudioObject(
             self._client,
             self._transport,
             path,
             query,
-            identity=f"label-studio {self._client.url} {target}",
+            identity=f"label-studio {url}",
             what=_what(path, query),
             is_alias="://" in uri and not self._client.is_own(uri),
         )
@@ -216,6 +222,20 @@ class LabelStudioObject(HttpObject):
             )
         reason = Reason.UNAUTHORIZED if status in (401, 403) else Reason.FAILED
         return MediaError(str(self._client.explain(response)), reason=reason)
+
+
+def _resolved_cloud_uri(path: str, query: str) -> tuple[str, int] | None:
+    """URI and task id where Label Studio has already replaced a cloud address by its own, as
+    its API does (``/api/tasks/<id>/``); None for other paths."""
+    match = re.fullmatch(r"/tasks/(\d+)/(?:presign|resolve)/?", path)
+    encoded = parse_qs(query).get("fileuri", [""])[-1]
+    if not match or not encoded:
+        return None
+    try:
+        uri = base64.urlsafe_b64decode(encoded).decode()
+    except ValueError:
+        return None
+    return (uri, int(match[1])) if uri.startswith(_CLOUD_PREFIXES) else None
 
 
 def local_files_path(uri: str) -> str | None:

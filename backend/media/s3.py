@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
+import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,7 @@ from backend.media.source import Download, Restart, Unchanged, Validators
 
 _READ_BYTES = 256 * 1024
 _RESUMES_WITHOUT_PROGRESS = 2
+_LOOK_AGAIN_AFTER_S = 600.0
 _URI = re.compile(r"s3a?://([A-Za-z0-9][A-Za-z0-9._-]{1,62})/(.+)", re.DOTALL)
 _NOT_FOUND = ("404", "NoSuchKey", "NoSuchBucket", "NoSuchVersion")
 _NOT_ALLOWED = (
@@ -54,6 +57,8 @@ class S3:
         self._lock = threading.Lock()
         self._session: boto3.session.Session | None = None
         self._client: Any = None
+        self._found = False
+        self._look_again_at = 0.0
 
     def available(self) -> bool:
         """Whether requests can be made: anonymous, or credentials were found."""
@@ -62,7 +67,12 @@ class S3:
                 return True
             if self._session is None:
                 self._session = boto3.session.Session(region_name=self._settings.region)
-            return self._session.get_credentials() is not None
+            # botocore remembers what it finds, but not that it found nothing; and looking
+            # includes a request to the cloud's metadata service, which may have to time out.
+            if not self._found and time.monotonic() >= self._look_again_at:
+                self._found = self._session.get_credentials() is not None
+                self._look_again_at = time.monotonic() + _LOOK_AGAIN_AFTER_S
+            return self._found
 
     def object(self, uri: str) -> S3Object:
         """The object a URI names. Everything after the bucket is the key, as it stands: keys
@@ -147,15 +157,17 @@ class S3Object:
             raise self._explain(error) from None
         except botocore.exceptions.BotoCoreError as error:
             raise self._explain_no_answer(error) from None
+        packed = answer.get("ContentEncoding") == "gzip"
         current = Validators(
             answer.get("ETag"),
             str(answer["LastModified"].timestamp()) if "LastModified" in answer else None,
-            answer.get("ContentLength"),
+            None if packed else answer.get("ContentLength"),
         )
         if known and known.same_object(current):
             answer["Body"].close()
             return Unchanged()
-        return Download(self._body(answer["Body"], current, deadline), current)
+        chunks = self._body(answer["Body"], current, deadline)
+        return Download(self._unpacked(chunks) if packed else chunks, current)
 
     def _body(self, body: Any, version: Validators, deadline: Deadline) -> Iterator[bytes]:
         """The complete body, resumed where it breaks off."""
@@ -182,6 +194,25 @@ class S3Object:
                 body = self._resume(position, version)
         finally:
             body.close()
+
+    def _unpacked(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """What a browser makes of an object that was stored with Content-Encoding: gzip."""
+        decoder = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        damaged = False
+        try:
+            for chunk in chunks:
+                while chunk:
+                    yield decoder.decompress(chunk, _READ_BYTES)
+                    chunk = decoder.unconsumed_tail
+            yield decoder.flush()
+        except zlib.error:
+            damaged = True
+        if damaged or not decoder.eof:
+            raise MediaError(
+                f"{self._what} says that it is compressed, but is damaged or is not.",
+                "Correct its Content-Encoding.",
+                reason=Reason.DAMAGED,
+            )
 
     def _resume(self, position: int, version: Validators) -> Any:
         try:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import logging
+import socket
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from email.utils import formatdate
 from itertools import count
 from pathlib import Path
@@ -287,6 +290,46 @@ def test_silent_server_times_out(server: RecordingServer, make_resolver: MakeRes
     with pytest.raises(MediaError, match=r"did not answer within 0.1 s") as caught:
         resolver.fetch(server.url + "/a.jpg")
     assert caught.value.reason is Reason.TIMEOUT
+
+
+def test_server_that_drips_its_headers_is_cut_off(
+    make_resolver: MakeResolver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each byte restarts the socket's time-out, so that alone would wait for ever."""
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            for _ in range(200):
+                connection.sendall(b"X")
+                time.sleep(0.05)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=drip, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        resolver = make_resolver(timeouts=Timeouts(connect=0.1, read=0.2, total=10))
+        start = time.monotonic()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/a.jpg"
+        with pytest.raises(MediaError) as caught:
+            resolver.fetch(f"{url}?X-Amz-Signature=s3cr3t")
+        assert caught.value.reason is Reason.TIMEOUT
+        assert time.monotonic() - start < 4
+    assert url in caplog.text  # urllib3 complains about the headers
+    assert "s3cr3t" not in caplog.text
+
+
+def test_headers_that_break_off_are_no_empty_file(
+    server: RecordingServer, make_resolver: MakeResolver
+) -> None:
+    """No announced length and no body: what a connection cut within the headers looks like."""
+    headers = {"Transfer-Encoding": "identity", "Connection": "close"}
+    server.route("/a.jpg", Reply(200, b"", headers, length=1))
+    with pytest.raises(MediaError, match="broke off after 0 bytes"):
+        make_resolver().fetch(server.url + "/a.jpg")
 
 
 def test_dripping_server_meets_the_deadline(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,16 @@ def test_upload(label_studio: FakeLabelStudio, resolver: MediaResolver, absolute
     requests = label_studio.server.count("/data/")
     resolver.fetch(UPLOAD)
     assert label_studio.server.count("/data/") == requests == 1
+
+
+def test_spellings_of_a_path_are_one_object(
+    label_studio: FakeLabelStudio, resolver: MediaResolver
+) -> None:
+    label_studio.add("/data/upload/5/3de85bcf-%C3%BC.jpg", BODY)
+    resolver.fetch("/data/upload/5/3de85bcf-\u00fc.jpg")
+    resolver.fetch("/data/upload/5/3de85bcf-%C3%BC.jpg")
+    resolver.fetch(label_studio.url + "/data/upload/5/3de85bcf-%c3%bc.jpg")
+    assert label_studio.server.count("/data/") == 1
 
 
 def test_upload_with_legacy_token(server: RecordingServer, make_resolver: MakeResolver) -> None:
@@ -226,6 +237,18 @@ def test_presigned_storage(
     assert with_foreign.stats.fetches == 1
     for name in ("authorization", "cookie", "x-api-key"):
         assert foreign.header_values(name) == []
+
+
+def test_address_that_the_api_resolved_is_the_same_object(
+    label_studio: FakeLabelStudio, resolver: MediaResolver
+) -> None:
+    label_studio.cloud[URI] = proxied(BODY, "e")
+    resolver.fetch(URI, task_id=43)
+    encoded = base64.urlsafe_b64encode(URI.encode()).decode()
+    for kind in ("resolve", "presign"):
+        path = f"/tasks/43/{kind}/?fileuri={encoded}"
+        assert resolver.fetch(path).size == resolver.fetch(label_studio.url + path).size
+    assert label_studio.server.count("/tasks/") == 1
 
 
 def test_s3a_is_called_s3_towards_label_studio(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -102,6 +103,20 @@ def test_changed_object_gets_another_content_key(bucket: Any, s3_resolver: Media
     second = s3_resolver.fetch(f"s3://{bucket.name}/a.jpg")
     assert second.path.read_bytes() == BODY[::-1]
     assert second.content_key != first.content_key
+
+
+def test_object_stored_packed_is_unpacked(bucket: Any, s3_resolver: MediaResolver) -> None:
+    bucket.put_object(Key="a", Body=gzip.compress(BODY), ContentEncoding="gzip")
+    bucket.put_object(Key="bomb", Body=gzip.compress(bytes(60_000_000)), ContentEncoding="gzip")
+    bucket.put_object(Key="lie", Body=BODY, ContentEncoding="gzip")
+    bucket.put_object(Key="half", Body=gzip.compress(BODY)[:-20], ContentEncoding="gzip")
+    prefix = f"s3://{bucket.name}/"
+    assert s3_resolver.fetch(prefix + "a").path.read_bytes() == BODY
+    with pytest.raises(MediaError, match="larger than"):
+        s3_resolver.fetch(prefix + "bomb")
+    for key in ("lie", "half"):
+        with pytest.raises(MediaError, match="says that it is compressed"):
+            s3_resolver.fetch(prefix + key)
 
 
 def test_object_of_several_parts(bucket: Any, s3_resolver: MediaResolver) -> None:
@@ -263,6 +278,21 @@ def test_own_credentials_spare_label_studio_the_work(
     resolver = make_resolver(s3_endpoint=moto_url, label_studio=client)
     assert resolver.fetch(f"s3://{bucket.name}/a.jpg", task_id=4).size == len(BODY)
     assert foreign.seen == []
+
+
+def test_credentials_are_not_looked_for_again_and_again(
+    make_resolver: MakeResolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are none, each look may wait for a metadata service that is not there."""
+    looks = []
+    monkeypatch.setattr(
+        "boto3.session.Session.get_credentials", lambda session: looks.append(session)
+    )
+    resolver = make_resolver()
+    for _ in range(3):
+        with pytest.raises(MediaError, match="AWS credentials"):
+            resolver.fetch("s3://media/a.jpg", task_id=4)
+    assert len(looks) == 1
 
 
 def test_unreachable_endpoint_is_named(credentials: None, make_resolver: MakeResolver) -> None:

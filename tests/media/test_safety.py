@@ -111,7 +111,7 @@ def test_name_is_resolved_once_per_connection(
     """DNS rebinding: the second answer would be another address. It is never asked for."""
     server.route("/", Reply(200, b"x"))
     asked = answering(monkeypatch, ["127.0.0.1"], ["127.0.0.2"])
-    session = guarded_session(AddressPolicy(private_hosts=["127.0.0.1/32"]))
+    session = guarded_session(AddressPolicy(private_hosts=["127.0.0.1/32"]), answer_seconds=5)
     response = session.get(f"http://rebind.test:{server.port}/", stream=True, timeout=2)
     assert response.status_code == 200
     assert asked == ["rebind.test"]
