@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from backend.labelstudio.tags import Control, ImageTag, Label, LabelConfig, LabelsTag
+from backend.labelstudio.json_values import number
+from backend.labelstudio.tags import (
+    Control,
+    ImageTag,
+    Label,
+    LabelConfig,
+    LabelsTag,
+    VideoConfig,
+    VideoTag,
+)
 
 ANSWER_TAGS = "BrushLabels, BitmaskLabels, PolygonLabels, VectorLabels or RectangleLabels"
 
@@ -39,31 +48,34 @@ def find_problems(
         for image in config.images
         if config.prompts_for(image.name) or config.answers_for(image.name)
     ]
-    # A picture without any control is there to be looked at, unless no picture has one.
-    for image in worked_on or config.images:
+    tracked = [video for video in config.videos if _is_worked_on(config, video)]
+    # A picture without any control is there to be looked at, unless nothing has one.
+    for image in worked_on or (() if tracked else config.images):
         problems += _control_problems(config, image)
         problems += _label_problems(config, image)
+    for video in tracked or (() if config.images else config.videos):
+        problems += _video_problems(config, video)
     return tuple(problems)
 
 
 def _media_problems(config: LabelConfig) -> Iterator[str]:
-    if not config.images and config.videos:
-        yield (
-            f"the config has only <Video name={config.videos[0].name}>, which cannot hold masks "
-            'in open-source Label Studio: use <Image valueList="$frames"> for the frames'
-        )
-    elif not config.images:
+    if not config.images and not config.videos:
         yield 'the config has no <Image>: add <Image name="image" value="$image"/>'
     for image in config.images:
         if not image.source.strip():
             yield f'<Image name={image.name}> has no value: add value="$image"'
+    for video in config.videos:
+        if not (video.value or "").strip():
+            yield f'<Video name={video.name}> has no value: add value="$video"'
 
 
 def _reference_problems(config: LabelConfig, references: Sequence[TagReference]) -> Iterator[str]:
     objects = {image.name for image in config.images} | {video.name for video in config.videos}
     controls = (*config.prompts, *config.answers, *config.other_shapes)
     drawn = {control.name for control in controls}
-    drawn |= {tag.name for tag in config.labels_tags} | {area.name for area in config.text_areas}
+    drawn |= {tag.name for tag in (*config.labels_tags, *config.timeline_labels)}
+    drawn |= {area.name for area in (*config.text_areas, *config.region_text_areas)}
+    drawn |= {rectangle.name for rectangle in config.video_rectangles}
     for reference in references:
         if reference.name not in drawn or reference.to_name in objects:
             continue
@@ -78,6 +90,62 @@ def _reference_problems(config: LabelConfig, references: Sequence[TagReference])
                 f'{where} has toName="{reference.to_name}", but no <Image> or <Video> has that '
                 "name: correct it"
             )
+
+
+def _is_worked_on(config: LabelConfig, video: VideoTag) -> bool:
+    """Whether anything is drawn on a video; spans of time are not our business."""
+    drawn = (*config.answers, *config.prompts, *config.other_shapes, *config.video_rectangles)
+    return any(tag.to_name == video.name for tag in drawn)
+
+
+def _video_problems(config: LabelConfig, video: VideoTag) -> Iterator[str]:
+    where = f"<Video name={video.name}>"
+    rectangle = f'<VideoRectangle name="box" toName="{video.name}"/>'
+    shapes = [control for control in config.answers if control.to_name == video.name]
+    if shapes:
+        yield (
+            f"{shapes[0].tag} is on {where}, but open-source Label Studio has no masks on a "
+            f'<Video>: use {rectangle} for boxes, or the frames in <Image valueList="$frames"> '
+            "for masks"
+        )
+    tags = config.video_config(video.name)
+    if tags is not None and tags.rectangles:
+        yield from _trigger_problems(tags)
+    elif not shapes:
+        yield (
+            f"no <VideoRectangle> for {where}: add {rectangle} to track boxes, or use the frames "
+            'in <Image valueList="$frames"> for masks'
+        )
+    yield from _framerate_problems(video)
+
+
+def _trigger_problems(tags: VideoConfig) -> Iterator[str]:
+    """Why tracking cannot be asked for, or only in a roundabout way."""
+    if tags.commands:
+        return
+    area = f'<TextArea name="command" toName="{tags.video.name}" perRegion="true"/>'
+    if tags.labels_tags:
+        yield (
+            f"no <TextArea> for <Video name={tags.video.name}> that can be typed into: tracking "
+            f"starts only when a selected box gets another label; add {area} to type track"
+        )
+    else:
+        yield (
+            f"no <TextArea> and no <Labels> for <Video name={tags.video.name}>: nothing sends a "
+            f"request; add {area} to type track"
+        )
+
+
+def _framerate_problems(video: VideoTag) -> Iterator[str]:
+    written = (video.framerate or "").strip()
+    if not written or written.startswith("$"):
+        return
+    rate = number(written)
+    if rate is None or rate < 0:
+        yield (
+            f'<Video name={video.name}> has framerate="{written}", which is no positive number: '
+            'write the frames per second of the file, such as framerate="25"'
+        )
 
 
 def _control_problems(config: LabelConfig, image: ImageTag) -> Iterator[str]:

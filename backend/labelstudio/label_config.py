@@ -22,6 +22,9 @@ from backend.labelstudio.tags import (
     LabelsTag,
     Shape,
     TextAreaTag,
+    TimelineLabelsTag,
+    VideoConfig,
+    VideoRectangleTag,
     VideoTag,
 )
 
@@ -35,6 +38,9 @@ __all__ = [
     "LabelsTag",
     "Shape",
     "TextAreaTag",
+    "TimelineLabelsTag",
+    "VideoConfig",
+    "VideoRectangleTag",
     "VideoTag",
     "parse_label_config",
 ]
@@ -61,15 +67,20 @@ def parse_label_config(xml: str) -> LabelConfig:
     ]
     config = LabelConfig(
         images=tuple(_image(e) for e in objects if e.tag == "image" and e.attributes.get("name")),
-        videos=tuple(
-            VideoTag(e.attributes["name"], e.attributes.get("value"))
-            for e in objects
-            if e.tag == "video" and e.attributes.get("name")
-        ),
+        videos=tuple(_video(e) for e in objects if e.tag == "video" and e.attributes.get("name")),
         prompts=tuple(c for c in controls if c.shape in PROMPT_SHAPES and c.smart),
         answers=_by_preference(controls),
         labels_tags=tuple(_labels_tags(elements, default)),
-        text_areas=tuple(_text_areas(elements, default)),
+        text_areas=tuple(_text_areas(elements, default, per_region=False)),
+        region_text_areas=tuple(_text_areas(elements, default, per_region=True)),
+        video_rectangles=tuple(
+            VideoRectangleTag(name, to_name)
+            for name, to_name in _tied(elements, "videorectangle", default)
+        ),
+        timeline_labels=tuple(
+            TimelineLabelsTag(name, to_name)
+            for name, to_name in _tied(elements, "timelinelabels", default)
+        ),
         other_shapes=tuple(
             c
             for c in controls
@@ -152,6 +163,20 @@ def _image(element: _Element) -> ImageTag:
     return ImageTag(attributes["name"], attributes.get("value"), attributes.get("valuelist"))
 
 
+def _video(element: _Element) -> VideoTag:
+    attributes = element.attributes
+    return VideoTag(attributes["name"], attributes.get("value"), attributes.get("framerate"))
+
+
+def _tied(elements: list[_Element], tag: str, default: str | None) -> Iterator[tuple[str, str]]:
+    """The ``name`` and ``toName`` of every element ``tag`` that has both."""
+    for element in elements:
+        name = element.attributes.get("name")
+        to_name = element.attributes.get("toname", default)
+        if element.tag == tag and name and to_name:
+            yield name, to_name
+
+
 def _control(element: _Element, default: str | None) -> Control | None:
     has_labels = element.tag.endswith("labels")
     name = element.attributes.get("name")
@@ -189,12 +214,14 @@ def _labels_tags(elements: list[_Element], default: str | None) -> Iterator[Labe
             yield LabelsTag(name, to_name, element.labels, dynamic)
 
 
-def _text_areas(elements: list[_Element], default: str | None) -> Iterator[TextAreaTag]:
+def _text_areas(
+    elements: list[_Element], default: str | None, *, per_region: bool
+) -> Iterator[TextAreaTag]:
     for element in elements:
         attributes = element.attributes
         name, to_name = attributes.get("name"), attributes.get("toname", default)
-        per_region = _flag(attributes, "perregion", False)
-        if element.tag == "textarea" and name and to_name and not per_region:
+        wanted = _flag(attributes, "perregion", False) is per_region
+        if element.tag == "textarea" and name and to_name and wanted:
             yield TextAreaTag(
                 name,
                 to_name,

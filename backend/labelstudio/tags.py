@@ -71,10 +71,36 @@ class ImageTag:
 
 @dataclass(frozen=True)
 class VideoTag:
-    """``<Video>``; cannot hold masks in open-source Label Studio."""
+    """``<Video>``; holds boxes over frames, but no masks in open-source Label Studio.
+
+    ``framerate`` is the attribute as written, a number or ``$key``; ``timing.tag_framerate`` reads
+    it.
+    """
 
     name: str
     value: str | None = None
+    framerate: str | None = None
+
+
+@dataclass(frozen=True)
+class VideoRectangleTag:
+    """``<VideoRectangle>``: draws boxes with key frames on a video; a ``<Labels>`` names them."""
+
+    name: str
+    to_name: str
+
+    @property
+    def tag(self) -> str:
+        """The tag as people write it, for messages."""
+        return f"<VideoRectangle name={self.name}>"
+
+
+@dataclass(frozen=True)
+class TimelineLabelsTag:
+    """``<TimelineLabels>``: names spans of time on a video, not objects in it."""
+
+    name: str
+    to_name: str
 
 
 @dataclass(frozen=True)
@@ -117,12 +143,43 @@ class LabelsTag:
 
 @dataclass(frozen=True)
 class TextAreaTag:
-    """A ``<TextArea>`` that belongs to the whole picture, not to a region."""
+    """A ``<TextArea>``, of the whole picture or video or, with ``perRegion``, of each region."""
 
     name: str
     to_name: str
     per_item: bool = False
     read_only: bool = False  # annotators cannot type there: it can only show our status
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """What a label config has for one ``<Video>``; tuples are in document order.
+
+    Attributes:
+        rectangles: draw the boxes; empty where nothing can be tracked.
+        labels_tags: name the boxes.
+        timeline_labels: name spans of time; never answered.
+        text_areas: of the whole video: commands and status.
+        region_text_areas: of each box: a command there is for that box.
+    """
+
+    video: VideoTag
+    rectangles: tuple[VideoRectangleTag, ...] = ()
+    labels_tags: tuple[LabelsTag, ...] = ()
+    timeline_labels: tuple[TimelineLabelsTag, ...] = ()
+    text_areas: tuple[TextAreaTag, ...] = ()
+    region_text_areas: tuple[TextAreaTag, ...] = ()
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The labels a box can have."""
+        return tuple(label for tag in self.labels_tags for label in tag.labels)
+
+    @property
+    def commands(self) -> tuple[TextAreaTag, ...]:
+        """The text areas into which annotators can type, those of a box first."""
+        areas = (*self.region_text_areas, *self.text_areas)
+        return tuple(area for area in areas if not area.read_only)
 
 
 @dataclass(frozen=True)
@@ -159,19 +216,39 @@ class LabelConfig:
     prompts: tuple[Control, ...] = ()
     answers: tuple[Control, ...] = ()
     labels_tags: tuple[LabelsTag, ...] = ()
-    text_areas: tuple[TextAreaTag, ...] = ()
+    text_areas: tuple[TextAreaTag, ...] = ()  # of a whole picture or video
+    region_text_areas: tuple[TextAreaTag, ...] = ()  # perRegion="true"
+    video_rectangles: tuple[VideoRectangleTag, ...] = ()
+    timeline_labels: tuple[TimelineLabelsTag, ...] = ()
     other_shapes: tuple[Control, ...] = ()  # ellipses: neither a smart prompt nor an answer
     problems: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
-        """Whether at least one picture has a control that can take a mask."""
-        names = {image.name for image in self.images}
-        return any(control.to_name in names for control in self.answers)
+        """Whether a picture has a control that can take a mask, or a video one for boxes."""
+        images = {image.name for image in self.images}
+        videos = {video.name for video in self.videos}
+        return any(control.to_name in images for control in self.answers) or any(
+            rectangle.to_name in videos for rectangle in self.video_rectangles
+        )
 
     def image(self, name: str) -> ImageTag | None:
         """The ``<Image>`` called ``name``."""
         return next((image for image in self.images if image.name == name), None)
+
+    def video_config(self, name: str) -> VideoConfig | None:
+        """What there is for the ``<Video>`` called ``name``; None if there is no such tag."""
+        video = next((video for video in self.videos if video.name == name), None)
+        if video is None:
+            return None
+        return VideoConfig(
+            video,
+            tuple(tag for tag in self.video_rectangles if tag.to_name == name),
+            self.labels_for(name),
+            tuple(tag for tag in self.timeline_labels if tag.to_name == name),
+            self.text_areas_for(name),
+            tuple(area for area in self.region_text_areas if area.to_name == name),
+        )
 
     def control(self, name: str) -> Control | None:
         """The control called ``name``, whatever it draws."""
@@ -217,7 +294,7 @@ class LabelConfig:
         return None
 
     def labels_for(self, image: str) -> tuple[LabelsTag, ...]:
-        """The separate ``<Labels>`` of ``image``."""
+        """The separate ``<Labels>`` of the object tag ``image``."""
         return tuple(tag for tag in self.labels_tags if tag.to_name == image)
 
     def text_areas_for(self, name: str) -> tuple[TextAreaTag, ...]:
@@ -225,7 +302,7 @@ class LabelConfig:
         return tuple(area for area in self.text_areas if area.to_name == name)
 
     def status_area(self, image: str) -> TextAreaTag | None:
-        """The text area that shows our status: one that annotators cannot type into if there
+        """The global text area that shows our status: one that annotators cannot type into if there
         is one, else the first."""
         areas = self.text_areas_for(image)
         return next((area for area in areas if area.read_only), areas[0] if areas else None)

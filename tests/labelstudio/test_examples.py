@@ -22,10 +22,13 @@ ANSWERS = {
 }
 
 
+VIDEOS = {"video_boxes.xml": False, "video_boxes_region_command.xml": True}  # text area of a box
+
+
 def test_every_example_is_tested_and_listed():
-    assert {path.name for path in FOLDER.glob("*.xml")} == ANSWERS.keys()
+    assert {path.name for path in FOLDER.glob("*.xml")} == {*ANSWERS, *VIDEOS}
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
-    for name in ANSWERS:
+    for name in (*ANSWERS, *VIDEOS):
         assert f"({name})" in readme
 
 
@@ -44,6 +47,20 @@ def test_example(name):
             for label in source.labels:
                 answer = config.find_answer(image, (label.name,), source.name)
                 assert answer.control.result_type == result_type
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_video_example(name):
+    xml = (FOLDER / name).read_text(encoding="utf-8")
+    LabelInterface(xml).validate()
+    config = parse_label_config(xml)
+    assert config.problems == ()
+    assert config.usable
+    video = config.video_config("video")
+    assert video.rectangles
+    assert video.labels
+    assert bool(video.region_text_areas) is VIDEOS[name]
+    assert not config.status_area("video").read_only
 
 
 def test_the_sequence_has_pages_and_a_command_line():

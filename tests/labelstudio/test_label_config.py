@@ -197,11 +197,6 @@ PROBLEMS = {
         'no smart tool for <Image name=img>: add <KeyPointLabels name="point" toName="img" '
         'smart="true"> with the labels of <BrushLabels name=b>',
     ),
-    "only video": (
-        '<Video name="v" value="$v"/><VideoRectangle name="r" toName="v"/>',
-        "the config has only <Video name=v>, which cannot hold masks in open-source Label "
-        'Studio: use <Image valueList="$frames"> for the frames',
-    ),
     "no media": (
         '<Text name="t" value="$t"/>',
         'the config has no <Image>: add <Image name="image" value="$image"/>',
@@ -277,7 +272,6 @@ def test_usable_is_about_answers():
     assert with_answer("BrushLabels").usable
     assert parse(PROBLEMS["no smart tool"][0]).usable  # boxes can still be turned into masks
     assert not parse(PROBLEMS["no answer tag"][0]).usable
-    assert not parse(PROBLEMS["only video"][0]).usable
 
 
 BOMB = """<!DOCTYPE lolz [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>
