@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import random
 from collections.abc import Callable
@@ -122,6 +123,17 @@ def test_a_table_saves_the_scan(clip: Clip) -> None:
     with VideoFrames(file, table=table) as again:
         assert file.read_bytes < 0.8 * file.size
         assert [number_of(again[index]) for index in (60, 3)] == [60, 3]
+
+
+@pytest.mark.parametrize("name", ["transport.ts", "groups.mp4", "offset.webm"])
+def test_a_seek_that_lands_too_late_is_noticed(name: str, clip: Clip) -> None:
+    """The table sends every seek beyond its key frame."""
+    with VideoFrames(clip(name)) as frames:
+        table = frames.table
+    one_second = round(1 / table.time_base)
+    late = dataclasses.replace(table, key_dts=table.key_pts + one_second)
+    with VideoFrames(clip(name), table=late) as frames:
+        assert [number_of(frames[index]) for index in (40, 7, 55)] == [40, 7, 55]
 
 
 def test_a_file_object_is_left_open(clip: Clip) -> None:
