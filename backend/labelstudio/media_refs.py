@@ -56,12 +56,9 @@ def page_count(task_data: Mapping[str, object], image: ImageTag) -> int:
 
 
 def _resolve(source: str, data: Mapping[str, object], tag: str) -> object:
-    if not source.startswith("$") and not _VARIABLE.search(source):
-        return source
-    if source[1:] in data and source.startswith("$"):
-        return data[source[1:]]
-    if _VARIABLE.fullmatch(source) or source.startswith("$"):
-        return _look_up(source[1:], data, tag)
+    whole = source.removeprefix("$")
+    if source.startswith("$") and (whole in data or _VARIABLE.fullmatch(source)):
+        return _look_up(whole, data, tag)
 
     def replaced(match: re.Match[str]) -> str:
         found = _look_up(match.group()[1:], data, tag)

@@ -19,6 +19,8 @@ S3 = "s3://media/img/we ird &#+%ü.jpg"
         ("$a.b[1].url", {"a": {"b": [{}, {"url": "x"}]}}, "x"),
         ("$a.b", {"a.b": "whole key", "a": {"b": "nested"}}, "whole key"),
         ("$two words", {"two words": "x"}, "x"),
+        ("$base/$file", {"base": "s3://b", "file": "x.jpg"}, "s3://b/x.jpg"),
+        ("$base/x.jpg", {"base": "s3://b"}, "s3://b/x.jpg"),
         ("https://host/fixed.jpg", {}, "https://host/fixed.jpg"),
         (
             "https://host/$id/$file.name.jpg",
