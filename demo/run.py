@@ -43,6 +43,7 @@ INSTRUCTIONS = """
   5. To correct a mask before that: press 1 again, then click on what it
      misses, or Alt+click on what it should not cover.
   6. For boxes, hover over the same tool, choose the rectangle, press 4, drag.
+     To set points in a box, click into it and hide it with Alt+H first.
 
   The demo's small weights are rough: one object that stands out from what is
   around it, such as those in the sample photos. For the official ones:

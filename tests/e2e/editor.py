@@ -194,6 +194,15 @@ class Editor:
         self.choose_label(control, label)
         return self.prompt(lambda: self.drag(*corners))
 
+    def hide_box(self, x: float, y: float) -> None:
+        """Click into a pending box, which selects it, and hide it with its hotkey.
+
+        Label Studio takes every click in a box for the box, whatever the tool: it has to be out
+        of the way before points can be set in it.
+        """
+        self.click(x, y)
+        self.page.keyboard.press("Alt+h")
+
     def state(self) -> State:
         """What the editor holds now."""
         raw = self.page.evaluate(_STATE)

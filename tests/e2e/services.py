@@ -19,6 +19,13 @@ ACCOUNT = Account()
 _LABEL_STUDIO_PORT = 28080
 _BACKEND_PORT = 29090
 
+_SETTINGS = {
+    "SAM2_VARIANT": "demo",
+    "SAM2_CHECKPOINT": "",
+    # One test serves photos from a server of its own on this machine.
+    "ALLOWED_PRIVATE_HOSTS": "127.0.0.1",
+}
+
 
 class Services:
     """Label Studio on a fresh copy of an empty database, and a backend with the demo weights.
@@ -63,7 +70,7 @@ class Services:
             token=self._token,
             cache_directory=self._directory / "cache",
             log=self._directory / "backend.log",
-            settings={"SAM2_VARIANT": "demo", "SAM2_CHECKPOINT": "", "LOG_LEVEL": "DEBUG"},
+            settings=_SETTINGS,
         )
         self._backend.wait_for(self._backend.url + "/ready", seconds=READY_SECONDS)
 

@@ -1,0 +1,123 @@
+"""``make demo`` as a newcomer gets it: one process that starts everything and cleans up."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from demo.api import LabelStudioApi
+from demo.backend import REPOSITORY
+from demo.processes import free_port
+from demo.run import PHOTOS, PROJECT, set_up_project
+from tests.e2e.services import ACCOUNT, LABEL_STUDIO_VENV, Services, empty_label_studio
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+
+START_SECONDS = 180.0
+STOP_SECONDS = 40.0
+
+
+def sessions_of_children(pid: int) -> set[int]:
+    """Session ids of the direct children of a process, from Linux's /proc."""
+    sessions = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[1]) == pid:
+            sessions.add(int(fields[3]))
+    return sessions
+
+
+def members(sessions: set[int]) -> list[str]:
+    """The command lines of all living processes of some sessions."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[3]) in sessions and fields[0] != "Z":
+                found.append((stat.parent / "cmdline").read_text().replace("\0", " "))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def test_the_demo_sets_everything_up_and_leaves_no_process_behind(tmp_path: Path) -> None:
+    shutil.copytree(empty_label_studio(), tmp_path / "state" / "label-studio")
+    output = tmp_path / "output.txt"
+    with socket.socket() as taken:
+        wanted = free_port(28180)
+        taken.bind(("127.0.0.1", wanted))
+        taken.listen()
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "demo.run"],
+            env={
+                **os.environ,
+                "DEMO_DIR": str(tmp_path / "state"),
+                "LABEL_STUDIO_VENV": str(LABEL_STUDIO_VENV.resolve()),
+                "LABEL_STUDIO_PORT": str(wanted),
+                "PORT": str(free_port(29190)),
+            },
+            cwd=REPOSITORY,
+            stdout=output.open("wb"),
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            text = _wait_for_text(demo, output, "The demo runs.")
+            assert f"Port {wanted} is in use" in text
+            _check_what_it_says(text)
+            children = sessions_of_children(demo.pid)
+            assert len(children) == 2
+        finally:
+            demo.send_signal(signal.SIGINT)
+            code = demo.wait(STOP_SECONDS)
+    assert code == 0, output.read_text()
+    assert members(children) == []
+
+
+def test_the_project_is_set_up_once(services: Services) -> None:
+    project = set_up_project(services.api)
+    tasks = [task["id"] for task in services.api.tasks(project)]
+    assert len(tasks) == len(list(PHOTOS.glob("*.jpg")))
+    assert set_up_project(services.api) == project
+    assert [task["id"] for task in services.api.tasks(project)] == tasks
+
+
+def _check_what_it_says(text: str) -> None:
+    match = re.search(r"Open +(http://[^/]+)/projects/(\d+)/data", text)
+    backend = re.search(r"Backend +(http://\S+)", text)
+    assert match
+    assert backend
+    assert ACCOUNT.email in text
+    assert ACCOUNT.password in text
+
+    api = LabelStudioApi(match.group(1), ACCOUNT)
+    project = int(match.group(2))
+    assert api.find_project(PROJECT) == project
+    assert api.tasks(project)
+    [connected] = api.request("GET", "/api/ml", params={"project": project})
+    assert connected["url"] == backend.group(1)
+    assert connected["is_interactive"]
+    assert connected["state"] == "CO"
+    ready = requests.get(backend.group(1) + "/ready", timeout=10)
+    assert ready.status_code == requests.codes.ok
+
+
+def _wait_for_text(demo: subprocess.Popen[bytes], output: Path, wanted: str) -> str:
+    deadline = time.monotonic() + START_SECONDS
+    while wanted not in output.read_text():
+        assert demo.poll() is None, output.read_text()
+        assert time.monotonic() < deadline, output.read_text()
+        time.sleep(0.2)
+    return output.read_text()
