@@ -13,6 +13,7 @@ DATA_UNDEFINED_NAME)."""
 
 _VARIABLE = re.compile(r"\$[\w\[\].{}]+")  # parseValue in the editor's utils/data.js
 _STEP = re.compile(r"[^.\[\]]+")
+_INDEX = re.compile(r"[0-9]{1,9}")
 
 
 class MissingMedia(ValueError):
@@ -77,7 +78,7 @@ def _look_up(path: str, data: Mapping[str, object], tag: str) -> object:
     for step in _STEP.findall(path):
         if isinstance(found, Mapping) and step in found:
             found = found[step]
-        elif isinstance(found, list | tuple) and step.isdecimal() and int(step) < len(found):
+        elif isinstance(found, list | tuple) and _INDEX.fullmatch(step) and int(step) < len(found):
             found = found[int(step)]
         elif UNDEFINED_KEY in data:
             return data[UNDEFINED_KEY]

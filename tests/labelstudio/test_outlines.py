@@ -135,9 +135,9 @@ def test_any_mask_gives_rings_inside_the_picture(mask):
 
 def test_noise_is_bounded():
     rng = np.random.default_rng(1)
-    start = time.perf_counter()
+    start = time.process_time()
     rings = mask_rings(rng.random((720, 1280)) > 0.5)
-    assert time.perf_counter() - start < 10.0
+    assert time.process_time() - start < 10.0
     assert len(rings) <= MAX_PARTS
     assert max(len(ring) for ring in rings) <= MAX_VERTICES
 
