@@ -73,7 +73,8 @@ def _reference_problems(config: LabelConfig, references: Sequence[TagReference])
     objects = {image.name for image in config.images} | {video.name for video in config.videos}
     controls = (*config.prompts, *config.answers, *config.other_shapes)
     drawn = {control.name for control in controls}
-    drawn |= {tag.name for tag in (*config.labels_tags, *config.timeline_labels)}
+    drawn |= {tag.name for tag in config.labels_tags}
+    drawn |= {tag.name for tag in config.timeline_labels}
     drawn |= {area.name for area in (*config.text_areas, *config.region_text_areas)}
     drawn |= {rectangle.name for rectangle in config.video_rectangles}
     for reference in references:
@@ -94,8 +95,10 @@ def _reference_problems(config: LabelConfig, references: Sequence[TagReference])
 
 def _is_worked_on(config: LabelConfig, video: VideoTag) -> bool:
     """Whether anything is drawn on a video; spans of time are not our business."""
-    drawn = (*config.answers, *config.prompts, *config.other_shapes, *config.video_rectangles)
-    return any(tag.to_name == video.name for tag in drawn)
+    shapes = (*config.answers, *config.prompts, *config.other_shapes)
+    return any(control.to_name == video.name for control in shapes) or any(
+        rectangle.to_name == video.name for rectangle in config.video_rectangles
+    )
 
 
 def _video_problems(config: LabelConfig, video: VideoTag) -> Iterator[str]:
