@@ -14,13 +14,11 @@ from urllib.parse import urljoin
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import LocationParseError
-from urllib3.util import Url, parse_url
 from urllib3.util.retry import Retry
 
 from backend.labelstudio.credentials import AccessToken, Credential, credential_kind
+from backend.labelstudio.server_url import ServerUrl, shown_origin
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _MAX_REDIRECTS = 3
 _CREATE_TOKEN = "create a personal access token under Account & Settings and use that"  # noqa: S105
 
@@ -81,11 +79,11 @@ class LabelStudioClient:
         timeout: float = 10.0,
         verify: bool | str = True,
     ) -> None:
-        parsed = _parse_base_url(url)
-        self._origin = _origin(parsed)
-        self._prefix = (parsed.path or "").rstrip("/")
-        self.url = _origin_text(parsed) + self._prefix
-        self.verify = verify
+        try:
+            self._server = ServerUrl.parse(url)
+        except ValueError as error:
+            raise LabelStudioError(f"LABEL_STUDIO_URL {error}") from None
+        self.url = self._server.text
         self._timeout = (min(5.0, timeout), timeout)
         self._api_key = _checked_key(api_key)
         self.credential = credential_kind(self._api_key)
@@ -101,42 +99,19 @@ class LabelStudioClient:
         return f"Label Studio at {self.url}"
 
     @property
-    def origin(self) -> tuple[str, str, int]:
-        """Scheme, lower-case host and port of the configured address."""
-        return self._origin
-
-    @property
     def prefix(self) -> str:
         """The sub-path Label Studio is served under, without a slash at the end; "" for none."""
-        return self._prefix
+        return self._server.prefix
 
     # --- where -----------------------------------------------------------------------------
 
     def is_own(self, url: str) -> bool:
-        """Whether an absolute URL is on this Label Studio: same origin, under its sub-path.
-
-        Paths with dot segments (also percent-encoded) are nobody's: servers and proxies
-        disagree on what they mean.
-        """
-        try:
-            parsed = parse_url(url)
-        except LocationParseError:
-            return False
-        if parsed.scheme not in _DEFAULT_PORTS or not parsed.host or parsed.auth:
-            return False
-        # The text as given: parse_url resolves dot segments away.
-        if has_dot_segments(url.partition("?")[0]):
-            return False
-        path = parsed.path or "/"
-        inside = path == self._prefix or path.startswith(self._prefix + "/")
-        return _origin(parsed) == self._origin and inside
+        """Whether an absolute URL is on this Label Studio; see ``ServerUrl.owns``."""
+        return self._server.owns(url)
 
     def absolute_url(self, path: str) -> str:
         """The full URL of a path on this Label Studio, with or without its sub-path in front."""
-        path = "/" + path.lstrip("/")
-        if self._prefix and (path + "/").startswith(self._prefix + "/"):
-            return self.url + path[len(self._prefix) :]
-        return self.url + path
+        return self._server.absolute(path)
 
     # --- credentials -----------------------------------------------------------------------
 
@@ -214,18 +189,18 @@ class LabelStudioClient:
 
     def get_task(self, task: int) -> dict[str, Any]:
         """The task with its data, annotations, drafts and predictions, as the API has it."""
-        return _json_object(self.request("GET", f"/api/tasks/{int(task)}/"))
+        return self._object("GET", f"/api/tasks/{int(task)}/")
 
     def create_prediction(
         self, task: int, result: list[dict[str, Any]], model_version: str, score: float | None
     ) -> dict[str, Any]:
         """Store a prediction for a task; returns it as stored, with its id."""
         body = {"task": task, "result": result, "model_version": model_version, "score": score}
-        return _json_object(self.request("POST", "/api/predictions/", json=body))
+        return self._object("POST", "/api/predictions/", json=body)
 
     def whoami(self) -> dict[str, Any]:
         """The user the API key belongs to."""
-        return _json_object(self.request("GET", "/api/current-user/whoami"))
+        return self._object("GET", "/api/current-user/whoami")
 
     def check(self) -> ConnectionCheck:
         """Find out whether Label Studio answers and takes the key; never raises."""
@@ -243,6 +218,18 @@ class LabelStudioClient:
             version,
             user if isinstance(user, str) else None,
         )
+
+    def _object(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
+        """The JSON object that a request is answered with."""
+        response = self.request(method, path, **kwargs)
+        found = _json_object(response)
+        if not found:
+            raise LabelStudioError(
+                f"{self.name} answered with something other than its API does, perhaps a login "
+                "page of a proxy in front of it; check LABEL_STUDIO_URL.",
+                status=response.status_code,
+            )
+        return found
 
     def _version(self) -> str | None:
         try:
@@ -279,7 +266,7 @@ class LabelStudioClient:
     def _refuse_redirect(self, response: requests.Response) -> None:
         if not response.is_redirect:
             return
-        target = _display_origin(_redirect_target(response))
+        target = shown_origin(_redirect_target(response))
         raise LabelStudioError(
             f"{self.name} redirects to {target}; set LABEL_STUDIO_URL to the address it is "
             "really served at, with https and the sub-path if there is one.",
@@ -312,7 +299,7 @@ class LabelStudioClient:
                 f": it is not there, or the user of {self.credential.value} cannot see it; "
                 "check LABEL_STUDIO_URL and the user's access to the project."
             )
-        if status == 400 and "_" in self._origin[1]:
+        if status == 400 and "_" in self._server.origin[1]:
             return (
                 ": it refuses host names with an underscore; give the container or host a "
                 "name without one and change LABEL_STUDIO_URL."
@@ -329,37 +316,10 @@ class LabelStudioClient:
             return f"{self.name} did not answer within {self._timeout[1]:g} s."
         where = (
             "inside a container localhost is the container itself: use the host's name"
-            if self._origin[1] in ("localhost", "127.0.0.1", "::1")
+            if self._server.origin[1] in ("localhost", "127.0.0.1", "[::1]")
             else "check LABEL_STUDIO_URL and that this machine can reach it"
         )
         return f"{self.name} cannot be reached ({type(error).__name__}); {where}."
-
-
-def has_dot_segments(path: str) -> bool:
-    """Whether a URL path climbs (``..``), also in percent-encoded or back-slashed spelling."""
-    plain = path
-    for _ in range(3):  # %252e%252e: some proxies decode more than once
-        plain = plain.replace("%2e", ".").replace("%2E", ".").replace("%25", "%")
-        plain = plain.replace("%2f", "/").replace("%2F", "/").replace("%5c", "/")
-    segments = plain.replace("%5C", "/").replace("\\", "/").split("/")
-    return ".." in segments or "." in segments
-
-
-def _parse_base_url(url: str) -> Url:
-    try:
-        parsed = parse_url((url or "").strip())
-    except LocationParseError:
-        raise LabelStudioError("LABEL_STUDIO_URL is not a URL.") from None
-    if parsed.scheme not in _DEFAULT_PORTS or not parsed.host:
-        raise LabelStudioError(
-            "LABEL_STUDIO_URL must be a full address such as http://label-studio:8080."
-        )
-    if parsed.auth or parsed.query:
-        raise LabelStudioError(
-            "LABEL_STUDIO_URL must not contain a user name, password or query; "
-            "put the token into LABEL_STUDIO_API_KEY."
-        )
-    return parsed
 
 
 def _checked_key(api_key: str | None) -> str | None:
@@ -398,29 +358,11 @@ def _new_session(verify: bool | str) -> requests.Session:
     return session
 
 
-def _origin(parsed: Url) -> tuple[str, str, int]:
-    scheme = parsed.scheme or ""
-    return scheme, (parsed.host or "").lower(), parsed.port or _DEFAULT_PORTS.get(scheme, 0)
-
-
-def _origin_text(parsed: Url) -> str:
-    port = f":{parsed.port}" if parsed.port else ""
-    return f"{parsed.scheme}://{(parsed.host or '').lower()}{port}"
-
-
 def _redirect_target(response: requests.Response) -> str:
     try:
         return urljoin(response.url, response.headers["Location"])
     except ValueError:  # unbalanced brackets of an IPv6 address
         return ""
-
-
-def _display_origin(url: str) -> str:
-    try:
-        parsed = parse_url(url)
-    except LocationParseError:
-        parsed = Url()
-    return _origin_text(parsed) if parsed.host else "an address that is not a URL"
 
 
 def _json_object(response: requests.Response) -> dict[str, Any]:

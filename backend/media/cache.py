@@ -119,8 +119,11 @@ class MediaCache:
 
     @property
     def stored_bytes(self) -> int:
-        """How much the index says is stored."""
-        return self._index.stored_bytes()
+        """How much the index says is stored; 0 where it cannot be read."""
+        try:
+            return self._index.stored_bytes()
+        except sqlite3.Error:
+            return 0
 
     def close(self) -> None:
         """Let go of the index; nothing can be fetched afterwards."""

@@ -30,6 +30,7 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_STRIP_ROWS = 256
 # Whatever the decoders raise for damaged files, short of a crash.
 _DECODER_ERRORS = (
     ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError,
@@ -83,7 +84,17 @@ def _decode(file: BinaryIO, max_pixels: int) -> np.ndarray:
         if width * height > max_pixels:
             raise _too_large(f"{width} x {height} pixels", max_pixels)
         image.load()
-        return np.array(_rgb(_upright(image)))
+        return _pixels(_rgb(_upright(image)))
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    """The samples, copied in strips: at 100 megapixels a copy in one piece costs 600 MB more."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, _STRIP_ROWS):
+        bottom = min(top + _STRIP_ROWS, height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
+    return pixels
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -108,7 +119,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         colours = image.convert("RGBA")
         white = Image.new("RGBA", colours.size, "white")
         return Image.alpha_composite(white, colours).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

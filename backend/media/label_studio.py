@@ -16,7 +16,8 @@ from urllib.parse import parse_qs
 
 import requests
 
-from backend.labelstudio.client import LabelStudioClient, LabelStudioError, has_dot_segments
+from backend.labelstudio.client import LabelStudioClient, LabelStudioError
+from backend.labelstudio.server_url import has_dot_segments
 from backend.media.errors import MediaError, Reason, shown
 from backend.media.http import (
     Deadline,

@@ -19,7 +19,7 @@ from backend.media.errors import MediaError, Reason, shown
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-DEFAULT_PORTS = {"http": 80, "https": 443}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _MAX_URL = 8192
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 # Not marked as special in every Python: carrier NAT, protocol assignments, benchmarking,
@@ -42,7 +42,7 @@ def parse_http_url(url: str) -> Url:
         parsed = parse_url(url)
     except LocationParseError:
         parsed = Url()
-    if parsed.scheme not in DEFAULT_PORTS or not parsed.host:
+    if parsed.scheme not in _DEFAULT_PORTS or not parsed.host:
         raise MediaError(f"{shown(url)} is not an http or https URL.", reason=Reason.REFUSED)
     if parsed.auth:
         raise MediaError(
@@ -51,12 +51,6 @@ def parse_http_url(url: str) -> Url:
             reason=Reason.REFUSED,
         )
     return parsed
-
-
-def origin(parsed: Url) -> tuple[str, str, int]:
-    """Scheme, lower-case host and port of a parsed http(s) URL."""
-    scheme = parsed.scheme or ""
-    return scheme, (parsed.host or "").lower(), parsed.port or DEFAULT_PORTS.get(scheme, 0)
 
 
 class AddressPolicy:
@@ -73,8 +67,9 @@ class AddressPolicy:
         self._hosts: set[tuple[str, int | None]] = set()
         self._networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
         for url in trusted_urls:
-            _, host, port = origin(parse_http_url(url))
-            self._hosts.add((host.strip("[]"), port))
+            parsed = parse_http_url(url)
+            port = parsed.port or _DEFAULT_PORTS[parsed.scheme or ""]
+            self._hosts.add(((parsed.host or "").strip("[]").lower(), port))
         for entry in private_hosts:
             self._allow(entry.strip().lower())
 

@@ -242,7 +242,7 @@ def test_cookies_are_not_sent_to_the_next_port(
     server: RecordingServer, client: LabelStudioClient
 ) -> None:
     cookie = {"Set-Cookie": "sessionid=secret; Path=/"}
-    server.route("/api/tasks/7/", Reply(200, b"{}", headers=cookie))
+    server.route("/api/tasks/7/", Reply(200, b'{"id": 7}', headers=cookie))
     client.get_task(7)
     client.whoami()
     assert server.header_values("cookie") == []
@@ -272,6 +272,15 @@ def test_check_refused(label_studio: FakeLabelStudio) -> None:
     found = LabelStudioClient(label_studio.url, LEGACY_TOKEN).check()
     assert (found.reachable, found.accepted) == (True, False)
     assert "legacy" in found.message
+
+
+def test_login_page_of_a_proxy_is_not_taken_for_an_answer(
+    server: RecordingServer, client: LabelStudioClient
+) -> None:
+    server.route("/api/current-user/", Reply(200, b"<!doctype html><title>Log in</title>"))
+    found = client.check()
+    assert not found.accepted
+    assert "login page" in found.message
 
 
 def test_check_unreachable() -> None:

@@ -155,7 +155,7 @@ def test_body_of_a_redirect_is_not_read(
     server.route("/a.jpg", Reply(302, b"x" * 100, {"Location": "/b.jpg"}, drip=0.1))
     start = time.monotonic()
     make_resolver().fetch(server.url + "/a.jpg")
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5  # ten seconds' worth of body
 
 
 def test_redirect_into_a_private_network_is_refused(
@@ -208,7 +208,7 @@ def test_long_retry_after_is_not_waited_for(
     start = time.monotonic()
     with pytest.raises(MediaError, match="fewer requests"):
         make_resolver().fetch(server.url + "/a.jpg")
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 60
     assert server.count() == 1
 
 
@@ -276,7 +276,7 @@ def test_stalled_body_is_resumed(server: RecordingServer, make_resolver: MakeRes
         return Reply(200, whole.body[:100], whole.headers, length=len(BODY), hang=5)
 
     server.route("/a.jpg", handler)
-    resolver = make_resolver(timeouts=Timeouts(connect=2, read=0.3, total=10))
+    resolver = make_resolver(timeouts=Timeouts(connect=2, read=0.5, total=10))
     assert resolver.fetch(server.url + "/a.jpg").size == len(BODY)
 
 
@@ -317,7 +317,7 @@ def test_server_that_drips_its_headers_is_cut_off(
         with pytest.raises(MediaError) as caught:
             resolver.fetch(f"{url}?X-Amz-Signature=s3cr3t")
         assert caught.value.reason is Reason.TIMEOUT
-        assert time.monotonic() - start < 4
+        assert time.monotonic() - start < 8  # ten seconds' worth of headers
     assert url in caplog.text  # urllib3 complains about the headers
     assert "s3cr3t" not in caplog.text
 
@@ -340,7 +340,7 @@ def test_dripping_server_meets_the_deadline(
     start = time.monotonic()
     with pytest.raises(MediaError, match=r"did not arrive within 0.5 s"):
         resolver.fetch(server.url + "/a.jpg")
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5  # ten seconds' worth of body
 
 
 def test_unreachable_server_is_named(make_resolver: MakeResolver) -> None:

@@ -384,7 +384,7 @@ def test_proxy_that_stops_without_closing_is_resumed(
         return full(seen)
 
     label_studio.cloud[URI] = handler
-    resolver = make_resolver(label_studio=client, timeouts=Timeouts(connect=2, read=0.3, total=10))
+    resolver = make_resolver(label_studio=client, timeouts=Timeouts(connect=2, read=0.5, total=10))
     assert resolver.fetch(URI, task_id=1).path.read_bytes() == BODY
     assert resolver.stats.bytes_fetched == len(BODY)
 
