@@ -5,18 +5,28 @@ from sam2model import ImagePredictor, build_model
 predictor = ImagePredictor(build_model("sam2.1_hiera_tiny"))
 embedding = predictor.embed(image)
 prediction = predictor.predict(embedding, points=[[320, 200]], labels=[1])
+
+tracker = VideoTracker(predictor.model, frames)
+tracker.prompt(0, "dog", points=[[320, 200]])
+for answer in tracker.propagate():
+    ...
 """
 
 from sam2model.build import build_model
 from sam2model.checkpoints import CheckpointError
 from sam2model.image_predictor import ImageEmbedding, ImagePredictor, Prediction
+from sam2model.mask_runs import MaskRuns
 from sam2model.variants import VARIANTS
+from sam2model.video_tracker import FrameMasks, VideoTracker
 
 __all__ = [
     "VARIANTS",
     "CheckpointError",
+    "FrameMasks",
     "ImageEmbedding",
     "ImagePredictor",
+    "MaskRuns",
     "Prediction",
+    "VideoTracker",
     "build_model",
 ]
