@@ -31,10 +31,12 @@ from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.prompts import Command, ContextPrompts, ObjectPrompt, PointPrompt
 from backend.labelstudio.results import LabelMismatch, region_id, status_results
 from backend.labelstudio.tags import LabelConfig
+from backend.labelstudio.video_regions import video_status
 from backend.media.errors import MediaError
 from backend.memory import Place, PromptMemory
 from backend.tracking.sequence import FrameSequence
-from backend.tracking.service import SequenceTracking
+from backend.tracking.service import Tracking
+from backend.video import VideoError
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +76,7 @@ class Interactive:
         answers: Answers,
         engine: Engine,
         memory: PromptMemory,
-        tracking: SequenceTracking,
+        tracking: Tracking,
         *,
         budget_seconds: float,
     ) -> None:
@@ -95,6 +97,20 @@ class Interactive:
             image = request.config.images[0].name
             return Reply(self._status(request, image, None, text), "ignored")
         return Reply([], "empty")
+
+    def reply_on_video(self, request: Request, context: object) -> Reply:
+        """Tracked boxes, or the answer to a command, for a request on a ``<Video>``."""
+        try:
+            results = self._tracking.videos.reply(
+                request.project, request.task, request.label_config, context
+            )
+        except EXPECTED as error:
+            logger.warning("task %s: not tracked: %s", request.task_id, error)
+            video = request.config.videos[0].name
+            known = context.get("result") if isinstance(context, Mapping) else None
+            status = video_status(str(error), request.config, video, known)
+            return Reply([dict(item) for item in status], "error")
+        return Reply(results, "ok" if results else "empty")
 
     def _masks(self, request: Request, prompts: Sequence[ObjectPrompt]) -> Reply:
         deadline = time.monotonic() + self._budget
@@ -154,7 +170,9 @@ class Interactive:
         tag = request.config.image(image)
         if tag is None or not tag.is_sequence:
             return None
-        return self._tracking.sequence(request.project, request.task, request.label_config, image)
+        return self._tracking.sequences.sequence(
+            request.project, request.task, request.label_config, image
+        )
 
     def _command(self, request: Request, command: Command) -> Reply:
         kinds = {parse_command(entry).kind for entry in command.entries}
@@ -191,7 +209,7 @@ class Interactive:
         self, request: Request, command: Command, sequence: FrameSequence, parsed: ParsedCommand
     ) -> Reply:
         fresh = self._memory.fresh(request.project, request.task_id)
-        regions, text = self._tracking.command(sequence, parsed, fresh)
+        regions, text = self._tracking.sequences.command(sequence, parsed, fresh)
         if parsed.word is Word.CLEAR:
             self._memory.forget_task(request.project, request.task_id)
         status = self._status(request, command.to_name, command.item_index, text)
@@ -211,7 +229,15 @@ class Interactive:
 
 
 # What an annotator can be told in a sentence; anything else is a defect of the service.
-EXPECTED = (MediaError, MissingMedia, LabelMismatch, EngineError, OnlyBackground, UnusableShape)
+EXPECTED = (
+    MediaError,
+    MissingMedia,
+    LabelMismatch,
+    EngineError,
+    OnlyBackground,
+    UnusableShape,
+    VideoError,
+)
 
 
 def _saved_ids(task: Mapping[str, Any]) -> set[str]:

@@ -10,11 +10,12 @@ from typing import Any
 from backend.batch import Batch
 from backend.engine.engine import Engine
 from backend.interactive import Interactive, Request
+from backend.labelstudio.json_values import mappings
 from backend.labelstudio.label_config import LabelConfigError, parse_label_config
 from backend.labelstudio.prompts import prompts_from_context
 from backend.labelstudio.tags import LabelConfig
 from backend.metrics import Metrics
-from backend.tracking.service import SequenceTracking
+from backend.tracking.service import Tracking
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class Service:
         engine: Engine,
         interactive: Interactive,
         batch: Batch,
-        tracking: SequenceTracking,
+        tracking: Tracking,
         metrics: Metrics,
     ) -> None:
         self.engine = engine
@@ -89,7 +90,10 @@ class Service:
         if not tasks:
             return {"results": []}
         request = Request(str(body.get("project")), tasks[0], body["label_config"], config)
-        reply = self._interactive.reply(request, prompts_from_context(context, config))
+        if _is_on_video(context, config):
+            reply = self._interactive.reply_on_video(request, context)
+        else:
+            reply = self._interactive.reply(request, prompts_from_context(context, config))
         self._metrics.predictions.labels("interactive", reply.outcome).inc()
         scores = [item["score"] for item in reply.results if "score" in item]
         first = {
@@ -105,6 +109,13 @@ class Service:
         self._batch.close()
         self.tracking.close()
         self.engine.close()
+
+
+def _is_on_video(context: object, config: LabelConfig) -> bool:
+    """Whether a request of the editor is about a ``<Video>`` and not about a picture."""
+    names = {video.name for video in config.videos}
+    items = context.get("result") if isinstance(context, Mapping) else None
+    return any(item.get("to_name") in names for item in mappings(items))
 
 
 def _nothing(context: object) -> Any:

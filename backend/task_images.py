@@ -49,11 +49,17 @@ class TaskImages:
             MediaError: it cannot be fetched.
             Busy: it is still being downloaded at the deadline.
         """
+        return self._image(self.file(task, tag, page, deadline))
+
+    def file(
+        self, task: Mapping[str, Any], tag: ImageTag, page: int | None, deadline: float
+    ) -> MediaFile:
+        """The file behind ``source``; arguments and errors as there."""
         data = task.get("data")
         uri = media_uri(data if isinstance(data, dict) else {}, tag, page)
         task_id = task.get("id")
         future = self._pool.submit(self._fetch, uri, task_id if type(task_id) is int else None)
-        return self._image(_wait(future, deadline))
+        return _wait(future, deadline)
 
     def close(self) -> None:
         """Stop; downloads under way are abandoned."""
@@ -74,4 +80,4 @@ def _wait(future: Future[MediaFile], deadline: float) -> MediaFile:
     try:
         return future.result(max(deadline - time.monotonic(), 0.0))
     except FutureTimeout as error:
-        raise Busy("the image is still being downloaded; try again in a moment") from error
+        raise Busy("the media file is still being downloaded; try again in a moment") from error

@@ -21,7 +21,7 @@ from backend.metrics import Metrics
 from backend.service import Service
 from backend.settings import Settings
 from backend.task_images import TaskImages
-from backend.tracking.service import SequenceTracking
+from backend.tracking.service import Tracking, TrackSettings
 from backend.tracking.store import TrackStore
 
 
@@ -57,13 +57,12 @@ def build_service(settings: Settings, metrics: Metrics) -> Service:
         label_studio = LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key)
     resolver = build_resolver(settings, label_studio, metrics)
     images = TaskImages(resolver, max_pixels=settings.max_image_pixels, metrics=metrics)
-    tracking = SequenceTracking(
+    tracking = Tracking(
         TrackStore(settings.state_dir.expanduser() / "tracks.sqlite3"),
         engine,
         images,
         label_studio,
-        budget_seconds=settings.track_budget_seconds,
-        workers=settings.track_jobs,
+        TrackSettings(settings.track_budget_seconds, settings.track_jobs),
     )
     tracking.jobs.resume()
     answers = Answers(engine, images, metrics)

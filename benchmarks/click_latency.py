@@ -7,7 +7,7 @@ every click, with the official ``sam2`` package. Both run in this process, in tu
 files with the same weights: the shipped ones for the demo variant, random ones for the others
 (time does not depend on the values). The masks are compared.
 
-    python -m benchmarks.click_latency [--variants demo sam2.1_hiera_tiny] [--clicks 20] [--out FILE]
+    python -m benchmarks.click_latency [--variants NAME ...] [--clicks 20] [--out FILE]
 """
 
 from __future__ import annotations

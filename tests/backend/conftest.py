@@ -22,7 +22,7 @@ from backend.metrics import Metrics
 from backend.service import Service
 from backend.settings import Settings
 from backend.task_images import TaskImages
-from backend.tracking.service import SequenceTracking
+from backend.tracking.service import Tracking, TrackSettings
 from backend.tracking.store import TrackStore
 from tests.backend.fakes import FakePredictor, FakeVideoTracker
 
@@ -90,12 +90,12 @@ class Bench:
         answers = Answers(self.engine, images, self.metrics)
         self.memory = PromptMemory(clock=lambda: self.now)
         self.store = TrackStore(folder / "tracks.sqlite3")
-        self.tracking = SequenceTracking(
+        self.tracking = Tracking(
             self.store,
             self.engine,
             images,
             self,
-            budget_seconds=self.settings.track_budget_seconds,
+            TrackSettings(self.settings.track_budget_seconds),
         )
         interactive = Interactive(
             answers,

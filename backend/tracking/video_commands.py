@@ -1,0 +1,412 @@
+"""``<Video>`` with VideoRectangle: boxes are the prompts, tracked boxes the answer.
+
+The pixel masks behind the boxes stay in the store, for exports and for later commands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from backend.engine.engine import PixelPrompt
+from backend.labelstudio.commands import (
+    TRACK_HELP,
+    Kind,
+    ParsedCommand,
+    Word,
+    parse_command,
+    unknown_command,
+)
+from backend.labelstudio.geometry import Box, box_to_pixels, mask_to_box
+from backend.labelstudio.json_values import mappings
+from backend.labelstudio.keyframes import Keyframe, merge_human, thin
+from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.media_refs import MissingMedia, media_uri
+from backend.labelstudio.results_in import result_lists
+from backend.labelstudio.tags import ImageTag, LabelConfig
+from backend.labelstudio.timing import Timeline, frames_count, tag_framerate
+from backend.labelstudio.video_regions import (
+    Trigger,
+    VideoContext,
+    VideoRegion,
+    read_video_regions,
+    region_results,
+    split_keyframes,
+    video_context,
+    video_status,
+)
+from backend.media.cache import MediaFile
+from backend.tracking.jobs import Goal, Work
+from backend.tracking.plan import Direction, plan_spans
+from backend.tracking.progress import progress, ranges
+from backend.tracking.review import doubts
+from backend.tracking.store import Job
+from backend.tracking.workshop import Workshop
+from backend.video import FrameTable, VideoFrames
+
+FETCH_SECONDS = 600.0  # for a whole video, inside a job
+KEPT_ANSWERS = 4  # of each region
+TRACK = ParsedCommand(Kind.COMMAND, Word.TRACK, "track")
+
+Results = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The video of a task.
+
+    Attributes:
+        track: names what is tracked.
+        timeline: the editor's frames, from 1, and the file's, from 0.
+    """
+
+    track: str
+    project: str
+    task: Mapping[str, Any]
+    label_config: str
+    config: LabelConfig
+    name: str
+    timeline: Timeline
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A region with what a human put on it; ``human`` ascending."""
+
+    region: VideoRegion
+    human: tuple[Keyframe, ...]
+
+
+class VideoCommands:
+    """Answers requests on videos: commands, relabelled boxes."""
+
+    kind = "video"
+
+    def __init__(self, workshop: Workshop) -> None:
+        self._shop = workshop
+        self._parse = lru_cache(maxsize=16)(parse_label_config)
+        self._table = lru_cache(maxsize=64)(_read_table)
+
+    def reply(
+        self, project: str, task: Mapping[str, Any], label_config: str, context: object
+    ) -> Results:
+        """The results for an interactive request; empty where there is nothing to say.
+
+        Raises:
+            MissingMedia, MediaError, VideoError, EngineError: why there is no track.
+        """
+        config = self._parse(label_config)
+        found = video_context(context, config)
+        parsed = TRACK if found.trigger is Trigger.LABEL else parse_command(found.command or "")
+        if found.trigger in (Trigger.NOTHING, Trigger.NOTE) or parsed.kind in (Kind.NOTE, Kind.OWN):
+            return []
+        saved = saved_results(task)
+        regions = found.commanded or found.regions or tuple(read_video_regions(saved, config))
+        name = regions[0].to_name if regions else config.videos[0].name
+        known = [*mappings(_items(context)), *saved]
+
+        def say(text: str | None) -> Results:
+            return [dict(result) for result in video_status(text, config, name, known)]
+
+        if parsed.kind is Kind.UNKNOWN:
+            return say(unknown_command(parsed.text))
+        if parsed.word is Word.HELP:
+            return say(TRACK_HELP)
+        if not regions:
+            return say("no box yet: draw one around the object, wait 5 seconds, then track")
+        clip = self.clip(project, task, label_config, name, regions)
+        return self._carry_out(clip, parsed, found, regions, say)
+
+    def _carry_out(
+        self,
+        clip: Clip,
+        parsed: ParsedCommand,
+        context: VideoContext,
+        regions: Sequence[VideoRegion],
+        say: Callable[[str | None], Results],
+    ) -> Results:
+        if parsed.word is Word.STOP:
+            stopped = self._shop.cancel(clip.track)
+            return say("stopped; what is done stays" if stopped else "nothing is being tracked")
+        if parsed.word is Word.CLEAR:
+            self._shop.cancel(clip.track)
+            self._shop.store.forget(clip.track)
+            return say(None)
+        marked = [self._marked(clip, region) for region in regions]
+        if parsed.word is Word.STATUS:
+            jobs = self._shop.store.jobs(track=clip.track)
+            if not jobs:
+                return say(self._shop.engine.status().detail)
+            job = jobs[0]
+        else:
+            request = self._request(clip, parsed, marked)
+            if isinstance(request, str):
+                return say(request)
+            if parsed.word is Word.REDO:
+                self._shop.cancel(clip.track)
+                self._shop.store.forget_masks(clip.track)
+            job = self._shop.run(clip.track, request)
+        text = self._text(clip, job, marked)
+        per_region = context.trigger is Trigger.REGION_COMMAND
+        results = [
+            result
+            for each in marked
+            for result in self.results(clip, each, status=text if per_region else None)
+        ]
+        return results if per_region else results + say(text)
+
+    def clip(
+        self,
+        project: str,
+        task: Mapping[str, Any],
+        label_config: str,
+        name: str,
+        regions: Sequence[VideoRegion],
+    ) -> Clip:
+        """The video that the Video tag called ``name`` shows for ``task``.
+
+        Raises:
+            MissingMedia: there is no such tag, or no address in the task.
+            MediaError, VideoError, Busy: it cannot be had, read, or not in time.
+        """
+        config = self._parse(label_config)
+        tag = _video_tag(config, name)
+        data = task.get("data") if isinstance(task.get("data"), Mapping) else {}
+        address = media_uri(data, tag, None)  # type: ignore[arg-type]
+        deadline = time.monotonic() + self._shop.budget_seconds
+        file = self._shop.images.file(task, tag, None, deadline)
+        table, duration = self._table(_Keyed(file))
+        video = config.video_config(name)
+        try:
+            framerate = tag_framerate(video.video.framerate if video else None, data)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise MissingMedia(str(error)) from error
+        stated = next((region.frames_count for region in regions if region.frames_count), None)
+        times = table.times.tolist()
+        timeline = Timeline(times, framerate, stated or frames_count(duration, framerate))
+        parts = [project, str(task.get("id")), name, self._shop.engine.model_version, address]
+        track = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+        return Clip(track, project, task, label_config, config, name, timeline)
+
+    def results(self, clip: Clip, marked: Marked, *, status: str | None = None) -> Results:
+        """The region with all that was tracked of it, and a human's key frames as they are."""
+        merged, score = self._merged(clip, marked)
+        self._remember(clip, marked, merged)
+        made = region_results(
+            marked.region,
+            merged,
+            clip.config,
+            framerate=clip.timeline.framerate,
+            score=score,
+            status=status,
+        )
+        return [dict(result) for result in made]
+
+    def _merged(self, clip: Clip, marked: Marked) -> tuple[tuple[Keyframe, ...], float | None]:
+        """All key frames of a region, and the mean score of its masks."""
+        timeline = clip.timeline
+        masks = list(self._shop.store.masks(clip.track, object_id=marked.region.id))
+        found = {mask.frame: mask_to_box(mask.mask) for mask in masks}
+        boxes: dict[int, Box | None] = {}
+        for frame in range(1, timeline.frames_count + 1):
+            index = timeline.file_frame(frame)
+            if index in found:
+                boxes[frame] = found[index]
+        human = {each.frame: each for each in marked.human}
+        boxes |= {frame: each.box for frame, each in human.items()}
+        model = thin(boxes, human, frames_count=timeline.frames_count)
+        merged = merge_human(marked.human, model)
+        score = sum(mask.iou for mask in masks) / len(masks) if masks else None
+        return merged, score
+
+    def open(self, request: Mapping[str, Any]) -> Work:
+        """See ``jobs.Opener``."""
+        config = self._parse(request["label_config"])
+        tag = _video_tag(config, request["video"])
+        deadline = time.monotonic() + FETCH_SECONDS
+        file = self._shop.images.file(request["task"], tag, None, deadline)
+        table, _ = self._table(_Keyed(file))
+        frames = VideoFrames(file.path, table=table)
+        size = (frames.width, frames.height)
+        goals = [_goal(each, request, *size) for each in request["objects"]]
+
+        def close(lease: MediaFile = file) -> None:
+            frames.close()
+            del lease  # the file may leave the cache now
+
+        return Work(frames, goals, lambda frame: size, close)
+
+    def outcome(self, job: Job) -> tuple[Results, list[float]]:
+        """All regions of a job with what was tracked of them, and the masks' scores."""
+        request = job.request
+        items = [item for each in request["objects"] for item in each["items"]]
+        regions = read_video_regions(items, self._parse(request["label_config"]))
+        clip = self.clip(
+            request["project"], request["task"], request["label_config"], request["video"], regions
+        )
+        results: Results = []
+        for region in regions:
+            merged, score = self._merged(clip, self._marked(clip, region))
+            framerate = clip.timeline.framerate
+            made = region_results(region, merged, clip.config, framerate=framerate, score=score)
+            results += [dict(result) for result in made]
+        return results, [mask.iou for mask in self._shop.store.masks(clip.track)]
+
+    def _marked(self, clip: Clip, region: VideoRegion) -> Marked:
+        """Tell a human's key frames from those that the service sent."""
+        known = self._shop.store.objects(clip.track).get(region.id, {})
+        answers = [
+            (_read_keyframes(sent), _read_keyframes(human))
+            for sent, human in known.get("answers", ())
+        ]
+        # The editor may hold an older answer than the last: a reply can get lost.
+        at_hand = set(region.keyframes)
+        answer = max(answers, key=lambda each: len(at_hand & set(each[0])), default=([], []))
+        human, _ = split_keyframes(region, {each.frame: each for each in answer[0]}, answer[1])
+        return Marked(region, human)
+
+    def _remember(self, clip: Clip, marked: Marked, merged: Sequence[Keyframe]) -> None:
+        """Keep what is sent, to tell it from what a human does with it."""
+        known = self._shop.store.objects(clip.track).get(marked.region.id, {})
+        answer = [_write_keyframes(merged), _write_keyframes(marked.human)]
+        earlier = [each for each in known.get("answers", ()) if each != answer]
+        description = {
+            "labels": list(marked.region.labels),
+            "from_name": marked.region.from_name,
+            "answers": [answer, *earlier][:KEPT_ANSWERS],
+        }
+        self._shop.store.describe(clip.track, marked.region.id, description)
+
+    def _request(
+        self, clip: Clip, parsed: ParsedCommand, marked: Sequence[Marked]
+    ) -> dict[str, Any] | str:
+        """The job's request as JSON, or why there is none."""
+        timeline = clip.timeline
+        first, last = parsed.frames or (1, timeline.frames_count)
+        if first > last or first > timeline.frames_count:
+            return f"there is no range {first}-{last}: the frames are 1-{timeline.frames_count}"
+        objects = [
+            {
+                "id": each.region.id,
+                "items": _region_items(each.region, clip),
+                "prompts": {
+                    timeline.file_frame(key.frame): _numbers(key.box) for key in each.human
+                },
+                "ends": [timeline.file_frame(key.frame) for key in each.human if not key.enabled],
+            }
+            for each in marked
+            if each.human and each.region.id
+        ]
+        if not objects:
+            return "no box of yours left: draw one around the object, then track"
+        task = {"id": clip.task.get("id"), "data": clip.task.get("data")}
+        return {
+            "kind": self.kind,
+            "project": clip.project,
+            "task": task,
+            "label_config": clip.label_config,
+            "video": clip.name,
+            "objects": objects,
+            "first": timeline.file_frame(max(first, 1)),
+            "last": timeline.file_frame(last),
+            "direction": parsed.direction or ("both" if parsed.frames else "forward"),
+        }
+
+    def _text(self, clip: Clip, job: Job, marked: Sequence[Marked]) -> str:
+        names = {each.region.id for each in marked}
+        masks = [m for m in self._shop.store.masks(clip.track) if m.object_id in names]
+        editor = clip.timeline.editor_frame
+        frames = {editor(mask.frame) for mask in masks}
+        parts = [progress(job, frames, clip.timeline.frames_count)]
+        look = sorted({editor(doubt.frame) for doubt in doubts(masks)})
+        if look:
+            parts.append(f"look at {ranges(look)}")
+        return "; ".join(parts)
+
+
+class _Keyed:
+    """A media file as a cache key: equal for equal content."""
+
+    def __init__(self, file: MediaFile) -> None:
+        self.file = file
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Keyed) and other.file.content_key == self.file.content_key
+
+    def __hash__(self) -> int:
+        return hash(self.file.content_key)
+
+
+def _read_table(keyed: _Keyed) -> tuple[FrameTable, float]:
+    """The timestamps of a file and its duration in seconds."""
+    with VideoFrames(keyed.file.path, read_ahead=0) as frames:
+        return frames.table, frames.duration
+
+
+def saved_results(task: Mapping[str, Any]) -> Results:
+    """What the annotation at hand holds: the newest draft, else the newest annotation, else the
+    newest prediction."""
+    for kind in ("drafts", "annotations", "predictions"):
+        for entry in result_lists(task.get(kind)):
+            if not entry.get("was_cancelled") and entry.get("result"):
+                return [dict(item) for item in mappings(entry.get("result"))]
+    return []
+
+
+def _items(context: object) -> object:
+    return context.get("result") if isinstance(context, Mapping) else None
+
+
+def _video_tag(config: LabelConfig, name: str) -> ImageTag:
+    """The Video tag as something with one media address."""
+    video = next((video for video in config.videos if video.name == name), None)
+    if video is None:
+        raise MissingMedia(f"the label config has no <Video name={name}>")
+    return ImageTag(video.name, value=video.value)
+
+
+def _goal(
+    described: Mapping[str, Any], request: Mapping[str, Any], width: int, height: int
+) -> Goal:
+    boxes = {int(frame): Box(*numbers) for frame, numbers in described["prompts"].items()}
+    nothing = np.zeros((0, 2)), np.zeros(0, dtype=bool)
+    prompts = {
+        frame: PixelPrompt(*nothing, box=box_to_pixels(box, width, height))
+        for frame, box in boxes.items()
+    }
+    digests = {
+        frame: hashlib.sha256(json.dumps(_numbers(box)).encode()).hexdigest()[:16]
+        for frame, box in boxes.items()
+    }
+    direction = Direction(request["direction"])
+    spans = plan_spans(boxes, first=request["first"], last=request["last"], direction=direction)
+    # Where the human says that the object ends, nothing is tracked on from there.
+    ends = set(described["ends"])
+    spans = [span for span in spans if span.reverse or span.anchor not in ends]
+    return Goal(described["id"], prompts, digests, spans)
+
+
+def _region_items(region: VideoRegion, clip: Clip) -> Results:
+    """The region in Label Studio's form, to be read again when the job has ended."""
+    framerate = clip.timeline.framerate
+    made = region_results(region, region.keyframes, clip.config, framerate=framerate)
+    return [dict(item) for item in made]
+
+
+def _numbers(box: Box) -> list[float]:
+    return [box.x, box.y, box.width, box.height, box.rotation]
+
+
+def _write_keyframes(keyframes: Sequence[Keyframe]) -> list[list[Any]]:
+    return [[each.frame, _numbers(each.box), each.enabled] for each in keyframes]
+
+
+def _read_keyframes(written: Sequence[Sequence[Any]]) -> list[Keyframe]:
+    return [Keyframe(frame, Box(*numbers), enabled) for frame, numbers, enabled in written]

@@ -1,0 +1,46 @@
+"""What every kind of tracking works with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backend.engine.engine import Engine
+from backend.task_images import TaskImages
+from backend.tracking.jobs import JobRunner
+from backend.tracking.store import Job, TrackStore
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """The parts, and the two things done with jobs.
+
+    Attributes:
+        budget_seconds: how long a reply may wait for frames.
+    """
+
+    store: TrackStore
+    engine: Engine
+    images: TaskImages
+    jobs: JobRunner
+    budget_seconds: float
+
+    def run(self, track: str, request: Mapping[str, Any]) -> Job:
+        """Begin or join a job, and wait for it as long as the reply may.
+
+        A job that goes on is stored as a prediction when it ends.
+        """
+        job = self.jobs.wait(self.jobs.submit(track, request).id, self.budget_seconds)
+        if not job.state.ended:
+            self.store.update_job(job.id, deliver=True)
+        return job
+
+    def cancel(self, track: str) -> bool:
+        """Stop what runs on a track; returns whether anything did."""
+        running = self.store.jobs(track=track, unfinished=True)
+        for job in running:
+            self.jobs.cancel(job.id)
+        for job in running:
+            self.jobs.wait(job.id, self.budget_seconds)
+        return bool(running)

@@ -1,0 +1,221 @@
+"""``<Video>``: boxes in, tracked boxes out; commands of a region and of the whole video."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from backend.labelstudio.keyframes import box_at, read_sequence
+from backend.media.cache import MediaFile
+from tests.video.clips import WIDTH, steady, write_clip
+
+FRAMES = 30
+CONFIG = """<View>
+  <Video name="video" value="$video" framerate="30"/>
+  <VideoRectangle name="box" toName="video"/>
+  <Labels name="labels" toName="video"><Label value="Ball"/><Label value="Car"/></Labels>
+  <TextArea name="rcmd" toName="video" perRegion="true"/>
+  <TextArea name="cmd" toName="video"/>
+</View>"""
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory):
+    return write_clip(tmp_path_factory.mktemp("clip") / "a.mp4", times=steady(FRAMES, 30))
+
+
+@pytest.fixture
+def bench(make_bench, clip):
+    bench = make_bench(track_budget_seconds=20)
+    bench.shelf.fetch = lambda uri, *, task_id=None: MediaFile(clip, "clip", clip.stat().st_size)
+    bench.engine.wait_ready(5)
+    return bench
+
+
+def keyframe(frame, x, y=20, *, enabled=True, size=(20, 30)):
+    place = {"x": x, "y": y, "width": size[0], "height": size[1], "rotation": 0}
+    return {"frame": frame, "enabled": enabled, "time": frame / 30, **place}
+
+
+def region(identifier, *keyframes, label="Ball"):
+    value = {"framesCount": FRAMES, "duration": 1.0, "sequence": list(keyframes)}
+    return {
+        "value": {**value, "labels": [label]},
+        "id": identifier,
+        "from_name": "box",
+        "to_name": "video",
+        "type": "videorectangle",
+        "origin": "manual",
+    }
+
+
+def command(text, identifier=None):
+    """Of the whole video, or of the region called ``identifier``."""
+    return {
+        "value": {"text": [text]},
+        "id": identifier or "cmd-1",
+        "from_name": "rcmd" if identifier else "cmd",
+        "to_name": "video",
+        "type": "textarea",
+    }
+
+
+class Editor:
+    """The boxes an annotator has, replaced by id, saved in a draft."""
+
+    def __init__(self, bench):
+        self.bench = bench
+        self.regions: dict[str, dict] = {}
+        self.texts: list[str] = []
+
+    def send(self, *results):
+        task = {"id": 9, "data": {"video": "/data/upload/1/a.mp4"}}
+        task["drafts"] = [{"id": 1, "result": list(self.regions.values())}]
+        reply = self.bench.predict(list(results), task=task, config=CONFIG)
+        self.texts = []
+        for item in reply["result"]:
+            if item["type"] == "videorectangle":
+                self.regions[item["id"]] = item
+            elif item["type"] == "textarea":
+                self.texts += item["value"]["text"]
+        return [item for item in reply["result"] if item["type"] == "videorectangle"]
+
+    def keyframes(self, identifier):
+        return read_sequence(self.regions[identifier]["value"])
+
+    def box(self, identifier, frame):
+        return box_at(self.keyframes(identifier), frame)
+
+
+@pytest.fixture
+def editor(bench):
+    return Editor(bench)
+
+
+PIXEL = 100 / WIDTH
+
+
+def test_a_box_is_carried_through_the_video(editor):
+    editor.regions["r1"] = region("r1", keyframe(1, 10))
+    [answer] = editor.send(command("track"))
+    assert (answer["id"], answer["value"]["labels"]) == ("r1", ["Ball"])
+    for frame in (1, 10, 30):
+        assert editor.box("r1", frame).x == pytest.approx(10 + (frame - 1) * PIXEL, abs=PIXEL)
+    assert len(editor.keyframes("r1")) < 10
+    assert editor.texts == ["SAM 2: frames 2-30 of 30 done"]
+
+
+def test_a_human_keyframe_is_kept_exactly(editor):
+    editor.regions["r1"] = region("r1", keyframe(1, 10.123), keyframe(12, 50.5))
+    editor.send(command("track"))
+    assert editor.box("r1", 1).x == 10.123
+    assert editor.box("r1", 12).x == 50.5
+    assert editor.box("r1", 20).x == pytest.approx(50.5 + 8 * PIXEL, abs=PIXEL)
+
+
+def test_own_keyframes_are_not_prompts_when_they_come_back(editor, bench):
+    editor.regions["r1"] = region("r1", keyframe(1, 10))
+    editor.send(command("track"))
+    bench.steps.clear()
+    editor.send(command("track"))
+    assert bench.steps == []
+
+
+def test_a_correction_changes_only_what_follows(editor, bench):
+    editor.regions["r1"] = region("r1", keyframe(1, 10))
+    editor.send(command("track"))
+    before = [editor.box("r1", frame) for frame in range(1, 15)]
+    corrected = [
+        {**entry} for entry in editor.regions["r1"]["value"]["sequence"] if entry["frame"] < 16
+    ]
+    editor.regions["r1"] = region("r1", *corrected, keyframe(16, 60))
+    bench.steps.clear()
+    editor.send(command("track"))
+    assert min(bench.steps) >= 15  # frame 16 of the editor
+    after = [editor.box("r1", frame) for frame in range(1, 15)]
+    assert [box.x for box in after] == pytest.approx([box.x for box in before], abs=0.5)
+    assert editor.box("r1", 20).x == pytest.approx(60 + 4 * PIXEL, abs=PIXEL)
+
+
+def test_two_objects_keep_their_ids_and_labels(editor):
+    editor.regions["r1"] = region("r1", keyframe(1, 10))
+    editor.regions["r2"] = region("r2", keyframe(5, 60, 50), label="Car")
+    answers = editor.send(command("track"))
+    assert {a["id"]: a["value"]["labels"] for a in answers} == {"r1": ["Ball"], "r2": ["Car"]}
+    assert editor.box("r2", 4) is None
+    assert editor.box("r2", 9).y == pytest.approx(50, abs=1)
+
+
+def test_a_command_of_a_region_tracks_only_it_and_answers_there(editor):
+    one, two = region("r1", keyframe(1, 10)), region("r2", keyframe(1, 60), label="Car")
+    editor.regions |= {"r1": one, "r2": two}
+    [answer] = editor.send(one, command("track", "r1"))
+    assert answer["id"] == "r1"
+    assert editor.texts == ["SAM 2: frames 2-30 of 30 done"]
+
+
+def test_relabelling_a_box_tracks_the_boxes_of_that_label(editor):
+    one = region("r1", keyframe(1, 10), label="Car")
+    editor.regions["r1"] = one
+    [answer] = editor.send(one)
+    assert answer["value"]["labels"] == ["Car"]
+    assert editor.box("r1", 30).x > 20
+
+
+def test_a_range_and_an_end(editor):
+    editor.regions["r1"] = region("r1", keyframe(10, 10))
+    editor.send(command("track 5-15"))
+    assert editor.box("r1", 4) is None
+    assert editor.box("r1", 5) is not None
+    assert editor.box("r1", 15) is not None
+    assert editor.box("r1", 16) is None
+
+
+def test_an_object_that_ends_is_not_tracked_on(editor):
+    editor.regions["r1"] = region("r1", keyframe(1, 10), keyframe(8, 20, enabled=False))
+    editor.send(command("track"))
+    assert editor.box("r1", 8) is not None
+    assert editor.box("r1", 9) is None
+
+
+def test_reasons_and_help(editor, bench):
+    editor.send(command("track"))
+    assert "draw one" in editor.texts[0]
+    editor.send(command("help"))
+    assert "track both" in editor.texts[0]
+    editor.send(command("just a note"))
+    assert editor.texts == []
+    editor.regions["r1"] = region("r1", keyframe(1, 10))
+    editor.send(command("track 50-60"))
+    assert "frames are 1-30" in editor.texts[0]
+
+
+def test_a_file_that_is_no_video_is_told(editor, bench, tmp_path):
+    fake = tmp_path / "page.mp4"
+    fake.write_text("<html>log in</html>", encoding="utf-8")
+    bench.shelf.fetch = lambda uri, *, task_id=None: MediaFile(fake, "x", 10)
+    editor.regions["r1"] = region("r1", keyframe(1, 10))
+    editor.send(command("track"))
+    assert editor.texts[0].startswith("SAM 2: ")
+
+
+def test_a_long_track_is_stored_when_it_ends(make_bench, clip):
+    bench = make_bench(track_budget_seconds=0.3)
+    bench.shelf.fetch = lambda uri, *, task_id=None: MediaFile(clip, "clip", 1)
+    bench.engine.wait_ready(5)
+    editor = Editor(bench)
+    editor.regions["r1"] = region("r1", keyframe(1, 10))
+    bench.track_hold.clear()
+    editor.send(command("track"))
+    assert "type status" in editor.texts[0]
+    bench.track_hold.set()
+    end = time.monotonic() + 5
+    while not bench.published:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    [stored] = bench.published[0]["result"]
+    assert stored["id"] == "r1"
+    assert box_at(read_sequence(stored["value"]), 30).x > 20
+    editor.send(command("status"))
+    assert editor.box("r1", 30).x > 20
