@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import requests
 
 from demo.processes import Child
 
@@ -50,3 +52,21 @@ class Backend(Child):
             log=log,
             directory=REPOSITORY,
         )
+
+    def wait_until_ready(self, interrupted: Callable[[], None] = lambda: None) -> None:
+        """Return when the model is loaded.
+
+        Raises:
+            ProcessDiedError: the process ended.
+            NotReadyError: the model cannot be loaded, or took longer than 15 minutes.
+        """
+        url = self.url + "/ready"
+        self.wait_for(url, seconds=READY_SECONDS, interrupted=interrupted, failure=_failure)
+
+
+def _failure(response: requests.Response) -> str | None:
+    try:
+        answer = response.json()
+    except requests.JSONDecodeError:
+        return None
+    return str(answer.get("detail")) if answer.get("status") == "failed" else None

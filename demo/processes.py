@@ -87,15 +87,18 @@ class Child:
         *,
         seconds: float,
         interrupted: Callable[[], None] = lambda: None,
+        failure: Callable[[requests.Response], str | None] = lambda response: None,
     ) -> None:
         """Return as soon as ``GET url`` answers 200.
 
         Args:
             interrupted: called between tries; may raise to give up early.
+            failure: why, judging by an answer that is no 200, there will never be one; None
+                where there is hope.
 
         Raises:
             ProcessDiedError: the program ended instead.
-            NotReadyError: no 200 within ``seconds``.
+            NotReadyError: no 200 within ``seconds``, or ``failure`` said so.
         """
         answer = "no answer"
         deadline = time.monotonic() + seconds
@@ -111,6 +114,9 @@ class Child:
                 else:
                     if response.status_code == requests.codes.ok:
                         return
+                    reason = failure(response)
+                    if reason is not None:
+                        raise NotReadyError(f"{self.name} has failed: {reason}")
                     answer = f"{response.status_code} {response.text[:300]}"
                 time.sleep(_POLL_SECONDS)
         raise NotReadyError(

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from demo.api import ApiError, LabelStudioApi
-from demo.backend import READY_SECONDS, REPOSITORY, Backend
+from demo.backend import REPOSITORY, Backend
 from demo.label_studio import START_SECONDS, Account, LabelStudio, NotInstalledError
 from demo.processes import Child, NotReadyError, ProcessDiedError, free_port
 
@@ -115,11 +115,11 @@ def run(stop: StopFlag) -> None:
         label_studio.wait_for(
             label_studio.url + "/health", seconds=START_SECONDS, interrupted=stop.check
         )
-        api = LabelStudioApi(label_studio.url, account)
+        api = _log_in(label_studio, account, directory)
         backend = _start_backend(directory, api)
         children.enter_context(running(backend))
         project = set_up_project(api)
-        backend.wait_for(backend.url + "/ready", seconds=READY_SECONDS, interrupted=stop.check)
+        backend.wait_until_ready(stop.check)
         api.connect_backend(project, backend.url, title="SAM 2")
         print(f"Ready after {time.monotonic() - started:.0f} s.")
         print(
@@ -169,6 +169,15 @@ def _start_label_studio(directory: Path, account: Account, stop: StopFlag) -> La
         account=account,
         log=directory / "logs" / "label-studio.log",
     )
+
+
+def _log_in(label_studio: LabelStudio, account: Account, directory: Path) -> LabelStudioApi:
+    try:
+        return LabelStudioApi(label_studio.url, account)
+    except ApiError as error:
+        raise ApiError(
+            f"{error}. If its password was changed: remove {directory} to begin anew"
+        ) from error
 
 
 def _start_backend(directory: Path, api: LabelStudioApi) -> Backend:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -26,13 +26,14 @@ _CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-_PAGE_SIZE = {"width": 1500, "height": 1100}
 _TIMEOUT_MS = 30_000
 FAILED = pytest.StashKey[bool]()
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed:
         item.stash[FAILED] = True
@@ -56,7 +57,7 @@ def browser_context(services: Services) -> Iterator[BrowserContext]:
     assert program, "no Chromium: install it (Debian: apt-get install chromium) or set CHROMIUM"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=_CHROMIUM_FLAGS)
-        context = browser.new_context(viewport=_PAGE_SIZE)
+        context = browser.new_context(viewport={"width": 1500, "height": 1100})
         context.set_default_timeout(_TIMEOUT_MS)
         elsewhere = re.compile(r"^https?://(?!127\.0\.0\.1[:/])")
         context.route(elsewhere, lambda route: route.abort())

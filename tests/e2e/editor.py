@@ -7,6 +7,7 @@ Written for the editor of Label Studio 1.23.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -175,7 +176,7 @@ class Editor:
         seconds = time.monotonic() - started
         self.page.wait_for_timeout(250)
         results = body.get("data", {}).get("result", [])
-        request = response.request.post_data_json
+        request = json.loads(response.request.post_data or "{}")
         return Answer(request, results, body.get("errors", []), seconds)
 
     def point(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.api import LabelStudioApi
-from demo.backend import READY_SECONDS, REPOSITORY, Backend
+from demo.backend import REPOSITORY, Backend
 from demo.label_studio import START_SECONDS, Account, LabelStudio
 from demo.processes import free_port
 
@@ -72,7 +72,7 @@ class Services:
             log=self._directory / "backend.log",
             settings=_SETTINGS,
         )
-        self._backend.wait_for(self._backend.url + "/ready", seconds=READY_SECONDS)
+        self._backend.wait_until_ready()
 
     def stop_backend(self) -> None:
         """Stop the backend, as an operator who restarts it would."""

@@ -16,8 +16,8 @@ import pytest
 import requests
 
 from demo.api import LabelStudioApi
-from demo.backend import REPOSITORY
-from demo.processes import free_port
+from demo.backend import REPOSITORY, Backend
+from demo.processes import NotReadyError, free_port
 from demo.run import PHOTOS, PROJECT, set_up_project
 from tests.e2e.services import ACCOUNT, LABEL_STUDIO_VENV, Services, empty_label_studio
 
@@ -92,6 +92,22 @@ def test_the_project_is_set_up_once(services: Services) -> None:
     assert len(tasks) == len(list(PHOTOS.glob("*.jpg")))
     assert set_up_project(services.api) == project
     assert [task["id"] for task in services.api.tasks(project)] == tasks
+
+
+def test_a_backend_that_cannot_load_its_model_says_why_at_once(tmp_path: Path) -> None:
+    backend = Backend(
+        port=free_port(29190),
+        label_studio_url="http://127.0.0.1:9",
+        token="none",
+        cache_directory=tmp_path / "cache",
+        log=tmp_path / "backend.log",
+        settings={"SAM2_CHECKPOINT": str(tmp_path / "missing.pt")},
+    )
+    try:
+        with pytest.raises(NotReadyError, match=r"missing\.pt"):
+            backend.wait_until_ready()
+    finally:
+        backend.stop()
 
 
 def _check_what_it_says(text: str) -> None:
