@@ -24,6 +24,8 @@ from backend.interactive import EXPECTED
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_task
 from backend.labelstudio.results import region_id
 from backend.labelstudio.tags import LabelConfig
+from backend.tracking.store import JobState
+from backend.tracking.video_commands import VideoCommands
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ Prediction = dict[str, Any]
 
 PREFETCH_SECONDS = 120.0
 MAX_PREFETCHES = 8
+WORTH_WAITING = 2  # videos of one request
 
 
 class Batch:
@@ -40,24 +43,32 @@ class Batch:
     def __init__(
         self,
         answers: Answers,
+        videos: VideoCommands,
         *,
         model_version: str,
         open_seconds: float,
         retrieve_seconds: float,
     ) -> None:
         self._answers = answers
+        self._videos = videos
         self._version = model_version
         self._open_seconds = open_seconds
         self._retrieve_seconds = retrieve_seconds
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="batch")
         self._prefetches = threading.BoundedSemaphore(MAX_PREFETCHES)
 
-    def reply(self, tasks: Sequence[Task], config: LabelConfig) -> tuple[list[Any], str]:
+    def reply(
+        self, project: str, tasks: Sequence[Task], label_config: str, config: LabelConfig
+    ) -> tuple[list[Any], str]:
         """One entry per task, in order: a prediction, or an empty list where there is none.
 
-        An empty list stores nothing in Label Studio; an empty prediction would be shown.
+        An empty list stores nothing in Label Studio; an empty prediction would be shown. Boxes on
+        videos are tracked only where the request is certainly a retrieval; a track that takes
+        longer than the request is stored as a prediction when it is done.
         """
         retrieval = len(tasks) > 1 or any(task.get("predictions") for task in tasks)
+        if retrieval and config.video_rectangles:
+            return self._track_all(project, tasks, label_config), "retrieve"
         prompts = [prompts_from_task(dict(task), config) for task in tasks]
         if not any(prompts):
             if not retrieval and tasks:
@@ -97,6 +108,32 @@ class Batch:
             return None
         score = sum(scores) / len(scores)
         return {"result": regions, "score": score, "model_version": self._version}
+
+    def _track_all(self, project: str, tasks: Sequence[Task], label_config: str) -> list[Any]:
+        """All begin now; only few are worth waiting for, the others are stored one by one."""
+        patient = len(tasks) <= WORTH_WAITING
+        asked = [
+            self._pool.submit(self._track, project, task, label_config, patient) for task in tasks
+        ]
+        wait(asked, timeout=self._retrieve_seconds)
+        return [future.result() or [] if future.done() else [] for future in asked]
+
+    def _track(
+        self, project: str, task: Task, label_config: str, patient: bool
+    ) -> Prediction | None:
+        try:
+            job = self._videos.retrieve(project, task, label_config, patient=patient)
+            if job is None or job.state is not JobState.DONE:
+                return None
+            results, scores = self._videos.outcome(job)
+        except EXPECTED as error:
+            logger.warning("task %s: not tracked: %s", task.get("id"), error)
+            return None
+        except Exception:  # thread boundary: one task must not spoil the others
+            logger.exception("task %s: not tracked", task.get("id"))
+            return None
+        score = sum(scores) / len(scores) if scores else 0.0
+        return {"result": results, "score": score, "model_version": self._version}
 
     def _predict_page(
         self, task: Task, config: LabelConfig, prompts: list[ObjectPrompt], deadline: float

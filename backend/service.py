@@ -75,7 +75,8 @@ class Service:
             self._metrics.predictions.labels(kind, "bad_config").inc()
             return {"results": [_nothing(context) for _ in tasks]}
         if context is None:
-            results, asked = self._batch.reply(tasks, config)
+            project, label_config = str(body.get("project")), body["label_config"]
+            results, asked = self._batch.reply(project, tasks, label_config, config)
             self._metrics.predictions.labels(asked, "ok" if any(results) else "nothing").inc()
             return {"results": results, "model_version": self.engine.model_version}
         return self._answer_editor(body, tasks, config, context)

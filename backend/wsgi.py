@@ -71,6 +71,7 @@ def build_service(settings: Settings, metrics: Metrics) -> Service:
     )
     batch = Batch(
         answers,
+        tracking.videos,
         model_version=engine.model_version,
         open_seconds=settings.open_budget_seconds,
         retrieve_seconds=settings.retrieve_budget_seconds,

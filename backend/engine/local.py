@@ -34,8 +34,7 @@ from backend.engine.tracking import QueuedTracker
 from backend.metrics import Metrics
 
 if TYPE_CHECKING:
-    from sam2model import ImageEmbedding, ImagePredictor
-    from sam2model.video_tracker import VideoTracker
+    from sam2model import ImageEmbedding, ImagePredictor, VideoTracker
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -262,7 +261,7 @@ def build_predictor(choice: ModelChoice) -> ImagePredictor:
 
 def build_video_tracker(predictor: ImagePredictor, frames: Frames) -> VideoTracker:
     """A tracker on the predictor's model."""
-    from sam2model.video_tracker import VideoTracker
+    from sam2model import VideoTracker
 
     return VideoTracker(predictor.model, frames)
 

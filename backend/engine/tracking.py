@@ -11,7 +11,7 @@ from backend.engine.cleanup import clean
 from backend.engine.engine import Frames, PixelPrompt, TrackedObject
 
 if TYPE_CHECKING:
-    from sam2model.video_tracker import FrameMasks, VideoTracker
+    from sam2model import FrameMasks, VideoTracker
 
 T = TypeVar("T")
 

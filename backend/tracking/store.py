@@ -149,14 +149,27 @@ class TrackStore:
             return _job(row), True
 
     def update_job(self, job_id: str, **changes: Any) -> None:
-        """Set columns of a job: state, done, total, message, deliver."""
-        allowed = {"state", "done", "total", "message", "deliver"}
+        """Set columns of a job: state, done, total, message."""
+        allowed = {"state", "done", "total", "message"}
         if not changes.keys() <= allowed:
             raise ValueError(f"not columns of a job: {sorted(changes.keys() - allowed)}")
         columns = ", ".join(f"{name} = ?" for name in changes)
         values = [*changes.values(), time.time(), job_id]
         with self._transaction() as connection:
             connection.execute(f"UPDATE jobs SET {columns}, updated = ? WHERE id = ?", values)  # noqa: S608 - names checked above
+
+    def ask_delivery(self, job_id: str) -> bool:
+        """Have a job's result stored in Label Studio when it ends; False if it has ended.
+
+        One statement, so that a job that ends at the same time is either asked or seen to have
+        ended.
+        """
+        with self._transaction() as connection:
+            asked = connection.execute(
+                "UPDATE jobs SET deliver = 1 WHERE id = ? AND state IN ('queued', 'running')",
+                (job_id,),
+            )
+            return asked.rowcount > 0
 
     def job(self, job_id: str) -> Job | None:
         """The job called ``job_id``."""

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -123,6 +123,30 @@ class VideoCommands:
             return say("no box yet: draw one around the object, wait 5 seconds, then track")
         clip = self.clip(project, task, label_config, name, regions)
         return self._carry_out(clip, parsed, found, regions, say)
+
+    def retrieve(
+        self, project: str, task: Mapping[str, Any], label_config: str, *, patient: bool
+    ) -> Job | None:
+        """Track the boxes that a task holds already, both ways, for "Retrieve predictions".
+
+        Args:
+            patient: wait for the job as long as a reply may.
+
+        Returns:
+            The job, ended or to be stored as a prediction when it ends; None without boxes.
+
+        Raises:
+            MissingMedia, MediaError, VideoError, EngineError: why there is no track.
+        """
+        regions = read_video_regions(saved_results(task), self._parse(label_config))
+        if not regions:
+            return None
+        clip = self.clip(project, task, label_config, regions[0].to_name, regions)
+        marked = [self._marked(clip, region) for region in regions]
+        request = self._request(clip, replace(TRACK, direction="both"), marked)
+        if isinstance(request, str):
+            return None
+        return self._shop.run(clip.track, request, wait=patient)
 
     def _carry_out(
         self,

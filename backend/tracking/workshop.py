@@ -26,14 +26,16 @@ class Workshop:
     jobs: JobRunner
     budget_seconds: float
 
-    def run(self, track: str, request: Mapping[str, Any]) -> Job:
+    def run(self, track: str, request: Mapping[str, Any], *, wait: bool = True) -> Job:
         """Begin or join a job, and wait for it as long as the reply may.
 
         A job that goes on is stored as a prediction when it ends.
         """
-        job = self.jobs.wait(self.jobs.submit(track, request).id, self.budget_seconds)
-        if not job.state.ended:
-            self.store.update_job(job.id, deliver=True)
+        job = self.jobs.submit(track, request)
+        if wait:
+            job = self.jobs.wait(job.id, self.budget_seconds)
+        if not job.state.ended and not self.store.ask_delivery(job.id):
+            return self.store.job(job.id) or job  # it has just ended
         return job
 
     def cancel(self, track: str) -> bool:

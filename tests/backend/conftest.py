@@ -106,6 +106,7 @@ class Bench:
         )
         batch = Batch(
             answers,
+            self.tracking.videos,
             model_version="demo",
             open_seconds=self.settings.open_budget_seconds,
             retrieve_seconds=self.settings.retrieve_budget_seconds,

@@ -179,6 +179,47 @@ def test_an_object_that_ends_is_not_tracked_on(editor):
     assert editor.box("r1", 9) is None
 
 
+def test_retrieve_predictions_tracks_existing_boxes_both_ways(bench):
+    boxes = [region("r1", keyframe(10, 10))]
+    tasks = [
+        {"id": 9, "data": {"video": "/a.mp4"}, "predictions": [{"id": 3, "result": boxes}]},
+        {"id": 10, "data": {"video": "/a.mp4"}},
+    ]
+    body = {"tasks": tasks, "project": "1.1", "label_config": CONFIG, "params": {"context": None}}
+    first, second = bench.client.post("/predict", json=body).json["results"]
+    assert second == []
+    [tracked] = first["result"]
+    keyframes = read_sequence(tracked["value"])
+    assert box_at(keyframes, 1).x == pytest.approx(10 - 9 * PIXEL, abs=PIXEL)
+    assert box_at(keyframes, 30).x == pytest.approx(10 + 20 * PIXEL, abs=PIXEL)
+
+
+def test_many_retrieved_videos_are_stored_one_by_one(bench):
+    tasks = [
+        {
+            "id": number,
+            "data": {"video": "/a.mp4"},
+            "predictions": [{"id": number, "result": [region(f"r{number}", keyframe(10, 10))]}],
+        }
+        for number in range(1, 6)
+    ]
+    body = {"tasks": tasks, "project": "1.1", "label_config": CONFIG, "params": {"context": None}}
+    assert bench.client.post("/predict", json=body).json["results"] == [[]] * 5
+    end = time.monotonic() + 10
+    while len(bench.published) < 5:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert sorted(each["task"] for each in bench.published) == [1, 2, 3, 4, 5]
+
+
+def test_opening_a_video_task_tracks_nothing(bench):
+    task = {"id": 9, "data": {"video": "/a.mp4"}}
+    task["annotations"] = [{"id": 3, "result": [region("r1", keyframe(10, 10))]}]
+    body = {"tasks": [task], "project": "1.1", "label_config": CONFIG}
+    assert bench.client.post("/predict", json=body).json["results"] == [[]]
+    assert bench.store.jobs() == []
+
+
 def test_reasons_and_help(editor, bench):
     editor.send(command("track"))
     assert "draw one" in editor.texts[0]
