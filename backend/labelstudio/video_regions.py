@@ -28,6 +28,7 @@ from backend.labelstudio.video_items import (
 
 __all__ = [
     "SAME_BOX",
+    "Sent",
     "Trigger",
     "Typed",
     "VideoContext",
@@ -42,6 +43,9 @@ __all__ = [
 
 SAME_BOX = 1e-3
 """Percent by which a box may differ from the one that was sent and still be that one."""
+
+Sent = Keyframe | Box | Sequence[Keyframe]
+"""What was sent for one frame, once or several times."""
 
 
 class Trigger(StrEnum):
@@ -61,7 +65,8 @@ class VideoContext:
     Attributes:
         trigger: what sent it.
         video: name of the Video tag; empty for ``NOTHING``.
-        regions: all regions in it: none for ``GLOBAL_TEXT``, else those of one label.
+        regions: all regions in it: none for ``GLOBAL_TEXT``, else every one of a label, also where
+            only one of them was meant.
         commanded: the regions for which a command was entered; more than one where an earlier
             command was not replaced by a status (``region_results``).
         typed: what was entered for the whole video.
@@ -114,7 +119,7 @@ def typed_for_video(results: object, config: LabelConfig) -> Typed | None:
 
 def split_keyframes(
     region: VideoRegion,
-    sent: Mapping[int, Keyframe | Box],
+    sent: Mapping[int, Sent],
     human: Sequence[Keyframe] = (),
 ) -> tuple[tuple[Keyframe, ...], tuple[Keyframe, ...]]:
     """A region's key frames: those of a human, and those of the model.
@@ -128,16 +133,17 @@ def split_keyframes(
 
     Args:
         region: as it came back.
-        sent: by frame, what the answer before this put there, the human's own key frames included.
-        human: those among them, as this function gave them then; ``merge_human`` may have closed
-            some.
+        sent: by frame, what answers put there, the human's own key frames included. All answers,
+            not only the last: a draft is saved up to 5 s late, and then holds one before it.
+        human: the human's among those of the last answer, as this function gave them then;
+            ``merge_human`` may have closed some.
     """
     earlier = {each.frame: each for each in human}
     mine: list[Keyframe] = []
     model: list[Keyframe] = []
     open_before = True
     for each in region.keyframes:
-        if not _was_sent(each, sent.get(each.frame)):
+        if not _was_sent(each, sent.get(each.frame, ())):
             mine.append(replace(each, enabled=each.enabled or not open_before))
         elif each.frame in earlier:
             mine.append(replace(each, enabled=earlier[each.frame].enabled))
@@ -230,12 +236,12 @@ def _has_note(region: VideoRegion) -> bool:
     return any(parse_command(each.newest).kind is Kind.NOTE for each in region.typed)
 
 
-def _was_sent(keyframe: Keyframe, sent: Keyframe | Box | None) -> bool:
-    if sent is None:
-        return False
+def _was_sent(keyframe: Keyframe, sent: Sent) -> bool:
     if isinstance(sent, Keyframe):
         return keyframe.enabled == sent.enabled and same_box(keyframe.box, sent.box, SAME_BOX)
-    return same_box(keyframe.box, sent, SAME_BOX)
+    if isinstance(sent, Box):
+        return same_box(keyframe.box, sent, SAME_BOX)
+    return any(_was_sent(keyframe, each) for each in sent)
 
 
 def _echoes(

@@ -329,6 +329,14 @@ def test_key_frames_that_were_sent_are_the_models():
     assert human_and_model(region, {}) == ([1, 20, 40, 60], [])
 
 
+def test_a_draft_from_before_the_last_answer_holds_no_human_key_frames():
+    sent = {41: [at(41, enabled=False), at(41)], 80: [at(80, enabled=False)]}
+    late = region_of(at(1), at(41, enabled=False))
+    assert human_and_model(late, sent, [at(1)]) == ([1], [41])
+    fresh = region_of(at(1), at(41), at(80, enabled=False))
+    assert human_and_model(fresh, sent, [at(1)]) == ([1], [41, 80])
+
+
 def test_a_switched_off_key_frame_of_the_model_is_the_humans_word():
     region = region_of(at(1), at(20, enabled=False))
     human, model = split_keyframes(region, {20: at(20)}, [])
@@ -363,7 +371,7 @@ def test_what_comes_back_unchanged_is_split_as_it_was_merged(data):
     merged = merge_human(mine, [each for each in everything if each not in mine])
     human, model = split_keyframes(region_of(*merged), {each.frame: each for each in merged}, mine)
     assert list(human) == mine
-    assert [*human, *model].__len__() == len(merged)
+    assert len(human) + len(model) == len(merged)
 
 
 JSON = st.recursive(
