@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,6 @@ from demo.processes import free_port
 STATE = REPOSITORY / ".e2e"
 LABEL_STUDIO_VENV = Path(os.environ.get("LABEL_STUDIO_VENV") or REPOSITORY / ".venv-label-studio")
 ACCOUNT = Account()
-# Away from the ports of a demo that may be running.
-_LABEL_STUDIO_PORT = 28080
-_BACKEND_PORT = 29090
 
 _SETTINGS = {
     "SAM2_VARIANT": "demo",
@@ -42,7 +40,7 @@ class Services:
         self.label_studio = LabelStudio(
             LABEL_STUDIO_VENV,
             data_directory=data,
-            port=free_port(_LABEL_STUDIO_PORT),
+            port=any_free_port(),
             account=ACCOUNT,
             log=directory / "label-studio.log",
         )
@@ -50,7 +48,7 @@ class Services:
             self.label_studio.wait_for(self.label_studio.url + "/health", seconds=START_SECONDS)
             self.api = LabelStudioApi(self.label_studio.url, ACCOUNT)
             self._token = self.api.new_personal_access_token()
-            self._port = free_port(_BACKEND_PORT)
+            self._port = any_free_port()
             self.start_backend()
         except BaseException:
             self.close()
@@ -103,6 +101,14 @@ class Services:
         self.label_studio.stop()
 
 
+def any_free_port() -> int:
+    """A free port that another test session, looking at the same moment, hardly gets too.
+
+    It is below those that Linux gives to outgoing connections.
+    """
+    return free_port(random.randrange(20_000, 32_000))
+
+
 def empty_label_studio() -> Path:
     """A data directory with an empty database, made once per version: it takes half a minute."""
     requirements = (REPOSITORY / "requirements-label-studio.txt").read_text()
@@ -113,13 +119,16 @@ def empty_label_studio() -> Path:
         server = LabelStudio(
             LABEL_STUDIO_VENV,
             data_directory=unfinished,
-            port=free_port(_LABEL_STUDIO_PORT),
+            port=any_free_port(),
             account=ACCOUNT,
-            log=STATE / "empty-label-studio.log",
+            log=STATE / f"empty-label-studio-{os.getpid()}.log",
         )
         try:
             server.wait_for(server.url + "/health", seconds=START_SECONDS)
         finally:
             server.stop()
-        unfinished.rename(template)
+        try:
+            unfinished.rename(template)
+        except OSError:  # another session was faster
+            shutil.rmtree(unfinished)
     return template

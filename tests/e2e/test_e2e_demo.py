@@ -17,9 +17,15 @@ import requests
 
 from demo.api import LabelStudioApi
 from demo.backend import REPOSITORY, Backend
-from demo.processes import NotReadyError, free_port
+from demo.processes import NotReadyError
 from demo.run import PHOTOS, PROJECT, set_up_project
-from tests.e2e.services import ACCOUNT, LABEL_STUDIO_VENV, Services, empty_label_studio
+from tests.e2e.services import (
+    ACCOUNT,
+    LABEL_STUDIO_VENV,
+    Services,
+    any_free_port,
+    empty_label_studio,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
 
@@ -57,7 +63,7 @@ def test_the_demo_sets_everything_up_and_leaves_no_process_behind(tmp_path: Path
     shutil.copytree(empty_label_studio(), tmp_path / "state" / "label-studio")
     output = tmp_path / "output.txt"
     with socket.socket() as taken:
-        wanted = free_port(28180)
+        wanted = any_free_port()
         taken.bind(("127.0.0.1", wanted))
         taken.listen()
         demo = subprocess.Popen(
@@ -67,7 +73,7 @@ def test_the_demo_sets_everything_up_and_leaves_no_process_behind(tmp_path: Path
                 "DEMO_DIR": str(tmp_path / "state"),
                 "LABEL_STUDIO_VENV": str(LABEL_STUDIO_VENV.resolve()),
                 "LABEL_STUDIO_PORT": str(wanted),
-                "PORT": str(free_port(29190)),
+                "PORT": str(any_free_port()),
             },
             cwd=REPOSITORY,
             stdout=output.open("wb"),
@@ -96,7 +102,7 @@ def test_the_project_is_set_up_once(services: Services) -> None:
 
 def test_a_backend_that_cannot_load_its_model_says_why_at_once(tmp_path: Path) -> None:
     backend = Backend(
-        port=free_port(29190),
+        port=any_free_port(),
         label_studio_url="http://127.0.0.1:9",
         token="none",
         cache_directory=tmp_path / "cache",
