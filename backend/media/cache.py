@@ -94,6 +94,9 @@ class MediaCache:
         max_object_bytes: larger objects are refused.
         fresh_seconds: for how long an object is served without asking its source again.
         clock: seconds since the epoch; survives a restart.
+
+    Raises:
+        MediaError: the folder or its index cannot be used.
     """
 
     def __init__(
@@ -115,7 +118,10 @@ class MediaCache:
         self._flights: dict[str, Future[MediaFile]] = {}
         self.stats = CacheStats()
         self._directory = directory
-        self._index = self._open_index()
+        try:
+            self._index = self._open_index()
+        except (sqlite3.Error, OSError) as error:
+            raise _unusable(error) from error
 
     @property
     def stored_bytes(self) -> int:
@@ -335,7 +341,8 @@ class MediaCache:
         """Open the index and bring it and the folder together after whatever happened."""
         for folder in (self._directory, self._objects, self._incoming):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        opened = CacheIndex(self._directory / "index.sqlite")
+        with _locked(self._directory):
+            opened = CacheIndex(self._directory / "index.sqlite")
         with opened.writing() as index:
             known = {content_key for content_key, _ in index.least_recently_used()}
             present = {path.name: path for path in self._objects.glob("*/*")}
@@ -347,6 +354,18 @@ class MediaCache:
                 self._evict(path)
             self._make_room(index, 0)
         return opened
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """One process at a time. SQLite does not wait for its turn when it sets up a new database,
+    and a damaged one must not be thrown away twice."""
+    file = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 class _Lease:

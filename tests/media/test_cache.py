@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -235,6 +236,18 @@ def test_files_in_use_are_not_evicted(make_cache: Callable[..., MediaCache], clo
     assert not path.exists()
 
 
+def test_file_in_use_is_not_replaced_by_its_equal(
+    make_cache: Callable[..., MediaCache], clock: Clock
+) -> None:
+    """A second address with the same content: the first reader's claim must go on."""
+    cache = make_cache()
+    held = cache.fetch(Source("a", b"x" * 6000))
+    cache.fetch(Source("b", b"x" * 6000))
+    clock.now += 10
+    cache.fetch(Source("c", b"y" * 6000))
+    assert held.path.read_bytes() == b"x" * 6000
+
+
 def test_when_all_is_in_use_it_exceeds_and_recovers(
     make_cache: Callable[..., MediaCache], clock: Clock
 ) -> None:
@@ -308,6 +321,36 @@ def test_damaged_index_starts_anew(
     cache = make_cache()
     assert files(tmp_path) == []
     assert cache.fetch(source).path.read_bytes() == b"body"
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_index_that_somebody_else_writes_to_is_not_taken_for_damaged(
+    make_cache: Callable[..., MediaCache],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    new: bool,
+) -> None:
+    monkeypatch.setattr("backend.media.cache_index._LOCK_TIMEOUT_S", 0.1)
+    source, cache = Source("a"), make_cache()
+    cache.fetch(source)
+    other = sqlite3.connect(tmp_path / "cache" / "index.sqlite", isolation_level=None)
+    if new:  # as another program would leave it: not in write-ahead mode yet
+        cache.close()
+        other.execute("PRAGMA journal_mode = DELETE")
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(MediaError, match="database is locked"):
+        make_cache()
+    other.execute("ROLLBACK")
+    other.close()
+    assert make_cache().fetch(source).path.read_bytes() == b"body"
+    assert len(source.asked) == 1
+
+
+def test_folder_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(MediaError, match="CACHE_DIR") as caught:
+        MediaCache(tmp_path / "file" / "cache", max_bytes=1, max_object_bytes=1)
+    assert caught.value.reason is Reason.STORAGE
 
 
 def test_emptied_folder_is_set_up_again(
@@ -392,6 +435,32 @@ def test_processes_share_the_folder(tmp_path: Path) -> None:
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert failures.empty()
     assert sum(path.stat().st_size for path in files(tmp_path)) <= 200_000
+
+
+def _start(
+    directories: list[Path], barrier: multiprocessing.Barrier, failures: multiprocessing.Queue
+) -> None:
+    for directory in directories:
+        barrier.wait(60)
+        try:
+            MediaCache(directory, max_bytes=10, max_object_bytes=10).close()
+        except MediaError as error:
+            failures.put(str(error))
+
+
+def test_processes_that_start_together_set_up_one_index(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier, failures = context.Barrier(4), context.Queue()
+    directories = [tmp_path / str(number) for number in range(60)]
+    workers = [
+        context.Process(target=_start, args=(directories, barrier, failures)) for _ in range(4)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert failures.empty()
 
 
 def test_threads_under_eviction_pressure(tmp_path: Path) -> None:

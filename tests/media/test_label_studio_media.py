@@ -336,15 +336,15 @@ def test_cloud_uri_needs_a_task_or_credentials(resolver: MediaResolver) -> None:
 
 
 def test_two_tasks_do_not_share_what_label_studio_decides_by_task(
-    label_studio: FakeLabelStudio, with_foreign: MediaResolver, foreign: RecordingServer
+    label_studio: FakeLabelStudio, resolver: MediaResolver
 ) -> None:
-    foreign.serve("/media/x.jpg", BODY)
+    allowed = proxied(BODY, "e")
     label_studio.cloud[URI] = lambda seen: (
-        presigned(foreign) if "/tasks/1/" in seen.target else Reply(404)
+        allowed(seen) if "/tasks/1/" in seen.target else Reply(404)
     )
-    with_foreign.fetch(URI, task_id=1)
+    resolver.fetch(URI, task_id=1)
     with pytest.raises(MediaError):
-        with_foreign.fetch(URI, task_id=2)
+        resolver.fetch(URI, task_id=2)
 
 
 # --- cloud storage, presigning off ---------------------------------------------------------
