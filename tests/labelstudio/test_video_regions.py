@@ -124,6 +124,26 @@ def test_a_recorded_region_with_all_it_has():
     assert region.command == "track"
 
 
+def test_a_command_for_one_of_two_boxes_with_a_label():
+    # recorded: the editor sends both, and a second command behind the status of the first
+    first, second, *_ = captured.requests("04x_two_boxes_one_commanded")
+    for request, boxes in ((first, [1]), (second, [1, 40, 61, 70, 100])):
+        found = video_context(request.context, request.config)
+        assert found.trigger is Trigger.REGION_COMMAND
+        assert [region.id for region in found.regions] == ["lj9mEDfkkN", "FF7DwrSjmc"]
+        [meant] = found.commanded
+        assert (meant.id, meant.command) == ("lj9mEDfkkN", "track")
+        assert [each.frame for each in meant.keyframes] == boxes
+    assert second.context["result"][2]["value"]["text"][0].startswith("SAM 2: ")
+
+
+def test_a_command_right_after_another_comes_with_the_draft_from_before():
+    *_, third, fourth = captured.requests("04x_two_boxes_one_commanded")
+    assert video_context(fourth.context, fourth.config).command == "status"
+    drafts = [request.task["drafts"][0]["result"] for request in (third, fourth)]
+    assert drafts[0] == drafts[1]
+
+
 def test_boxes_of_a_recorded_draft():
     request = captured.request("04n_textarea_cmd_multi_reply")
     regions = read_video_regions(request.task["drafts"][0]["result"], request.config)
@@ -190,6 +210,7 @@ def test_an_answer_has_what_a_human_entered_and_the_new_boxes():
         {**text_item(), "type": "choices", "from_name": "c", "value": {"choices": ["A"]}},
         text_item("fast", area="remark"),
     ]
+    came[2]["value"]["labels"] = ["Ball"]
     [region] = read_video_regions(came, CONFIG)
     tracked = [Keyframe(1, Box(1, 5, 9, 8)), Keyframe(40, Box(7, 5, 9, 8), enabled=False)]
     box, choice, remark = region_results(region, tracked, CONFIG, framerate=25.0, score=0.75)
