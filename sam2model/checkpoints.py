@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -20,6 +21,21 @@ from sam2model.variants import VARIANTS, Variant
 
 _DEMO_WEIGHTS = Path(__file__).parent / "weights" / "demo.safetensors"
 _MAX_NAMED_KEYS = 3
+
+# What the readers raise on damaged files. Torch's unpickler interprets bytes as instructions
+# and stumbles over wrong ones in any of these ways.
+_DAMAGED = (
+    SafetensorError,
+    pickle.UnpicklingError,
+    struct.error,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
 
 
 class CheckpointError(Exception):
@@ -176,7 +192,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"cannot load checkpoint {path}: there is no such file") from None
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except _DAMAGED as error:
         raise CheckpointError(
             f"cannot load checkpoint {path}: the file is damaged, cut short, or no checkpoint "
             f"({type(error).__name__}); fetch it again"

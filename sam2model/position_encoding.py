@@ -88,10 +88,11 @@ class PositionEmbeddingRandom(nn.Module):
         Returns:
             float32 ``[..., 2 * num_pos_feats]``.
         """
-        with torch.autocast(xy.device.type, enabled=False):
-            frequencies = self.positional_encoding_gaussian_matrix.float()
-            phase = 2 * math.pi * ((2 * xy.float() - 1) @ frequencies)
-            return torch.cat((phase.sin(), phase.cos()), dim=-1)
+        x, y = (2 * xy.float() - 1).split(1, dim=-1)
+        frequencies = self.positional_encoding_gaussian_matrix.float()
+        # A product of 2 terms, spelled out: autocast would compute a matmul in half precision.
+        phase = 2 * math.pi * (x * frequencies[0] + y * frequencies[1])
+        return torch.cat((phase.sin(), phase.cos()), dim=-1)
 
     def grid(self, height: int, width: int) -> Tensor:
         """Encode the centres of the cells of a grid: float32 ``[1, C, height, width]``."""

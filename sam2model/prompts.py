@@ -41,7 +41,7 @@ def check_boxes(boxes: ArrayLike) -> NDArray[np.float32]:
         ValueError: a wrong shape, coordinates that are not finite, or x1 < x0 or y1 < y0.
     """
     checked = _finite(boxes, "a box")
-    if checked.size == 0 and checked.ndim <= 2:
+    if checked.shape == (0,):
         return checked.reshape(0, 4)
     if checked.ndim != 2 or checked.shape[1] != 4:
         raise ValueError(
