@@ -6,7 +6,8 @@ never followed to another origin.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
@@ -187,9 +188,40 @@ class LabelStudioClient:
             raise self.explain(response)
         return response
 
-    def get_task(self, task: int) -> dict[str, Any]:
-        """The task with its data, annotations, drafts and predictions, as the API has it."""
-        return self._object("GET", f"/api/tasks/{int(task)}/")
+    def get_task(self, task: int, *, resolve_uri: bool = True) -> dict[str, Any]:
+        """The task with its data, annotations, drafts and predictions, as the API has it.
+
+        Args:
+            resolve_uri: replace cloud storage addresses by Label Studio's own; without, the data
+                is as it was imported, and as Label Studio sends it to ML backends.
+        """
+        parameters = {} if resolve_uri else {"resolve_uri": "false"}
+        return self._object("GET", f"/api/tasks/{int(task)}/", params=parameters)
+
+    def get_project(self, project: int) -> dict[str, Any]:
+        """The project with its label config, as the API has it."""
+        return self._object("GET", f"/api/projects/{int(project)}/")
+
+    def list_tasks(self, project: int, *, page_size: int = 20) -> Iterator[dict[str, Any]]:
+        """All tasks of a project with annotations and predictions, data as it was imported.
+
+        Asked for page by page, as they are consumed: one task can hold megabytes of masks.
+        """
+        seen = 0
+        for page in itertools.count(1):
+            parameters = {
+                "project": int(project),
+                "fields": "all",
+                "resolve_uri": "false",
+                "page": page,
+                "page_size": page_size,
+            }
+            found = self._object("GET", "/api/tasks/", params=parameters)
+            tasks = found.get("tasks") or []
+            yield from tasks
+            seen += len(tasks)
+            if not tasks or seen >= found.get("total", 0):  # a page behind the last is a 404
+                return
 
     def create_prediction(
         self, task: int, result: list[dict[str, Any]], model_version: str, score: float | None
