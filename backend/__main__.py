@@ -1,4 +1,4 @@
-"""The command line: ``python -m backend serve`` and ``python -m backend settings``."""
+"""The command line: ``python -m backend serve``, and the tools beside the service."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import sys
 
 from backend.settings import Settings, SettingsError
+from backend.tools import frames
+from backend.tools.common import EXPECTED
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,17 +17,25 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="start the service (settings from the environment)")
     commands.add_parser("settings", help="print the effective settings, secrets hidden")
-    command = parser.parse_args(arguments).command
+    for tool in (frames,):
+        tool.add_parser(commands)
+    parsed = parser.parse_args(arguments)
     try:
         settings = Settings.from_env(os.environ)
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    if command == "settings":
+    if parsed.command == "settings":
         for variable, value, meaning in settings.rows():
             print(f"{variable}={value}  # {meaning}")
         return 0
-    return _serve(settings)
+    if parsed.command == "serve":
+        return _serve(settings)
+    try:
+        return int(parsed.run(parsed, settings))
+    except EXPECTED as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 def _serve(settings: Settings) -> int:

@@ -1,0 +1,1 @@
+"""Commands beside the service: videos into frames, masks out, projects labelled ahead."""

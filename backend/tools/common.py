@@ -1,0 +1,133 @@
+"""What the commands share: their errors, their lines of text, their way to Label Studio."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TextIO
+
+from backend.answers import UnusableShape
+from backend.engine.engine import EngineError
+from backend.labelstudio.client import LabelStudioClient, LabelStudioError
+from backend.labelstudio.label_config import LabelConfigError, parse_label_config
+from backend.labelstudio.media_refs import MissingMedia
+from backend.labelstudio.results import LabelMismatch
+from backend.labelstudio.tags import LabelConfig
+from backend.media.errors import MediaError
+from backend.settings import Settings
+from backend.video import VideoError
+
+
+class ToolError(Exception):
+    """Why a command cannot go on, in one line that says what to do."""
+
+
+EXPECTED = (
+    EngineError,
+    LabelConfigError,
+    LabelMismatch,
+    LabelStudioError,
+    MediaError,
+    MissingMedia,
+    ToolError,
+    UnusableShape,
+    VideoError,
+)
+"""What can go wrong without a fault in the program; ``str()`` is a line for the user."""
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Write a line, to stderr unless told otherwise, at once."""
+    out = stream or sys.stderr
+    out.write(text + "\n")
+    out.flush()
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project of Label Studio.
+
+    Attributes:
+        uid: how Label Studio names it to ML backends, ``<id>.<creation time>``; tracks are
+            stored under it.
+        label_config: the XML that ``config`` was read from.
+    """
+
+    id: int
+    uid: str
+    label_config: str
+    config: LabelConfig
+
+
+def connect(settings: Settings) -> LabelStudioClient:
+    """The Label Studio of the settings.
+
+    Raises:
+        ToolError: there is none in the settings.
+    """
+    if settings.label_studio_url is None:
+        raise ToolError(
+            "No Label Studio is configured: set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY."
+        )
+    # A page of tasks can hold tens of megabytes of masks.
+    return LabelStudioClient(
+        settings.label_studio_url, settings.label_studio_api_key, timeout=120.0
+    )
+
+
+def read_project(client: LabelStudioClient, number: int) -> Project:
+    """The project called ``number``.
+
+    Raises:
+        ToolError, LabelStudioError, LabelConfigError: there is none that can be used.
+    """
+    try:
+        found = client.get_project(number)
+    except LabelStudioError as error:
+        raise _not_there(error, f"project {number}") from error
+    xml = str(found.get("label_config") or "")
+    try:
+        created = datetime.fromisoformat(str(found.get("created_at")))
+    except ValueError as error:
+        raise ToolError(f"{client.name} does not say when project {number} was made.") from error
+    # As _create_project_uid in label_studio/ml/api_connector.py makes it.
+    uid = f"{number}.{int(created.timestamp())}"
+    return Project(number, uid, xml, parse_label_config(xml))
+
+
+def read_task(client: LabelStudioClient, number: int) -> dict[str, Any]:
+    """The task called ``number``, data as it was imported.
+
+    Raises:
+        ToolError, LabelStudioError: it cannot be had.
+    """
+    try:
+        return client.get_task(number, resolve_uri=False)
+    except LabelStudioError as error:
+        raise _not_there(error, f"task {number}") from error
+
+
+def chosen_tasks(
+    client: LabelStudioClient, tasks: list[int], project: int | None
+) -> Iterator[tuple[Project, Mapping[str, Any]]]:
+    """The tasks named one by one and those of a whole project, with their projects."""
+    projects: dict[int, Project] = {}
+    for number in tasks:
+        task = read_task(client, number)
+        owner = int(task.get("project") or 0)
+        if owner not in projects:
+            projects[owner] = read_project(client, owner)
+        yield projects[owner], task
+    if project is not None:
+        whole = projects.get(project) or read_project(client, project)
+        for task in client.list_tasks(project):
+            if task.get("id") not in tasks:
+                yield whole, task
+
+
+def _not_there(error: LabelStudioError, what: str) -> Exception:
+    if error.status == 404:
+        return ToolError(f"There is no {what}, or the user of the API key cannot see it.")
+    return error

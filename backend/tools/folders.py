@@ -1,0 +1,162 @@
+"""Where files go: a folder on this machine, or a prefix in a bucket."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import botocore.exceptions
+
+from backend.media.http import Timeouts
+from backend.media.s3 import S3, S3Settings
+from backend.settings import Settings
+from backend.tools.common import ToolError
+
+_PREFIX = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{1,62})(?:/(.*))?")
+
+
+class Folder(Protocol):
+    """A place for files. Every method raises ``ToolError`` where the place cannot be used."""
+
+    def names(self) -> set[str]:
+        """The complete files that are there."""
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """A file's content; None if it is not there."""
+        ...
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put a file there, whole or not at all."""
+        ...
+
+    def address(self, name: str) -> str:
+        """How a task of Label Studio names the file."""
+        ...
+
+
+def open_folder(place: str, settings: Settings, address: str | None = None) -> Folder:
+    """The folder or bucket prefix that ``place`` names.
+
+    Args:
+        address: what stands before the file names in tasks, where that is not the place itself.
+
+    Raises:
+        ToolError: it is no place for files.
+    """
+    if place.startswith("s3://"):
+        match = _PREFIX.fullmatch(place)
+        if match is None:
+            raise ToolError(f"{place} does not have the form s3://bucket/prefix/.")
+        prefix = match[2] or ""
+        if prefix and not prefix.endswith("/"):
+            prefix += "/"
+        return BucketFolder(match[1], prefix, settings, address)
+    if "://" in place:
+        raise ToolError(
+            f"Files cannot be written to {place}: give a folder or s3://bucket/prefix/."
+        )
+    return LocalFolder(Path(place), settings.local_files_root, address)
+
+
+class LocalFolder:
+    """A folder on this machine; made when it is not there.
+
+    Tasks name files in it as Label Studio's local files: below the document root if that is known
+    here and holds the folder, else as if the document root were the folder's parent.
+    """
+
+    def __init__(self, path: Path, root: Path | None, address: str | None = None) -> None:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._path = path.resolve()
+        except OSError as error:
+            raise ToolError(f"{path} cannot be made: {error.strerror}.") from error
+        self._address = address
+        known = root.resolve() if root is not None else None
+        inside = known is not None and self._path.is_relative_to(known)
+        self.root = known if inside and known is not None else self._path.parent
+
+    def names(self) -> set[str]:
+        return {entry.name for entry in self._path.iterdir() if entry.is_file()}
+
+    def read(self, name: str) -> bytes | None:
+        path = self._path / name
+        return path.read_bytes() if path.is_file() else None
+
+    def write(self, name: str, content: bytes) -> None:
+        part = self._path / f".{name}.part"
+        try:
+            part.write_bytes(content)
+            part.replace(self._path / name)
+        except OSError as error:
+            raise ToolError(f"{self._path / name} cannot be written: {error.strerror}.") from error
+
+    def address(self, name: str) -> str:
+        if self._address is not None:
+            return self._address + quote(name)
+        relative = (self._path / name).relative_to(self.root).as_posix()
+        return f"/data/local-files/?d={quote(relative)}"
+
+
+class BucketFolder:
+    """A prefix in an S3 bucket, with the credentials that boto3 finds."""
+
+    def __init__(
+        self, bucket: str, prefix: str, settings: Settings, address: str | None = None
+    ) -> None:
+        access = S3Settings(settings.s3_endpoint_url, settings.s3_region, settings.s3_anonymous)
+        self._client: Any = S3(access, timeouts=Timeouts()).client()
+        self._bucket = bucket
+        self._prefix = prefix
+        self._address = address if address is not None else f"s3://{bucket}/{prefix}"
+
+    def names(self) -> set[str]:
+        pages = self._client.get_paginator("list_objects_v2")
+        try:
+            return {
+                item["Key"].removeprefix(self._prefix)
+                for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix)
+                for item in page.get("Contents", ())
+            }
+        except botocore.exceptions.BotoCoreError as error:
+            raise self._unusable(type(error).__name__) from None
+        except botocore.exceptions.ClientError as error:
+            raise self._unusable(_code(error)) from None
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
+            return bytes(answer["Body"].read())
+        except botocore.exceptions.BotoCoreError as error:
+            raise self._unusable(type(error).__name__) from None
+        except botocore.exceptions.ClientError as error:
+            if _code(error) in ("404", "NoSuchKey"):
+                return None
+            raise self._unusable(_code(error)) from None
+
+    def write(self, name: str, content: bytes) -> None:
+        kind = "image/jpeg" if name.endswith(".jpg") else "application/json"
+        try:
+            self._client.put_object(
+                Bucket=self._bucket, Key=self._prefix + name, Body=content, ContentType=kind
+            )
+        except botocore.exceptions.BotoCoreError as error:
+            raise self._unusable(type(error).__name__) from None
+        except botocore.exceptions.ClientError as error:
+            raise self._unusable(_code(error)) from None
+
+    def address(self, name: str) -> str:
+        return self._address + name
+
+    def _unusable(self, code: str) -> ToolError:
+        return ToolError(
+            f"s3://{self._bucket}/{self._prefix} cannot be used ({code}): check the bucket, the "
+            "credentials (s3:ListBucket, s3:GetObject, s3:PutObject) and S3_ENDPOINT_URL."
+        )
+
+
+def _code(error: botocore.exceptions.ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", "unknown"))

@@ -1,0 +1,214 @@
+"""``python -m backend frames``: a video as a frame sequence, and its results as frame numbers.
+
+Masks over frames need a sequence of pictures in open-source Label Studio: ``<Video>`` holds
+boxes only. The pictures are named by the video's own frame numbers (from 0, in the order they are
+shown), and the task says of each page which frame it is and when it is shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bisect
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from backend.media.cache import MediaFile
+from backend.media.errors import shown
+from backend.metrics import Metrics
+from backend.settings import Settings
+from backend.tools.common import ToolError, say
+from backend.tools.folders import Folder, LocalFolder, open_folder
+from backend.tools.frames_back import convert_back
+from backend.video import VideoFrames
+from backend.wsgi import build_resolver
+
+TASKS = "tasks.json"
+SOURCE = "source.json"  # which video the folder's frames are of
+JPEG_QUALITY = 92
+PROGRESS_SECONDS = 5.0
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser(
+        "frames",
+        help="turn a video into a frame-sequence task, or its results into frame numbers",
+        description="Writes JPEG frames and a tasks.json to import into Label Studio. Started "
+        "again, it writes only what is missing.",
+    )
+    parser.add_argument("--video", help="file, s3://bucket/key or http(s) address")
+    parser.add_argument("--every", type=_positive, default=1, help="take every Nth frame (1)")
+    parser.add_argument("--start", type=float, help="seconds into the video; from there on")
+    parser.add_argument("--stop", type=float, help="seconds into the video; up to there")
+    parser.add_argument("--size", type=_positive, help="longest side in pixels; never enlarged")
+    parser.add_argument(
+        "--out", required=True, help="folder or s3://bucket/prefix/; with --back a file"
+    )
+    parser.add_argument("--address", help="what stands before the frames' names in tasks.json")
+    parser.add_argument("--back", type=Path, metavar="RESULTS", help="exported JSON to convert")
+    parser.add_argument("--tasks", type=Path, help="with --back: the tasks.json of the frames")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Carry the command out; returns the exit code."""
+    if arguments.back is not None:
+        if arguments.tasks is None:
+            raise ToolError("--back needs --tasks: the tasks.json that the frames were made with.")
+        count = convert_back(arguments.back, arguments.tasks, Path(arguments.out))
+        say(f"{count} results with frame numbers in {arguments.out}")
+        return 0
+    if arguments.video is None:
+        raise ToolError("Say what to do: --video FILE, or --back RESULTS.")
+    folder = open_folder(arguments.out, settings, arguments.address)
+    with _opened(arguments.video, settings) as frames:
+        if frames.notice:
+            say(frames.notice)
+        chosen = choose_frames(frames.times, arguments.every, arguments.start, arguments.stop)
+        _claim(folder, arguments.video, frames, arguments.size)
+        written = _write_frames(folder, frames, chosen, arguments.size)
+        task = _task(folder, arguments.video, frames, chosen, arguments.size)
+    folder.write(TASKS, json.dumps([task], indent=1).encode())
+    say(f"{len(chosen)} frames, {written} of them new; import {folder.address(TASKS)}")
+    if isinstance(folder, LocalFolder) and arguments.address is None:
+        say(f"Label Studio finds them with LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={folder.root}")
+    return 0
+
+
+def choose_frames(
+    times: Sequence[float] | np.ndarray, every: int, start: float | None, stop: float | None
+) -> list[int]:
+    """Numbers of the frames shown from ``start`` to ``stop`` (seconds, stop included), every Nth
+    of the video: those whose number is a multiple of ``every``, whatever the range.
+
+    Raises:
+        ToolError: there are none.
+    """
+    first = 0 if start is None else bisect.bisect_left(times, start)
+    last = len(times) if stop is None else bisect.bisect_right(times, stop)
+    chosen = list(range(-(-first // every) * every, last, every))
+    if not chosen:
+        begin = "the start" if start is None else f"{start:g} s"
+        end = "the end" if stop is None else f"{stop:g} s"
+        raise ToolError(
+            f"There is no frame to take from {begin} to {end} with every {every}: the video has "
+            f"{len(times)} frames, from {times[0]:.3f} to {times[-1]:.3f} s."
+        )
+    return chosen
+
+
+def frame_name(index: int) -> str:
+    """The file name of a video's frame ``index`` (from 0)."""
+    return f"frame_{index:06d}.jpg"
+
+
+@contextmanager
+def _opened(video: str, settings: Settings) -> Iterator[VideoFrames]:
+    """The frames of a file, or of an address fetched through the media cache."""
+    if "://" not in video:
+        if not Path(video).is_file():
+            raise ToolError(f"There is no file {video}.")
+        with VideoFrames(video) as frames:
+            yield frames
+        return
+    resolver = build_resolver(settings, None, Metrics())
+    try:
+        held: MediaFile = resolver.fetch(video)  # in the cache as long as it is referred to
+        with VideoFrames(held.path) as frames:
+            yield frames
+        del held
+    finally:
+        resolver.close()
+
+
+def _claim(folder: Folder, video: str, frames: VideoFrames, size: int | None) -> None:
+    """Note whose frames the folder holds, so that those of two videos never mix.
+
+    Raises:
+        ToolError: it holds those of another video, or at another size.
+    """
+    table = frames.table
+    claim = {
+        "video": _public(video),
+        "frames": len(table),
+        "first_pts": int(table.pts[0]),
+        "last_pts": int(table.pts[-1]),
+        "time_base": str(table.time_base),
+        "size": size,
+    }
+    known = folder.read(SOURCE)
+    if known is None:
+        folder.write(SOURCE, json.dumps(claim).encode())
+    elif known != json.dumps(claim).encode():
+        raise ToolError(
+            f"The folder holds frames of another video or size ({SOURCE} there says which): "
+            "choose another folder, or delete it."
+        )
+
+
+def _write_frames(
+    folder: Folder, frames: VideoFrames, chosen: Sequence[int], size: int | None
+) -> int:
+    """Write the frames that are not there yet; returns how many."""
+    present = folder.names()
+    missing = [index for index in chosen if frame_name(index) not in present]
+    told = time.monotonic()
+    for done, index in enumerate(missing):
+        if time.monotonic() - told > PROGRESS_SECONDS:
+            told = time.monotonic()
+            say(f"{len(chosen) - len(missing) + done} of {len(chosen)} frames")
+        folder.write(frame_name(index), _jpeg(frames[index], size))
+    return len(missing)
+
+
+def _jpeg(picture: np.ndarray, size: int | None) -> bytes:
+    height, width = picture.shape[:2]
+    if size is not None and max(width, height) > size:
+        scale = size / max(width, height)
+        target = max(1, round(width * scale)), max(1, round(height * scale))
+        picture = cv2.resize(picture, target, interpolation=cv2.INTER_AREA)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
+    if not done:
+        raise ToolError(f"A picture of {width} x {height} pixels cannot be written as JPEG.")
+    return data.tobytes()
+
+
+def _task(
+    folder: Folder, video: str, frames: VideoFrames, chosen: Sequence[int], size: int | None
+) -> dict[str, Any]:
+    """The task to import. Its ``meta`` stays with it in Label Studio and in exports."""
+    times = frames.times
+    seconds = float(times[-1] - times[0])
+    return {
+        "data": {"frames": [folder.address(frame_name(index)) for index in chosen]},
+        "meta": {
+            "video": _public(video),
+            "fps": round((len(times) - 1) / seconds, 6) if seconds > 0 else None,
+            "frames_count": len(times),
+            "width": frames.width,
+            "height": frames.height,
+            "size": size,
+            "frame_indices": list(chosen),
+            "times": [round(float(times[index]), 6) for index in chosen],
+        },
+    }
+
+
+def _public(video: str) -> str:
+    """The video's name for files that others read: without the query, which may be a signature."""
+    return shown(video) if video.startswith(("http://", "https://")) else video
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be a whole number above 0")
+    return number

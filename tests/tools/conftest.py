@@ -1,0 +1,120 @@
+"""The command line as a user runs it, and a small Label Studio that answers it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from backend.__main__ import main
+from tests.media.servers import RecordingServer, Reply, Seen, recording_server
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """``run("frames", ...)``: the command with an environment of this test only."""
+    monkeypatch.setenv("STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+    def call(*arguments: object) -> Ran:
+        try:
+            code = main([str(each) for each in arguments])
+        except SystemExit as stopped:  # argparse
+            code = int(stopped.code or 0)
+        said = capsys.readouterr()
+        return Ran(code, said.out, said.err)
+
+    return call
+
+
+@dataclass
+class LabelStudio:
+    """Projects and tasks behind the few API calls that the commands make; as 1.23.2 answers."""
+
+    server: RecordingServer
+    projects: dict[int, dict[str, Any]] = field(default_factory=dict)
+    tasks: dict[int, dict[str, Any]] = field(default_factory=dict)
+    pages_asked: int = 0
+    refuses_predictions: bool = False
+
+    def __post_init__(self) -> None:
+        self.server.route("/api/", self._answer)
+
+    def add_project(self, number: int, label_config: str) -> None:
+        self.projects[number] = {
+            "id": number,
+            "label_config": label_config,
+            "created_at": "2026-11-22T05:44:50.372135Z",
+        }
+
+    def add_task(self, number: int, project: int, data: dict[str, Any], **more: Any) -> None:
+        lists: dict[str, Any] = {"annotations": [], "predictions": [], "drafts": []}
+        self.tasks[number] = {"id": number, "project": project, "data": data, **lists, **more}
+
+    def serve(self, path: str, file: Path) -> str:
+        """A media file of its own; returns the address for a task's data."""
+        self.server.serve(path, file.read_bytes())
+        return path
+
+    def _answer(self, seen: Seen) -> Reply:
+        if seen.headers.get("authorization") != "Token key":
+            return Reply(401)
+        parts = [part for part in seen.path.split("/") if part]
+        query = {key: values[-1] for key, values in parse_qs(urlsplit(seen.target).query).items()}
+        match parts, seen.method:
+            case ["api", "predictions"], "POST":
+                return self._store(json.loads(seen.body))
+            case ["api", "projects", number], "GET":
+                return _reply(self.projects.get(int(number)))
+            case ["api", "tasks", number], "GET":
+                return _reply(self.tasks.get(int(number)))
+            case ["api", "tasks"], "GET":
+                return self._list(query)
+        return Reply(404)
+
+    def _list(self, query: dict[str, str]) -> Reply:
+        self.pages_asked += 1
+        number, size = int(query["page"]), min(int(query["page_size"]), 3)
+        every = [t for t in self.tasks.values() if t["project"] == int(query["project"])]
+        page = every[(number - 1) * size : number * size]
+        return _reply({"tasks": page, "total": len(every)} if page or number == 1 else None)
+
+    def _store(self, body: dict[str, Any]) -> Reply:
+        if self.refuses_predictions:
+            return Reply(500)
+        body = {**body, "id": 1000 + self.server.count("/api/predictions")}
+        self.tasks[body["task"]]["predictions"].append(body)
+        return _reply(body, 201)
+
+
+def _reply(body: Any, status: int = 200) -> Reply:
+    if body is None:
+        return Reply(404, b'{"detail": "not found"}', {"Content-Type": "application/json"})
+    return Reply(status, json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+
+@pytest.fixture
+def label_studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[LabelStudio]:
+    """A Label Studio that the settings of the commands point to."""
+    with recording_server() as server:
+        monkeypatch.setenv("LABEL_STUDIO_URL", server.url)
+        monkeypatch.setenv("LABEL_STUDIO_API_KEY", "key")
+        yield LabelStudio(server)
