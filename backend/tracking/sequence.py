@@ -91,7 +91,7 @@ class FrameSequence:
             for prompt in prompts_from_context({"result": list(results)}, self.config).objects
             if prompt.image == self.tag.name and (prompt.item_index or 0) < self.pages
         ]
-        sent = self._sent_ids()
+        sent = self.sent_ids()
 
         def sent_to(prompt: ObjectPrompt) -> tuple[str, bool] | None:
             owner = sent.get(prompt.source_ids[0]) if prompt.source_ids else None
@@ -138,7 +138,7 @@ class FrameSequence:
                 return name
         return None
 
-    def _sent_ids(self) -> dict[str, tuple[str, int]]:
+    def sent_ids(self) -> dict[str, tuple[str, int]]:
         """By region id: the object and page that the service gave it to."""
         sent = {}
         for name, page in self.store.anchors(self.track):

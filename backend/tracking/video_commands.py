@@ -28,10 +28,7 @@ from backend.labelstudio.geometry import Box, box_to_pixels, mask_to_box
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.keyframes import Keyframe, merge_human, thin
 from backend.labelstudio.label_config import parse_label_config
-from backend.labelstudio.media_refs import MissingMedia, media_uri
-from backend.labelstudio.results_in import result_lists
-from backend.labelstudio.tags import ImageTag, LabelConfig
-from backend.labelstudio.timing import Timeline, frames_count, tag_framerate
+from backend.labelstudio.media_refs import media_uri
 from backend.labelstudio.video_regions import (
     Trigger,
     VideoContext,
@@ -43,37 +40,28 @@ from backend.labelstudio.video_regions import (
     video_status,
 )
 from backend.media.cache import MediaFile
+from backend.tracking.clip import (
+    Clip,
+    KeyedFile,
+    read_table,
+    saved_before,
+    saved_results,
+    video_tag,
+)
+from backend.tracking.clips import clip_track, read_timeline
 from backend.tracking.jobs import Goal, Work
 from backend.tracking.plan import Direction, plan_spans
 from backend.tracking.progress import progress, ranges
 from backend.tracking.review import doubts
 from backend.tracking.store import Job
 from backend.tracking.workshop import Workshop
-from backend.video import FrameTable, VideoFrames
+from backend.video import VideoFrames
 
 FETCH_SECONDS = 600.0  # for a whole video, inside a job
-KEPT_ANSWERS = 4  # of each region
+KEPT_KEYFRAMES = 5000  # of each region, over all its answers
 TRACK = ParsedCommand(Kind.COMMAND, Word.TRACK, "track")
 
 Results = list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Clip:
-    """The video of a task.
-
-    Attributes:
-        track: names what is tracked.
-        timeline: the editor's frames, from 1, and the file's, from 0.
-    """
-
-    track: str
-    project: str
-    task: Mapping[str, Any]
-    label_config: str
-    config: LabelConfig
-    name: str
-    timeline: Timeline
 
 
 @dataclass(frozen=True)
@@ -92,7 +80,7 @@ class VideoCommands:
     def __init__(self, workshop: Workshop) -> None:
         self._shop = workshop
         self._parse = lru_cache(maxsize=16)(parse_label_config)
-        self._table = lru_cache(maxsize=64)(_read_table)
+        self._table = lru_cache(maxsize=64)(read_table)
 
     def reply(
         self, project: str, task: Mapping[str, Any], label_config: str, context: object
@@ -201,22 +189,15 @@ class VideoCommands:
             MediaError, VideoError, Busy: it cannot be had, read, or not in time.
         """
         config = self._parse(label_config)
-        tag = _video_tag(config, name)
+        tag = video_tag(config, name)
         data = task.get("data") if isinstance(task.get("data"), Mapping) else {}
         address = media_uri(data, tag, None)  # type: ignore[arg-type]
         deadline = time.monotonic() + self._shop.budget_seconds
         file = self._shop.images.file(task, tag, None, deadline)
-        table, duration = self._table(_Keyed(file))
-        video = config.video_config(name)
-        try:
-            framerate = tag_framerate(video.video.framerate if video else None, data)  # type: ignore[arg-type]
-        except ValueError as error:
-            raise MissingMedia(str(error)) from error
-        stated = next((region.frames_count for region in regions if region.frames_count), None)
-        times = table.times.tolist()
-        timeline = Timeline(times, framerate, stated or frames_count(duration, framerate))
-        parts = [project, str(task.get("id")), name, self._shop.engine.model_version, address]
-        track = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+        table, duration = self._table(KeyedFile(file))
+        timeline = read_timeline(config, name, data, regions, table, duration)  # type: ignore[arg-type]
+        version = self._shop.engine.model_version
+        track = clip_track(project, task.get("id"), name, version, address)
         return Clip(track, project, task, label_config, config, name, timeline)
 
     def results(self, clip: Clip, marked: Marked, *, status: str | None = None) -> Results:
@@ -253,10 +234,10 @@ class VideoCommands:
     def open(self, request: Mapping[str, Any]) -> Work:
         """See ``jobs.Opener``."""
         config = self._parse(request["label_config"])
-        tag = _video_tag(config, request["video"])
+        tag = video_tag(config, request["video"])
         deadline = time.monotonic() + FETCH_SECONDS
         file = self._shop.images.file(request["task"], tag, None, deadline)
-        table, _ = self._table(_Keyed(file))
+        table, _ = self._table(KeyedFile(file))
         frames = VideoFrames(file.path, table=table)
         size = (frames.width, frames.height)
         goals = [_goal(each, request, *size) for each in request["objects"]]
@@ -286,25 +267,27 @@ class VideoCommands:
     def _marked(self, clip: Clip, region: VideoRegion) -> Marked:
         """Tell a human's key frames from those that the service sent."""
         known = self._shop.store.objects(clip.track).get(region.id, {})
-        answers = [
-            (_read_keyframes(sent), _read_keyframes(human))
-            for sent, human in known.get("answers", ())
-        ]
-        # The editor may hold an older answer than the last: a reply can get lost.
-        at_hand = set(region.keyframes)
-        answer = max(answers, key=lambda each: len(at_hand & set(each[0])), default=([], []))
-        human, _ = split_keyframes(region, {each.frame: each for each in answer[0]}, answer[1])
+        before = _read_keyframes(known.get("human", ()))
+        sent: dict[int, list[Keyframe]] = {}
+        for each in _read_keyframes(known.get("sent", ())):
+            sent.setdefault(each.frame, []).append(each)
+        human, _ = split_keyframes(region, sent, before)
+        if saved_before(clip.task, known.get("answered", 0.0)):
+            # The draft is older than the last answer, which held boxes that it does not.
+            human = tuple(_by_frame([*before, *human]))
         return Marked(region, human)
 
     def _remember(self, clip: Clip, marked: Marked, merged: Sequence[Keyframe]) -> None:
         """Keep what is sent, to tell it from what a human does with it."""
         known = self._shop.store.objects(clip.track).get(marked.region.id, {})
-        answer = [_write_keyframes(merged), _write_keyframes(marked.human)]
-        earlier = [each for each in known.get("answers", ()) if each != answer]
+        earlier = known.get("sent", ())
+        new = [each for each in _write_keyframes(merged) if each not in earlier]
         description = {
             "labels": list(marked.region.labels),
             "from_name": marked.region.from_name,
-            "answers": [answer, *earlier][:KEPT_ANSWERS],
+            "sent": [*earlier, *new][-KEPT_KEYFRAMES:],
+            "human": _write_keyframes(marked.human),
+            "answered": time.time(),
         }
         self._shop.store.describe(clip.track, marked.region.id, description)
 
@@ -355,45 +338,14 @@ class VideoCommands:
         return "; ".join(parts)
 
 
-class _Keyed:
-    """A media file as a cache key: equal for equal content."""
-
-    def __init__(self, file: MediaFile) -> None:
-        self.file = file
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Keyed) and other.file.content_key == self.file.content_key
-
-    def __hash__(self) -> int:
-        return hash(self.file.content_key)
-
-
-def _read_table(keyed: _Keyed) -> tuple[FrameTable, float]:
-    """The timestamps of a file and its duration in seconds."""
-    with VideoFrames(keyed.file.path, read_ahead=0) as frames:
-        return frames.table, frames.duration
-
-
-def saved_results(task: Mapping[str, Any]) -> Results:
-    """What the annotation at hand holds: the newest draft, else the newest annotation, else the
-    newest prediction."""
-    for kind in ("drafts", "annotations", "predictions"):
-        for entry in result_lists(task.get(kind)):
-            if not entry.get("was_cancelled") and entry.get("result"):
-                return [dict(item) for item in mappings(entry.get("result"))]
-    return []
+def _by_frame(keyframes: Sequence[Keyframe]) -> list[Keyframe]:
+    """One key frame for each frame, the last of several, ascending."""
+    found = {each.frame: each for each in keyframes}
+    return [found[frame] for frame in sorted(found)]
 
 
 def _items(context: object) -> object:
     return context.get("result") if isinstance(context, Mapping) else None
-
-
-def _video_tag(config: LabelConfig, name: str) -> ImageTag:
-    """The Video tag as something with one media address."""
-    video = next((video for video in config.videos if video.name == name), None)
-    if video is None:
-        raise MissingMedia(f"the label config has no <Video name={name}>")
-    return ImageTag(video.name, value=video.value)
 
 
 def _goal(
