@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from benchmarks.reference import _SIZES, _demo_overrides, draw_weights
+from benchmarks.reference import draw_weights, official_config
 from sam2model.preprocessing import preprocess
 from sam2model.sam2 import SAM2
 from sam2model.variants import VARIANTS
@@ -110,15 +110,6 @@ def build_official_tracker(name: str, image_size: int, corrections_condition: bo
     # Filling holes needs a CUDA extension, without which it warns at every mask and does nothing.
     predictor.fill_hole_area = 0
     return predictor
-
-
-def official_config(name: str, image_size: int) -> tuple[str, list[str]]:
-    """The official configuration file of a variant, and what to override in it."""
-    overrides = [f"++model.image_size={image_size}"]
-    if name == "demo":
-        return "configs/sam2.1/sam2.1_hiera_t.yaml", overrides + _demo_overrides()
-    generation, _, size = name.partition("_hiera_")
-    return f"configs/{generation}/{generation}_hiera_{_SIZES[size]}.yaml", overrides
 
 
 def _initial_state(predictor: Any, frames: Sequence[NDArray[np.uint8]]) -> dict[str, Any]:

@@ -48,14 +48,17 @@ def build_official(name: str, image_size: int) -> Any:
     """The official model for a variant, as ``build_sam2`` makes it for the image predictor."""
     from sam2.build_sam import build_sam2
 
+    config, overrides = official_config(name, image_size)
+    return build_sam2(config, device="cpu", hydra_overrides_extra=overrides)
+
+
+def official_config(name: str, image_size: int) -> tuple[str, list[str]]:
+    """The official configuration file of a variant, and what to override in it."""
     overrides = [f"++model.image_size={image_size}"]
     if name == "demo":
-        config = "configs/sam2.1/sam2.1_hiera_t.yaml"
-        overrides += _demo_overrides()
-    else:
-        generation, _, size = name.partition("_hiera_")
-        config = f"configs/{generation}/{generation}_hiera_{_SIZES[size]}.yaml"
-    return build_sam2(config, device="cpu", hydra_overrides_extra=overrides)
+        return "configs/sam2.1/sam2.1_hiera_t.yaml", overrides + _demo_overrides()
+    generation, _, size = name.partition("_hiera_")
+    return f"configs/{generation}/{generation}_hiera_{_SIZES[size]}.yaml", overrides
 
 
 def _demo_overrides() -> list[str]:
