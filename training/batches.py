@@ -1,0 +1,50 @@
+"""Composed images and clips as tensors, a function of (seed, rank, step) and nothing else.
+
+A run that resumes draws what it would have drawn, without any generator state to keep.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sam2model.preprocessing import preprocess
+from training.clips import compose_clip
+from training.composites import compose
+from training.library import Library
+
+_CPU = torch.device("cpu")
+
+
+def to_tensor(images: np.ndarray) -> Tensor:
+    """uint8 RGB ``[B, S, S, 3]`` to the network's normalised float ``[B, 3, S, S]``."""
+    return torch.cat([preprocess(image, images.shape[1], _CPU) for image in images])
+
+
+def image_batch(
+    size: int, count: int, max_objects: int, library: Library, rng: np.random.Generator
+) -> tuple[Tensor, list[np.ndarray]]:
+    """``count`` composed images, and of each at most ``max_objects`` masks.
+
+    Returns:
+        ``[count, 3, S, S]``, and per image bool ``[N, S, S]``.
+    """
+    images, masks = [], []
+    for _ in range(count):
+        composite = compose(size, library, rng)
+        chosen = rng.permutation(len(composite.masks))[:max_objects]
+        images.append(composite.image)
+        masks.append(composite.masks[chosen])
+    return to_tensor(np.stack(images)), masks
+
+
+def clip_batch(
+    size: int, length: int, max_objects: int, library: Library, rng: np.random.Generator
+) -> tuple[Tensor, np.ndarray]:
+    """A composed clip and at most ``max_objects`` of its objects.
+
+    Returns:
+        ``[T, 3, S, S]`` and bool ``[O, T, S, S]``.
+    """
+    clip = compose_clip(size, length, library, rng)
+    chosen = rng.permutation(len(clip.masks))[:max_objects]
+    return to_tensor(clip.frames), clip.masks[chosen]

@@ -1,0 +1,140 @@
+"""The losses of SAM 2 (arXiv 2408.00714, appendix D.2.2): focal 20, dice 1, IoU 1, presence 1."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+FOCAL_WEIGHT = 20.0
+DICE_WEIGHT = 1.0
+IOU_WEIGHT = 1.0
+PRESENCE_WEIGHT = 1.0
+
+_FOCAL_ALPHA = 0.25
+_FOCAL_GAMMA = 2.0
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Means over the objects of a batch: 0-dimensional tensors.
+
+    Attributes:
+        focal: of the best mask of each present object.
+        dice: of the same mask.
+        iou: L1 error of the predicted IoUs of all masks of present objects.
+        presence: binary cross-entropy of the object score.
+    """
+
+    focal: Tensor
+    dice: Tensor
+    iou: Tensor
+    presence: Tensor
+
+    def total(self) -> Tensor:
+        """The weighted sum to minimise."""
+        return (
+            FOCAL_WEIGHT * self.focal
+            + DICE_WEIGHT * self.dice
+            + IOU_WEIGHT * self.iou
+            + PRESENCE_WEIGHT * self.presence
+        )
+
+
+def focal_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Sigmoid focal loss (Lin et al. 2017), averaged over pixels.
+
+    Args:
+        logits: ``[..., H, W]``.
+        targets: the same shape, in [0, 1].
+
+    Returns:
+        ``[...]``.
+    """
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    inside = logits.sigmoid()
+    wrong = inside + targets - 2 * inside * targets  # 1 - p of the true class
+    alpha = _FOCAL_ALPHA * targets + (1 - _FOCAL_ALPHA) * (1 - targets)
+    return (alpha * wrong**_FOCAL_GAMMA * cross_entropy).mean(dim=(-2, -1))
+
+
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """One minus the soft Dice coefficient, smoothed by one pixel.
+
+    Args:
+        logits: ``[..., H, W]``.
+        targets: the same shape, in [0, 1].
+
+    Returns:
+        ``[...]``.
+    """
+    inside = logits.sigmoid()
+    overlap = (inside * targets).sum(dim=(-2, -1))
+    total = inside.sum(dim=(-2, -1)) + targets.sum(dim=(-2, -1))
+    return 1 - (2 * overlap + 1) / (total + 1)
+
+
+def mask_iou(predicted: Tensor, target: Tensor) -> Tensor:
+    """Intersection over union of bool masks ``[..., H, W]``; 1 where both are empty."""
+    intersection = (predicted & target).sum(dim=(-2, -1))
+    union = (predicted | target).sum(dim=(-2, -1))
+    return torch.where(union > 0, intersection / union.clamp(min=1), 1.0)
+
+
+def segmentation_losses(
+    logits: Tensor, ious: Tensor, object_score_logits: Tensor, targets: Tensor
+) -> Losses:
+    """Losses of one decoding of B objects with M candidate masks each.
+
+    The mask loss goes to the candidate that is best at the decoder's own resolution; it is
+    computed at the full resolution of ``targets``, so that the pattern of the upscaling
+    convolutions is penalised as it will be seen.
+
+    Args:
+        logits: ``[B, M, S/4, S/4]`` raw mask logits.
+        ious: ``[B, M]`` predicted IoUs.
+        object_score_logits: ``[B, 1]``.
+        targets: bool ``[B, S, S]``; empty where the object is absent.
+    """
+    logits, ious = logits.float(), ious.float()
+    present = targets.flatten(1).any(dim=1)
+    presence = F.binary_cross_entropy_with_logits(
+        object_score_logits.float()[:, 0], present.float()
+    )
+    if not present.any():
+        # Keeps every head in the graph: gradients are averaged between processes.
+        zero = 0.0 * (logits.sum() + ious.sum())
+        return Losses(zero, zero, zero, presence)
+    logits, ious, targets = logits[present], ious[present], targets[present].float()
+    coarse = F.interpolate(targets[:, None], size=logits.shape[-2:], mode="area")
+    with torch.no_grad():
+        spread = coarse.expand_as(logits)
+        cost = FOCAL_WEIGHT * focal_loss(logits, spread) + DICE_WEIGHT * dice_loss(logits, spread)
+        best = cost.argmin(dim=1)
+        true_ious = mask_iou(logits > 0, spread > 0.5)
+    rows = torch.arange(len(best), device=best.device)
+    chosen = F.interpolate(
+        logits[rows, best][:, None], size=targets.shape[-2:], mode="bilinear", align_corners=False
+    )[:, 0]
+    return Losses(
+        focal=focal_loss(chosen, targets).mean(),
+        dice=dice_loss(chosen, targets).mean(),
+        iou=(ious - true_ious).abs().mean(),
+        presence=presence,
+    )
+
+
+def mean_losses(parts: list[Losses]) -> Losses:
+    """The mean over several decodings.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not parts:
+        raise ValueError("no losses to average")
+    return Losses(
+        *(
+            torch.stack([getattr(part, name) for part in parts]).mean()
+            for name in ("focal", "dice", "iou", "presence")
+        )
+    )
