@@ -31,6 +31,8 @@ def application() -> Flask:
     logging.basicConfig(
         level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    for name in ("urllib3", "botocore", "boto3", "s3transfer"):  # at DEBUG they log signatures
+        logging.getLogger(name).setLevel(max(logging.INFO, logging.getLogger().level))
     metrics = Metrics()
     service = build_service(settings, metrics)
     atexit.register(service.close)

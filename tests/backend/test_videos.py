@@ -138,6 +138,19 @@ def test_a_correction_changes_only_what_follows(editor, bench):
     assert editor.box("r1", 20).x == pytest.approx(60 + 4 * PIXEL, abs=PIXEL)
 
 
+def test_a_draft_older_than_the_last_answer_does_not_undo_a_correction(editor, bench):
+    """A region command brings the boxes of now; a global one after it may bring an old draft."""
+    old = region("r1", keyframe(1, 10))
+    corrected = region("r1", keyframe(1, 10), keyframe(16, 60))
+    editor.regions["r1"] = corrected
+    editor.send(corrected, command("track", "r1"))
+    task = {"id": 9, "data": {"video": "/data/upload/1/a.mp4"}}
+    task["drafts"] = [{"id": 1, "result": [old], "updated_at": "2020-01-01T00:00:00Z"}]
+    reply = bench.predict([command("track")], task=task, config=CONFIG)
+    [answer] = [item for item in reply["result"] if item["type"] == "videorectangle"]
+    assert box_at(read_sequence(answer["value"]), 16).x == 60
+
+
 def test_two_objects_keep_their_ids_and_labels(editor):
     editor.regions["r1"] = region("r1", keyframe(1, 10))
     editor.regions["r2"] = region("r2", keyframe(5, 60, 50), label="Car")

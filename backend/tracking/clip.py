@@ -1,0 +1,84 @@
+"""The video of a task: which file, which frames, and what the editor holds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from backend.labelstudio.json_values import mappings
+from backend.labelstudio.media_refs import MissingMedia
+from backend.labelstudio.results_in import result_lists
+from backend.labelstudio.tags import ImageTag, LabelConfig
+from backend.labelstudio.timing import Timeline
+from backend.media.cache import MediaFile
+from backend.video import FrameTable, VideoFrames
+
+Results = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The video of a task.
+
+    Attributes:
+        track: names what is tracked.
+        timeline: the editor's frames, from 1, and the file's, from 0.
+    """
+
+    track: str
+    project: str
+    task: Mapping[str, Any]
+    label_config: str
+    config: LabelConfig
+    name: str
+    timeline: Timeline
+
+
+class KeyedFile:
+    """A media file as a cache key: equal for equal content."""
+
+    def __init__(self, file: MediaFile) -> None:
+        self.file = file
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KeyedFile) and other.file.content_key == self.file.content_key
+
+    def __hash__(self) -> int:
+        return hash(self.file.content_key)
+
+
+def read_table(keyed: KeyedFile) -> tuple[FrameTable, float]:
+    """The timestamps of a file and its duration in seconds."""
+    with VideoFrames(keyed.file.path, read_ahead=0) as frames:
+        return frames.table, frames.duration
+
+
+def saved_results(task: Mapping[str, Any]) -> Results:
+    """What the annotation at hand holds: the newest draft, else the newest annotation, else the
+    newest prediction."""
+    for kind in ("drafts", "annotations", "predictions"):
+        for entry in result_lists(task.get(kind)):
+            if not entry.get("was_cancelled") and entry.get("result"):
+                return [dict(item) for item in mappings(entry.get("result"))]
+    return []
+
+
+def saved_before(task: Mapping[str, Any], moment: float) -> bool:
+    """Whether the newest draft of a task was saved before ``moment`` (seconds since 1970)."""
+    for draft in result_lists(task.get("drafts")):
+        try:
+            saved = datetime.fromisoformat(str(draft.get("updated_at")))
+        except ValueError:
+            return False
+        return saved.timestamp() < moment
+    return False
+
+
+def video_tag(config: LabelConfig, name: str) -> ImageTag:
+    """The Video tag as something with one media address."""
+    video = next((video for video in config.videos if video.name == name), None)
+    if video is None:
+        raise MissingMedia(f"the label config has no <Video name={name}>")
+    return ImageTag(video.name, value=video.value)
