@@ -57,8 +57,12 @@ class LayerNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``[B, C, H, W]``; the shape stays."""
-        centred = x - x.mean(dim=1, keepdim=True)
+        """Normalise ``[B, C, H, W]`` to float32; the shape stays.
+
+        Always in float32, as the reference is under autocast: squares of float16 overflow
+        at 256.
+        """
+        centred = x.float() - x.float().mean(dim=1, keepdim=True)
         variance = centred.square().mean(dim=1, keepdim=True)
         normalised = centred * torch.rsqrt(variance + self.eps)
         return normalised * self.weight[:, None, None] + self.bias[:, None, None]

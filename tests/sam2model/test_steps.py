@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sam2model.layers import LayerNorm2d
 from sam2model.sam2 import SAM2, ObjectPointer, SpatialMemory, is_ambiguous
 from sam2model.variants import VARIANTS, get_variant
 
@@ -104,6 +105,14 @@ def test_conditioning_needs_a_memory(model, images):
 def test_images_of_another_shape_are_refused(model, shape):
     with pytest.raises(ValueError, match=r"shape \[B, 3, 128, 128\]"):
         model.encode_image(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_layer_norm_survives_large_half_precision_values(dtype):
+    x = 1000 * torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    normalised = LayerNorm2d(8)(x.to(dtype))
+    expected = torch.nn.functional.layer_norm(x.permute(0, 2, 3, 1), (8,)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(normalised, expected, atol=0.05, rtol=0)
 
 
 def test_ambiguity():
