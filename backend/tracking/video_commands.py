@@ -43,12 +43,13 @@ from backend.media.cache import MediaFile
 from backend.tracking.clip import (
     Clip,
     KeyedFile,
+    clip_track,
     read_table,
+    read_timeline,
     saved_before,
     saved_results,
     video_tag,
 )
-from backend.tracking.clips import clip_track, read_timeline
 from backend.tracking.jobs import Goal, Work
 from backend.tracking.plan import Direction, plan_spans
 from backend.tracking.progress import progress, ranges
