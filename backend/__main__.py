@@ -7,7 +7,7 @@ import os
 import sys
 
 from backend.settings import Settings, SettingsError
-from backend.tools import frames
+from backend.tools import export, frames
 from backend.tools.common import EXPECTED
 
 
@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="start the service (settings from the environment)")
     commands.add_parser("settings", help="print the effective settings, secrets hidden")
-    for tool in (frames,):
+    for tool in (export, frames):
         tool.add_parser(commands)
     parsed = parser.parse_args(arguments)
     try:

@@ -41,15 +41,8 @@ def application() -> Flask:
 
 def build_service(settings: Settings, metrics: Metrics) -> Service:
     """Wire the parts together; the model starts to load."""
-    choice = ModelChoice(
-        variant=settings.variant,
-        checkpoint=settings.checkpoint,
-        device=settings.device,
-        dtype=settings.dtype,
-        image_size=settings.image_size,
-    )
     engine = LocalEngine(
-        choice,
+        model_choice(settings),
         cache_bytes=settings.embedding_cache_bytes,
         metrics=metrics,
         speck_share=settings.speck_percent / 100,
@@ -79,6 +72,17 @@ def build_service(settings: Settings, metrics: Metrics) -> Service:
         retrieve_seconds=settings.retrieve_budget_seconds,
     )
     return Service(engine, interactive, batch, tracking, metrics)
+
+
+def model_choice(settings: Settings) -> ModelChoice:
+    """The model that the settings ask for; nothing is loaded."""
+    return ModelChoice(
+        variant=settings.variant,
+        checkpoint=settings.checkpoint,
+        device=settings.device,
+        dtype=settings.dtype,
+        image_size=settings.image_size,
+    )
 
 
 def build_resolver(
