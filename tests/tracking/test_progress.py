@@ -1,0 +1,81 @@
+"""What the text box says about a track."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from backend.tracking.progress import progress, ranges
+from backend.tracking.review import doubts
+from backend.tracking.sequence_commands import MANY_MASKS, _status_text
+from backend.tracking.store import Job, JobState, TrackedMask
+
+
+def job(state, done=0, total=0, message=""):
+    return Job("j", "t", "d", {}, state, done, total, message, False, time.time() - 10, 0.0)
+
+
+def found(frame, *, area=100, at=10, iou=0.9, presence=5.0, shape=(60, 80)):
+    mask = np.zeros(shape, bool)
+    side = int(area**0.5)
+    mask[at : at + side, at : at + side] = True
+    return TrackedMask("a", frame, "", mask, iou, presence)
+
+
+@pytest.mark.parametrize(
+    ("frames", "text"),
+    [([], ""), ([3], "3"), ([0, 1, 2, 5, 7, 8], "0-2, 5, 7-8"), (range(0, 60, 2), "0, 2, 4")],
+)
+def test_ranges(frames, text):
+    assert ranges(frames).startswith(text)
+    assert ranges(frames).endswith("...") == (len(frames) > 24)
+
+
+def test_progress_tells_what_is_done_and_how_long_the_rest_takes():
+    text = progress(job(JobState.RUNNING, done=42, total=84), range(42), 300)
+    assert text == "frames 0-41 of 300 done, 10 s left; type status to see more"
+
+
+@pytest.mark.parametrize(
+    ("state", "part"),
+    [
+        (JobState.DONE, "frames 0-1 of 9 done"),
+        (JobState.CANCELLED, "stopped; frames 0-1"),
+        (JobState.QUEUED, "waiting for other tracks"),
+        (JobState.FAILED, "the disk is full; frames 0-1"),
+    ],
+)
+def test_every_state_has_words(state, part):
+    assert part in progress(job(state, message="the disk is full"), [0, 1], 9)
+
+
+@pytest.mark.parametrize(("shape", "warned"), [((720, 1280), True), ((240, 320), False)])
+def test_many_large_brush_masks_are_warned_of(shape, warned):
+    """Label Studio's editor encodes every brush region anew at each request and submit."""
+    masks = [found(frame, shape=shape) for frame in range(MANY_MASKS + 1)]
+    regions = [{"type": "brushlabels"}] * len(masks)
+    text = _status_text(200, job(JobState.DONE), masks, regions)
+    assert ("BitmaskLabels" in text) is warned
+    assert "BitmaskLabels" not in _status_text(200, job(JobState.DONE), masks, regions[:5])
+
+
+class TestDoubts:
+    def reasons(self, *masks):
+        return [(doubt.frame, doubt.reason) for doubt in doubts(masks)]
+
+    def test_a_steady_track_needs_no_look(self):
+        assert self.reasons(*(found(frame, at=10 + frame) for frame in range(9))) == []
+
+    def test_lost_and_found_again(self):
+        track = [found(0), found(1, area=0), found(2, area=0), found(3)]
+        assert self.reasons(*track) == [(1, "lost"), (3, "found again")]
+
+    def test_unsure_jumps_in_size_and_place(self):
+        assert self.reasons(found(0), found(1, iou=0.4)) == [(1, "unsure")]
+        assert self.reasons(found(0), found(1, area=900)) == [(1, "size jumped")]
+        assert self.reasons(found(0), found(1, at=40)) == [(1, "place jumped")]
+
+    def test_frames_apart_are_not_compared(self):
+        assert self.reasons(found(0), found(5, at=40)) == []
