@@ -17,12 +17,13 @@ from torch.nn import functional as F
 from sam2model.mask_decoder import MaskDecoder
 from sam2model.sam2 import SAM2
 from training import prompts
-from training.losses import PRESENCE_WEIGHT, segmentation_losses
-from training.unroll import decode
+from training.losses import dice_loss, mask_iou
+from training.unroll import Answer, decode
 
 _QUERY_KEY_GAIN = 1.5
 _BRANCH_SCALE = 0.1
 _WARM_UP_RATE = 1e-3
+_FEATURE_SCALE = 0.7
 _HIGH_RES_SCALE = 0.3  # of what is added inside the upscaling
 
 
@@ -73,7 +74,7 @@ def calibrate_scales(model: SAM2, images: Tensor) -> None:
     encoder, decoder = model.image_encoder, model.sam_mask_decoder
     conv: Any
     for conv, features in zip(encoder.neck.convs, reversed(encoder.trunk(images)), strict=True):
-        conv.conv.weight.div_(conv.conv(features).std())
+        conv.conv.weight.mul_(_FEATURE_SCALE / conv.conv(features).std())
     stride_4, stride_8, _ = encoder(images)
     for conv, features in ((decoder.conv_s0, stride_4), (decoder.conv_s1, stride_8)):
         conv.weight.mul_(_HIGH_RES_SCALE / conv(features).std())
@@ -87,28 +88,24 @@ def warm_up_decoder(model: SAM2, steps: int, seed: int, batch: int = 24) -> list
     rng = np.random.default_rng([seed, 1])
     torch.manual_seed(seed)
     modules = (model.sam_prompt_encoder, model.sam_mask_decoder)
-    optimizer = torch.optim.AdamW(
-        [p for module in modules for p in module.parameters()], lr=_WARM_UP_RATE, betas=(0.9, 0.98)
-    )
+    parameters = [p for module in modules for p in module.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=_WARM_UP_RATE, betas=(0.9, 0.98))
     size, channels = model.image_size, model.variant.d_model
     history = []
     for step in range(steps):
         targets, points = _shapes(size, batch, rng)
-        embedding = _smooth_noise(batch, channels, model.embedding_size)
+        embedding = _FEATURE_SCALE * _smooth_noise(batch, channels, model.embedding_size)
         high_res = (
             _HIGH_RES_SCALE * torch.randn(batch, channels // 8, size // 4, size // 4),
             _HIGH_RES_SCALE * torch.randn(batch, channels // 4, size // 8, size // 8),
         )
         answer = decode(model, embedding, high_res, points)
-        losses = segmentation_losses(
-            answer.candidates, answer.ious, answer.object_score_logits, targets
-        )
-        # Everything is present here: the presence head would learn to say so always.
-        loss = losses.total() - PRESENCE_WEIGHT * losses.presence
+        loss = _warm_up_loss(answer, targets)
         for group in optimizer.param_groups:
             group["lr"] = _WARM_UP_RATE * min(1.0, (step + 1) / 50)
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 2.0)
         optimizer.step()
         history.append(float(loss.detach()))
     return history
@@ -131,6 +128,24 @@ def fit_memory_norm(model: SAM2, images: Tensor) -> None:
     slope = covariance / (normed - mean_in).square().mean(0).clamp(min=1e-6)
     model.memory_attention.norm.weight.copy_(slope)
     model.memory_attention.norm.bias.copy_(mean_out - slope * mean_in)
+
+
+def _warm_up_loss(answer: Answer, targets: Tensor) -> Tensor:
+    """Dice and balanced cross-entropy of all candidates, and the error of predicted IoUs.
+
+    With the focal loss instead, "nothing" stays the answer for hundreds of steps: measured
+    at 150, IoU 0.04 for a click against 0.41. Presence is left out: everything is present
+    here, and its head would learn to say so always.
+    """
+    logits, ious = answer.candidates.float(), answer.ious.float()
+    coarse = F.interpolate(targets[:, None].float(), size=logits.shape[-2:], mode="area")
+    coarse = coarse.expand_as(logits)
+    share = coarse.mean(dim=(-2, -1), keepdim=True).clamp(0.01, 0.99)
+    weight = coarse * (0.5 / share) + (1 - coarse) * (0.5 / (1 - share))
+    entropy = F.binary_cross_entropy_with_logits(logits, coarse, weight)
+    with torch.no_grad():
+        true_ious = mask_iou(logits > 0, coarse > 0.5)
+    return entropy + dice_loss(logits, coarse).mean() + (ious - true_ious).abs().mean()
 
 
 def _start_as_nearest(module: nn.ConvTranspose2d) -> None:

@@ -1,0 +1,95 @@
+"""Licences are read per file, variants stay together, resources are unpacked."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.debian_copyright import is_shippable, licence_of, parse
+from training.extraction import Piece, cutout_from
+from training.qt_resources import read_resources
+
+_COPYRIGHT = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+
+Files: *
+Copyright: 2014, Somebody
+License: GPL-3+
+
+Files: images/bee.jpg
+ images/toad.jpg
+Copyright: John Doe
+License: CC-BY-2.0
+"""
+
+
+def test_the_last_matching_paragraph_decides(tmp_path: Path):
+    path = tmp_path / "copyright"
+    path.write_text(_COPYRIGHT, encoding="utf-8")
+    rules = parse(path)
+    assert licence_of("images/toad.jpg", rules).licence == "CC-BY-2.0"
+    assert licence_of("images/toad.jpg", rules).copyright == "John Doe"
+    assert licence_of("images/cow.jpg", rules).licence == "GPL-3+"
+
+
+@pytest.mark.parametrize("licence", ["public-domain", "CC0-1.0", "CC-BY-4.0", "OFL-1.1", "Expat"])
+def test_licences_that_allow_shipping(licence: str):
+    assert is_shippable(licence)
+
+
+@pytest.mark.parametrize(
+    "licence", ["GPL-2+", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "LGPL-3", "GFDL-1.2+", "free-art"]
+)
+def test_licences_that_do_not(licence: str):
+    assert not is_shippable(licence)
+
+
+def _piece(family: str) -> Piece:
+    return Piece(kind="cutout", family=family, package="p", file="f", licence="CC0-1.0")
+
+
+def test_a_tenth_of_the_families_is_held_out_whatever_the_file():
+    held_out = [_piece(f"family-{i}").held_out for i in range(2000)]
+    assert 0.07 < np.mean(held_out) < 0.13
+    assert _piece("clipart-apple").held_out == _piece("clipart-apple").held_out
+
+
+def test_cutouts_are_trimmed_and_rectangles_and_scatter_refused():
+    rgba = np.zeros((100, 100, 4), np.uint8)
+    rows, columns = np.ogrid[:100, :100]
+    disc = (rows - 50) ** 2 + (columns - 40) ** 2 < 30**2
+    rgba[disc] = 255
+    assert cutout_from(rgba).shape == (59, 59, 4)
+    assert cutout_from(np.full((100, 100, 4), 255, np.uint8)) is None
+    scattered = np.zeros((100, 100, 4), np.uint8)
+    scattered[::10, ::3] = 255
+    assert cutout_from(scattered) is None
+
+
+def test_qt_resources_are_read_with_folders(tmp_path: Path):
+    names = b""
+    offsets = []
+    for name in ("folder", "file.txt"):
+        offsets.append(len(names))
+        names += struct.pack(">HI", len(name), 0) + name.encode("utf-16-be")
+    packed = zlib.compress(b"hello")
+    content = struct.pack(">I", 5) + packed
+    data = struct.pack(">I", len(content)) + content
+    tree = struct.pack(">IHII8x", 0, 2, 1, 1)
+    tree += struct.pack(">IHII8x", offsets[0], 2, 1, 2)
+    tree += struct.pack(">IHHHI8x", offsets[1], 1, 0, 0, 0)
+    header = 20
+    blob = b"qres" + struct.pack(
+        ">4I", 2, header, header + len(tree), header + len(tree) + len(data)
+    )
+    path = tmp_path / "a.rcc"
+    path.write_bytes(blob + tree + data + names)
+    assert list(read_resources(path)) == [("folder/file.txt", b"hello")]
+
+
+def test_other_files_are_no_qt_resources(tmp_path: Path):
+    path = tmp_path / "a.rcc"
+    path.write_bytes(b"PK\x03\x04" + bytes(20))
+    with pytest.raises(ValueError, match="not a Qt resource collection"):
+        list(read_resources(path))
