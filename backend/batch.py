@@ -83,6 +83,25 @@ class Batch:
         wait([future for future in futures if future is not None], timeout=seconds)
         return [_done(future) or [] for future in futures], "retrieve" if retrieval else "open"
 
+    def predict(self, task: Task, config: LabelConfig, seconds: float) -> Prediction | None:
+        """Masks for all that a task holds and that can be turned into one; None for nothing.
+
+        Args:
+            seconds: how long it may take.
+
+        Raises:
+            One of ``interactive.EXPECTED``: why not.
+        """
+        deadline = time.monotonic() + seconds
+        regions: list[dict[str, Any]] = []
+        scores: list[float] = []
+        prompts = sorted(prompts_from_task(dict(task), config), key=_page)
+        for _, group in groupby(prompts, key=_page):
+            made, page_scores = self._predict_page(task, config, list(group), deadline)
+            regions += made
+            scores += page_scores
+        return self._prediction(regions, scores)
+
     def close(self) -> None:
         """Stop; what runs is abandoned."""
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -104,6 +123,11 @@ class Batch:
                 continue
             regions += made
             scores += page_scores
+        return self._prediction(regions, scores)
+
+    def _prediction(
+        self, regions: list[dict[str, Any]], scores: Sequence[float]
+    ) -> Prediction | None:
         if not regions:
             return None
         score = sum(scores) / len(scores)

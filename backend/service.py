@@ -38,7 +38,7 @@ class Service:
         self.engine = engine
         self.tracking = tracking
         self._interactive = interactive
-        self._batch = batch
+        self.batch = batch
         self._metrics = metrics
         self._parse = lru_cache(maxsize=64)(parse_label_config)
 
@@ -76,7 +76,7 @@ class Service:
             return {"results": [_nothing(context) for _ in tasks]}
         if context is None:
             project, label_config = str(body.get("project")), body["label_config"]
-            results, asked = self._batch.reply(project, tasks, label_config, config)
+            results, asked = self.batch.reply(project, tasks, label_config, config)
             self._metrics.predictions.labels(asked, "ok" if any(results) else "nothing").inc()
             return {"results": results, "model_version": self.engine.model_version}
         return self._answer_editor(body, tasks, config, context)
@@ -107,7 +107,7 @@ class Service:
 
     def close(self) -> None:
         """Stop background work and release the model."""
-        self._batch.close()
+        self.batch.close()
         self.tracking.close()
         self.engine.close()
 

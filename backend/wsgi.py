@@ -39,8 +39,12 @@ def application() -> Flask:
     return create_app(settings, service, metrics)
 
 
-def build_service(settings: Settings, metrics: Metrics) -> Service:
-    """Wire the parts together; the model starts to load."""
+def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) -> Service:
+    """Wire the parts together; the model starts to load.
+
+    Args:
+        resume: take up the tracking jobs that a stopped process left unfinished.
+    """
     engine = LocalEngine(
         model_choice(settings),
         cache_bytes=settings.embedding_cache_bytes,
@@ -59,7 +63,8 @@ def build_service(settings: Settings, metrics: Metrics) -> Service:
         label_studio,
         TrackSettings(settings.track_budget_seconds, settings.track_jobs),
     )
-    tracking.jobs.resume()
+    if resume:
+        tracking.jobs.resume()
     answers = Answers(engine, images, metrics)
     interactive = Interactive(
         answers, engine, PromptMemory(), tracking, budget_seconds=settings.click_budget_seconds

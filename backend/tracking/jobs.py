@@ -108,21 +108,24 @@ class JobRunner:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="track")
         self._changed = threading.Condition()
         self._cancelled: set[str] = set()
+        self._taken: set[str] = set()  # jobs that this process runs or has run
         self._stopping = False
 
     def submit(self, track: str, request: Mapping[str, Any]) -> Job:
-        """Begin a job, or join the one that is doing the same."""
+        """Begin a job, or join the one that is doing the same.
+
+        One that another process left unfinished is taken up, at its last finished frame.
+        """
         digest = hashlib.sha256(json.dumps([track, request], sort_keys=True).encode()).hexdigest()
-        job, new = self._store.add_job(uuid.uuid4().hex[:12], track, digest, request)
-        if new:
-            self._pool.submit(self._run, job.id)
+        job, _ = self._store.add_job(uuid.uuid4().hex[:12], track, digest, request)
+        self._take_up(job.id)
         return job
 
     def resume(self) -> int:
         """Take up what a stopped process left unfinished; returns the number of jobs."""
         unfinished = self._store.jobs(unfinished=True)
         for job in reversed(unfinished):
-            self._pool.submit(self._run, job.id)
+            self._take_up(job.id)
         return len(unfinished)
 
     def wait(self, job_id: str, timeout: float) -> Job:
@@ -164,6 +167,12 @@ class JobRunner:
         if job is None:
             raise KeyError(job_id)
         return job
+
+    def _take_up(self, job_id: str) -> None:
+        with self._changed:
+            if job_id not in self._taken:
+                self._taken.add(job_id)
+                self._pool.submit(self._run, job_id)
 
     def _notify(self) -> None:
         with self._changed:

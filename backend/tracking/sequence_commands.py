@@ -90,22 +90,29 @@ class SequenceCommands:
                 return [], None
         return [], TRACK_HELP
 
+    def plan(
+        self, sequence: FrameSequence, parsed: ParsedCommand, results: Results
+    ) -> tuple[str, dict[str, Any]] | str:
+        """The track and the request of the job that carries the marks in ``results`` on, for
+        ``JobRunner.submit``; or why there is none."""
+        objects = sequence.objects(results)
+        request = _job_request(sequence, objects, results, parsed)
+        if isinstance(request, str):
+            return request
+        sequence.remember(objects)
+        return sequence.track, request
+
     def _track(
         self, sequence: FrameSequence, parsed: ParsedCommand, results: Results
     ) -> tuple[Results, str | None]:
         objects = sequence.objects(results)
-        if not objects:
-            return [], "nothing is marked yet: click on an object first, then track"
-        last_page = sequence.pages - 1
-        first, last = parsed.frames or (0, last_page)
-        if first > last or first > last_page:
-            return [], f"there is no range {first}-{last}: the frames are 0-{last_page}"
-        direction = Direction(parsed.direction or ("both" if parsed.frames else "forward"))
+        request = _job_request(sequence, objects, results, parsed)
+        if isinstance(request, str):
+            return [], request
         if parsed.word is Word.REDO:
             self._shop.cancel(sequence.track)
             self._shop.store.forget_masks(sequence.track)
         sequence.remember(objects)
-        request = _request(sequence, objects, results, first, min(last, last_page), direction)
         job = self._shop.run(sequence.track, request)
         return self._reply(sequence, objects, results, job)
 
@@ -192,6 +199,23 @@ def _with_fresh(saved: Results, fresh: Results) -> Results:
     """The draft, and what was answered since: it reaches the draft about 5 seconds later."""
     ids = {str(result.get("id")) for result in saved}
     return [*saved, *(result for result in fresh if str(result.get("id")) not in ids)]
+
+
+def _job_request(
+    sequence: FrameSequence,
+    objects: Sequence[SequenceObject],
+    results: Results,
+    parsed: ParsedCommand,
+) -> dict[str, Any] | str:
+    """The job's request, or why there is none."""
+    if not objects:
+        return "nothing is marked yet: click on an object first, then track"
+    last_page = sequence.pages - 1
+    first, last = parsed.frames or (0, last_page)
+    if first > last or first > last_page:
+        return f"there is no range {first}-{last}: the frames are 0-{last_page}"
+    direction = Direction(parsed.direction or ("both" if parsed.frames else "forward"))
+    return _request(sequence, objects, results, first, min(last, last_page), direction)
 
 
 def _request(

@@ -127,15 +127,30 @@ class VideoCommands:
         Raises:
             MissingMedia, MediaError, VideoError, EngineError: why there is no track.
         """
-        regions = read_video_regions(saved_results(task), self._parse(label_config))
+        parsed = replace(TRACK, direction="both")
+        planned = self.plan(project, task, label_config, parsed, saved_results(task))
+        return None if isinstance(planned, str) else self._shop.run(*planned, wait=patient)
+
+    def plan(
+        self,
+        project: str,
+        task: Mapping[str, Any],
+        label_config: str,
+        parsed: ParsedCommand,
+        results: Results,
+    ) -> tuple[str, dict[str, Any]] | str:
+        """The track and the request of the job that carries the boxes in ``results`` on, for
+        ``JobRunner.submit``; or why there is none.
+
+        Raises:
+            MissingMedia, MediaError, VideoError, EngineError: the video cannot be had, or read.
+        """
+        regions = read_video_regions(results, self._parse(label_config))
         if not regions:
-            return None
+            return "no box yet"
         clip = self.clip(project, task, label_config, regions[0].to_name, regions)
-        marked = [self._marked(clip, region) for region in regions]
-        request = self._request(clip, replace(TRACK, direction="both"), marked)
-        if isinstance(request, str):
-            return None
-        return self._shop.run(clip.track, request, wait=patient)
+        request = self._request(clip, parsed, [self._marked(clip, region) for region in regions])
+        return request if isinstance(request, str) else (clip.track, request)
 
     def _carry_out(
         self,
@@ -259,10 +274,7 @@ class VideoCommands:
         )
         results: Results = []
         for region in regions:
-            merged, score = self._merged(clip, self._marked(clip, region))
-            framerate = clip.timeline.framerate
-            made = region_results(region, merged, clip.config, framerate=framerate, score=score)
-            results += [dict(result) for result in made]
+            results += self.results(clip, self._marked(clip, region))
         return results, [mask.iou for mask in self._shop.store.masks(clip.track)]
 
     def _marked(self, clip: Clip, region: VideoRegion) -> Marked:
