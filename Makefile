@@ -44,7 +44,7 @@ $(VENV)/.run: requirements.txt
 
 # The official package is a reference for the parity tests only. Its build wants torch
 # present and no isolation, and its metadata asks for torchvision, which nothing here needs.
-$(VENV)/.test: requirements-test.txt $(VENV)/.run
+$(VENV)/.test: requirements-test.txt requirements-train.txt $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--no-build-isolation --no-deps sam2==1.1.0
