@@ -31,6 +31,7 @@ class Backend(Child):
         label_studio_url: str,
         token: str,
         cache_directory: Path,
+        state_directory: Path,
         log: Path,
         settings: Mapping[str, str] | None = None,
     ) -> None:
@@ -42,6 +43,7 @@ class Backend(Child):
             "LABEL_STUDIO_URL": label_studio_url,
             "LABEL_STUDIO_API_KEY": token,
             "CACHE_DIR": str(cache_directory.resolve()),
+            "STATE_DIR": str(state_directory.resolve()),
             "PYTHONUNBUFFERED": "1",
             **(settings or {}),
         }

@@ -1,4 +1,4 @@
-"""``make demo``: start Label Studio and the backend, set up a project, stop both on Ctrl-C.
+"""``make demo``: start Label Studio and the backend, set up projects, stop both on Ctrl-C.
 
 Environment: ``LABEL_STUDIO_PORT`` (8080) and ``PORT`` (9090), each moved on to the next free
 port; ``LABEL_STUDIO_VENV`` (``.venv-label-studio``), where Label Studio is installed; ``DEMO_DIR``
@@ -9,7 +9,6 @@ port; ``LABEL_STUDIO_VENV`` (``.venv-label-studio``), where Label Studio is inst
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -23,18 +22,16 @@ from demo.api import ApiError, LabelStudioApi
 from demo.backend import REPOSITORY, Backend
 from demo.label_studio import START_SECONDS, Account, LabelStudio, NotInstalledError
 from demo.processes import Child, NotReadyError, ProcessDiedError, free_port
-
-PROJECT = "SAM 2 demo"
-PHOTOS = REPOSITORY / "demo" / "photos"
-LABEL_CONFIG = REPOSITORY / "demo" / "label_config.xml"
+from demo.projects import PHOTO_PROJECT, PROJECTS, SEQUENCE_PROJECT, VIDEO_PROJECT
 
 INSTRUCTIONS = """
 ------------------------------------------------------------------------
   The demo runs.            Ctrl-C stops it.
 
-  Open      {url}
+  Open      {label_studio}
   Log in    {email}   password {password}
 
+  PHOTOS    {photos}
   1. Click on the first task to open it.
   2. Below the picture, switch "Auto-Annotation" on.
   3. Press M, or choose the last tool beside the picture ("Auto-Detect").
@@ -44,6 +41,20 @@ INSTRUCTIONS = """
      misses, or Alt+click on what it should not cover.
   6. For boxes, hover over the same tool, choose the rectangle, press 4, drag.
      To set points in a box, click into it and hide it with Alt+H first.
+
+  FRAME SEQUENCE    {sequence}
+  1. Open its task; switch "Auto-Annotation" and "Auto-Accept Suggestions" on.
+  2. Press M, then 1, and click on the bud. Its mask appears on this page. Wait
+     until it is saved (about 6 seconds).
+  3. Type track into the text box and press Enter: masks on all pages. To correct
+     one, delete it, press 1, click anew, and track again.
+
+  VIDEO    {video}
+  1. Open its task; switch "Auto-Annotation" on.
+  2. Press 1 (Flower), drag a box around the bud; press 2 (Animal), drag a box
+     around the bee. Wait until they are saved (about 6 seconds).
+  3. Type track into the text box below the video and press Enter: the boxes
+     follow both. The box's own text box, beside it, tracks that one alone.
 
   The demo's small weights are rough: one object that stands out from what is
   around it, such as those in the sample photos. For the official ones:
@@ -118,13 +129,21 @@ def run(stop: StopFlag) -> None:
         api = _log_in(label_studio, account, directory)
         backend = _start_backend(directory, api)
         children.enter_context(running(backend))
-        project = set_up_project(api)
+        numbers = {}
+        for project in PROJECTS:
+            stop.check()
+            numbers[project] = project.set_up(api, directory / "clip")
         backend.wait_until_ready(stop.check)
-        api.connect_backend(project, backend.url, title="SAM 2")
+        for number in numbers.values():
+            api.connect_backend(number, backend.url, title="SAM 2")
         print(f"Ready after {time.monotonic() - started:.0f} s.")
+        url = label_studio.url + "/projects/{}/data"
         print(
             INSTRUCTIONS.format(
-                url=f"{label_studio.url}/projects/{project}/data",
+                label_studio=label_studio.url,
+                photos=url.format(numbers[PHOTO_PROJECT]),
+                sequence=url.format(numbers[SEQUENCE_PROJECT]),
+                video=url.format(numbers[VIDEO_PROJECT]),
                 email=account.email,
                 password=account.password,
                 backend=backend.url,
@@ -136,22 +155,6 @@ def run(stop: StopFlag) -> None:
             stop.wait(1.0)
             label_studio.check()
             backend.check()
-
-
-def set_up_project(api: LabelStudioApi) -> int:
-    """The demo's project with its photos, made now unless it is there; returns its id."""
-    project = api.find_project(PROJECT)
-    if project is None:
-        project = api.create_project(
-            PROJECT,
-            LABEL_CONFIG.read_text(encoding="utf-8"),
-            description="Sample photos for the SAM 2 backend",
-            show_collab_predictions=True,
-        )
-    if not api.tasks(project):
-        photos = [PHOTOS / name for name in json.loads((PHOTOS / "truth.json").read_text())]
-        api.create_tasks(project, [{"image": api.upload(project, photo)} for photo in photos])
-    return project
 
 
 def _start_label_studio(directory: Path, account: Account, stop: StopFlag) -> LabelStudio:
@@ -188,6 +191,7 @@ def _start_backend(directory: Path, api: LabelStudioApi) -> Backend:
         label_studio_url=api.url,
         token=_personal_access_token(directory / "label-studio-token", api),
         cache_directory=directory / "cache",
+        state_directory=directory / "tracks",
         log=directory / "logs" / "backend.log",
         settings=settings,
     )

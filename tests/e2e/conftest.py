@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
-from demo.run import LABEL_CONFIG
+from demo.projects import PHOTO_PROJECT
 from tests.e2e.editor import Editor
 from tests.e2e.services import ACCOUNT, STATE, Services
 
@@ -85,7 +85,7 @@ def editor(
 @pytest.fixture(scope="session")
 def label_config() -> str:
     """The demo's label config."""
-    return LABEL_CONFIG.read_text(encoding="utf-8")
+    return PHOTO_PROJECT.label_config
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from label_studio_sdk.converter.brush import decode_rle
 from numpy.typing import NDArray
 from PIL import Image
 
-from demo.run import PHOTOS
+from demo.clip import PHOTOS
 
 Mask = NDArray[np.bool_]
 

@@ -67,6 +67,7 @@ class Services:
             label_studio_url=self.label_studio.url,
             token=self._token,
             cache_directory=self._directory / "cache",
+            state_directory=self._directory / "tracks",
             log=self._directory / "backend.log",
             settings=_SETTINGS,
         )

@@ -17,8 +17,9 @@ import requests
 
 from demo.api import LabelStudioApi
 from demo.backend import REPOSITORY, Backend
+from demo.clip import FRAMES
 from demo.processes import NotReadyError
-from demo.run import PHOTOS, PROJECT, set_up_project
+from demo.projects import PROJECTS, SEQUENCE_PROJECT, VIDEO_PROJECT, DemoProject
 from tests.e2e.services import (
     ACCOUNT,
     LABEL_STUDIO_VENV,
@@ -92,12 +93,13 @@ def test_the_demo_sets_everything_up_and_leaves_no_process_behind(tmp_path: Path
     assert members(children) == []
 
 
-def test_the_project_is_set_up_once(services: Services) -> None:
-    project = set_up_project(services.api)
-    tasks = [task["id"] for task in services.api.tasks(project)]
-    assert len(tasks) == len(list(PHOTOS.glob("*.jpg")))
-    assert set_up_project(services.api) == project
-    assert [task["id"] for task in services.api.tasks(project)] == tasks
+@pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.title)
+def test_a_project_is_set_up_once(project: DemoProject, services: Services, tmp_path: Path) -> None:
+    number = project.set_up(services.api, tmp_path)
+    tasks = [task["id"] for task in services.api.tasks(number)]
+    assert tasks
+    assert project.set_up(services.api, tmp_path) == number
+    assert [task["id"] for task in services.api.tasks(number)] == tasks
 
 
 def test_a_backend_that_cannot_load_its_model_says_why_at_once(tmp_path: Path) -> None:
@@ -106,6 +108,7 @@ def test_a_backend_that_cannot_load_its_model_says_why_at_once(tmp_path: Path) -
         label_studio_url="http://127.0.0.1:9",
         token="none",
         cache_directory=tmp_path / "cache",
+        state_directory=tmp_path / "tracks",
         log=tmp_path / "backend.log",
         settings={"SAM2_CHECKPOINT": str(tmp_path / "missing.pt")},
     )
@@ -117,21 +120,26 @@ def test_a_backend_that_cannot_load_its_model_says_why_at_once(tmp_path: Path) -
 
 
 def _check_what_it_says(text: str) -> None:
-    match = re.search(r"Open +(http://[^/]+)/projects/(\d+)/data", text)
+    addresses = re.findall(r"(http://\S+)/projects/(\d+)/data", text)
     backend = re.search(r"Backend +(http://\S+)", text)
-    assert match
+    assert len(addresses) == len(PROJECTS)
     assert backend
     assert ACCOUNT.email in text
     assert ACCOUNT.password in text
 
-    api = LabelStudioApi(match.group(1), ACCOUNT)
-    project = int(match.group(2))
-    assert api.find_project(PROJECT) == project
-    assert api.tasks(project)
-    [connected] = api.request("GET", "/api/ml", params={"project": project})
-    assert connected["url"] == backend.group(1)
-    assert connected["is_interactive"]
-    assert connected["state"] == "CO"
+    api = LabelStudioApi(addresses[0][0], ACCOUNT)
+    for project, (_, number) in zip(PROJECTS, addresses, strict=True):
+        assert api.find_project(project.title) == int(number)
+        tasks = api.tasks(int(number))
+        assert tasks
+        if project is SEQUENCE_PROJECT:
+            assert len(tasks[0]["data"]["frames"]) == FRAMES
+        if project is VIDEO_PROJECT:
+            assert tasks[0]["data"]["video"].endswith(".mp4")
+        [connected] = api.request("GET", "/api/ml", params={"project": number})
+        assert connected["url"] == backend.group(1)
+        assert connected["is_interactive"]
+        assert connected["state"] == "CO"
     ready = requests.get(backend.group(1) + "/ready", timeout=10)
     assert ready.status_code == requests.codes.ok
 
