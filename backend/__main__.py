@@ -7,7 +7,7 @@ import os
 import sys
 
 from backend.settings import Settings, SettingsError
-from backend.tools import export, frames
+from backend.tools import export, frames, preannotate
 from backend.tools.common import EXPECTED
 
 
@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="start the service (settings from the environment)")
     commands.add_parser("settings", help="print the effective settings, secrets hidden")
-    for tool in (export, frames):
+    for tool in (export, frames, preannotate):
         tool.add_parser(commands)
     parsed = parser.parse_args(arguments)
     try:
@@ -36,6 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     except EXPECTED as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; started again, it goes on", file=sys.stderr)
+        return 130
 
 
 def _serve(settings: Settings) -> int:

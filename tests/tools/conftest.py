@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from backend.__main__ import main
+from backend.engine.local import LocalEngine, ModelChoice
+from tests.backend.fakes import FakePredictor, FakeVideoTracker
 from tests.media.servers import RecordingServer, Reply, Seen, recording_server
 
 
@@ -118,3 +121,35 @@ def label_studio(monkeypatch: pytest.MonkeyPatch) -> Iterator[LabelStudio]:
         monkeypatch.setenv("LABEL_STUDIO_URL", server.url)
         monkeypatch.setenv("LABEL_STUDIO_API_KEY", "key")
         yield LabelStudio(server)
+
+
+@dataclass
+class FakeModel:
+    """What the fake model did.
+
+    Attributes:
+        steps: frames tracked.
+        hold: while cleared, tracking waits.
+    """
+
+    steps: list[int] = field(default_factory=list)
+    hold: threading.Event = field(default_factory=threading.Event)
+
+
+def use_fake_model(
+    monkeypatch: pytest.MonkeyPatch, tracker: type[FakeVideoTracker] = FakeVideoTracker
+) -> FakeModel:
+    """Let services that are built from settings have a fake model."""
+    model = FakeModel()
+    model.hold.set()
+
+    def engine(choice: ModelChoice, **options: Any) -> LocalEngine:
+        return LocalEngine(
+            choice,
+            build=lambda chosen: FakePredictor(),  # type: ignore[arg-type, return-value]
+            build_tracker=lambda predictor, frames: tracker(frames, model.steps, model.hold),  # type: ignore[arg-type, return-value]
+            **options,
+        )
+
+    monkeypatch.setattr("backend.wsgi.LocalEngine", engine)
+    return model

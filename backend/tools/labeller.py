@@ -1,0 +1,205 @@
+"""One task labelled ahead: images segmented, sequences and videos tracked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from backend.labelstudio.commands import ParsedCommand
+from backend.labelstudio.prompts import prompts_from_task
+from backend.labelstudio.results import STATUS_PREFIX
+from backend.labelstudio.results_in import read_results
+from backend.labelstudio.video_regions import read_video_regions
+from backend.service import Service
+from backend.tools.common import Project, ToolError
+from backend.tools.marks import Results, marks_of
+from backend.tools.masks import joined
+from backend.tools.review_file import Remark
+from backend.tracking.review import LOW_IOU, Doubt, doubts
+from backend.tracking.store import Job, JobState
+
+SECONDS = 600.0  # for the images of one task
+SHOWN_FRAMES = 50  # in the note of a video's region
+
+
+class Stopped(Exception):
+    """The command was stopped; what is done of the task is in the store."""
+
+
+@dataclass
+class Labelled:
+    """What a task got.
+
+    Attributes:
+        scores: predicted IoU of the masks, 0 to 1.
+    """
+
+    results: Results = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
+
+    @property
+    def score(self) -> float | None:
+        """The mean; None without masks."""
+        return sum(self.scores) / len(self.scores) if self.scores else None
+
+
+class Labeller:
+    """Labels tasks of one project; for several threads.
+
+    Args:
+        parsed: direction and range, as of a ``track`` command.
+        stopping: when set, tasks under way raise ``Stopped``.
+        progress: is told of a task's job, at least once a second.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        project: Project,
+        parsed: ParsedCommand,
+        stopping: threading.Event,
+        progress: Callable[[int, Job], None],
+    ) -> None:
+        self._service = service
+        self._tracking = service.tracking
+        self._project = project
+        self._parsed = parsed
+        self._stopping = stopping
+        self._progress = progress
+
+    def label(self, task: Mapping[str, Any]) -> Labelled | None:
+        """Do all that the task's marks ask for; None where nothing is marked.
+
+        Raises:
+            Stopped: as above.
+            One of ``common.EXPECTED``: why it cannot be done.
+        """
+        marks = marks_of(task, self._service.engine.model_version)
+        kinds = mark_kinds(marks, self._project)
+        if not kinds:
+            return None
+        plain = {"id": task["id"], "data": task.get("data"), "annotations": [{"result": marks}]}
+        made = Labelled()
+        if "video" in kinds:
+            self._videos(plain, marks, made)
+        if kinds & {"image", "sequence"}:
+            self._pictures(plain, marks, made)
+        return made
+
+    def _pictures(self, task: Mapping[str, Any], marks: Results, made: Labelled) -> None:
+        """Masks for boxes and clicks, on images and on the marked pages of sequences; then the
+        other pages of those."""
+        config = self._project.config
+        found = self._service.batch.predict(task, config, SECONDS)
+        for result in found["result"] if found else ():
+            score = float(result.get("score", 1.0))
+            made.results.append(result)
+            made.scores.append(score)
+            if score < LOW_IOU:
+                remark = Remark(result["id"], _labels(result), result.get("item_index"), "unsure")
+                _note(result, "unsure")
+                made.remarks.append(remark)
+        replaced = {name for p in prompts_from_task(task, config) for name in p.source_ids}
+        for tag in config.images:
+            on_tag = [mark for mark in marks if mark.get("to_name") in (tag.name, None)]
+            if tag.is_sequence and read_results(on_tag, config).regions:
+                self._sequence(task, tag.name, on_tag, replaced, made)
+
+    def _sequence(
+        self,
+        task: Mapping[str, Any],
+        image: str,
+        marks: Results,
+        replaced: set[str],
+        made: Labelled,
+    ) -> None:
+        project = self._project
+        sequence = self._tracking.sequences.sequence(project.uid, task, project.label_config, image)
+        planned = self._tracking.sequences.plan(sequence, self._parsed, marks)
+        job = self._run(task, planned)
+        results, scores = self._tracking.sequences.outcome(job)
+        results = [item for item in results if item["id"] not in replaced]
+        regions: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        sent = sequence.sent_ids()
+        for item in results:
+            if item["id"] in sent:
+                regions.setdefault(sent[item["id"]], []).append(item)
+        for doubt in self._doubts(job):
+            label = joined(sequence.known[doubt.object_id].labels)
+            made.remarks.append(Remark(doubt.object_id, label, doubt.frame, doubt.reason))
+            for item in regions.get((doubt.object_id, doubt.frame), ()):
+                _note(item, doubt.reason)
+        made.results += results
+        made.scores += scores
+
+    def _videos(self, task: Mapping[str, Any], marks: Results, made: Labelled) -> None:
+        """The boxes on the first video that has any."""
+        project, videos = self._project, self._tracking.videos
+        where = (project.uid, task, project.label_config)
+        job = self._run(task, videos.plan(*where, self._parsed, marks))
+        regions = read_video_regions(marks, project.config)
+        timeline = videos.clip(*where, job.request["video"], regions).timeline
+        results, scores = videos.outcome(job)
+        labels = {region.id: joined(region.labels) for region in regions}
+        notes: dict[str, list[str]] = {}
+        for doubt in self._doubts(job):
+            frame = timeline.editor_frame(doubt.frame)
+            label = labels.get(doubt.object_id, "")
+            made.remarks.append(Remark(doubt.object_id, label, frame, doubt.reason))
+            notes.setdefault(doubt.object_id, []).append(f"{frame} ({doubt.reason})")
+        for item in results:
+            if item["id"] in notes and item.get("type") == "videorectangle":
+                _note(item, ", ".join(notes[item["id"]][:SHOWN_FRAMES]))
+        made.results += results
+        made.scores += scores
+
+    def _run(self, task: Mapping[str, Any], planned: tuple[str, dict[str, Any]] | str) -> Job:
+        """The job when it has ended; it goes on where an earlier run was stopped."""
+        if isinstance(planned, str):
+            raise ToolError(planned)
+        jobs = self._tracking.jobs
+        job = jobs.submit(*planned)
+        while not job.state.ended:
+            if self._stopping.is_set():
+                raise Stopped
+            job = jobs.wait(job.id, 1.0)
+            self._progress(int(task["id"]), job)
+        if job.state is not JobState.DONE:
+            raise ToolError(job.message or "the track was cancelled")
+        return job
+
+    def _doubts(self, job: Job) -> list[Doubt]:
+        names = {each["id"] for each in job.request["objects"]}
+        found = doubts(self._tracking.store.masks(job.track))
+        return [doubt for doubt in found if doubt.object_id in names]
+
+
+def mark_kinds(marks: Sequence[Mapping[str, object]], project: Project) -> set[str]:
+    """What the marks are on: "image", "sequence", "video"; empty where there is nothing to do.
+
+    On images only boxes and clicks ask for something: masks are there already.
+    """
+    config = project.config
+    kinds = set()
+    if read_video_regions(marks, config):
+        kinds.add("video")
+    sequences = {tag.name for tag in config.images if tag.is_sequence}
+    if any(region.image in sequences for region in read_results(marks, config).regions):
+        kinds.add("sequence")
+    prompts = prompts_from_task({"annotations": [{"result": list(marks)}]}, config)
+    if any(prompt.image not in sequences for prompt in prompts):
+        kinds.add("image")
+    return kinds
+
+
+def _labels(result: Mapping[str, Any]) -> str:
+    value = result.get("value", {})
+    return joined(value.get(str(result.get("type")), value.get("labels", [])) or [])
+
+
+def _note(result: dict[str, Any], reason: str) -> None:
+    """Say in the region's own note that it deserves a look; Label Studio keeps and shows it."""
+    result["meta"] = {"text": [f"{STATUS_PREFIX}look here: {reason}"]}

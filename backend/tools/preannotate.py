@@ -1,0 +1,252 @@
+"""``python -m backend preannotate``: a project labelled ahead, unattended.
+
+Boxes and masks that tasks hold already are the prompts. Each task gets one prediction; tasks that
+have one of this model are passed over, and a task that was interrupted goes on at its last finished
+frame, so that the command can be stopped, killed and started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from backend.labelstudio.client import LabelStudioClient
+from backend.labelstudio.commands import Kind, ParsedCommand, Word
+from backend.metrics import Metrics
+from backend.settings import Settings
+from backend.tools.common import EXPECTED, Project, ToolError, connect, read_project, say
+from backend.tools.labeller import Labelled, Labeller, Stopped, mark_kinds
+from backend.tools.marks import has_prediction, marks_of
+from backend.tools.review_file import ReviewFile
+from backend.tracking.store import Job
+from backend.wsgi import build_service, model_choice
+
+logger = logging.getLogger(__name__)
+
+MODEL_SECONDS = 1800.0  # for loading, weights may have to be downloaded
+FETCH_SECONDS = 1800.0  # for one video
+PROGRESS_SECONDS = 5.0
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser(
+        "preannotate",
+        help="label the tasks of a project ahead, from boxes or masks they hold",
+        description="Stores one prediction per task. Started again after a stop, it goes on.",
+    )
+    parser.add_argument("--project", type=int, required=True)
+    parser.add_argument("--concurrency", type=_positive, default=2, help="tasks side by side (2)")
+    parser.add_argument(
+        "--direction", choices=["forward", "back", "both"], default="both", help="(both)"
+    )
+    parser.add_argument(
+        "--range", type=_range, metavar="A-B", help="pages (from 0) or frames of a video (from 1)"
+    )
+    parser.add_argument("--csv", type=Path, help="file for the frames that deserve a look")
+    parser.add_argument("--limit", type=_positive, help="look at the first N tasks only")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument(
+        "--force", action="store_true", help="also tasks that have a prediction of this model"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Carry the command out; returns the exit code."""
+    client = connect(settings)
+    project = read_project(client, arguments.project)
+    if not project.config.usable:
+        raise ToolError("; ".join(project.config.problems) or "the label config takes no masks")
+    report = _Report(model_choice(settings).version, arguments.force)
+    tasks = islice(client.list_tasks(arguments.project), arguments.limit)
+    try:
+        if arguments.dry_run:
+            for task in tasks:
+                if report.wanted(task):
+                    report.plan(task, project)
+        else:
+            _label_all(tasks, client, project, report, arguments, settings)
+    except BaseException:  # stopped from the keyboard, or Label Studio went away
+        report.show()
+        raise
+    return report.finish()
+
+
+class _Report:
+    """What became of each task."""
+
+    def __init__(self, model_version: str, force: bool) -> None:
+        self._version = model_version
+        self._force = force
+        self._lock = threading.Lock()
+        self._lines: dict[int, str] = {}
+        self._counts = {"stored": 0, "skipped": 0, "failed": 0, "planned": 0}
+        self._unmarked = 0
+        self._told = time.monotonic()
+
+    def add(self, task: int, what: str, line: str) -> None:
+        """The last word on a task; ``what``: stored, skipped, failed or planned."""
+        with self._lock:
+            self._lines[task] = f"task {task}: {line}"
+            self._counts[what] += 1
+
+    def wanted(self, task: Mapping[str, Any]) -> bool:
+        """Whether the task is to be labelled; if not, why is noted."""
+        if self._force or not has_prediction(task, self._version):
+            return True
+        self.add(int(task["id"]), "skipped", f"has a prediction of {self._version}")
+        return False
+
+    def nothing_marked(self, task: int) -> None:
+        """The task holds nothing to start from."""
+        self._unmarked += 1
+        self.add(task, "skipped", "no box or mask to start from")
+
+    def plan(self, task: Mapping[str, Any], project: Project) -> None:
+        """Note what would be done."""
+        marks = marks_of(task, self._version)
+        kinds = mark_kinds(marks, project)
+        if kinds:
+            line = f"would be labelled ({' and '.join(sorted(kinds))}) from {len(marks)} results"
+            self.add(int(task["id"]), "planned", line)
+        else:
+            self.nothing_marked(int(task["id"]))
+
+    def progress(self, task: int, job: Job) -> None:
+        """Say how far things are, every few seconds."""
+        with self._lock:
+            if time.monotonic() - self._told < PROGRESS_SECONDS:
+                return
+            self._told = time.monotonic()
+            ended = len(self._lines)
+        say(f"{ended} tasks ended; task {task}: {job.done} of {job.total} masks")
+
+    def finish(self) -> int:
+        """One line for each task, and the exit code.
+
+        Raises:
+            ToolError: no task has anything to start from.
+        """
+        if self._unmarked and self._unmarked == len(self._lines):
+            raise ToolError(
+                f"None of the {self._unmarked} tasks has a box or mask to start from: draw some, "
+                "or import a detector's boxes as predictions."
+            )
+        self.show()
+        counts = [f"{count} {what}" for what, count in self._counts.items() if count]
+        say(", ".join(counts) or "the project has no tasks", sys.stdout)
+        return 1 if self._counts["failed"] else 0
+
+    def show(self) -> None:
+        """One line for each task that has ended."""
+        for task in sorted(self._lines):
+            say(self._lines[task], sys.stdout)
+
+
+def _label_all(
+    tasks: Iterable[dict[str, Any]],
+    client: LabelStudioClient,
+    project: Project,
+    report: _Report,
+    arguments: argparse.Namespace,
+    settings: Settings,
+) -> None:
+    """Label the tasks, a few at a time, read from Label Studio as they are needed."""
+    review = ReviewFile(arguments.csv) if arguments.csv is not None else None
+    settings = dataclasses.replace(
+        settings, track_jobs=arguments.concurrency, track_budget_seconds=FETCH_SECONDS
+    )
+    service = build_service(settings, Metrics(), resume=False)
+    stopping = threading.Event()
+    parsed = ParsedCommand(
+        Kind.COMMAND, Word.TRACK, "track", frames=arguments.range, direction=arguments.direction
+    )
+    labeller = Labeller(service, project, parsed, stopping, report.progress)
+
+    def label(task: dict[str, Any]) -> None:
+        _label_one(task, labeller, client, review, report, service.engine.model_version)
+
+    try:
+        service.engine.wait_ready(MODEL_SECONDS)
+        with ThreadPoolExecutor(arguments.concurrency, thread_name_prefix="label") as pool:
+            try:
+                under_way: set[Future[None]] = set()
+                for task in tasks:
+                    if not report.wanted(task):
+                        continue
+                    if len(under_way) >= 2 * arguments.concurrency:
+                        _, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                    under_way.add(pool.submit(label, task))
+                wait(under_way)
+            except BaseException:  # the threads must end before it goes on its way
+                stopping.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    finally:
+        service.close()
+
+
+def _label_one(
+    task: dict[str, Any],
+    labeller: Labeller,
+    client: LabelStudioClient,
+    review: ReviewFile | None,
+    report: _Report,
+    model_version: str,
+) -> None:
+    number = int(task["id"])
+    try:
+        made = labeller.label(task)
+        if made is None:
+            report.nothing_marked(number)
+            return
+        if review is not None:  # first: a task with a prediction is not looked at again
+            review.put(number, made.remarks)
+        if not made.results:
+            report.add(number, "skipped", "nothing was found")
+            return
+        client.create_prediction(
+            number, made.results, model_version=model_version, score=made.score
+        )
+    except Stopped:
+        return
+    except EXPECTED as error:
+        report.add(number, "failed", f"failed: {error}")
+        return
+    except Exception:  # thread boundary: one task must not spoil the others
+        logger.exception("task %s could not be labelled", number)
+        report.add(number, "failed", "failed: a fault of this program; the log above says where")
+        return
+    report.add(number, "stored", _stored(made))
+
+
+def _stored(made: Labelled) -> str:
+    score = "" if made.score is None else f", score {made.score:.2f}"
+    frames = len({(each.object_id, each.frame) for each in made.remarks})
+    look = f", {frames} masks deserve a look" if frames else ""
+    return f"stored {len(made.results)} results{score}{look}"
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be a whole number above 0")
+    return number
+
+
+def _range(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,9})-(\d{1,9})", text)
+    if match is None or int(match[1]) > int(match[2]):
+        raise argparse.ArgumentTypeError("must be two numbers such as 0-40, the smaller first")
+    return int(match[1]), int(match[2])

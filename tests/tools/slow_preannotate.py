@@ -1,0 +1,27 @@
+"""The command line over a fake model that takes its time; a process of its own, to be killed."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import pytest
+
+from backend.__main__ import main
+from tests.backend.fakes import FakeVideoTracker
+from tests.tools.conftest import use_fake_model
+
+
+class SlowTracker(FakeVideoTracker):
+    """Five frames a second."""
+
+    def propagate(self, start, count, reverse):  # type: ignore[no-untyped-def]
+        for found in super().propagate(start, count, reverse):
+            time.sleep(0.2)
+            yield found
+
+
+if __name__ == "__main__":
+    with pytest.MonkeyPatch.context() as patch:
+        use_fake_model(patch, tracker=SlowTracker)
+        sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,433 @@
+"""``preannotate``: every kind of task from marks it holds, once, and again after a kill."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from backend.labelstudio.keyframes import box_at, read_sequence
+from backend.labelstudio.results import region_mask
+from tests.backend.fakes import FakeVideoTracker
+from tests.tools.conftest import FakeModel, LabelStudio, Ran, Run, use_fake_model
+from tests.tools.test_export import VIDEO, area, brush, keyframe
+from tests.video.clips import WIDTH as CLIP_WIDTH
+from tests.video.clips import steady, write_clip
+
+WIDTH, HEIGHT = 60, 40
+PAGES = 8
+FRAMES = 20
+IMAGE = """<View>
+  <Image name="image" value="$image"/>
+  <BrushLabels name="mask" toName="image"><Label value="Cat"/></BrushLabels>
+  <RectangleLabels name="box" toName="image" smart="true"><Label value="Cat"/></RectangleLabels>
+</View>"""
+SEQUENCE = IMAGE.replace('value="$image"', 'valueList="$frames"')
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
+    return use_fake_model(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("pictures")
+    paths = [folder / f"{page}.png" for page in range(PAGES)]
+    for page, path in enumerate(paths):
+        cv2.imwrite(str(path), np.full((HEIGHT, WIDTH, 3), 10 * page, np.uint8))
+    return paths
+
+
+@pytest.fixture
+def addresses(label_studio: LabelStudio, pictures: list[Path]) -> list[str]:
+    return [label_studio.serve(f"/data/upload/5/0a1b2c3d-{path.name}", path) for path in pictures]
+
+
+def box(identifier: str | None, x: float, page: int | None = None) -> dict[str, Any]:
+    """A box of 20 % by 50 % of the picture, at 20 % from its top."""
+    item: dict[str, Any] = {
+        "from_name": "box",
+        "to_name": "image",
+        "type": "rectanglelabels",
+        "original_width": WIDTH,
+        "original_height": HEIGHT,
+        "value": {"x": x, "y": 20, "width": 20, "height": 50, "rectanglelabels": ["Cat"]},
+    }
+    item |= {} if identifier is None else {"id": identifier}
+    return item if page is None else {**item, "item_index": page}
+
+
+def predicted(*results: Any, version: str = "detector") -> dict[str, Any]:
+    return {"predictions": [{"id": 1, "model_version": version, "result": list(results)}]}
+
+
+def annotated(*results: Any) -> dict[str, Any]:
+    return {"annotations": [{"id": 1, "result": list(results)}]}
+
+
+def preannotate(run: Run, *more: object) -> Ran:
+    return run("preannotate", "--project", 5, *more)
+
+
+def made(label_studio: LabelStudio, task: int) -> dict[str, Any]:
+    """The prediction of this model, the only one."""
+    [found] = [p for p in label_studio.tasks[task]["predictions"] if p["model_version"] == "demo"]
+    return found
+
+
+def test_boxes_on_images_become_masks(
+    run: Run, label_studio: LabelStudio, addresses: list[str], model: FakeModel
+) -> None:
+    label_studio.add_project(5, IMAGE)
+    for number in range(4):
+        data = {"image": addresses[number]}
+        label_studio.add_task(10 + number, 5, data, **predicted(box("b", 10 * number)))
+    label_studio.add_task(20, 5, {"image": addresses[0]})
+    ran = preannotate(run)
+    assert ran.code == 0
+    for number in range(4):
+        prediction = made(label_studio, 10 + number)
+        [region] = prediction["result"]
+        assert region["type"] == "brushlabels"
+        assert (region_mask(region) == area(6 * number, 8, 12, 20)).all()
+        assert prediction["score"] == pytest.approx(0.9)
+    assert ran.out.splitlines() == [
+        *(f"task {10 + number}: stored 1 results, score 0.90" for number in range(4)),
+        "task 20: no box or mask to start from",
+        "4 stored, 1 skipped",
+    ]
+
+
+def test_a_box_on_a_page_becomes_masks_on_all(
+    run: Run, label_studio: LabelStudio, addresses: list[str], model: FakeModel
+) -> None:
+    label_studio.add_project(5, SEQUENCE)
+    label_studio.add_task(7, 5, {"frames": addresses}, **predicted(box(None, 40, page=3)))
+    assert preannotate(run).code == 0
+    results = made(label_studio, 7)["result"]
+    assert {item["type"] for item in results} == {"brushlabels"}
+    assert len({item["id"] for item in results}) == PAGES
+    for item in results:
+        expected = area(24 + item["item_index"] - 3, 8, 12, 20)
+        assert (region_mask(item) == expected).all()
+    assert sorted(item["item_index"] for item in results) == list(range(PAGES))
+
+
+def test_masks_of_several_objects_and_pages(
+    run: Run, label_studio: LabelStudio, addresses: list[str], model: FakeModel
+) -> None:
+    label_studio.add_project(
+        5, SEQUENCE.replace('value="Cat"/>', 'value="Cat"/><Label value="Dog"/>')
+    )
+    cat, dog = brush("c", 2, area(5, 5, 6, 6)), brush("d", 5, area(30, 20, 6, 6), "Dog")
+    label_studio.add_task(7, 5, {"frames": addresses}, **annotated(cat, dog))
+    assert preannotate(run, "--direction", "forward").code == 0
+    results = made(label_studio, 7)["result"]
+    pages = {
+        label: sorted(i["item_index"] for i in results if i["value"]["brushlabels"] == [label])
+        for label in ("Cat", "Dog")
+    }
+    assert pages == {"Cat": [2, 3, 4, 5, 6, 7], "Dog": [5, 6, 7]}
+    [human] = [item for item in results if item["id"] == "c"]
+    assert human["value"] == cat["value"]
+
+
+def test_only_a_range(
+    run: Run, label_studio: LabelStudio, addresses: list[str], model: FakeModel
+) -> None:
+    label_studio.add_project(5, SEQUENCE)
+    label_studio.add_task(7, 5, {"frames": addresses}, **annotated(box("b", 40, page=3)))
+    assert preannotate(run, "--range", "2-5").code == 0
+    assert sorted(i["item_index"] for i in made(label_studio, 7)["result"]) == [2, 3, 4, 5]
+
+
+@pytest.fixture
+def video(label_studio: LabelStudio, tmp_path: Path) -> str:
+    clip = write_clip(tmp_path / "a.mp4", times=steady(FRAMES, 25))
+    label_studio.add_project(5, VIDEO)
+    return label_studio.serve("/data/upload/5/0a1b2c3d-a.mp4", clip)
+
+
+def rectangle(identifier: str, label: str, *keyframes: Any) -> dict[str, Any]:
+    value = {"framesCount": FRAMES, "duration": FRAMES / 25, "sequence": list(keyframes)}
+    return {
+        "id": identifier,
+        "from_name": "box",
+        "to_name": "video",
+        "type": "videorectangle",
+        "value": {**value, "labels": [label]},
+    }
+
+
+def test_boxes_of_a_video_are_tracked_both_ways(
+    run: Run, label_studio: LabelStudio, video: str, model: FakeModel
+) -> None:
+    ball, car = rectangle("r1", "Ball", keyframe(8, 20)), rectangle("r2", "Car", keyframe(3, 50))
+    label_studio.add_task(9, 5, {"video": video}, **annotated(ball, car))
+    assert preannotate(run).code == 0
+    results = {item["id"]: item for item in made(label_studio, 9)["result"]}
+    assert {name: item["value"]["labels"] for name, item in results.items()} == {
+        "r1": ["Ball"],
+        "r2": ["Car"],
+    }
+    pixel = 100 / CLIP_WIDTH
+    for frame in (1, 8, 20):
+        shown = box_at(read_sequence(results["r1"]["value"]), frame)
+        assert shown is not None
+        assert shown.x == pytest.approx(20 + (frame - 8) * pixel, abs=pixel)
+
+
+def test_what_was_tracked_can_be_exported(
+    run: Run, label_studio: LabelStudio, video: str, model: FakeModel, tmp_path: Path
+) -> None:
+    label_studio.add_task(
+        9, 5, {"video": video}, **annotated(rectangle("r1", "Ball", keyframe(8, 20)))
+    )
+    preannotate(run)
+    label_studio.tasks[9]["annotations"] = []
+    out = tmp_path / "out"
+    ran = run("export", "--task", 9, "--format", "png", "--predictions", "--out", out)
+    assert ran.code == 0
+    rows = list(csv.DictReader((out / "legend.csv").open()))
+    origins = {int(row["frame"]): row["origin"] for row in rows}
+    assert origins == {frame: "box" if frame == 7 else "tracked" for frame in range(FRAMES)}
+
+
+def test_tasks_that_are_done_are_passed_over(
+    run: Run, label_studio: LabelStudio, addresses: list[str], model: FakeModel
+) -> None:
+    label_studio.add_project(5, IMAGE)
+    label_studio.add_task(7, 5, {"image": addresses[0]}, **predicted(box("b", 10)))
+    preannotate(run)
+    ran = preannotate(run)
+    assert (ran.code, ran.out.splitlines()[0]) == (0, "task 7: has a prediction of demo")
+    assert len(label_studio.tasks[7]["predictions"]) == 2
+    assert preannotate(run, "--force").out.splitlines()[-1] == "1 stored"
+    assert [p["model_version"] for p in label_studio.tasks[7]["predictions"]][1:] == ["demo"] * 2
+
+
+def test_a_dry_run_stores_nothing(
+    run: Run, label_studio: LabelStudio, addresses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_model(*arguments: object, **options: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("backend.wsgi.LocalEngine", no_model)
+    label_studio.add_project(5, SEQUENCE)
+    label_studio.add_task(7, 5, {"frames": addresses}, **annotated(box("b", 40, page=3)))
+    label_studio.add_task(8, 5, {"frames": addresses}, **predicted(version="demo"))
+    ran = preannotate(run, "--dry-run")
+    assert ran.out.splitlines() == [
+        "task 7: would be labelled (sequence) from 1 results",
+        "task 8: has a prediction of demo",
+        "1 skipped, 1 planned",
+    ]
+    assert label_studio.tasks[7]["predictions"] == []
+
+
+def test_a_limit(
+    run: Run, label_studio: LabelStudio, addresses: list[str], model: FakeModel
+) -> None:
+    label_studio.add_project(5, IMAGE)
+    for number in range(7):
+        label_studio.add_task(number + 1, 5, {"image": addresses[0]}, **predicted(box("b", 10)))
+    assert preannotate(run, "--limit", 4).out.splitlines()[-1] == "4 stored"
+    assert preannotate(run, "--concurrency", 1).out.splitlines()[-1] == "3 stored, 4 skipped"
+
+
+class Doubtful(FakeVideoTracker):
+    """Unsure of one frame, and the object is gone on the one after it."""
+
+    def propagate(self, start: int, count: int, reverse: bool) -> Any:
+        for found in super().propagate(start, count, reverse):
+            if found.frame == 5:
+                found.ious[:] = 0.3
+            if found.frame == 6:
+                found.masks[:] = False
+            yield found
+
+
+def test_frames_that_deserve_a_look(
+    run: Run,
+    label_studio: LabelStudio,
+    addresses: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    use_fake_model(monkeypatch, tracker=Doubtful)
+    label_studio.add_project(5, SEQUENCE)
+    for number in (7, 8):
+        label_studio.add_task(number, 5, {"frames": addresses}, **annotated(box("b", 0, page=2)))
+    file = tmp_path / "review.csv"
+    ran = preannotate(run, "--csv", file, "--limit", 1)
+    assert "3 masks deserve a look" in ran.out
+    expected = [["7", "b", "Cat", "5", "unsure"], ["7", "b", "Cat", "6", "lost"]]
+    expected.append(["7", "b", "Cat", "7", "found again"])
+    rows = list(csv.reader(file.open()))
+    assert rows == [["task", "object", "label", "frame", "reason"], *expected]
+    notes = {
+        item["item_index"]: item["meta"]["text"]
+        for item in made(label_studio, 7)["result"]
+        if "meta" in item
+    }
+    assert notes == {5: ["SAM 2: look here: unsure"], 7: ["SAM 2: look here: found again"]}
+    preannotate(run, "--csv", file)  # the other task
+    preannotate(run, "--csv", file, "--force")
+    assert [row[0] for row in csv.reader(file.open())][1:] == ["7"] * 3 + ["8"] * 3
+
+
+def test_frames_of_a_video_are_named_as_the_annotator_counts(
+    run: Run,
+    label_studio: LabelStudio,
+    video: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    use_fake_model(monkeypatch, tracker=Doubtful)
+    label_studio.add_task(
+        9, 5, {"video": video}, **annotated(rectangle("r1", "Ball", keyframe(3, 20)))
+    )
+    preannotate(run, "--csv", tmp_path / "review.csv")
+    rows = list(csv.reader((tmp_path / "review.csv").open()))[1:]
+    assert rows == [
+        ["9", "r1", "Ball", "6", "unsure"],
+        ["9", "r1", "Ball", "7", "lost"],
+        ["9", "r1", "Ball", "8", "found again"],
+    ]
+    [region] = made(label_studio, 9)["result"]
+    note = "SAM 2: look here: 6 (unsure), 7 (lost), 8 (found again)"
+    assert region["meta"] == {"text": [note]}
+
+
+def test_one_bad_task_does_not_stop_the_others(
+    run: Run, label_studio: LabelStudio, addresses: list[str], model: FakeModel
+) -> None:
+    label_studio.add_project(5, SEQUENCE)
+    mark = annotated(box("b", 40, page=1))
+    gone = [*addresses[:4], "/data/upload/5/0a1b2c3d-gone.png"]
+    label_studio.add_task(7, 5, {"frames": gone}, **mark)
+    label_studio.add_task(8, 5, {"frames": addresses[:3]}, **mark)
+    label_studio.add_task(9, 5, {"other": []}, **mark)
+    ran = preannotate(run)
+    assert ran.code == 1
+    lines = ran.out.splitlines()
+    assert lines[0].startswith("task 7: failed: Label Studio has no upload")
+    assert lines[1].startswith("task 8: stored 3 results")
+    assert lines[2].startswith("task 9: failed: <Image name=image> wants $frames")
+    assert lines[3] == "1 stored, 2 failed"
+
+
+def test_a_range_that_is_not_there(
+    run: Run, label_studio: LabelStudio, addresses: list[str], model: FakeModel
+) -> None:
+    label_studio.add_project(5, SEQUENCE)
+    label_studio.add_task(7, 5, {"frames": addresses}, **annotated(box("b", 40, page=3)))
+    ran = preannotate(run, "--range", "20-30")
+    assert ran.code == 1
+    assert "task 7: failed: there is no range 20-30: the frames are 0-7" in ran.out
+    backwards = preannotate(run, "--range", "9-3")
+    assert backwards.code == 2
+    assert "the smaller first" in backwards.err
+
+
+def test_a_prediction_that_is_refused_fails_the_task(
+    run: Run, label_studio: LabelStudio, addresses: list[str], model: FakeModel
+) -> None:
+    label_studio.add_project(5, IMAGE)
+    label_studio.add_task(7, 5, {"image": addresses[0]}, **predicted(box("b", 10)))
+    label_studio.refuses_predictions = True
+    ran = preannotate(run)
+    assert ran.code == 1
+    assert "answered 500" in ran.out
+
+
+def test_what_cannot_be_done_is_one_line(
+    run: Run,
+    label_studio: LabelStudio,
+    addresses: list[str],
+    model: FakeModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(code: int = 1) -> str:
+        ran = preannotate(run)
+        assert (ran.code, ran.err.count("\n"), ran.out) == (code, 1, ""), ran
+        return ran.err
+
+    assert "no project 5" in fails()
+    label_studio.add_project(5, "<View><Text name='t' value='$t'/></View>")
+    fails()
+    label_studio.add_project(5, IMAGE)
+    label_studio.add_task(7, 5, {"image": addresses[0]})
+    assert "None of the 1 tasks has a box or mask" in fails()
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://127.0.0.1:9")
+    assert "cannot be reached" in fails()
+
+
+def test_a_model_that_cannot_be_loaded(
+    run: Run, label_studio: LabelStudio, addresses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAM2_CHECKPOINT", "/nowhere.pt")
+    label_studio.add_project(5, IMAGE)
+    label_studio.add_task(7, 5, {"image": addresses[0]}, **predicted(box("b", 10)))
+    ran = preannotate(run)
+    assert ran.code == 1
+    assert "could not be loaded" in ran.err.splitlines()[-1]
+
+
+def test_killed_and_started_again_it_goes_on(
+    run: Run, label_studio: LabelStudio, video: str, model: FakeModel, tmp_path: Path
+) -> None:
+    ball = rectangle("r1", "Ball", keyframe(1, 20))
+    label_studio.add_task(9, 5, {"video": video}, **annotated(ball))
+    command = [
+        sys.executable,
+        "-m",
+        "tests.tools.slow_preannotate",
+        "preannotate",
+        "--project",
+        "5",
+    ]
+    killed = subprocess.Popen(command, env=dict(os.environ))
+    store = tmp_path / "state/tracks.sqlite3"
+    try:
+        end = time.monotonic() + 60
+        while stored(store) < 4:
+            assert killed.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    finally:
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+    before = stored(store)
+    assert before < FRAMES - 1
+    assert label_studio.tasks[9]["predictions"] == []
+    assert preannotate(run).code == 0
+    # The last finished mask is gone through once more, as the prompt of what follows.
+    assert min(model.steps) >= before
+    assert stored(store) == FRAMES - 1
+    [region] = made(label_studio, 9)["result"]
+    shown = box_at(read_sequence(region["value"]), FRAMES)
+    assert shown is not None
+    assert shown.x == pytest.approx(20 + (FRAMES - 1) * 100 / CLIP_WIDTH, abs=100 / CLIP_WIDTH)
+
+
+def stored(path: Path) -> int:
+    """Masks in a store that another process writes."""
+    if not path.exists():
+        return 0
+    try:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5) as connection:
+            return int(connection.execute("SELECT COUNT(*) FROM masks").fetchone()[0])
+    except sqlite3.OperationalError:  # not set up yet
+        return 0
