@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,10 +23,11 @@ from backend.labelstudio.commands import (
     Kind,
     ParsedCommand,
     Word,
+    holds_note,
     parse_command,
     unknown_command,
 )
-from backend.labelstudio.json_values import mappings
+from backend.labelstudio.json_values import mappings, texts
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.prompts import Command, ContextPrompts, ObjectPrompt, PointPrompt
 from backend.labelstudio.results import LabelMismatch, region_id, status_results
@@ -97,6 +98,12 @@ class Interactive:
             image = request.config.images[0].name
             return Reply(self._status(request, image, None, text), "ignored")
         return Reply([], "empty")
+
+    def failed(self, request: Request) -> Reply:
+        """What to answer where the service itself failed; the cause is in the log."""
+        images = [image.name for image in request.config.images]
+        text = "the backend failed on this request; its log says why"
+        return Reply(self._status(request, images[0], None, text) if images else [], "defect")
 
     def reply_on_video(self, request: Request, context: object) -> Reply:
         """Tracked boxes, or the answer to a command, for a request on a ``<Video>``."""
@@ -175,8 +182,7 @@ class Interactive:
         )
 
     def _command(self, request: Request, command: Command) -> Reply:
-        kinds = {parse_command(entry).kind for entry in command.entries}
-        if Kind.NOTE in kinds:  # what we write would replace it
+        if holds_note(command.entries):  # what we write would replace it
             self._memory.remember_note(request.project, request.task_id, command.from_name)
         parsed = parse_command(command.text)
         if parsed.kind is Kind.COMMAND:
@@ -223,7 +229,8 @@ class Interactive:
         area = request.config.status_area(image)
         if area is None:
             return []
-        if self._memory.has_note(request.project, request.task_id, area.name):
+        noted = self._memory.has_note(request.project, request.task_id, area.name)
+        if noted or holds_note(_saved_texts(request.task, area.name)):
             return []
         return status_results(text, request.config, image, page)
 
@@ -247,6 +254,16 @@ def _saved_ids(task: Mapping[str, Any]) -> set[str]:
         for entry in mappings(task.get(kind)):
             found.update(str(result.get("id")) for result in mappings(entry.get("result")))
     return found
+
+
+def _saved_texts(task: Mapping[str, Any], area: str) -> Iterator[str]:
+    """What a text area holds in the drafts and annotations that came with the task."""
+    for kind in ("drafts", "annotations"):
+        for entry in mappings(task.get(kind)):
+            for result in mappings(entry.get("result")):
+                value = result.get("value")
+                if result.get("from_name") == area and isinstance(value, Mapping):
+                    yield from texts(value.get("text"))
 
 
 def _answer_key(page: str, prompt: ObjectPrompt, points: Sequence[PointPrompt]) -> Hashable | None:

@@ -91,10 +91,14 @@ class Service:
         if not tasks:
             return {"results": []}
         request = Request(str(body.get("project")), tasks[0], body["label_config"], config)
-        if _is_on_video(context, config):
-            reply = self._interactive.reply_on_video(request, context)
-        else:
-            reply = self._interactive.reply(request, prompts_from_context(context, config))
+        try:
+            if _is_on_video(context, config):
+                reply = self._interactive.reply_on_video(request, context)
+            else:
+                reply = self._interactive.reply(request, prompts_from_context(context, config))
+        except Exception:  # request boundary: the editor would hide a 500
+            logger.exception("task %s: the request could not be answered", request.task_id)
+            reply = self._interactive.failed(request)
         self._metrics.predictions.labels("interactive", reply.outcome).inc()
         scores = [item["score"] for item in reply.results if "score" in item]
         first = {

@@ -13,6 +13,7 @@ STATUS_PREFIX was written by the service itself and came back.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -89,6 +90,11 @@ def parse_command(text: str) -> ParsedCommand:
         if spelled == word:
             return ParsedCommand(Kind.COMMAND, word, line)
     return ParsedCommand(Kind.UNKNOWN if explicit else Kind.NOTE, text=line)
+
+
+def holds_note(entries: Iterable[str]) -> bool:
+    """Whether a text area holds a text of the annotator's own, which must not be replaced."""
+    return any(parse_command(entry).kind is Kind.NOTE for entry in entries)
 
 
 def unknown_command(text: str) -> str:

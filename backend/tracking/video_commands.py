@@ -21,6 +21,7 @@ from backend.labelstudio.commands import (
     Kind,
     ParsedCommand,
     Word,
+    holds_note,
     parse_command,
     unknown_command,
 )
@@ -36,6 +37,7 @@ from backend.labelstudio.video_regions import (
     read_video_regions,
     region_results,
     split_keyframes,
+    typed_for_video,
     video_context,
     video_status,
 )
@@ -101,7 +103,11 @@ class VideoCommands:
         name = regions[0].to_name if regions else config.videos[0].name
         known = [*mappings(_items(context)), *saved]
 
+        typed = typed_for_video([*mappings(_items(context)), *saved], config)
+
         def say(text: str | None) -> Results:
+            if typed is not None and holds_note(typed.entries):
+                return []
             return [dict(result) for result in video_status(text, config, name, known)]
 
         if parsed.kind is Kind.UNKNOWN:

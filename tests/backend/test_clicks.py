@@ -232,6 +232,22 @@ class TestTextBox:
     def test_a_command_after_a_note_does_not_replace_it(self, bench):
         assert self.say(bench, "a ginger cat", "status")["result"] == []
 
+    def test_a_note_in_the_draft_is_known_after_a_restart(self, bench):
+        note = {"value": {"text": ["a ginger cat"]}, "from_name": "cmd", "type": "textarea"}
+        task = {
+            "id": 7,
+            "data": {"image": "/missing.png"},
+            "drafts": [{"id": 1, "result": [note]}],
+        }
+        reply = bench.predict([click(50, 50)], config=self.CONFIG, task=task)
+        assert reply["result"] == []
+
+    def test_a_defect_of_the_service_is_no_500(self, bench, caplog):
+        bench.engine.wait_ready(5)
+        bench.engine.status = None  # broken
+        assert "failed on this request" in status(self.say(bench, "status"))
+        assert "could not be answered" in caplog.text
+
     def test_clear_forgets_the_box(self, bench):
         bench.predict([box(20, 20, 40, 40)])
         assert status(self.say(bench, "clear")) == ""

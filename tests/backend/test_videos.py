@@ -247,6 +247,15 @@ def test_reasons_and_help(editor, bench):
     assert "frames are 1-30" in editor.texts[0]
 
 
+def test_a_note_on_the_video_is_never_replaced(editor):
+    editor.regions["r1"] = region("r1", keyframe(1, 10))
+    item = command("track")
+    item["value"]["text"] = ["a note of mine", "track"]
+    [answer] = editor.send(item)
+    assert answer["id"] == "r1"
+    assert editor.texts == []
+
+
 def test_a_file_that_is_no_video_is_told(editor, bench, tmp_path):
     fake = tmp_path / "page.mp4"
     fake.write_text("<html>log in</html>", encoding="utf-8")
