@@ -140,6 +140,7 @@ class _Export:
 
 def _labels(config: LabelConfig) -> list[str]:
     """The labels of the label config, in its order."""
-    holders = (*config.answers, *config.labels_tags, *config.other_shapes)
-    names = [label.name for holder in holders for label in holder.labels]
-    return list(dict.fromkeys(names))
+    controls = (*config.answers, *config.other_shapes)
+    labels = [label for control in controls for label in control.labels]
+    labels += [label for tag in config.labels_tags for label in tag.labels]
+    return list(dict.fromkeys(label.name for label in labels))

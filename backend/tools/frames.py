@@ -76,7 +76,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         written = _write_frames(folder, frames, chosen, arguments.size)
         task = _task(folder, arguments.video, frames, chosen, arguments.size)
     folder.write(TASKS, json.dumps([task], indent=1).encode())
-    say(f"{len(chosen)} frames, {written} of them new; import {folder.address(TASKS)}")
+    place = str(arguments.out).rstrip("/")
+    say(f"{len(chosen)} frames, {written} of them new; import {place}/{TASKS}")
     if isinstance(folder, LocalFolder) and arguments.address is None:
         say(f"Label Studio finds them with LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={folder.root}")
     return 0

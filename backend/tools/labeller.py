@@ -120,20 +120,24 @@ class Labeller:
         sequence = self._tracking.sequences.sequence(project.uid, task, project.label_config, image)
         planned = self._tracking.sequences.plan(sequence, self._parsed, marks)
         job = self._run(task, planned)
-        results, scores = self._tracking.sequences.outcome(job)
-        results = [item for item in results if item["id"] not in replaced]
+        outcome, _ = self._tracking.sequences.outcome(job)
+        names, sent = _objects(job), sequence.sent_ids()
+        results: Results = []
         regions: dict[tuple[str, int], list[dict[str, Any]]] = {}
-        sent = sequence.sent_ids()
-        for item in results:
-            if item["id"] in sent:
-                regions.setdefault(sent[item["id"]], []).append(item)
+        for item in outcome:
+            owner = sent.get(item["id"])
+            if item["id"] in replaced or (owner is not None and owner[0] not in names):
+                continue  # a box that is a mask now, or an object of an earlier job
+            results.append(item)
+            if owner is not None:
+                regions.setdefault(owner, []).append(item)
         for doubt in self._doubts(job):
             label = joined(sequence.known[doubt.object_id].labels)
             made.remarks.append(Remark(doubt.object_id, label, doubt.frame, doubt.reason))
             for item in regions.get((doubt.object_id, doubt.frame), ()):
                 _note(item, doubt.reason)
         made.results += results
-        made.scores += scores
+        made.scores += self._scores(job)
 
     def _videos(self, task: Mapping[str, Any], marks: Results, made: Labelled) -> None:
         """The boxes on the first video that has any."""
@@ -142,7 +146,7 @@ class Labeller:
         job = self._run(task, videos.plan(*where, self._parsed, marks))
         regions = read_video_regions(marks, project.config)
         timeline = videos.clip(*where, job.request["video"], regions).timeline
-        results, scores = videos.outcome(job)
+        results, _ = videos.outcome(job)
         labels = {region.id: joined(region.labels) for region in regions}
         notes: dict[str, list[str]] = {}
         for doubt in self._doubts(job):
@@ -154,7 +158,7 @@ class Labeller:
             if item["id"] in notes and item.get("type") == "videorectangle":
                 _note(item, ", ".join(notes[item["id"]][:SHOWN_FRAMES]))
         made.results += results
-        made.scores += scores
+        made.scores += self._scores(job)
 
     def _run(self, task: Mapping[str, Any], planned: tuple[str, dict[str, Any]] | str) -> Job:
         """The job when it has ended; it goes on where an earlier run was stopped."""
@@ -172,9 +176,14 @@ class Labeller:
         return job
 
     def _doubts(self, job: Job) -> list[Doubt]:
-        names = {each["id"] for each in job.request["objects"]}
+        names = _objects(job)
         found = doubts(self._tracking.store.masks(job.track))
         return [doubt for doubt in found if doubt.object_id in names]
+
+    def _scores(self, job: Job) -> list[float]:
+        names = _objects(job)
+        found = self._tracking.store.masks(job.track)
+        return [each.iou for each in found if each.object_id in names and each.mask.any()]
 
 
 def mark_kinds(marks: Sequence[Mapping[str, object]], project: Project) -> set[str]:
@@ -193,6 +202,10 @@ def mark_kinds(marks: Sequence[Mapping[str, object]], project: Project) -> set[s
     if any(prompt.image not in sequences for prompt in prompts):
         kinds.add("image")
     return kinds
+
+
+def _objects(job: Job) -> set[str]:
+    return {each["id"] for each in job.request["objects"]}
 
 
 def _labels(result: Mapping[str, Any]) -> str:

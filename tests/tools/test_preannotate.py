@@ -152,6 +152,25 @@ def test_only_a_range(
     assert sorted(i["item_index"] for i in made(label_studio, 7)["result"]) == [2, 3, 4, 5]
 
 
+def test_a_prediction_that_was_submitted_is_not_doubled(
+    run: Run, label_studio: LabelStudio, addresses: list[str], model: FakeModel
+) -> None:
+    label_studio.add_project(5, SEQUENCE)
+    marks = box("a", 0, page=2), box("b", 60, page=2)
+    label_studio.add_task(7, 5, {"frames": addresses}, **annotated(*marks))
+    preannotate(run)
+    first = made(label_studio, 7)["result"]
+    label_studio.tasks[7] |= {**annotated(*first), "predictions": []}
+    assert preannotate(run).code == 0
+    again = made(label_studio, 7)["result"]
+    assert len(first) == len(again) == 2 * PAGES
+    masks = {
+        name: sorted((item["item_index"], *np.argwhere(region_mask(item))[0]) for item in results)
+        for name, results in (("first", first), ("again", again))
+    }
+    assert masks["first"] == masks["again"]
+
+
 @pytest.fixture
 def video(label_studio: LabelStudio, tmp_path: Path) -> str:
     clip = write_clip(tmp_path / "a.mp4", times=steady(FRAMES, 25))
