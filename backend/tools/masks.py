@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -64,7 +65,7 @@ class Media:
     """What one Image or Video tag shows for a task.
 
     Attributes:
-        indices: every page or frame that the editor shows, with masks or not.
+        indices: every page or frame that the editor shows, with masks or not; ascending.
         names: the file name of each.
         times: of each in seconds; empty where there are none.
         pages: decodes those with masks, ascending, one at a time.
@@ -84,12 +85,12 @@ class Media:
         if self.kind is not Kind.IMAGE:
             found[str(self.kind)] = index
         if self.times:
-            found["time"] = round(self.times[self.indices.index(index)], 6)
+            found["time"] = round(self.times[bisect_left(self.indices, index)], 6)
         return found
 
     def name(self, index: int) -> str:
         """The file name of a page."""
-        return self.names[self.indices.index(index)]
+        return self.names[bisect_left(self.indices, index)]
 
 
 class Tracks:

@@ -196,6 +196,20 @@ def test_png_and_its_legend(export: Exporter, two_objects: Any) -> None:
     assert {row["page"] for row in rows} == {str(page) for page in range(PAGES)}
 
 
+def test_png_shows_the_smaller_of_two_that_overlap(
+    export: Exporter, label_studio: LabelStudio
+) -> None:
+    label_studio.add_project(5, SEQUENCE)
+    above, below = area(10, 10, 5, 5), area(0, 0, 30, 30)
+    regions = brush("a", 2, above, "Dog"), brush("b", 2, below)
+    label_studio.add_task(7, 5, frames(), **annotated(*regions))
+    assert export("png").code == 0
+    path = export.folder / "task_7/image_page_000002.png"
+    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert ((picture == 1) == above).all()
+    assert ((picture > 0) == below).all()
+
+
 def test_npz_keeps_overlapping_masks_whole(export: Exporter, label_studio: LabelStudio) -> None:
     label_studio.add_project(5, SEQUENCE)
     below, above = area(0, 0, 30, 30), area(10, 10, 5, 5)
@@ -312,6 +326,7 @@ def test_the_newest_annotation_that_counts(export: Exporter, label_studio: Label
     label_studio.add_project(5, SEQUENCE)
     kept = {"id": 1, "updated_at": "2026-01-01", "result": [brush("a", 0, area(1, 1, 2, 2))]}
     cancelled = {**kept, "id": 2, "updated_at": "2026-02-01", "was_cancelled": True}
+    cancelled["result"] = [brush("a", 5, area(1, 1, 2, 2))]
     empty = {"id": 3, "updated_at": "2026-03-01", "result": []}
     label_studio.add_task(7, 5, frames(), annotations=[kept, cancelled, empty])
     predicted = {"id": 1, "result": [brush("b", 2, area(1, 1, 9, 9))]}

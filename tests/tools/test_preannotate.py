@@ -404,8 +404,15 @@ def test_a_model_that_cannot_be_loaded(
     assert "could not be loaded" in ran.err.splitlines()[-1]
 
 
-def test_killed_and_started_again_it_goes_on(
-    run: Run, label_studio: LabelStudio, video: str, model: FakeModel, tmp_path: Path
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_stopped_and_started_again_it_goes_on(
+    run: Run,
+    label_studio: LabelStudio,
+    video: str,
+    model: FakeModel,
+    tmp_path: Path,
+    how: signal.Signals,
+    code: int,
 ) -> None:
     ball = rectangle("r1", "Ball", keyframe(1, 20))
     label_studio.add_task(9, 5, {"video": video}, **annotated(ball))
@@ -417,17 +424,18 @@ def test_killed_and_started_again_it_goes_on(
         "--project",
         "5",
     ]
-    killed = subprocess.Popen(command, env=dict(os.environ))
+    process = subprocess.Popen(command, env=dict(os.environ))
     store = tmp_path / "state/tracks.sqlite3"
     try:
         end = time.monotonic() + 60
         while stored(store) < 4:
-            assert killed.poll() is None
+            assert process.poll() is None
             assert time.monotonic() < end
             time.sleep(0.05)
     finally:
-        killed.send_signal(signal.SIGKILL)
-        killed.wait()
+        process.send_signal(how)
+        ended = process.wait(20)
+    assert ended == code
     before = stored(store)
     assert before < FRAMES - 1
     assert label_studio.tasks[9]["predictions"] == []
