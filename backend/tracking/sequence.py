@@ -148,6 +148,18 @@ class FrameSequence:
                 sent[part_id(whole, part)] = (name, page)
         return sent
 
+    def shows(self, saved: Mapping[str, Any] | None, region: Mapping[str, Any]) -> bool:
+        """Whether ``saved``, the editor's region of the same id, looks like ``region`` already.
+
+        Submitting encodes every mask anew, so the same mask may come back in other bytes.
+        """
+        if saved is None or saved.get("value") == region["value"]:
+            return saved is not None
+        [drawn] = _drawn([dict(region)], self.config)
+        back = list(_drawn([dict(saved)], self.config))
+        size = region["original_height"], region["original_width"]
+        return bool(back) and not _differs(drawn, back[0], *size)
+
     def _touched(self, object_id: str, prompt: ObjectPrompt) -> bool:
         """Whether a human changed a region that the service sent."""
         page = prompt.item_index or 0

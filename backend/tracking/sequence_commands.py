@@ -138,7 +138,7 @@ class SequenceCommands:
             if (mask.object_id, mask.frame) in human or mask.object_id not in sequence.known:
                 continue
             for region in sequence.results(mask):
-                if not _same_region(shown.get(str(region["id"])), region):
+                if not sequence.shows(shown.get(str(region["id"])), region):
                     regions.append(region)
         return regions, _status_text(sequence.pages, job, found, regions)
 
@@ -256,11 +256,6 @@ def _items(prompt: ObjectPrompt, results: Results) -> Results:
 def _digest(results: Results) -> str:
     kept = [{key: item.get(key) for key in ("value", "is_positive")} for item in results]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _same_region(shown: Mapping[str, Any] | None, region: Mapping[str, Any]) -> bool:
-    """Whether the editor shows just this already."""
-    return shown is not None and shown.get("value") == region["value"]
 
 
 def _status_text(pages: int, job: Job, found: Sequence[TrackedMask], regions: Results) -> str:
