@@ -42,9 +42,9 @@ class Schedule:
     """
 
     stages: tuple[Stage, ...]
-    peak_rate: float = 6e-4
+    peak_rate: float = 4e-4
     warm_up: int = 300
-    decoder_warm_up: int = 900
+    decoder_warm_up: int = 700
     weight_decay: float = 0.05
     clip_norm: float = 2.0
     ema: float = 0.999

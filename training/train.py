@@ -97,8 +97,9 @@ def _trainer(rank: int, options: Options) -> Trainer:
     )
     if rank == 0 and load_latest(options.run) is None:
         history = trainer.start()
-        tail = sum(history[-20:]) / 20
-        _log.info("decoder warm-up: loss %.3f -> %.3f", history[0], tail)
+        every = max(1, len(history) // 10)
+        means = [sum(history[i : i + every]) / every for i in range(0, len(history), every)]
+        _log.info("decoder warm-up: loss %s", " ".join(f"{mean:.2f}" for mean in means))
         save_state(options.run, trainer.state())
     distributed.barrier()
     state = load_latest(options.run)

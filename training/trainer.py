@@ -1,17 +1,16 @@
 """One process's part of a training run."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sam2model.sam2 import SAM2
 from sam2model.variants import Variant
+from training.arithmetic import training_arithmetic
 from training.batches import clip_batch, image_batch
 from training.initialisation import (
     calibrate_scales,
@@ -84,8 +83,7 @@ class Trainer:
         rng = np.random.default_rng([self.seed, 100])
         images, _ = image_batch(self.model.image_size, 16, 1, self.library, rng)
         calibrate_scales(self.model, images)
-        with _training_arithmetic():
-            history = warm_up_decoder(self.model, self.schedule.decoder_warm_up, self.seed)
+        history = warm_up_decoder(self.model, self.schedule.decoder_warm_up, self.seed)
         self.ema = {name: value.clone() for name, value in self.model.state_dict().items()}
         return history
 
@@ -124,9 +122,9 @@ class Trainer:
         kind = "clip" if self.schedule.is_clip_step(self.step, self.seed) else "image"
         rng = np.random.default_rng([self.seed, self.rank, self.step])
         self._optimizer.zero_grad()
-        with _training_arithmetic():
+        with training_arithmetic():
             losses = self._losses(kind, stage, rng)
-            losses.total().backward()
+        losses.total().backward()
         self._average_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.schedule.clip_norm)
         self._optimizer.step()
@@ -191,16 +189,6 @@ class Trainer:
             {"params": others, "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups, lr=self.schedule.peak_rate, betas=_BETAS)
-
-
-@contextmanager
-def _training_arithmetic() -> Iterator[None]:
-    """bfloat16, and attention spelled out: both twice as fast on this kind of CPU.
-
-    Measured with one thread on a CPU with avx512_bf16, 256 px: see ``training/README.md``.
-    """
-    with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-        yield
 
 
 def default_run_directory() -> Path:
