@@ -51,10 +51,13 @@ INSTRUCTIONS = """
 
   VIDEO    {video}
   1. Open its task; switch "Auto-Annotation" on.
-  2. Press 1 (Flower), drag a box around the bud; press 2 (Animal), drag a box
-     around the bee. Wait until they are saved (about 6 seconds).
+  2. Press 1 (Flower), drag a box around the bud, press Escape; press 2 (Animal),
+     drag a box around the bee, press Escape. Label Studio would give the label
+     of a box that is still selected to all. Wait until they are saved (about
+     6 seconds).
   3. Type track into the text box below the video and press Enter: the boxes
-     follow both. The box's own text box, beside it, tracks that one alone.
+     follow both. A click on a box shows its own text box, which tracks that one
+     alone.
 
   The demo's small weights are rough: one object that stands out from what is
   around it, such as those in the sample photos. For the official ones:

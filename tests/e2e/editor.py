@@ -1,4 +1,4 @@
-"""Label Studio's image editor, driven as an annotator drives it.
+"""Label Studio's editor of images and videos, driven as an annotator drives it.
 
 Clicks, drags and hot spots go through the page; only what a screen cannot tell reliably (which
 regions exist, whether an answer is awaited) is read from the editor's own state, ``window.Htx``.
@@ -7,29 +7,42 @@ Written for the editor of Label Studio 1.23.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from playwright.sync_api import Page, Response
 
-_ANSWER_MS = 60_000
-_ANNOTATION = re.compile(r"/api/(tasks/\d+/annotations|annotations/\d+)")
+_ANSWER_MS = 100_000  # as long as Label Studio waits for a backend
+_SAVE_MS = 15_000
+_DRAFT = re.compile(r"/api/(tasks/\d+/(annotations/\d+/)?drafts|drafts/\d+)")
+_ANNOTATION = re.compile(r"/api/(tasks/\d+/annotations|annotations/\d+)/?(\?|$)")
 _READY = """() => {
   const objects = window.Htx?.annotationStore?.selected?.objects;
   return objects?.length && [...objects].every(
-    (o) => o.type !== 'image' || (o.stageRef && o.currentImageEntity?.imageLoaded));
+    (o) => o.type === 'image' ? o.stageRef && o.currentImageEntity?.imageLoaded
+         : o.type === 'video' ? o.length > 1 && o.ref?.current : true);
 }"""
-# Where on the page a point of the image is; x and y in percent.
+_IMAGE = "Htx.annotationStore.selected.objects.find((o) => o.type === 'image')"
+# Where on the page a point of the image or of the video's frame is; x and y in percent.
 _POSITION = """([x, y]) => {
-  const o = Htx.annotationStore.selected.objects.find((o) => o.type === 'image');
-  const stage = o.stageRef.container().getBoundingClientRect();
-  const scale = o.stageScale ?? 1;
-  return [stage.left + (o.zoomingPositionX || 0) + o.stageWidth * scale * x / 100,
-          stage.top + (o.zoomingPositionY || 0) + o.stageHeight * scale * y / 100];
+  const find = (type) => Htx.annotationStore.selected.objects.find((o) => o.type === type);
+  const o = find('image');
+  if (o) {
+    const stage = o.stageRef.container().getBoundingClientRect();
+    const scale = o.stageScale ?? 1;
+    return [stage.left + (o.zoomingPositionX || 0) + o.stageWidth * scale * x / 100,
+            stage.top + (o.zoomingPositionY || 0) + o.stageHeight * scale * y / 100];
+  }
+  const canvas = document.querySelector('.konvajs-content').getBoundingClientRect();
+  const {zoom, videoDimensions, pan} = find('video').ref.current;
+  const [width, height] = [videoDimensions.width * zoom, videoDimensions.height * zoom];
+  return [canvas.left + (canvas.width - width) / 2 + (pan?.x || 0) + width * x / 100,
+          canvas.top + (canvas.height - height) / 2 + (pan?.y || 0) + height * y / 100];
 }"""
 # Position of a label among all rendered labels, which stand in the order of the config.
 _LABEL_INDEX = """([control, value]) => {
@@ -40,6 +53,12 @@ _LABEL_INDEX = """([control, value]) => {
   };
   walk(Htx.annotationStore.selected.root, null);
   return labels.findIndex(([name, label]) => name === control && label === value);
+}"""
+_SELECTED = """() => {
+  const annotation = Htx.annotationStore.selected;
+  const tags = [...annotation.names.values()];
+  return annotation.selectionSize > 0
+    || tags.some((tag) => (tag.children || []).some((child) => child.selected));
 }"""
 _STATE = """() => {
   const annotation = Htx.annotationStore.selected;
@@ -195,6 +214,24 @@ class Editor:
         self.choose_label(control, label)
         return self.prompt(lambda: self.drag(*corners))
 
+    def draw_box(
+        self, corners: tuple[float, float, float, float], label: str, *, control: str = "label"
+    ) -> None:
+        """Choose a label and drag a box that is the annotator's own, not a smart tool's."""
+        before = len(self.state().regions)
+        self.unselect()  # a selected region would get the label
+        self.choose_label(control, label)
+        self.drag(*corners)
+        self._wait_until(lambda: len(self.state().regions) == before + 1)
+
+    def unselect(self) -> None:
+        """Press Escape: no region and no label is selected after it.
+
+        What is selected when an answer arrives gives its label to every region of the answer.
+        """
+        self.page.keyboard.press("Escape")
+        self._wait_until(lambda: not self.page.evaluate(_SELECTED))
+
     def hide_box(self, x: float, y: float) -> None:
         """Click into a pending box, which selects it, and hide it with its hotkey.
 
@@ -219,6 +256,28 @@ class Editor:
         self.page.click("[data-testid=bottombar-accept-suggestions-button]")
         self._wait_until(lambda: not self.state().suggestions)
 
+    def say(self, text: str, *, control: str = "sam2") -> Answer:
+        """Type a command into the text area named ``control``, press Enter, and wait."""
+        placeholder = self.page.evaluate(
+            "(name) => Htx.annotationStore.selected.names.get(name).placeholder", control
+        )
+        box = self.page.get_by_placeholder(placeholder, exact=True)
+        box.fill(text)
+        return self.prompt(lambda: box.press("Enter"))
+
+    @contextlib.contextmanager
+    def saved(self) -> Iterator[None]:
+        """Leave when Label Studio has saved the draft of what was done inside (after 5 s)."""
+        with self.page.expect_response(_is_draft, timeout=_SAVE_MS):
+            yield
+
+    def delete_region(self, x: float, y: float) -> None:
+        """Click on a region, which selects it, and press Backspace."""
+        before = len(self.state().regions)
+        self.click(x, y)
+        self.page.keyboard.press("Backspace")
+        self._wait_until(lambda: len(self.state().regions) == before - 1)
+
     def submit(self) -> dict[str, Any]:
         """Submit (or update) the annotation; returns what Label Studio has stored."""
         button = self.page.locator(
@@ -230,12 +289,14 @@ class Editor:
 
     def go_to_page(self, index: int) -> None:
         """Show the ``index``-th image (0-based) of a sequence."""
-        self.page.evaluate(
-            "(i) => Htx.annotationStore.selected.objects"
-            ".find((o) => o.type === 'image').setCurrentImage(i)",
-            index,
-        )
-        self.wait_for_image()
+
+        def turned() -> bool:
+            # A page that is still opening may go back to its first image once more.
+            self.page.evaluate(f"(i) => {_IMAGE}.setCurrentImage(i)", index)
+            self.wait_for_image()
+            return bool(self.page.evaluate(f"(i) => {_IMAGE}.currentImage === i", index))
+
+        self._wait_until(turned)
 
     def _position(self, x: float, y: float) -> tuple[float, float]:
         left, top = self.page.evaluate(_POSITION, [x, y])
@@ -250,6 +311,10 @@ class Editor:
 
 def _is_prompt(response: Response) -> bool:
     return "/interactive-annotating" in response.url
+
+
+def _is_draft(response: Response) -> bool:
+    return response.request.method in ("POST", "PATCH") and bool(_DRAFT.search(response.url))
 
 
 def _is_submit(response: Response) -> bool:

@@ -60,6 +60,22 @@ def at(mask: Mask, x: float, y: float) -> bool:
     return bool(mask[int(y / 100 * height), int(x / 100 * width)])
 
 
+def centre(mask: Mask) -> tuple[float, float]:
+    """The middle of a mask, in percent."""
+    rows, columns = np.nonzero(mask)
+    height, width = mask.shape
+    return float(columns.mean()) * 100 / width, float(rows.mean()) * 100 / height
+
+
+def corners(mask: Mask) -> tuple[float, float, float, float]:
+    """The box around a mask in percent: left, top, right, bottom."""
+    rows, columns = np.nonzero(mask)
+    height, width = mask.shape
+    left, right = columns.min() * 100 / width, (columns.max() + 1) * 100 / width
+    top, bottom = rows.min() * 100 / height, (rows.max() + 1) * 100 / height
+    return float(left), float(top), float(right), float(bottom)
+
+
 def _decode(item: dict[str, Any]) -> Mask:
     size = (item["original_height"], item["original_width"], 4)
     return np.reshape(decode_rle(item["value"]["rle"]), size)[:, :, 3] > 127

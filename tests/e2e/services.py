@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from demo.api import LabelStudioApi
 from demo.backend import REPOSITORY, Backend
 from demo.label_studio import START_SECONDS, Account, LabelStudio
 from demo.processes import free_port
+from demo.projects import DemoProject
 
 STATE = REPOSITORY / ".e2e"
 LABEL_STUDIO_VENV = Path(os.environ.get("LABEL_STUDIO_VENV") or REPOSITORY / ".venv-label-studio")
@@ -22,6 +24,8 @@ _SETTINGS = {
     "SAM2_CHECKPOINT": "",
     # One test serves photos from a server of its own on this machine.
     "ALLOWED_PRIVATE_HOSTS": "127.0.0.1",
+    # A busy machine may take longer for the sample clip than an annotator should wait.
+    "TRACK_BUDGET_SECONDS": "80",
 }
 
 
@@ -60,8 +64,8 @@ class Services:
         assert self._backend is not None, "the backend is not running"
         return self._backend
 
-    def start_backend(self) -> None:
-        """Start the backend and wait until its model is loaded."""
+    def start_backend(self, **settings: str) -> None:
+        """Start the backend, with other settings if need be; wait until its model is loaded."""
         self._backend = Backend(
             port=self._port,
             label_studio_url=self.label_studio.url,
@@ -69,7 +73,7 @@ class Services:
             cache_directory=self._directory / "cache",
             state_directory=self._directory / "tracks",
             log=self._directory / "backend.log",
-            settings=_SETTINGS,
+            settings={**_SETTINGS, **settings},
         )
         self._backend.wait_until_ready()
 
@@ -77,6 +81,12 @@ class Services:
         """Stop the backend, as an operator who restarts it would."""
         self.backend.stop()
         self._backend = None
+
+    def kill_backend(self) -> None:
+        """End the backend and what it has started by SIGKILL, as a machine that runs out of
+        memory does."""
+        os.killpg(self.backend.pid, signal.SIGKILL)
+        self.stop_backend()
 
     def project(self, title: str, label_config: str) -> int:
         """A new project with the backend connected; returns its id."""
@@ -90,6 +100,13 @@ class Services:
             {"image": self.api.upload(project, photo)} for photo in photos
         ]
         return self.api.create_tasks(project, data)
+
+    def demo_task(self, title: str, demo: DemoProject) -> tuple[int, int]:
+        """A new project like one of the demo's that has one task; returns the ids of both."""
+        project = self.project(title, demo.label_config)
+        data = demo.upload(self.api, project, self._directory / "clip")
+        [task] = self.api.create_tasks(project, data)
+        return project, task
 
     def logs(self) -> list[Path]:
         """Log files worth keeping when a test has failed."""
