@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
@@ -171,7 +170,7 @@ class SequenceCommands:
             [prompt, *_] = prompts_from_context({"result": results}, config).objects
             # Pages are tracked at the size of the first one; percentages hold for any size.
             prompts[int(page)] = to_pixels(prompt, frames.width, frames.height)
-            digests[int(page)] = _digest(results)
+            digests[int(page)] = _digest(prompts[int(page)])
         spans = plan_spans(
             prompts,
             first=request["first"],
@@ -181,11 +180,18 @@ class SequenceCommands:
         return Goal(described["id"], prompts, digests, spans)
 
     def outcome(self, job: Job) -> tuple[Results, list[float]]:
-        """Everything that was tracked, and the marks it follows from, with the masks' scores."""
+        """What was tracked of the job's objects, and the marks it follows from, with the masks'
+        scores."""
         sequence = self._sequence_of(job.request)
+        marked = {
+            described["id"]: {int(page) for page in described["prompts"]}
+            for described in job.request["objects"]
+        }
         results: Results = []
         scores: list[float] = []
         for mask in self._shop.store.masks(job.track):
+            if mask.object_id not in marked or mask.frame in marked[mask.object_id]:
+                continue  # an object of an earlier job, or a page that shows the mark itself
             made = sequence.results(mask)
             results += made
             scores += [mask.iou] if made else []
@@ -253,9 +259,13 @@ def _items(prompt: ObjectPrompt, results: Results) -> Results:
     return [dict(item) for item in mappings(results) if item.get("id") in prompt.source_ids]
 
 
-def _digest(results: Results) -> str:
-    kept = [{key: item.get(key) for key in ("value", "is_positive")} for item in results]
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+def _digest(prompt: PixelPrompt) -> str:
+    """Names what a prompt says; the editor encodes the same mask in other bytes at times."""
+    found = hashlib.sha256()
+    for part in (prompt.points, prompt.positive, prompt.box, prompt.mask):
+        array = np.zeros(0) if part is None else np.ascontiguousarray(part)
+        found.update(f"{array.dtype} {array.shape} ".encode() + array.tobytes())
+    return found.hexdigest()[:16]
 
 
 def _status_text(pages: int, job: Job, found: Sequence[TrackedMask], regions: Results) -> str:

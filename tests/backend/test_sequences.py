@@ -149,7 +149,7 @@ def test_what_a_human_painted_is_a_prompt_and_is_kept(editor):
     assert columns(editor.masks()[9][0]) == (205, 264)
 
 
-def test_masks_that_the_editor_encoded_anew_are_not_sent_again(editor):
+def test_masks_that_the_editor_encoded_anew_are_neither_tracked_nor_sent_again(editor, bench):
     """Submitting writes the same mask in other bytes: with other colours below its alpha."""
     from label_studio_sdk.converter.brush import encode_rle
 
@@ -162,8 +162,10 @@ def test_masks_that_the_editor_encoded_anew_are_not_sent_again(editor):
         value = {**region["value"], "rle": encode_rle(pixels)}
         assert value != region["value"]
         editor.regions[name] = {**region, "value": value}
+    bench.steps.clear()
     assert editor.say("track") == []
     assert editor.say("status") == []
+    assert bench.steps == []
 
 
 def test_a_box_around_a_tracked_object_corrects_it_in_place(editor):
@@ -238,6 +240,22 @@ class TestLongTracks:
         _until(lambda: bench.published)
         [published] = bench.published
         pages = [region["item_index"] for region in published["result"]]
+        assert sorted(pages) == list(range(PAGES))
+
+    def test_a_corrected_page_is_stored_once(self, editor, bench):
+        editor.click(30, 50, page=0)
+        editor.say("track")
+        _until(lambda: all(job.state.ended for job in bench.store.jobs()))
+        editor.say("status")
+        [gone] = [r["id"] for r in editor.regions.values() if r["item_index"] == 5]
+        del editor.regions[gone]
+        editor.click(60, 50, page=5)
+        bench.track_hold.clear()
+        bench.published.clear()
+        editor.say("track")
+        bench.track_hold.set()
+        _until(lambda: bench.published)
+        pages = [region["item_index"] for region in bench.published[-1]["result"]]
         assert sorted(pages) == list(range(PAGES))
 
     def test_the_same_command_joins_the_running_job(self, editor, bench):
