@@ -16,6 +16,7 @@ import argparse
 import functools
 import http.server
 import json
+import os
 import platform
 import statistics
 import tempfile
@@ -199,7 +200,8 @@ def _report(rows: list[dict[str, Any]], clicks: int) -> str:
         "",
         f"Medians of {clicks} clicks on JPEG photos of {WIDTH} x {HEIGHT} pixels. "
         f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}, "
-        "float32, CPU. Printed by `python -m benchmarks.click_latency`, whose head says what is "
+        f"float32, CPU, load average {os.getloadavg()[0]:.1f} at the end (2 is this program "
+        "alone). Printed by `python -m benchmarks.click_latency`, whose head says what is "
         "compared; IoU is the smallest agreement of our mask with the official package's.",
         "",
         "| variant | first click | every further click | usual way, every click "
