@@ -24,17 +24,27 @@ class Losses:
         dice: of the same mask.
         iou: L1 error of the predicted IoUs of all masks of present objects.
         presence: binary cross-entropy of the object score.
+        balanced: cross-entropy of the best mask in which object and background weigh the
+            same; only used at the beginning of a run.
     """
 
     focal: Tensor
     dice: Tensor
     iou: Tensor
     presence: Tensor
+    balanced: Tensor
 
-    def total(self) -> Tensor:
-        """The weighted sum to minimise."""
+    def total(self, balance: float = 0.0) -> Tensor:
+        """The weighted sum to minimise.
+
+        Args:
+            balance: share of the focal term that the balanced cross-entropy replaces, 0 to
+                1. An untrained network otherwise stays at the answer "nothing", which the
+                focal loss makes cheap as long as most pixels are background.
+        """
         return (
-            FOCAL_WEIGHT * self.focal
+            (1 - balance) * FOCAL_WEIGHT * self.focal
+            + balance * self.balanced
             + DICE_WEIGHT * self.dice
             + IOU_WEIGHT * self.iou
             + PRESENCE_WEIGHT * self.presence
@@ -74,6 +84,22 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return 1 - (2 * overlap + 1) / (total + 1)
 
 
+def balanced_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy in which inside and outside of each mask weigh one half each.
+
+    Args:
+        logits: ``[..., H, W]``.
+        targets: the same shape, in [0, 1].
+
+    Returns:
+        ``[...]``.
+    """
+    share = targets.mean(dim=(-2, -1), keepdim=True).clamp(0.01, 0.99)
+    weight = targets * (0.5 / share) + (1 - targets) * (0.5 / (1 - share))
+    loss = F.binary_cross_entropy_with_logits(logits, targets, weight, reduction="none")
+    return loss.mean(dim=(-2, -1))
+
+
 def mask_iou(predicted: Tensor, target: Tensor) -> Tensor:
     """Intersection over union of bool masks ``[..., H, W]``; 1 where both are empty."""
     intersection = (predicted & target).sum(dim=(-2, -1))
@@ -104,7 +130,7 @@ def segmentation_losses(
     if not present.any():
         # Keeps every head in the graph: gradients are averaged between processes.
         zero = 0.0 * (logits.sum() + ious.sum())
-        return Losses(zero, zero, zero, presence)
+        return Losses(zero, zero, zero, presence, zero)
     logits, ious, targets = logits[present], ious[present], targets[present].float()
     coarse = F.interpolate(targets[:, None], size=logits.shape[-2:], mode="area")
     with torch.no_grad():
@@ -121,6 +147,7 @@ def segmentation_losses(
         dice=dice_loss(chosen, targets).mean(),
         iou=(ious - true_ious).abs().mean(),
         presence=presence,
+        balanced=balanced_cross_entropy(logits[rows, best], coarse[:, 0]).mean(),
     )
 
 
@@ -135,6 +162,6 @@ def mean_losses(parts: list[Losses]) -> Losses:
     return Losses(
         *(
             torch.stack([getattr(part, name) for part in parts]).mean()
-            for name in ("focal", "dice", "iou", "presence")
+            for name in ("focal", "dice", "iou", "presence", "balanced")
         )
     )

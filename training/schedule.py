@@ -35,6 +35,7 @@ class Schedule:
         stages: in order; the last one is open.
         peak_rate: learning rate after the warm-up, constant until the decay begins.
         warm_up: steps of linear increase.
+        balanced: steps over which the balanced cross-entropy gives way to the focal loss.
         decoder_warm_up: steps on synthetic features before step 0.
         weight_decay: on matrices (biases, norms and embeddings have none).
         clip_norm: largest norm of the gradient.
@@ -44,6 +45,7 @@ class Schedule:
     stages: tuple[Stage, ...]
     peak_rate: float = 4e-4
     warm_up: int = 300
+    balanced: int = 2000
     decoder_warm_up: int = 700
     weight_decay: float = 0.05
     clip_norm: float = 2.0
@@ -77,6 +79,10 @@ class Schedule:
             return rate
         progress = min(1.0, (step - decay[0]) / max(decay[1], 1))
         return rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    def balance(self, step: int) -> float:
+        """Share of the focal term that the balanced cross-entropy replaces at a step."""
+        return max(0.0, 1 - step / self.balanced) if self.balanced else 0.0
 
     def ema_decay(self, step: int) -> float:
         """Small at first, so that the average forgets the beginning."""

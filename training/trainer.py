@@ -124,7 +124,7 @@ class Trainer:
         self._optimizer.zero_grad()
         with training_arithmetic():
             losses = self._losses(kind, stage, rng)
-        losses.total().backward()
+        losses.total(self.schedule.balance(self.step)).backward()
         self._average_gradients()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.schedule.clip_norm)
         self._optimizer.step()

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from training.losses import (
+    FOCAL_WEIGHT,
+    balanced_cross_entropy,
     dice_loss,
     focal_loss,
     mask_iou,
@@ -90,3 +92,21 @@ def test_presence_is_judged_for_every_object_and_masks_for_present_ones():
 def test_mean_of_no_losses_is_refused():
     with pytest.raises(ValueError, match="no losses"):
         mean_losses([])
+
+
+def test_balanced_cross_entropy_does_not_care_how_small_the_object_is():
+    small, large = torch.zeros(1, 32, 32), torch.zeros(1, 32, 32)
+    small[:, :8, :8] = 1
+    large[:, :, :16] = 1
+    nothing = torch.full((1, 32, 32), -3.0)
+    values = [balanced_cross_entropy(nothing, target).item() for target in (small, large)]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+def test_balance_exchanges_the_focal_term():
+    logits, targets = _case()
+    losses = segmentation_losses(logits, torch.zeros(1, 3), torch.zeros(1, 1), targets)
+    difference = losses.total(1.0) - losses.total(0.0)
+    assert difference.item() == pytest.approx(
+        (losses.balanced - FOCAL_WEIGHT * losses.focal).item(), rel=1e-4
+    )
