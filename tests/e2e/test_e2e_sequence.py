@@ -1,0 +1,138 @@
+"""A frame sequence in a real browser: one click, ``track``, masks on all pages; correct; kill."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+
+from demo.clip import FRAMES, sample_clip
+from demo.projects import SEQUENCE_PROJECT
+from tests.e2e.editor import Editor
+from tests.e2e.masks import Mask, brush_masks, centre, corners, iou
+from tests.e2e.services import Services
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+
+BUD, BEE = (sample_clip().masks[name] for name in ("bud", "bee"))
+CORRECTED = 8
+TRACK_SECONDS = 80.0
+
+
+def by_page(results: list[dict[str, Any]]) -> dict[int, tuple[Mask, dict[str, Any]]]:
+    """Mask and region of every page; there must be one at most."""
+    found = {item["item_index"]: (mask, item) for mask, item in brush_masks(results)}
+    assert len(found) == len(brush_masks(results))
+    return found
+
+
+def test_one_click_and_track_fill_every_page(editor: Editor, services: Services) -> None:
+    project, task = services.demo_task("Track", SEQUENCE_PROJECT)
+    editor.open(project, task, auto_accept=True)
+    with editor.saved():
+        clicked = editor.point(*centre(BUD[0]), "Flower")
+    tracked = editor.say("track")
+    assert sorted(mask.page for mask in editor.state().masks) == list(range(FRAMES))
+    assert len(editor.state().text) == 1
+    editor.submit()
+
+    [annotation] = services.api.annotations(task)
+    saved = by_page(annotation["result"])
+    answered = by_page([*clicked.results, *tracked.results])
+    assert sorted(saved) == sorted(answered) == list(range(FRAMES))
+    assert len({item["id"] for _, item in saved.values()}) == FRAMES
+    for page, (mask, item) in saved.items():
+        assert item["value"]["brushlabels"] == ["Flower"]
+        assert item["id"] == answered[page][1]["id"]
+        assert iou(mask, answered[page][0]) >= 0.9
+    overlaps = [iou(saved[page][0], BUD[page]) for page in range(FRAMES)]
+    print(f"mean IoU with the true object {np.mean(overlaps):.3f}, lowest {min(overlaps):.3f}")
+    assert np.mean(overlaps) >= 0.6
+
+
+def test_a_correction_changes_only_the_pages_behind_it(editor: Editor, services: Services) -> None:
+    project, task = services.demo_task("Correct", SEQUENCE_PROJECT)
+    editor.open(project, task, auto_accept=True)
+    with editor.saved():
+        editor.point(*centre(BUD[0]), "Flower")
+    editor.say("track")
+    with editor.saved():  # turning pages would keep it from being saved
+        editor.page.mouse.move(5, 5)
+    [draft] = services.api.request("GET", f"/api/tasks/{task}/drafts")
+    before = by_page(draft["result"])
+    assert sorted(before) == list(range(FRAMES))
+    editor.go_to_page(CORRECTED)
+    editor.delete_region(*centre(BUD[CORRECTED]))
+    with editor.saved():
+        # "That was the wrong one": what follows from here is easily told from what was.
+        boxed = editor.box(corners(BEE[CORRECTED]), "Flower")
+    corrected = editor.say("track")
+    behind = list(range(CORRECTED + 1, FRAMES))
+    assert sorted(by_page(corrected.results)) == behind
+    assert sorted(mask.page for mask in editor.state().masks) == list(range(FRAMES))
+    editor.submit()
+
+    [annotation] = services.api.annotations(task)
+    saved = by_page(annotation["result"])
+    assert sorted(saved) == list(range(FRAMES))
+    after = by_page([*boxed.results, *corrected.results])
+    for page in range(CORRECTED):
+        # Pixel by pixel: the editor writes another byte at the end of a mask it submits.
+        assert (saved[page][0] == before[page][0]).all()
+    for page in (CORRECTED, *behind):
+        assert iou(saved[page][0], after[page][0]) >= 0.9
+    overlaps = [iou(saved[page][0], BEE[page]) for page in (CORRECTED, *behind)]
+    print(f"corrected: mean IoU with the other object {np.mean(overlaps):.3f}")
+    assert np.mean(overlaps) >= 0.6
+
+
+def test_a_track_survives_a_kill_of_the_backend(editor: Editor, services: Services) -> None:
+    project, task = services.demo_task("Kill", SEQUENCE_PROJECT)
+    services.stop_backend()
+    services.start_backend(TRACK_BUDGET_SECONDS="1")
+    try:
+        editor.open(project, task, auto_accept=True)
+        with editor.saved():
+            editor.point(*centre(BUD[0]), "Flower")
+        first = by_page(editor.say("track").results)
+        begun = _jobs(services, task)
+    finally:
+        services.kill_backend()
+        services.start_backend()
+    assert len(first) < FRAMES - 1
+    assert [job["state"] for job in begun] == ["running"]
+
+    [prediction] = _predictions(services, task)
+    [job] = _jobs(services, task)  # taken up, not begun anew
+    assert (job["id"], job["state"]) == (begun[0]["id"], "done")
+    brought = by_page(editor.say("status").results)
+    assert sorted({*first, *brought}) == list(range(1, FRAMES))
+    assert sorted(mask.page for mask in editor.state().masks) == list(range(FRAMES))
+
+    stored = by_page(prediction["result"])
+    assert sorted(stored) == list(range(FRAMES))
+    for page, (mask, _) in {**first, **brought}.items():
+        assert iou(stored[page][0], mask) >= 0.9
+    overlaps = [iou(stored[page][0], BUD[page]) for page in range(FRAMES)]
+    print(f"after {len(first)} pages killed; mean IoU {np.mean(overlaps):.3f}")
+    assert np.mean(overlaps) >= 0.6
+    assert 0 < prediction["score"] <= 1
+    assert prediction["model_version"]
+
+
+def _jobs(services: Services, task: int) -> list[dict[str, Any]]:
+    """The tracks of a task that the backend was told to make, unfinished or not."""
+    jobs = requests.get(services.backend.url + "/jobs", timeout=10).json()["jobs"]
+    return [job for job in jobs if job["task"] == task]
+
+
+def _predictions(services: Services, task: int) -> list[dict[str, Any]]:
+    """The predictions of a task, as soon as there is one."""
+    deadline = time.monotonic() + TRACK_SECONDS
+    while not (found := services.api.predictions(task)):
+        assert time.monotonic() < deadline, _jobs(services, task)
+        time.sleep(0.5)
+    return found
