@@ -161,7 +161,7 @@ class FrameSequence:
         return bool(back) and not _differs(drawn, back[0], *size)
 
     def _touched(self, object_id: str, prompt: ObjectPrompt) -> bool:
-        """Whether a human changed a region that the service sent."""
+        """Whether a human changed the shape or the label of a region that the service sent."""
         page = prompt.item_index or 0
         mask = self.mask_of(object_id, page)
         if mask is None:
@@ -169,7 +169,7 @@ class FrameSequence:
         found = TrackedMask(object_id, page, "", mask, 0.0, 0.0)
         for drawn in _drawn(self.results(found), self.config):
             if drawn.source_ids == prompt.source_ids:
-                return _differs(drawn, prompt, *mask.shape)
+                return drawn.labels != prompt.labels or _differs(drawn, prompt, *mask.shape)
         return True
 
 

@@ -168,6 +168,16 @@ def test_masks_that_the_editor_encoded_anew_are_neither_tracked_nor_sent_again(e
     assert bench.steps == []
 
 
+def test_a_label_that_a_human_changed_is_kept(editor):
+    editor.click(30, 50, page=0)
+    editor.say("track")
+    [region] = [r for r in editor.regions.values() if r["item_index"] == 4]
+    value = {**region["value"], "brushlabels": ["Dog"]}
+    editor.regions[region["id"]] = {**region, "value": value}
+    editor.say("track")
+    assert editor.regions[region["id"]]["value"]["brushlabels"] == ["Dog"]
+
+
 def test_a_box_around_a_tracked_object_corrects_it_in_place(editor):
     editor.click(30, 50, page=0)
     editor.say("track")
