@@ -98,7 +98,10 @@ def _add_contract(app: Flask, service: Service, metrics: Metrics) -> None:
 
     @app.post("/webhook")
     def webhook() -> tuple[Response, int]:
-        body = request.get_json(silent=True)
+        try:
+            body = request.get_json(silent=True)
+        except RecursionError:
+            body = None  # nothing of Label Studio's is nested like that
         action = body.get("action") if isinstance(body, dict) else None
         known = isinstance(action, str) and action.isupper() and len(action) < 40
         metrics.webhooks.labels(action if known else "unknown").inc()
@@ -174,7 +177,10 @@ def _add_hooks(app: Flask, settings: Settings, metrics: Metrics) -> None:
 
 
 def _body() -> Any:
-    body = request.get_json(force=True, silent=True)
+    try:
+        body = request.get_json(force=True, silent=True)
+    except RecursionError as error:
+        raise BadRequest("the body is nested too deeply") from error
     if body is None:
         raise BadRequest("the body must be JSON")
     return body

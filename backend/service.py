@@ -118,7 +118,7 @@ class Service:
 
 def _is_on_video(context: object, config: LabelConfig) -> bool:
     """Whether a request of the editor is about a ``<Video>`` and not about a picture."""
-    names = {video.name for video in config.videos}
+    names = [video.name for video in config.videos]  # to_name may be anything
     items = context.get("result") if isinstance(context, Mapping) else None
     return any(item.get("to_name") in names for item in mappings(items))
 

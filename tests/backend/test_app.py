@@ -81,6 +81,25 @@ def test_what_is_no_request_is_refused_with_a_reason(bench, body):
     assert reply.status.startswith("400 SAM2 backend: ")
 
 
+@pytest.mark.parametrize("path", ["/predict", "/setup", "/validate", "/webhook"])
+def test_a_body_nested_without_end_is_refused(bench, path):
+    body = '{"tasks":' + "[" * 100_000
+    reply = bench.client.post(path, data=body, content_type="application/json")
+    assert reply.status_code == (201 if path == "/webhook" else 400)
+
+
+@pytest.mark.parametrize("name", [{"a": 1}, [1], None, 3])
+def test_a_tag_name_may_be_anything(bench, name, caplog):
+    item = {**click(50, 50), "to_name": name}
+    body = {
+        "tasks": [{"id": 1, "data": {}}],
+        "label_config": CONFIG,
+        "params": {"context": {"result": [item]}},
+    }
+    assert bench.client.post("/predict", json=body).status_code == 200
+    assert "Traceback" not in caplog.text
+
+
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
