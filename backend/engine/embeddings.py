@@ -86,9 +86,3 @@ class EmbeddingCache(Generic[T]):
         with self._lock:
             future = self._pending.pop(key)
         future.set_exception(error)
-
-    def clear(self) -> None:
-        """Forget every value; those under way are still delivered and kept."""
-        with self._lock:
-            self._values.clear()
-            self._bytes = 0

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from backend.labelstudio.geometry import Box, Mask, resize_mask
 from backend.labelstudio.json_values import number
 from backend.labelstudio.media_refs import media_uri, page_count
@@ -28,7 +26,7 @@ from backend.tools.masks import (
     joined,
     media_name,
 )
-from backend.tracking.objects import SAME_OBJECT
+from backend.tracking.objects import SAME_OBJECT, iou
 from backend.tracking.sequence import MAX_PARTS, FrameSequence
 from backend.tracking.store import TrackStore
 
@@ -189,7 +187,7 @@ class _Linker:
     ) -> None:
         """The best pairs first, each object once."""
         pairs = [
-            (_iou(drawn[position][1], seen.mask), position, name)
+            (iou(drawn[position][1], seen.mask), position, name)
             for position in left
             for name, seen in self._seen.items()
             if seen.labels == drawn[position][0].labels
@@ -210,10 +208,3 @@ class _Linker:
             alike = [name for name, seen in self._seen.items() if seen.labels == labels]
             if position not in names and len(rivals) == 1 and len(alike) == 1:
                 names[position] = alike[0]
-
-
-def _iou(one: Mask, other: Mask) -> float:
-    if one.shape != other.shape:
-        return 0.0
-    union = int(np.count_nonzero(one | other))
-    return int(np.count_nonzero(one & other)) / union if union else 0.0

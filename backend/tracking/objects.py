@@ -86,6 +86,15 @@ def changed(before: np.ndarray, after: np.ndarray) -> bool:
     return different > max(8, UNTOUCHED * int(before.sum()))
 
 
+def iou(first: np.ndarray, second: np.ndarray) -> float:
+    """Intersection over union of two bool masks ``[H, W]``; 0 where both are empty, and for masks
+    of different sizes."""
+    if first.shape != second.shape:
+        return 0.0
+    union = int(np.count_nonzero(first | second))
+    return int(np.count_nonzero(first & second)) / union if union else 0.0
+
+
 def _home(
     prompt: ObjectPrompt,
     objects: Sequence[SequenceObject],
@@ -126,8 +135,7 @@ def _overlap(prompt: ObjectPrompt, mask: np.ndarray | None) -> float:
         pixels = points_to_pixels(clicks, width, height).astype(int)
         inside = [mask[min(max(y, 0), height - 1), min(max(x, 0), width - 1)] for x, y in pixels]
         return float(bool(inside) and all(inside))
-    union = int((area | mask).sum())
-    return int((area & mask).sum()) / union if union else 0.0
+    return iou(area, mask)
 
 
 def _hull(mask: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from backend.labelstudio.regions import rasterise
 from backend.labelstudio.results import part_id, region_id, region_results
 from backend.labelstudio.results_in import result_lists
 from backend.labelstudio.tags import ImageTag, LabelConfig
-from backend.tracking.objects import SequenceObject, changed, gather_objects
+from backend.tracking.objects import SequenceObject, changed, gather_objects, iou
 from backend.tracking.store import TrackedMask, TrackStore
 
 MAX_PARTS = 12  # regions that one mask may become where answers are polygons
@@ -131,10 +131,7 @@ class FrameSequence:
             if known.labels != prompt.labels:
                 continue
             before = self.mask_of(name, page)
-            if before is None or before.shape != mask.shape:
-                continue
-            union = int((before | mask).sum())
-            if union and int((before & mask).sum()) / union >= 0.5:
+            if before is not None and iou(before, mask) >= 0.5:
                 return name
         return None
 
