@@ -117,8 +117,8 @@ class Tracker(Protocol):
     Every frame is a job of its own for the model, so that clicks go between two of them.
     """
 
-    def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> None:
-        """Say where an object is on a frame."""
+    def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> TrackedObject:
+        """Say where an object is on a frame, and get its mask there."""
         ...
 
     def step(

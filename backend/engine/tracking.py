@@ -42,14 +42,14 @@ class QueuedTracker:
         self._speck_share = speck_share
         self._tracker = build(self._frames)
 
-    def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> None:
+    def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> TrackedObject:
         """See ``Tracker``. A mask goes before points, and both before an earlier answer's logits,
         which a tracker keeps by itself."""
         self._frames[frame]
         has_points = len(prompt.points) > 0 and prompt.mask is None
 
-        def call() -> None:
-            self._tracker.prompt(
+        def call() -> FrameMasks:
+            return self._tracker.prompt(
                 frame,
                 object_id,
                 points=prompt.points if has_points else None,
@@ -58,7 +58,8 @@ class QueuedTracker:
                 mask=prompt.mask,
             )
 
-        self._run(call)
+        found = _objects(self._run(call), self._speck_share)
+        return next(each for each in found if each.object_id == object_id)
 
     def step(
         self, start: int, count: int, *, reverse: bool

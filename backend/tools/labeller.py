@@ -90,30 +90,30 @@ class Labeller:
         return made
 
     def _pictures(self, task: Mapping[str, Any], marks: Results, made: Labelled) -> None:
-        """Masks for boxes and clicks, on images and on the marked pages of sequences; then the
-        other pages of those."""
+        """Masks for boxes and clicks on images, and for all pages of sequences."""
         config = self._project.config
-        found = self._service.batch.predict(task, config, SECONDS)
+        sequences = {tag.name for tag in config.images if tag.is_sequence}
+        elsewhere = {*sequences, None} if sequences else set()
+        single = [mark for mark in marks if mark.get("to_name") not in elsewhere]
+        alone = {**task, "annotations": [{"result": single}]}
+        found = self._service.batch.predict(alone, config, SECONDS)
         for result in found["result"] if found else ():
             score = float(result.get("score", 1.0))
             made.results.append(result)
             made.scores.append(score)
             if score < LOW_IOU:
-                remark = Remark(result["id"], _labels(result), result.get("item_index"), "unsure")
                 _note(result, "unsure")
-                made.remarks.append(remark)
-        replaced = {name for p in prompts_from_task(task, config) for name in p.source_ids}
+                made.remarks.append(Remark(result["id"], _labels(result), None, "unsure"))
         for tag in config.images:
             on_tag = [mark for mark in marks if mark.get("to_name") in (tag.name, None)]
             if tag.is_sequence and read_results(on_tag, config).regions:
-                self._sequence(task, tag.name, on_tag, replaced, made)
+                self._sequence(task, tag.name, on_tag, made)
 
     def _sequence(
         self,
         task: Mapping[str, Any],
         image: str,
         marks: Results,
-        replaced: set[str],
         made: Labelled,
     ) -> None:
         project = self._project
@@ -126,8 +126,8 @@ class Labeller:
         regions: dict[tuple[str, int], list[dict[str, Any]]] = {}
         for item in outcome:
             owner = sent.get(item["id"])
-            if item["id"] in replaced or (owner is not None and owner[0] not in names):
-                continue  # a box that is a mask now, or an object of an earlier job
+            if owner is not None and owner[0] not in names:
+                continue  # an object of an earlier job
             results.append(item)
             if owner is not None:
                 regions.setdefault(owner, []).append(item)

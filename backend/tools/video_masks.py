@@ -22,7 +22,7 @@ from backend.media.cache import MediaFile
 from backend.tools.common import Project
 from backend.tools.frames import frame_name
 from backend.tools.masks import Kind, MaskPage, Media, ObjectMask, Origin, joined, media_name
-from backend.tracking.clip import clip_track, read_timeline
+from backend.tracking.clip import box_digest, clip_track, read_timeline
 from backend.tracking.store import TrackStore
 from backend.video import VideoFrames
 
@@ -110,12 +110,14 @@ def _pages(
 def _mask(
     store: TrackStore, track: str, name: str, index: int, box: Box, size: tuple[int, int]
 ) -> tuple[Mask, Origin, float | None]:
-    """The stored mask where it fits the box that the annotation shows, else the box, filled."""
+    """The stored mask where it was made from the box that the annotation shows, or fits it; else
+    the box, filled."""
     found = next(store.masks(track, object_id=name, frame=index), None)
     width, height = size
     if found is not None and found.mask.shape == (height, width):
         hull = mask_to_box(found.mask)
-        if hull is not None and _box_iou(hull, box, width, height) >= SAME_PLACE:
+        asked = found.prompted and found.anchor == box_digest(box)
+        if hull is not None and (asked or _box_iou(hull, box, width, height) >= SAME_PLACE):
             return found.mask, Origin.TRACKED, found.iou
     return rasterise(box, width, height), Origin.BOX, None
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from backend.labelstudio.geometry import Box
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.results_in import result_lists
@@ -118,3 +120,13 @@ def clip_track(project: str, task: object, name: str, model_version: str, addres
     """Names what is tracked: the same video of the same task by the same model."""
     parts = [project, str(task), name, model_version, address]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def box_numbers(box: Box) -> list[float]:
+    """A box as JSON."""
+    return [box.x, box.y, box.width, box.height, box.rotation]
+
+
+def box_digest(box: Box) -> str:
+    """Names what a box says as a prompt."""
+    return hashlib.sha256(json.dumps(box_numbers(box)).encode()).hexdigest()[:16]

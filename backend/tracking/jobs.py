@@ -8,15 +8,22 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from backend.answers import UnusableShape
-from backend.engine.engine import Engine, EngineError, Frames, PixelPrompt, TrackedObject
+from backend.engine.engine import (
+    Engine,
+    EngineError,
+    Frames,
+    PixelPrompt,
+    TrackedObject,
+    Tracker,
+)
 from backend.labelstudio.geometry import resize_mask
 from backend.labelstudio.media_refs import MissingMedia
 from backend.media.errors import MediaError
@@ -38,12 +45,14 @@ class Goal:
             them.
         digests: by frame, a digest of the prompt, to know what a stored mask follows from.
         spans: the frames that are wanted.
+        answers: those prompted frames whose own masks are wanted; a drawn mask is one already.
     """
 
     object_id: str
     prompts: Mapping[int, PixelPrompt]
     digests: Mapping[int, str]
     spans: Sequence[Span]
+    answers: Collection[int] = ()
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,22 @@ class _Pass:
             return first, first - min(every) + 1
         first = max(min(every) - 1, min(anchors))
         return first, max(every) - first + 1
+
+
+@dataclass
+class _Run:
+    """A job under way.
+
+    Attributes:
+        done: masks of the job's spans that are stored.
+        unanswered: by object and prompted frame, the digests of the prompts whose own masks are
+            still to be stored.
+    """
+
+    job: Job
+    work: Work
+    done: int
+    unanswered: dict[tuple[str, int], str]
 
 
 class JobRunner:
@@ -218,16 +243,16 @@ class JobRunner:
             work.close()
 
     def _track(self, job: Job, work: Work) -> None:
-        goals = [goal for goal in work.goals if goal.spans]
-        total = sum(len(span.frames) for goal in goals for span in goal.spans)
+        total = sum(len(span.frames) for goal in work.goals for span in goal.spans)
         stored = self._store.anchors(job.track)
-        passes = [self._plan(job.track, goals, stored, reverse) for reverse in (False, True)]
+        passes = [self._plan(job.track, work.goals, stored, reverse) for reverse in (False, True)]
         left = sum(len(frames) for each in passes for frames in each.wanted.values())
         self._store.update_job(job.id, total=total, done=total - left)
-        done = total - left
+        run = _Run(job, work, total - left, _unanswered(work.goals, stored))
         for sweep in passes:
             if sweep.wanted:
-                done = self._sweep(job, work, sweep, done)
+                self._sweep(run, sweep)
+        self._answer_prompts(run)
 
     def _plan(
         self,
@@ -264,28 +289,49 @@ class JobRunner:
         wanted = {name: frames for name, frames in wanted.items() if frames}
         return _Pass(reverse, sorted(prompts, key=lambda item: item[0]), wanted)
 
-    def _sweep(self, job: Job, work: Work, sweep: _Pass, done: int) -> int:
-        """One pass over the frames; returns how many masks are done. Stops when cancelled."""
-        tracker = self._engine.open_tracker(work.frames)
+    def _sweep(self, run: _Run, sweep: _Pass) -> None:
+        """One pass over the frames. Stops when cancelled."""
+        tracker = self._engine.open_tracker(run.work.frames)
         for frame, object_id, prompt in sweep.prompts:
-            if self._interrupted(job.id):
-                return done
-            tracker.prompt(frame, object_id, prompt)
+            if self._interrupted(run.job.id):
+                return
+            self._prompt(run, tracker, frame, object_id, prompt)
         first, count = sweep.frames
         for frame, objects in tracker.step(first, count, reverse=sweep.reverse):
-            size = work.size_of(frame)
+            size = run.work.size_of(frame)
             found = [
                 _tracked(each, frame, sweep.wanted[each.object_id][frame], size)
                 for each in objects
                 if frame in sweep.wanted.get(each.object_id, {})
             ]
-            done += len(found)
+            run.done += len(found)
             if found:
-                self._store.put_masks(job.track, found, job_id=job.id, done=done)
-                self._notify()
-            if self._interrupted(job.id):
-                return done
-        return done
+                self._put(run, found)
+            if self._interrupted(run.job.id):
+                return
+
+    def _answer_prompts(self, run: _Run) -> None:
+        """Masks for the prompts that no pass began with. Stops when cancelled."""
+        prompts = {goal.object_id: goal.prompts for goal in run.work.goals}
+        tracker = self._engine.open_tracker(run.work.frames) if run.unanswered else None
+        for object_id, frame in sorted(run.unanswered, key=lambda item: item[1]):
+            if tracker is None or self._interrupted(run.job.id):
+                return
+            self._prompt(run, tracker, frame, object_id, prompts[object_id][frame])
+
+    def _prompt(
+        self, run: _Run, tracker: Tracker, frame: int, object_id: str, prompt: PixelPrompt
+    ) -> None:
+        """Prompt the tracker, and store what it answers where that is wanted."""
+        answer = tracker.prompt(frame, object_id, prompt)
+        digest = run.unanswered.pop((object_id, frame), None)
+        if digest is not None:
+            found = _tracked(answer, frame, digest, run.work.size_of(frame))
+            self._put(run, [replace(found, prompted=True)])
+
+    def _put(self, run: _Run, found: list[TrackedMask]) -> None:
+        self._store.put_masks(run.job.track, found, job_id=run.job.id, done=run.done)
+        self._notify()
 
     def _interrupted(self, job_id: str) -> bool:
         return self._stopping or job_id in self._cancelled
@@ -294,6 +340,18 @@ class JobRunner:
 def _tracked(found: TrackedObject, frame: int, anchor: str, size: tuple[int, int]) -> TrackedMask:
     mask = resize_mask(found.mask, *size)
     return TrackedMask(found.object_id, frame, anchor, mask, found.iou, found.presence)
+
+
+def _unanswered(
+    goals: Sequence[Goal], stored: Mapping[tuple[str, int], str]
+) -> dict[tuple[str, int], str]:
+    """See ``_Run.unanswered``."""
+    return {
+        (goal.object_id, frame): goal.digests[frame]
+        for goal in goals
+        for frame in goal.answers
+        if stored.get((goal.object_id, frame)) != goal.digests[frame]
+    }
 
 
 def _mask_prompt(found: TrackedMask) -> PixelPrompt:

@@ -73,8 +73,11 @@ class FrameSequence:
 
     def mask_of(self, object_id: str, page: int) -> np.ndarray | None:
         """The mask that was found of an object on a page."""
-        found = next(self.store.masks(self.track, object_id=object_id, frame=page), None)
+        found = self._found(object_id, page)
         return found.mask if found is not None else None
+
+    def _found(self, object_id: str, page: int) -> TrackedMask | None:
+        return next(self.store.masks(self.track, object_id=object_id, frame=page), None)
 
     def saved_results(self) -> list[dict[str, Any]]:
         """What the annotation at hand holds: the newest draft, else the newest annotation."""
@@ -158,15 +161,14 @@ class FrameSequence:
         return bool(back) and not _differs(drawn, back[0], *size)
 
     def _touched(self, object_id: str, prompt: ObjectPrompt) -> bool:
-        """Whether a human changed the shape or the label of a region that the service sent."""
-        page = prompt.item_index or 0
-        mask = self.mask_of(object_id, page)
-        if mask is None:
+        """Whether a human changed the shape or the label of a region that the service sent, or
+        it answers a human's prompt on its own page."""
+        found = self._found(object_id, prompt.item_index or 0)
+        if found is None or found.prompted:
             return True
-        found = TrackedMask(object_id, page, "", mask, 0.0, 0.0)
         for drawn in _drawn(self.results(found), self.config):
             if drawn.source_ids == prompt.source_ids:
-                return drawn.labels != prompt.labels or _differs(drawn, prompt, *mask.shape)
+                return drawn.labels != prompt.labels or _differs(drawn, prompt, *found.mask.shape)
         return True
 
 

@@ -134,7 +134,9 @@ class SequenceCommands:
         regions: Results = []
         found = list(self._shop.store.masks(sequence.track))
         for mask in found:
-            if (mask.object_id, mask.frame) in human or mask.object_id not in sequence.known:
+            if mask.prompted or (mask.object_id, mask.frame) in human:
+                continue
+            if mask.object_id not in sequence.known:
                 continue
             for region in sequence.results(mask):
                 if not sequence.shows(shown.get(str(region["id"])), region):
@@ -177,27 +179,38 @@ class SequenceCommands:
             last=request["last"],
             direction=Direction(request["direction"]),
         )
-        return Goal(described["id"], prompts, digests, spans)
+        answers = [
+            page
+            for page, prompt in prompts.items()
+            if prompt.mask is None and request["first"] <= page <= request["last"]
+        ]
+        return Goal(described["id"], prompts, digests, spans, answers)
 
     def outcome(self, job: Job) -> tuple[Results, list[float]]:
         """What was tracked of the job's objects, and the marks it follows from, with the masks'
-        scores."""
+        scores. A box or clicks are shown by their mask, what a human drew as it is."""
         sequence = self._sequence_of(job.request)
-        marked = {
-            described["id"]: {int(page) for page in described["prompts"]}
+        marks = {
+            (described["id"], int(page)): items
             for described in job.request["objects"]
+            for page, items in described["prompts"].items()
         }
+        objects = {described["id"] for described in job.request["objects"]}
         results: Results = []
         scores: list[float] = []
         for mask in self._shop.store.masks(job.track):
-            if mask.object_id not in marked or mask.frame in marked[mask.object_id]:
-                continue  # an object of an earlier job, or a page that shows the mark itself
+            place = mask.object_id, mask.frame
+            if mask.object_id not in objects:
+                continue  # of an earlier job
+            if place in marks and not (mask.prompted and _asks(marks[place], sequence.config)):
+                continue
             made = sequence.results(mask)
             results += made
             scores += [mask.iou] if made else []
-        for described in job.request["objects"]:
-            for prompted in described["prompts"].values():
-                results += prompted
+            if made:
+                marks.pop(place, None)
+        for items in marks.values():
+            results += items
         return results, scores
 
 
@@ -257,6 +270,11 @@ def _request(
 def _items(prompt: ObjectPrompt, results: Results) -> Results:
     """The result items that ``prompt`` was read from."""
     return [dict(item) for item in mappings(results) if item.get("id") in prompt.source_ids]
+
+
+def _asks(items: Results, config: LabelConfig) -> bool:
+    """Whether a mark is a box or clicks, and not a shape that a human drew."""
+    return all(p.shape is None for p in prompts_from_context({"result": items}, config).objects)
 
 
 def _digest(prompt: PixelPrompt) -> str:

@@ -46,6 +46,7 @@ CREATE TABLE IF NOT EXISTS masks (
     runs BLOB NOT NULL,
     iou REAL NOT NULL,
     presence REAL NOT NULL,
+    prompted INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (track, object, frame)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS objects (
@@ -98,6 +99,7 @@ class TrackedMask:
         mask: bool ``[H, W]``; empty where the object is absent.
         iou: predicted IoU, 0 to 1.
         presence: logit of "the object is there", above 0 for yes.
+        prompted: the prompt is on this very frame: a human's box or clicks.
     """
 
     object_id: str
@@ -106,6 +108,7 @@ class TrackedMask:
     mask: np.ndarray
     iou: float
     presence: float
+    prompted: bool = False
 
 
 class TrackStore:
@@ -119,6 +122,11 @@ class TrackStore:
         with self._transaction() as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(_SCHEMA)
+            columns = connection.execute("PRAGMA table_info(masks)").fetchall()
+            if "prompted" not in {column["name"] for column in columns}:  # of an earlier version
+                connection.execute(
+                    "ALTER TABLE masks ADD COLUMN prompted INTEGER NOT NULL DEFAULT 0"
+                )
 
     def close(self) -> None:
         """Close the file; everything is written already."""
@@ -190,13 +198,12 @@ class TrackStore:
 
     def put_masks(self, track: str, masks: list[TrackedMask], *, job_id: str, done: int) -> None:
         """Store what was found on a frame together with the job's progress: both or neither."""
-        rows = [
-            (track, m.object_id, m.frame, m.anchor, *m.mask.shape, pack(m.mask), m.iou, m.presence)
-            for m in masks
-        ]
+        rows = [[track, m.object_id, m.frame, m.anchor, *m.mask.shape, pack(m.mask)] for m in masks]
+        for row, m in zip(rows, masks, strict=True):
+            row += [m.iou, m.presence, m.prompted]
         with self._transaction() as connection:
             connection.executemany(
-                "INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+                "INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
             )
             connection.execute(
                 "UPDATE jobs SET done = ?, updated = ? WHERE id = ?", (done, time.time(), job_id)
@@ -215,9 +222,14 @@ class TrackStore:
         with self._transaction() as connection:
             rows = connection.execute(query + " ORDER BY object, frame", values).fetchall()
         for row in rows:
-            mask = unpack(row["runs"], row["height"], row["width"])
             yield TrackedMask(
-                row["object"], row["frame"], row["anchor"], mask, row["iou"], row["presence"]
+                object_id=row["object"],
+                frame=row["frame"],
+                anchor=row["anchor"],
+                mask=unpack(row["runs"], row["height"], row["width"]),
+                iou=row["iou"],
+                presence=row["presence"],
+                prompted=bool(row["prompted"]),
             )
 
     def anchors(self, track: str) -> dict[tuple[str, int], str]:

@@ -5,8 +5,6 @@ The pixel masks behind the boxes stay in the store, for exports and for later co
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +43,8 @@ from backend.media.cache import MediaFile
 from backend.tracking.clip import (
     Clip,
     KeyedFile,
+    box_digest,
+    box_numbers,
     clip_track,
     read_table,
     read_timeline,
@@ -323,7 +323,7 @@ class VideoCommands:
                 "id": each.region.id,
                 "items": _region_items(each.region, clip),
                 "prompts": {
-                    timeline.file_frame(key.frame): _numbers(key.box) for key in each.human
+                    timeline.file_frame(key.frame): box_numbers(key.box) for key in each.human
                 },
                 "ends": [timeline.file_frame(key.frame) for key in each.human if not key.enabled],
             }
@@ -376,16 +376,14 @@ def _goal(
         frame: PixelPrompt(*nothing, box=box_to_pixels(box, width, height))
         for frame, box in boxes.items()
     }
-    digests = {
-        frame: hashlib.sha256(json.dumps(_numbers(box)).encode()).hexdigest()[:16]
-        for frame, box in boxes.items()
-    }
+    digests = {frame: box_digest(box) for frame, box in boxes.items()}
     direction = Direction(request["direction"])
     spans = plan_spans(boxes, first=request["first"], last=request["last"], direction=direction)
     # Where the human says that the object ends, nothing is tracked on from there.
     ends = set(described["ends"])
     spans = [span for span in spans if span.reverse or span.anchor not in ends]
-    return Goal(described["id"], prompts, digests, spans)
+    answers = [frame for frame in boxes if request["first"] <= frame <= request["last"]]
+    return Goal(described["id"], prompts, digests, spans, answers)
 
 
 def _region_items(region: VideoRegion, clip: Clip) -> Results:
@@ -395,12 +393,8 @@ def _region_items(region: VideoRegion, clip: Clip) -> Results:
     return [dict(item) for item in made]
 
 
-def _numbers(box: Box) -> list[float]:
-    return [box.x, box.y, box.width, box.height, box.rotation]
-
-
 def _write_keyframes(keyframes: Sequence[Keyframe]) -> list[list[Any]]:
-    return [[each.frame, _numbers(each.box), each.enabled] for each in keyframes]
+    return [[each.frame, box_numbers(each.box), each.enabled] for each in keyframes]
 
 
 def _read_keyframes(written: Sequence[Sequence[Any]]) -> list[Keyframe]:

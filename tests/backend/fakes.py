@@ -84,6 +84,7 @@ class FakeVideoTracker:
             blank = FakeEmbedding(np.zeros((height, width, 3)))
             mask = fake.predict(blank, points, labels, box).masks[0]
         self.prompts.setdefault(object_id, {})[frame] = mask
+        return FakeFrameMasks(frame, (object_id,), mask[None], np.full(1, 5.0), np.full(1, 0.9))
 
     def propagate(self, start, count, reverse):
         for frame in range(start, start - count, -1) if reverse else range(start, start + count):

@@ -103,7 +103,7 @@ def test_a_box_is_carried_through_the_video(editor):
     for frame in (1, 10, 30):
         assert editor.box("r1", frame).x == pytest.approx(10 + (frame - 1) * PIXEL, abs=PIXEL)
     assert len(editor.keyframes("r1")) < 10
-    assert editor.texts == ["SAM 2: frames 2-30 of 30 done"]
+    assert editor.texts == ["SAM 2: frames 1-30 of 30 done"]
 
 
 def test_a_human_keyframe_is_kept_exactly(editor):
@@ -165,7 +165,7 @@ def test_a_command_of_a_region_tracks_only_it_and_answers_there(editor):
     editor.regions |= {"r1": one, "r2": two}
     [answer] = editor.send(one, command("track", "r1"))
     assert answer["id"] == "r1"
-    assert editor.texts == ["SAM 2: frames 2-30 of 30 done"]
+    assert editor.texts == ["SAM 2: frames 1-30 of 30 done"]
 
 
 def test_relabelling_a_box_tracks_the_boxes_of_that_label(editor):

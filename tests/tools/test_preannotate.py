@@ -220,7 +220,59 @@ def test_what_was_tracked_can_be_exported(
     assert ran.code == 0
     rows = list(csv.DictReader((out / "legend.csv").open()))
     origins = {int(row["frame"]): row["origin"] for row in rows}
-    assert origins == {frame: "box" if frame == 7 else "tracked" for frame in range(FRAMES)}
+    assert origins == dict.fromkeys(range(FRAMES), "tracked")
+
+
+class LeftThird(FakeVideoTracker):
+    """Finds an object in the left third of its box."""
+
+    def prompt(self, frame: int, object_id: str, **prompt: Any) -> Any:
+        if prompt["box"] is not None:
+            x0, y0, x1, y1 = prompt["box"]
+            prompt["box"] = [x0, y0, x0 + (x1 - x0) / 3, y1]
+        return super().prompt(frame, object_id, **prompt)
+
+
+def test_the_masks_of_boxes_that_a_human_drew_can_be_exported(
+    run: Run,
+    label_studio: LabelStudio,
+    video: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """On the frames of the boxes themselves too, where nothing is tracked: the last one is such
+    a frame, and the boxes around the masks are far from those drawn."""
+    use_fake_model(monkeypatch, tracker=LeftThird)
+    ball = rectangle("r1", "Ball", keyframe(8, 20), keyframe(FRAMES, 60))
+    car = rectangle("r2", "Car", keyframe(FRAMES, 0))
+    label_studio.add_task(9, 5, {"video": video}, **annotated(ball, car))
+    assert preannotate(run, "--direction", "forward").code == 0
+    out = tmp_path / "out"
+    assert run("export", "--task", 9, "--format", "npz", "--out", out).code == 0
+    for index, objects in ((7, {"r1": 20}), (FRAMES - 1, {"r1": 60, "r2": 0})):
+        with np.load(out / f"task_9/video_frame_{index:06d}.npz") as file:
+            assert list(file["origins"]) == ["tracked"] * len(objects)
+            assert list(file["objects"]) == list(objects)
+            for mask, x in zip(file["masks"], objects.values(), strict=True):
+                columns = np.flatnonzero(mask.any(axis=0))
+                assert columns[0] == pytest.approx(x * CLIP_WIDTH / 100, abs=1)
+                assert len(columns) == pytest.approx(0.25 * CLIP_WIDTH / 3, abs=1)
+
+
+def test_the_prediction_of_a_sequence_shows_masks_where_a_human_drew_boxes(
+    run: Run, label_studio: LabelStudio, addresses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_fake_model(monkeypatch, tracker=LeftThird)
+    label_studio.add_project(5, SEQUENCE)
+    marks = box("a", 0, page=2), box("b", 60, page=2), box("c", 30, page=PAGES - 1)
+    label_studio.add_task(7, 5, {"frames": addresses}, **annotated(*marks))
+    assert preannotate(run, "--direction", "forward").code == 0
+    results = made(label_studio, 7)["result"]
+    assert {item["type"] for item in results} == {"brushlabels"}
+    drawn = [item for item in results if item["item_index"] == 2]
+    left = sorted((region_mask(item) for item in drawn), key=lambda mask: mask[:, :20].sum())
+    assert [mask.sum() for mask in left] == [4 * 20] * 2
+    assert (left[1] == area(0, 8, 4, 20)).all()
 
 
 def test_tasks_that_are_done_are_passed_over(
@@ -437,12 +489,12 @@ def test_stopped_and_started_again_it_goes_on(
         ended = process.wait(20)
     assert ended == code
     before = stored(store)
-    assert before < FRAMES - 1
+    assert before < FRAMES
     assert label_studio.tasks[9]["predictions"] == []
     assert preannotate(run).code == 0
     # The last finished mask is gone through once more, as the prompt of what follows.
-    assert min(model.steps) >= before
-    assert stored(store) == FRAMES - 1
+    assert min(model.steps) >= before - 1
+    assert stored(store) == FRAMES
     [region] = made(label_studio, 9)["result"]
     shown = box_at(read_sequence(region["value"]), FRAMES)
     assert shown is not None
