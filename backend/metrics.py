@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
@@ -19,29 +20,39 @@ class Metrics:
         self.requests = Counter(
             "sam2_requests_total", "HTTP requests", ["route", "status"], registry=self.registry
         )
-        self.request_seconds = Histogram(
-            "sam2_request_seconds",
-            "Time from request to reply",
-            ["route"],
-            buckets=LATENCY_BUCKETS,
-            registry=self.registry,
+        self.request_seconds = self._histogram(
+            "sam2_request_seconds", "Time from request to reply", "route"
         )
         self.predictions = Counter(
             "sam2_predictions_total",
-            "Answers to /predict by kind (click, command, open, retrieve) and outcome",
+            "Answers to /predict by kind (interactive, open, retrieve, batch) and outcome",
             ["kind", "outcome"],
             registry=self.registry,
         )
-        self.stage_seconds = Histogram(
+        self.stage_seconds = self._histogram(
             "sam2_stage_seconds",
-            "Time by stage: fetch, decode, encode, prompt, answer, load",
-            ["stage"],
-            buckets=LATENCY_BUCKETS,
-            registry=self.registry,
+            "Time by stage: fetch, decode, encode, prompt, track, answer, load",
+            "stage",
+        )
+        self.queue_wait_seconds = self._histogram(
+            "sam2_queue_wait_seconds",
+            "Time a job waited for the model, by priority (click, track, retrieve, prefetch)",
+            "priority",
         )
         self.embedding_lookups = Counter(
             "sam2_embedding_lookups_total",
             "Embedding cache look-ups by outcome (hit, joined, miss)",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.frames_tracked = Counter(
+            "sam2_frames_tracked_total",
+            "Frames that objects were tracked through",
+            registry=self.registry,
+        )
+        self.out_of_memory = Counter(
+            "sam2_out_of_memory_total",
+            "Times the model's device had no memory left, by what was done (retried, refused)",
             ["outcome"],
             registry=self.registry,
         )
@@ -51,10 +62,34 @@ class Metrics:
             ["action"],
             registry=self.registry,
         )
+        self.load_seconds = Gauge(
+            "sam2_model_load_seconds", "Time the model took to load", registry=self.registry
+        )
 
     def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Export ``read()`` as gauge ``name``; it is called at every scrape."""
         Gauge(name, text, registry=self.registry).set_function(read)
+
+    def gauges(
+        self, name: str, text: str, label: str, read: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """Export ``read()`` as gauges called ``name``, one for each value of ``label``."""
+
+        def collect() -> Iterable[Metric]:
+            family = GaugeMetricFamily(name, text, labels=[label])
+            for value, number in read().items():
+                family.add_metric([value], number)
+            yield family
+
+        self.registry.register(_Collector(collect))
+
+    def counter(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Export ``read()``, which must never fall, as counter ``name`` (with ``_total``)."""
+
+        def collect() -> Iterable[Metric]:
+            yield CounterMetricFamily(name, text, value=read())
+
+        self.registry.register(_Collector(collect))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -68,3 +103,13 @@ class Metrics:
     def exposition(self) -> bytes:
         """The registry in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    def _histogram(self, name: str, text: str, label: str) -> Histogram:
+        return Histogram(name, text, [label], buckets=LATENCY_BUCKETS, registry=self.registry)
+
+
+class _Collector:
+    """What a registry asks at every scrape."""
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self.collect = collect

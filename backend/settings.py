@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 MIB = 1024 * 1024
+FILE_SUFFIX = "_FILE"  # of the variable that names the file a secret stands in
+# Ours by their beginning, but not read here.
+NOT_SETTINGS = {"SAM2_BUILD_CUDA"}  # the official package's build
+SIZES = ("tiny", "small", "base_plus", "large")
+# ``sam2model.VARIANTS``, which is not asked because importing it takes seconds.
+VARIANTS = (
+    "demo",
+    *(f"{family}_hiera_{size}" for family in ("sam2.1", "sam2") for size in SIZES),
+)
+# Kubernetes sets these for every Service of the namespace, whatever the Service is called.
+_SERVICE_LINK = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)")
 
 
 class SettingsError(Exception):
@@ -77,6 +90,12 @@ def _flag(value: str) -> bool:
     raise ValueError("must be true or false")
 
 
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise ValueError("must be auto, cpu, mps, cuda, or cuda: and a number")
+    return value
+
+
 def _choice(*allowed: str) -> Callable[[str], str]:
     def parse(value: str) -> str:
         if value not in allowed:
@@ -103,6 +122,12 @@ class Settings:
     log_level: str = _setting(
         "LOG_LEVEL", "INFO", _choice("DEBUG", "INFO", "WARNING", "ERROR"), "least severe log level"
     )
+    log_format: str = _setting(
+        "LOG_FORMAT", "text", _choice("json", "text"), "log lines for machines or for people"
+    )
+    max_body_bytes: int = _setting(
+        "MAX_BODY_MB", 256 * MIB, _mebibytes, "largest request that is read, in MiB"
+    )
     label_studio_url: str | None = _setting(
         "LABEL_STUDIO_URL", None, _url, "Label Studio as the backend reaches it"
     )
@@ -119,11 +144,20 @@ class Settings:
     basic_auth_pass: str | None = _setting(
         "BASIC_AUTH_PASS", None, _text, "password that goes with it", secret=True
     )
-    variant: str = _setting("SAM2_VARIANT", "demo", _text, "model variant, see the model table")
+    auth_token: str | None = _setting(
+        "AUTH_TOKEN",
+        None,
+        _text,
+        "bearer token that is accepted too, for monitoring and scripts",
+        secret=True,
+    )
+    variant: str = _setting(
+        "SAM2_VARIANT", "demo", _choice(*VARIANTS), f"model variant: {', '.join(VARIANTS)}"
+    )
     checkpoint: Path | None = _setting(
         "SAM2_CHECKPOINT", None, _path, "weights file; unset: the published ones for the variant"
     )
-    device: str = _setting("SAM2_DEVICE", "auto", _text, "auto, cpu, cuda, cuda:1, mps")
+    device: str = _setting("SAM2_DEVICE", "auto", _device, "auto, cpu, cuda, cuda:1, mps")
     dtype: str = _setting(
         "SAM2_DTYPE",
         "auto",
@@ -212,20 +246,28 @@ class Settings:
             SettingsError: one line for each value that cannot be used.
         """
         values: dict[str, Any] = {}
-        problems: list[str] = []
+        problems = list(_unknown(environ, dataclasses.fields(cls)))
         for item in dataclasses.fields(cls):
-            variable = item.metadata["variable"]
-            raw = environ.get(variable, "").strip()
-            if not raw:
-                continue
+            variable, secret = item.metadata["variable"], item.metadata["secret"]
             try:
-                values[item.name] = item.metadata["parse"](raw)
+                raw = _secret(variable, environ) if secret else environ.get(variable, "").strip()
+                if raw:
+                    values[item.name] = item.metadata["parse"](raw)
             except ValueError as error:
-                shown = "its value" if item.metadata["secret"] else repr(raw)
+                shown = "its value" if secret else repr(environ[variable].strip())
                 problems.append(f"{variable}: {shown} {_reason(error)}")
+        try:
+            settings = cls(**values)
+        except SettingsError as error:
+            problems.append(str(error))
         if problems:
             raise SettingsError("\n".join(problems))
-        return cls(**values)
+        return settings
+
+    def secrets(self) -> list[str]:
+        """The values that must never be shown."""
+        values = (getattr(self, item.name) for item in dataclasses.fields(self) if _hidden(item))
+        return [value for value in values if value]
 
     def rows(self) -> list[tuple[str, str, str]]:
         """``(variable, effective value with secrets hidden, meaning)`` for every setting."""
@@ -241,6 +283,60 @@ class Settings:
             shown = "" if value is None else str(value)
             rows.append((item.metadata["variable"], shown, item.metadata["meaning"]))
         return rows
+
+
+def _hidden(item: dataclasses.Field[Any]) -> bool:
+    return bool(item.metadata["secret"])
+
+
+def _secret(variable: str, environ: Mapping[str, str]) -> str:
+    """The value of a secret: itself, or what stands in the file that ``<variable>_FILE`` names."""
+    raw = environ.get(variable, "").strip()
+    name = environ.get(variable + FILE_SUFFIX, "").strip()
+    if not name:
+        return raw
+    if raw:
+        raise ValueError(f"must not be set beside {variable}{FILE_SUFFIX}; use one of them")
+    try:
+        found = Path(name).expanduser().read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise ValueError(f"must be text; {name} is not") from None
+    except OSError as error:
+        raise ValueError(f"must be readable; {name}: {error.strerror}") from None
+    if not found:
+        raise ValueError(f"must not be empty; {name} is")
+    return found
+
+
+def _unknown(
+    environ: Mapping[str, str], fields: tuple[dataclasses.Field[Any], ...]
+) -> Iterator[str]:
+    """One line for each variable that was meant for this service but is none of its settings."""
+    known = {item.metadata["variable"]: _hidden(item) for item in fields}
+    files = {variable + FILE_SUFFIX for variable, hidden in known.items() if hidden}
+    for name in sorted(environ):
+        if name in known or name in files or name in NOT_SETTINGS or _SERVICE_LINK.fullmatch(name):
+            continue
+        plain = name.removesuffix(FILE_SUFFIX)
+        if plain != name and plain in known:
+            yield f"{name}: only secrets are read from files; set {plain}"
+            continue
+        meant = _meant(name, [*known, *files])
+        if meant is not None or name.startswith("SAM2_"):
+            hint = f"; did you mean {meant}?" if meant else ", see python -m backend settings"
+            yield f"{name}: there is no such setting{hint}"
+
+
+def _meant(name: str, known: list[str]) -> str | None:
+    """The setting that ``name`` is a misspelling of.
+
+    Others' variables often end like ours (``UV_CACHE_DIR``), and short names resemble anything,
+    so the first letters must agree and a few letters are no evidence.
+    """
+    if len(name) < 6:
+        return None
+    same = [each for each in known if each[0] == name.upper()[0]]
+    return next(iter(difflib.get_close_matches(name.upper(), same, n=1, cutoff=0.85)), None)
 
 
 def _reason(error: ValueError) -> str:

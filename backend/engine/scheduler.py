@@ -6,13 +6,16 @@ graphs must stay on one thread (pytorch/pytorch#123177), so requests queue here 
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from enum import IntEnum
 from typing import Any, Generic, TypeVar
+
+from backend.engine.fair_queue import FairQueue, QueueFull
+
+__all__ = ["InferenceThread", "Job", "Priority", "QueueFull"]
 
 T = TypeVar("T")
 
@@ -26,94 +29,88 @@ class Priority(IntEnum):
     PREFETCH = 9
 
 
-class QueueFull(Exception):
-    """More work is waiting than the service is willing to queue."""
-
-
 class Job(Generic[T]):
     """A queued call. ``future`` carries its result; see ``InferenceThread.promote``."""
 
     def __init__(self, call: Callable[[], T], priority: Priority) -> None:
         self.call = call
         self.priority = priority
-        self.claimed = False
+        self.queued = time.monotonic()
         self.future: Future[T] = Future()
 
 
 class InferenceThread:
-    """Runs jobs one at a time in the order of priority, then of arrival.
+    """Runs jobs one at a time: in the order of priority, within one the projects in turns.
 
     Args:
-        capacity: jobs that may wait; ``submit`` raises ``QueueFull`` beyond it.
+        capacity: jobs that may wait, half of them for one project; ``submit`` raises
+            ``QueueFull`` beyond it.
+        on_start: told the priority of each job that begins, and the seconds it waited.
     """
 
-    def __init__(self, *, capacity: int = 256) -> None:
-        self._capacity = capacity
-        self._heap: list[tuple[int, int, Job[Any]]] = []
-        self._arrival = itertools.count()
-        self._changed = threading.Condition()
-        self._waiting = 0
-        self._stopping = False
+    def __init__(
+        self,
+        *,
+        capacity: int = 256,
+        on_start: Callable[[Priority, float], None] = lambda priority, seconds: None,
+    ) -> None:
+        self._queue: FairQueue[Job[Any]] = FairQueue(capacity, max(1, capacity // 2))
+        self._on_start = on_start
+        self._begun: float | None = None
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
         """Jobs queued and not started."""
-        return self._waiting
+        return len(self._queue)
 
-    def submit(self, call: Callable[[], T], priority: Priority) -> Job[T]:
+    @property
+    def busy_seconds(self) -> float:
+        """How long the running job has been at it; 0 while nothing runs."""
+        begun = self._begun
+        return time.monotonic() - begun if begun is not None else 0.0
+
+    def depth(self, priority: Priority) -> int:
+        """Jobs of one priority that wait."""
+        return self._queue.depth(priority)
+
+    def submit(self, call: Callable[[], T], priority: Priority, owner: str = "") -> Job[T]:
         """Queue ``call``.
 
+        Args:
+            owner: the project it is for; projects take turns.
+
         Raises:
-            QueueFull: the queue holds ``capacity`` jobs, or the thread is stopping.
+            QueueFull: the queue or the owner's share of it is full, or the thread is stopping.
         """
         job = Job(call, priority)
-        with self._changed:
-            if self._stopping:
-                raise QueueFull("the service is stopping")
-            if self._waiting >= self._capacity:
-                raise QueueFull(f"{self._waiting} requests are waiting for the model")
-            self._waiting += 1
-            heapq.heappush(self._heap, (priority, next(self._arrival), job))
-            self._changed.notify()
+        self._queue.put(job, priority, owner)
         return job
 
     def promote(self, job: Job[Any], priority: Priority) -> None:
         """Let a waiting job go earlier; nothing happens to one that already runs."""
-        with self._changed:
-            if priority < job.priority and not job.claimed:
-                job.priority = priority
-                # The old heap entry stays; whichever comes first claims the job.
-                heapq.heappush(self._heap, (priority, next(self._arrival), job))
+        job.priority = min(job.priority, priority)
+        self._queue.promote(job, priority)
+
+    def cancel_waiting(self) -> None:
+        """Take nothing more and cancel what waits; the running job goes on."""
+        for job in self._queue.close():
+            job.future.cancel()
 
     def stop(self, timeout: float | None = None) -> None:
         """Finish the running job, cancel the waiting ones, end the thread."""
-        with self._changed:
-            self._stopping = True
-            for _, _, job in self._heap:
-                job.future.cancel()
-            self._changed.notify()
+        self.cancel_waiting()
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        while (job := self._next()) is not None:
+        while (job := self._queue.get()) is not None:
             if job.future.set_running_or_notify_cancel():
+                self._begun = time.monotonic()
+                self._on_start(job.priority, self._begun - job.queued)
                 _finish(job)
+                self._begun = None
             del job  # hold no image or result while waiting for the next
-
-    def _next(self) -> Job[Any] | None:
-        with self._changed:
-            while True:
-                while not self._heap and not self._stopping:
-                    self._changed.wait()
-                if not self._heap:
-                    return None
-                _, _, job = heapq.heappop(self._heap)
-                if not job.claimed:  # else: the later entry of a promoted job
-                    job.claimed = True
-                    self._waiting -= 1
-                    return job
 
 
 def _finish(job: Job[Any]) -> None:

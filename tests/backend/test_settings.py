@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from backend.settings import MIB, Settings, SettingsError
+from backend.settings import MIB, VARIANTS, Settings, SettingsError
 
 
 def test_defaults_start_the_demo_model():
@@ -42,6 +46,10 @@ def test_values_are_read_and_empty_ones_count_as_unset():
         ("LABEL_STUDIO_URL", "label-studio:8080"),
         ("LABEL_STUDIO_URL", "http://user:pw@ls"),
         ("SAM2_DTYPE", "int8"),
+        ("SAM2_DEVICE", "gpu"),
+        ("SAM2_VARIANT", "sam2.1_hiera_huge"),
+        ("LOG_FORMAT", "xml"),
+        ("MAX_BODY_MB", "0"),
         ("CLICK_BUDGET_SECONDS", "-1"),
         ("CLICK_BUDGET_SECONDS", "nan"),
         ("S3_ANONYMOUS", "perhaps"),
@@ -72,3 +80,116 @@ def test_secrets_are_hidden():
     shown = repr(settings) + str(settings.rows())
     assert "tok-123" not in shown
     assert "pw-456" not in shown
+
+
+def test_the_variants_are_the_models():
+    from sam2model import VARIANTS as known
+
+    assert set(VARIANTS) == set(known)
+
+
+SECRETS = [
+    item.metadata["variable"] for item in dataclasses.fields(Settings) if item.metadata["secret"]
+]
+
+
+class TestSecretsFromFiles:
+    def test_there_are_secrets(self):
+        assert set(SECRETS) == {"LABEL_STUDIO_API_KEY", "BASIC_AUTH_PASS", "AUTH_TOKEN"}
+
+    @pytest.mark.parametrize("variable", SECRETS)
+    def test_each_is_read(self, variable, tmp_path):
+        (tmp_path / "secret").write_text("tok-123\n")
+        settings = Settings.from_env(
+            {variable + "_FILE": str(tmp_path / "secret"), "BASIC_AUTH_USER": "u"}
+            | ({} if variable == "BASIC_AUTH_PASS" else {"BASIC_AUTH_PASS": "pw"})
+        )
+        assert "tok-123" in settings.secrets()
+
+    @pytest.mark.parametrize(
+        ("content", "part"), [(None, "No such file"), ("\n", "empty"), (b"\xff\xfe", "text")]
+    )
+    def test_one_that_cannot_be_used_is_named(self, content, part, tmp_path):
+        path = tmp_path / "secret"
+        if content is not None:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(SettingsError, match=part) as caught:
+            Settings.from_env({"AUTH_TOKEN_FILE": str(path)})
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_not_both(self, tmp_path):
+        (tmp_path / "secret").write_text("from-file")
+        with pytest.raises(SettingsError, match="AUTH_TOKEN_FILE") as caught:
+            Settings.from_env(
+                {"AUTH_TOKEN": "from-env", "AUTH_TOKEN_FILE": str(tmp_path / "secret")}
+            )
+        assert "from-" not in str(caught.value)
+
+    @pytest.mark.parametrize("variable", ["PORT_FILE", "BASIC_AUTH_USER_FILE"])
+    def test_nothing_else_is_read_from_files(self, variable):
+        with pytest.raises(SettingsError, match="only secrets are read from files"):
+            Settings.from_env({variable: "/etc/hostname"})
+
+
+class TestUnknownVariables:
+    @pytest.mark.parametrize(
+        ("given", "meant"),
+        [
+            ("SAM2_VARIENT", "SAM2_VARIANT"),
+            ("LABLE_STUDIO_URL", "LABEL_STUDIO_URL"),
+            ("BASIC_AUTH_PASSWORD", "BASIC_AUTH_PASS"),
+            ("THREAD", "THREADS"),
+            ("label_studio_url", "LABEL_STUDIO_URL"),
+            ("LABEL_STUDIO_API_KEY_FIEL", "LABEL_STUDIO_API_KEY_FILE"),
+        ],
+    )
+    def test_a_misspelling_stops_the_start_and_names_what_was_meant(self, given, meant):
+        with pytest.raises(SettingsError) as caught:
+            Settings.from_env({given: "x-secret"})
+        assert str(caught.value) == f"{given}: there is no such setting; did you mean {meant}?"
+
+    def test_one_that_can_only_be_ours_stops_it_too(self):
+        with pytest.raises(SettingsError, match="SAM2_FLAVOUR: there is no such setting"):
+            Settings.from_env({"SAM2_FLAVOUR": "x"})
+
+    @pytest.mark.parametrize(
+        "variable",
+        [
+            "LABEL_STUDIO_HOST",  # Label Studio's own
+            "LABEL_STUDIO_USERNAME",
+            "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED",
+            "LABEL_STUDIO_PORT",  # Kubernetes, for a Service called label-studio
+            "LABEL_STUDIO_PORT_8080_TCP_ADDR",
+            "SAM2_SERVICE_HOST",
+            "SAM2_BACKEND_SERVICE_PORT_HTTP",
+            "UV_CACHE_DIR",
+            "HOSTNAME",
+            "PATH",
+            "WORKERS",
+        ],
+    )
+    def test_those_of_others_do_not(self, variable):
+        Settings.from_env({variable: "tcp://10.0.0.1:8080"})
+
+
+def test_the_command_line_prints_the_settings_without_secrets_and_stops_on_a_wrong_one():
+    def run(**variables):
+        return subprocess.run(
+            [sys.executable, "-m", "backend", "settings"],
+            env={"PATH": os.environ["PATH"], **variables},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    good = run(AUTH_TOKEN="tok-789", PORT="8000")
+    assert good.returncode == 0
+    assert "PORT=8000" in good.stdout
+    assert "AUTH_TOKEN=(set)" in good.stdout
+    assert "tok-789" not in good.stdout + good.stderr
+    wrong = run(PORT="-1", SAM2_VARIENT="demo")
+    assert wrong.returncode == 2
+    assert [line.split(":")[0] for line in wrong.stderr.splitlines()] == ["SAM2_VARIENT", "PORT"]

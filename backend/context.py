@@ -1,0 +1,58 @@
+"""On whose behalf a thread works: for log lines, and for fair shares of the model.
+
+The caller is set where a request or a job begins and goes along into the threads that work for
+it (``carried``), so that no function in between has to hand it on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who is served; empty where it is not known.
+
+    Attributes:
+        request_id: of the HTTP request, as sent by the caller or made up here.
+        project: Label Studio's ``<id>.<creation time>``.
+        job: id of the tracking job.
+    """
+
+    request_id: str = ""
+    project: str = ""
+    job: str = ""
+
+
+_NOBODY = Caller()
+_CALLER: ContextVar[Caller] = ContextVar("caller", default=_NOBODY)
+
+
+def caller() -> Caller:
+    """On whose behalf this thread works now."""
+    return _CALLER.get()
+
+
+@contextmanager
+def serving(*, request_id: str = "", project: str = "", job: str = "") -> Iterator[Caller]:
+    """Work for somebody inside the block; what is left empty stays as it is."""
+    given = {"request_id": request_id, "project": project, "job": job}
+    now = replace(caller(), **{name: value for name, value in given.items() if value})
+    token = _CALLER.set(now)
+    try:
+        yield now
+    finally:
+        _CALLER.reset(token)
+
+
+def carried(call: Callable[P, T]) -> Callable[P, T]:
+    """``call`` as it will run in another thread: for the same caller."""
+    return partial(copy_context().run, call)

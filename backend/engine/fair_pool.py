@@ -1,0 +1,79 @@
+"""Threads for waiting work (downloads, jobs, predictions ahead), shared fairly by projects."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, ParamSpec, TypeVar
+
+from backend.context import caller, carried
+from backend.engine.fair_queue import FairQueue
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Task:
+    """A call with the future that carries its result."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.call = call
+        self.future: Future[Any] = Future()
+
+    def run(self) -> None:
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self.call()
+        except BaseException as error:  # noqa: BLE001 - thread boundary: the waiter gets the cause
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+
+class FairPool(Executor):
+    """A ``ThreadPoolExecutor`` in which the projects take turns, whoever asked first or most.
+
+    Calls run for the caller that submitted them. The threads are daemons: a download that hangs
+    does not keep a stopping process alive.
+
+    Args:
+        threads: calls that run side by side.
+        name: of the threads.
+        capacity: calls that may wait, half of them for one project.
+    """
+
+    def __init__(self, threads: int, name: str, *, capacity: int = 10_000) -> None:
+        self._queue: FairQueue[_Task] = FairQueue(capacity, capacity // 2)
+        self._threads = [
+            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Queue a call.
+
+        Raises:
+            QueueFull: too much is waiting, or the pool is shut down.
+        """
+        inherited = carried(call)
+        task = _Task(lambda: inherited(*args, **kwargs))
+        self._queue.put(task, 0, caller().project)
+        return task.future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """See ``concurrent.futures.Executor``."""
+        for task in self._queue.close():
+            if cancel_futures:
+                task.future.cancel()
+        if wait:
+            for thread in self._threads:
+                thread.join()
+
+    def _run(self) -> None:
+        while (task := self._queue.get()) is not None:
+            task.run()
+            del task  # hold no picture while waiting for the next

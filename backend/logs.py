@@ -1,0 +1,141 @@
+"""Log lines: for people or for machines, each with its request and job, none with a secret.
+
+Bodies are never logged. What libraries put into their messages and tracebacks (addresses with
+signatures, Authorization headers) is struck out here, in the one place that every line passes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import sys
+import uuid
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from gunicorn.glogging import Logger as GunicornBase
+
+from backend.context import caller
+from backend.settings import Settings
+
+HIDDEN = "***"
+MAX_ID = 128
+_REQUEST_ID = re.compile(rf"[A-Za-z0-9._:/+=-]{{1,{MAX_ID}}}")
+# At DEBUG these log signatures; httpx and the hub client log every address.
+_TALKATIVE = ("urllib3", "botocore", "boto3", "s3transfer", "httpx", "huggingface_hub")
+# The query of an address may be a signature; so may what stands before an @ be a password.
+_SECRETS = (
+    (re.compile(r"(?<=[\w/.%~-])\?[^\s\"'<>]*=[^\s\"'<>)]*"), f"?{HIDDEN}"),
+    (re.compile(r"(?<=://)[^\s/@\"']+@"), f"{HIDDEN}@"),
+    (re.compile(r"\b(Bearer|Token|Basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {HIDDEN}"),
+    (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*)?"), HIDDEN),
+)
+
+
+def request_id(given: str | None) -> str:
+    """The caller's own id where it is harmless in a header and a log line, else a new one."""
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return uuid.uuid4().hex[:16]
+
+
+class Redactor:
+    """Strikes secrets out of a text.
+
+    Args:
+        secrets: values of settings that must never be seen.
+    """
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets = sorted((value for value in secrets if value), key=len, reverse=True)
+
+    def __call__(self, text: str) -> str:
+        for value in self._secrets:
+            text = text.replace(value, HIDDEN)
+        for pattern, instead in _SECRETS:
+            text = pattern.sub(instead, text)
+        return text
+
+
+class _Formatter(logging.Formatter):
+    """What both forms share: the parts of a line, and the redaction."""
+
+    def __init__(self, redact: Redactor) -> None:
+        super().__init__()
+        self._redact = redact
+
+    def parts(self, record: logging.LogRecord) -> dict[str, Any]:
+        """By name: everything there is to say, in the order it is written."""
+        served = caller()
+        moment = datetime.fromtimestamp(record.created, UTC)
+        found = {
+            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": self._redact(record.getMessage()),
+            "request_id": served.request_id,
+            "project": served.project,
+            "job": served.job,
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            found["exception"] = self._redact(self.formatException(record.exc_info))
+        return {name: value for name, value in found.items() if value not in ("", None)}
+
+
+class JsonFormatter(_Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See ``logging.Formatter``."""
+        return json.dumps(self.parts(record), ensure_ascii=False, default=str)
+
+
+class TextFormatter(_Formatter):
+    """For a terminal: time, level, logger, message, then what else is known in brackets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See ``logging.Formatter``."""
+        parts = self.parts(record)
+        exception = parts.pop("exception", None)
+        head = " ".join(str(parts.pop(name, "")) for name in ("time", "level", "logger"))
+        message = " ".join(str(parts.pop("message", "")).splitlines())
+        rest = " ".join(f"{name}={value}" for name, value in parts.items())
+        line = f"{head}: {message}" + (f" [{rest}]" if rest else "")
+        return f"{line}\n{exception}" if exception else line
+
+
+def configure(level: str, form: str, secrets: Iterable[str] = ()) -> None:
+    """Send everything that is logged in this process to the standard error stream.
+
+    Args:
+        level: the least severe level that is written.
+        form: ``json`` or ``text``.
+        secrets: values that are struck out wherever they appear.
+    """
+    redact = Redactor(secrets)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(redact) if form == "json" else TextFormatter(redact))
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+class GunicornLogger(GunicornBase):
+    """gunicorn's own messages in the same form, through the same handler."""
+
+    def setup(self, cfg: Any) -> None:
+        """See ``gunicorn.glogging.Logger``."""
+        super().setup(cfg)
+        settings = Settings.from_env(os.environ)
+        configure(settings.log_level, settings.log_format, settings.secrets())
+        for log in (self.error_log, self.access_log):
+            log.handlers.clear()
+            log.propagate = True

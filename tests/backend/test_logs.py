@@ -1,0 +1,121 @@
+"""Log lines: two forms, each with its request, none with a secret."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import threading
+
+import pytest
+
+from backend.context import carried, serving
+from backend.logs import HIDDEN, JsonFormatter, Redactor, TextFormatter, request_id
+
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJzYW0ifQ.c2lnbmF0dXJl"
+
+
+@pytest.fixture
+def written():
+    """A logger, and a function that gives the lines written in a form."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    log = logging.Logger("backend.test")
+    log.addHandler(handler)
+
+    def use(formatter):
+        handler.setFormatter(formatter(Redactor(["s3cret-value"])))
+        return log, stream
+
+    return use
+
+
+def test_json_lines_hold_the_request_and_the_job(written):
+    log, stream = written(JsonFormatter)
+    with serving(request_id="r-1", project="1.100"), serving(job="j-1"):
+        log.warning("task %s: no mask", 7, extra={"fields": {"route": "predict", "ms": 12}})
+    log.info("later")
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert first["message"] == "task 7: no mask"
+    assert (first["request_id"], first["project"], first["job"]) == ("r-1", "1.100", "j-1")
+    assert (first["level"], first["route"], first["ms"]) == ("WARNING", "predict", 12)
+    assert first["time"].endswith("Z")
+    assert "request_id" not in second
+
+
+def test_one_event_is_one_line(written):
+    log, stream = written(JsonFormatter)
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        log.exception("broken\nin two")
+    [line] = stream.getvalue().splitlines()
+    assert "ValueError" in json.loads(line)["exception"]
+
+
+def test_a_message_cannot_forge_a_line_of_text(written):
+    log, stream = written(TextFormatter)
+    with serving(request_id="r-1"):
+        log.info("task x\n2026-01-01 INFO forged: line")
+    assert len(stream.getvalue().splitlines()) == 1
+    assert "request_id=r-1" in stream.getvalue()
+
+
+@pytest.mark.parametrize("form", [JsonFormatter, TextFormatter])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "https://bucket.s3.amazonaws.com/a.png?X-Amz-Signature=abc123def&X-Amz-Date=1",
+        "Max retries exceeded with url: /data/a.png?token=abc123def (Caused by timeout)",
+        "Authorization: Token abc123def0000",
+        "{'Authorization': 'Bearer abc123def0000'}",
+        "Basic abc123def0000==",
+        "http://user:abc123def@proxy:3128/",
+        f"refresh {JWT}",
+        "what the operator set: s3cret-value",
+    ],
+)
+def test_secrets_are_struck_out_of_messages_and_tracebacks(written, form, secret):
+    log, stream = written(form)
+    log.warning("fetch failed: %s", secret)
+    try:
+        raise RuntimeError(secret)
+    except RuntimeError:
+        log.exception("failed")
+    shown = stream.getvalue()
+    assert HIDDEN in shown
+    for part in ("abc123def", JWT, "s3cret-value"):
+        assert part not in shown
+
+
+def test_ordinary_sentences_are_left_alone():
+    text = "is it there? yes = no; s3://bucket/a.png; http://ls:8080/data/upload/1/a b.png"
+    assert Redactor()(text) == text
+
+
+@pytest.mark.parametrize("given", [None, "", "a b", "x\r\nSet-Cookie: y", "é", "x" * 129])
+def test_an_unusable_request_id_is_replaced(given):
+    made = request_id(given)
+    assert made != given
+    assert len(made) == 16
+
+
+def test_a_usable_request_id_is_kept():
+    assert request_id("4bf92f35-77b3.1:a") == "4bf92f35-77b3.1:a"
+
+
+def test_the_caller_goes_along_into_threads_and_does_not_stay():
+    seen = []
+
+    def look():
+        from backend.context import caller
+
+        seen.append(caller().request_id)
+
+    with serving(request_id="r-2"):
+        calls = [carried(look), look]
+    for call in calls:
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join(5)
+    assert seen == ["r-2", ""]
