@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.engine.engine import Embedded, Engine, PixelPrompt, Segment
+from backend.engine.engine import Busy, Embedded, Engine, ImageSource, PixelPrompt, Segment
 from backend.engine.scheduler import Priority
 from backend.labelstudio.geometry import (
     Box,
@@ -26,6 +26,7 @@ from backend.labelstudio.results import region_results
 from backend.labelstudio.tags import LabelConfig
 from backend.metrics import Metrics
 from backend.task_images import TaskImages
+from backend.zoom import Window, window_for
 
 logger = logging.getLogger(__name__)
 
@@ -36,19 +37,36 @@ class UnusableShape(ValueError):
 
 @dataclass(frozen=True)
 class Page:
-    """One encoded image of a task; ``key`` names its content."""
+    """One encoded image of a task, or of a window of it.
 
-    key: str
+    Attributes:
+        image: what was encoded; its key names the content.
+        embedded: its encoding.
+        width, height: of the whole image, in pixels.
+        window: the part that was encoded; None: all of it.
+    """
+
+    image: ImageSource
     embedded: Embedded
+    width: int
+    height: int
+    window: Window | None = None
 
 
 class Answers:
     """Runs prompts on the pages of a task."""
 
-    def __init__(self, engine: Engine, images: TaskImages, metrics: Metrics) -> None:
+    def __init__(
+        self, engine: Engine, images: TaskImages, metrics: Metrics, *, zoom: bool = True
+    ) -> None:
+        """
+        Args:
+            zoom: look closer at small objects of large images, see ``closer``.
+        """
         self._engine = engine
         self._images = images
         self._metrics = metrics
+        self._zoom = zoom
 
     def page(
         self,
@@ -69,7 +87,32 @@ class Answers:
         source = self._images.source(task, tag, prompt.item_index, deadline)
         embedded = self._engine.embed(source, priority, deadline - time.monotonic())
         _warn_of_other_size(task, prompt, embedded)
-        return Page(source.key, embedded)
+        return Page(source, embedded, embedded.width, embedded.height)
+
+    def closer(self, page: Page, prompt: ObjectPrompt, priority: Priority, deadline: float) -> Page:
+        """``page``, or a window of it where ``prompt`` means something too small for the whole.
+
+        Raises:
+            UnusableShape, EngineError: as ``segment``.
+        """
+        if not self._zoom:
+            return page
+        pixels = to_pixels(prompt, page.width, page.height)
+
+        def look() -> np.ndarray:
+            left = deadline - time.monotonic()
+            return self._engine.segment(page.embedded, [pixels], priority, left)[0].logits[0]
+
+        window = window_for(pixels, look, page.width, page.height, page.embedded.side)
+        if window is None:
+            return page
+        source = window.source(page.image)
+        try:
+            embedded = self._engine.embed(source, priority, deadline - time.monotonic())
+        except Busy:
+            logger.warning("no time to look closer at %s; the whole image answers", source.key)
+            return page
+        return Page(source, embedded, page.width, page.height, window)
 
     def segment(
         self,
@@ -80,15 +123,19 @@ class Answers:
         logits: Sequence[np.ndarray | None] | None = None,
     ) -> list[Segment]:
         """One mask for each of ``prompts``, which all belong to ``page``."""
-        width, height = page.embedded.width, page.embedded.height
-        pixels = [to_pixels(prompt, width, height) for prompt in prompts]
+        pixels = [to_pixels(prompt, page.width, page.height) for prompt in prompts]
         if logits is not None:
             pixels = [
                 replace(pixel, logits=earlier)
                 for pixel, earlier in zip(pixels, logits, strict=True)
             ]
         timeout = deadline - time.monotonic()
-        return self._engine.segment(page.embedded, pixels, priority, timeout)
+        window = page.window
+        if window is None:
+            return self._engine.segment(page.embedded, pixels, priority, timeout)
+        pixels = [window.prompt(pixel) for pixel in pixels]
+        found = self._engine.segment(page.embedded, pixels, priority, timeout)
+        return [window.segment(one, page.width, page.height) for one in found]
 
     def regions(
         self, prompt: ObjectPrompt, segment: Segment, config: LabelConfig, region_id: str

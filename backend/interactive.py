@@ -153,11 +153,14 @@ class Interactive:
         if not prompt.has_positive:
             raise OnlyBackground("Alt+click says what does not belong; click on the object first")
         page = self._answers.page(request.task, request.config, prompt, Priority.CLICK, deadline)
+        page = self._answers.closer(page, prompt, Priority.CLICK, deadline)
         earlier = None
         if prompt.points:  # the last one corrects the answer to those before it
-            earlier = self._memory.logits(_answer_key(page.key, prompt, prompt.points[:-1]))
+            earlier = self._memory.logits(_answer_key(page.image.key, prompt, prompt.points[:-1]))
         [segment] = self._answers.segment(page, [prompt], Priority.CLICK, deadline, [earlier])
-        self._memory.remember_logits(_answer_key(page.key, prompt, prompt.points), segment.logits)
+        self._memory.remember_logits(
+            _answer_key(page.image.key, prompt, prompt.points), segment.logits
+        )
         region = self._tracked_region(request, prompt, segment.mask) or region
         if prompt.box is not None:
             self._memory.remember_box(place, prompt.box, region)

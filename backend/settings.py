@@ -63,6 +63,13 @@ def _seconds(value: str) -> float:
     return number
 
 
+def _days(value: str) -> float:
+    number = float(value)
+    if not 0 < number < 100_000:
+        raise ValueError("must be a number of days above 0")
+    return number
+
+
 def _percent(value: str) -> float:
     number = float(value)
     if not 0 <= number <= 100:
@@ -173,6 +180,12 @@ class Settings:
         _percent,
         "specks and holes below this share of the object's area are removed; 0: none",
     )
+    zoom_small_objects: bool = _setting(
+        "ZOOM_SMALL_OBJECTS",
+        True,
+        _flag,
+        "look again, in a window, at small objects of pictures twice the network's input",
+    )
     embedding_cache_bytes: int = _setting(
         "EMBEDDING_CACHE_MB", 1024 * MIB, _mebibytes, "memory for image embeddings, in MiB"
     )
@@ -191,8 +204,17 @@ class Settings:
     media_cache_bytes: int = _setting(
         "MEDIA_CACHE_MB", 4096 * MIB, _mebibytes, "disk space for downloaded media, in MiB"
     )
+    media_cache_days: float = _setting(
+        "MEDIA_CACHE_DAYS", 30.0, _days, "media that nobody used for so many days are removed"
+    )
     max_media_bytes: int = _setting(
-        "MAX_MEDIA_MB", 512 * MIB, _mebibytes, "largest file that is fetched, in MiB"
+        "MAX_MEDIA_MB", 512 * MIB, _mebibytes, "largest file that is fetched whole, in MiB"
+    )
+    max_video_bytes: int = _setting(
+        "MAX_VIDEO_MB",
+        16384 * MIB,
+        _mebibytes,
+        "largest video that is read in ranges (what is watched is fetched), in MiB",
     )
     max_image_pixels: int = _setting(
         "MAX_IMAGE_PIXELS", 100_000_000, _positive_int, "largest image that is decoded, in pixels"
@@ -214,6 +236,24 @@ class Settings:
     )
     s3_region: str | None = _setting("S3_REGION", None, _text, "region of the buckets")
     s3_anonymous: bool = _setting("S3_ANONYMOUS", False, _flag, "read public buckets unsigned")
+    s3_path_style: bool | None = _setting(
+        "S3_PATH_STYLE",
+        None,
+        _flag,
+        "true: endpoint/bucket/key, false: bucket.endpoint/key; unset: true but for AWS",
+    )
+    s3_requester_pays: bool = _setting(
+        "S3_REQUESTER_PAYS", False, _flag, "agree to pay for transfers from requester-pays buckets"
+    )
+    s3_buckets: Path | None = _setting(
+        "S3_BUCKETS", None, _path, "JSON file for buckets that differ, see docs/media.md"
+    )
+    ca_bundle: Path | None = _setting(
+        "CA_BUNDLE",
+        None,
+        _path,
+        "PEM file that verifies TLS certificates instead of the usual ones",
+    )
     click_budget_seconds: float = _setting(
         "CLICK_BUDGET_SECONDS",
         20.0,

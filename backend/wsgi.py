@@ -16,13 +16,15 @@ from backend.engine.local import LocalEngine, ModelChoice
 from backend.interactive import Interactive
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.resolver import MediaResolver
+from backend.media.s3_clients import Bucket, S3Settings, read_buckets
 from backend.memory import PromptMemory
 from backend.metrics import Metrics
 from backend.service import Service
-from backend.settings import Settings
+from backend.settings import Settings, SettingsError
 from backend.task_images import TaskImages
 from backend.tracking.service import Tracking, TrackSettings
 from backend.tracking.store import TrackStore
+from backend.video_protocol import VideoProtocol
 
 
 def application() -> Flask:
@@ -43,7 +45,8 @@ def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) 
     """Wire the parts together; the model starts to load.
 
     Args:
-        resume: take up the tracking jobs that a stopped process left unfinished.
+        resume: serve editors: take up the tracking jobs that a stopped process left unfinished,
+            and those of the video protocol.
     """
     engine = LocalEngine(
         model_choice(settings),
@@ -53,7 +56,9 @@ def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) 
     )
     label_studio = None
     if settings.label_studio_url is not None:
-        label_studio = LabelStudioClient(settings.label_studio_url, settings.label_studio_api_key)
+        label_studio = LabelStudioClient(
+            settings.label_studio_url, settings.label_studio_api_key, verify=ca_bundle(settings)
+        )
     resolver = build_resolver(settings, label_studio, metrics)
     images = TaskImages(resolver, max_pixels=settings.max_image_pixels, metrics=metrics)
     tracking = Tracking(
@@ -63,9 +68,12 @@ def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) 
         label_studio,
         TrackSettings(settings.track_budget_seconds, settings.track_jobs),
     )
+    protocol = None
     if resume:
+        budget = settings.click_budget_seconds
+        protocol = VideoProtocol(engine, images, tracking, budget_seconds=budget)
         tracking.jobs.resume()
-    answers = Answers(engine, images, metrics)
+    answers = Answers(engine, images, metrics, zoom=settings.zoom_small_objects)
     interactive = Interactive(
         answers, engine, PromptMemory(), tracking, budget_seconds=settings.click_budget_seconds
     )
@@ -76,7 +84,7 @@ def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) 
         open_seconds=settings.open_budget_seconds,
         retrieve_seconds=settings.retrieve_budget_seconds,
     )
-    return Service(engine, interactive, batch, tracking, metrics)
+    return Service(engine, interactive, batch, tracking, metrics, protocol)
 
 
 def model_choice(settings: Settings) -> ModelChoice:
@@ -90,6 +98,31 @@ def model_choice(settings: Settings) -> ModelChoice:
     )
 
 
+def ca_bundle(settings: Settings) -> bool | str:
+    """What verifies TLS certificates, as ``requests`` and boto3 take it."""
+    return True if settings.ca_bundle is None else str(settings.ca_bundle)
+
+
+def s3_settings(settings: Settings) -> S3Settings:
+    """Where the buckets are.
+
+    Raises:
+        SettingsError: the file that S3_BUCKETS names cannot be used.
+    """
+    default = Bucket(
+        endpoint=settings.s3_endpoint_url,
+        region=settings.s3_region,
+        anonymous=settings.s3_anonymous,
+        path_style=settings.s3_path_style,
+        requester_pays=settings.s3_requester_pays,
+    )
+    try:
+        buckets = read_buckets(settings.s3_buckets, default) if settings.s3_buckets else {}
+    except ValueError as error:
+        raise SettingsError(f"S3_BUCKETS: {error}") from None
+    return S3Settings(default, buckets)
+
+
 def build_resolver(
     settings: Settings, label_studio: LabelStudioClient | None, metrics: Metrics
 ) -> MediaResolver:
@@ -99,14 +132,16 @@ def build_resolver(
         cache_bytes=settings.media_cache_bytes,
         label_studio=label_studio,
         local_root=settings.local_files_root,
-        s3_endpoint=settings.s3_endpoint_url,
-        s3_region=settings.s3_region,
-        s3_anonymous=settings.s3_anonymous,
+        cache_age=settings.media_cache_days * 86400,
+        s3=s3_settings(settings),
         max_bytes=settings.max_media_bytes,
+        max_stream_bytes=settings.max_video_bytes,
         allowed_private_hosts=settings.allowed_private_hosts,
+        verify=ca_bundle(settings),
     )
     stats = resolver.stats
-    for name in ("hits", "revalidations", "fetches", "bytes_fetched", "evictions"):
+    names = ("hits", "revalidations", "fetches", "streams", "ranges", "bytes_fetched", "evictions")
+    for name in names:
         text = f"Media cache since the start: {name.replace('_', ' ')}"
         metrics.gauge(f"sam2_media_{name}", text, partial(getattr, stats, name))
     metrics.gauge("sam2_media_cache_bytes", "Media held on disk", lambda: resolver.stored_bytes)

@@ -63,6 +63,11 @@ class Embedded(Protocol):
     @property
     def height(self) -> int: ...
 
+    @property
+    def side(self) -> int:
+        """Of the square that the network saw, in its pixels."""
+        ...
+
 
 @dataclass(frozen=True)
 class PixelPrompt:

@@ -68,6 +68,7 @@ class LocalEmbedding:
     value: ImageEmbedding
     width: int
     height: int
+    side: int
     nbytes: int
 
 
@@ -222,7 +223,8 @@ class LocalEngine:
                 with self._metrics.stage("encode"):
                     embedding = predictor.embed(pixels)
                 height, width = pixels.shape[:2]
-                value = LocalEmbedding(embedding, width, height, embedding.nbytes)
+                side = predictor.model.image_size
+                value = LocalEmbedding(embedding, width, height, side, embedding.nbytes)
                 self._cache.fulfil(image.key, value)
 
             with self._urgency_lock:

@@ -26,7 +26,7 @@ class FakePredictor:
     """The mask of a prompt is the box, or a disc of 20 pixels around each positive click."""
 
     def __init__(self) -> None:
-        self.model = SimpleNamespace(image_size=32)
+        self.model = SimpleNamespace(image_size=256)
         self.embeds = 0
         self.calls: list[dict] = []
         self.hold = threading.Event()
