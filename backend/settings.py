@@ -252,7 +252,7 @@ class Settings:
         "CA_BUNDLE",
         None,
         _path,
-        "PEM file that verifies TLS certificates instead of the usual ones",
+        "PEM file that verifies TLS certificates, instead of the usual",
     )
     click_budget_seconds: float = _setting(
         "CLICK_BUDGET_SECONDS",

@@ -84,7 +84,7 @@ def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) 
         open_seconds=settings.open_budget_seconds,
         retrieve_seconds=settings.retrieve_budget_seconds,
     )
-    return Service(engine, interactive, batch, tracking, metrics, protocol)
+    return Service(engine, interactive, batch, tracking, metrics, protocol=protocol)
 
 
 def model_choice(settings: Settings) -> ModelChoice:

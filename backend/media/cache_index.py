@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import threading
@@ -22,7 +23,13 @@ CREATE TABLE IF NOT EXISTS entries (
     validators TEXT NOT NULL,
     checked_at REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS entries_content_key ON entries (content_key);
+CREATE TABLE IF NOT EXISTS blocks (
+    content_key TEXT NOT NULL REFERENCES contents ON DELETE CASCADE,
+    block INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
+    PRIMARY KEY (content_key, block)) WITHOUT ROWID;
 """
+_PARTIAL = ".part"
 _LOCK_TIMEOUT_S = 10.0
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _USE_RESOLUTION_S = 1.0
@@ -33,8 +40,9 @@ class Entry:
     """What is known of one object.
 
     Attributes:
-        content_key: SHA-256 of its content.
-        size: of the content, in bytes.
+        content_key: SHA-256 of its content; of an object that is only here in part, of its
+            identity and version, and a suffix.
+        size: of what is stored of it, in bytes.
         validators: what its source said about this version.
         checked_at: when the source last confirmed it, in seconds since the epoch.
     """
@@ -43,6 +51,18 @@ class Entry:
     size: int
     validators: Validators
     checked_at: float
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether only some blocks of the object may be here."""
+        return self.content_key.endswith(_PARTIAL)
+
+
+def partial_key(identity_and_version: str) -> str:
+    """The content key of an object that is only here in part."""
+    return hashlib.sha256(identity_and_version.encode("utf-8", "surrogatepass")).hexdigest() + (
+        _PARTIAL
+    )
 
 
 class CacheIndex:
@@ -105,6 +125,47 @@ class CacheIndex:
                 "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)",
                 (key, entry.content_key, json.dumps(asdict(entry.validators)), entry.checked_at),
             )
+
+    def blocks(self, content_key: str) -> dict[int, int]:
+        """The blocks that are here of a partial content, with their checksums."""
+        with self._lock:
+            return dict(
+                self._database.execute(
+                    "SELECT block, checksum FROM blocks WHERE content_key = ?", (content_key,)
+                ).fetchall()
+            )
+
+    def add_block(self, content_key: str, block: int, checksum: int, size: int) -> None:
+        """Note that a block is here. Raises ``sqlite3.IntegrityError`` if the content is gone."""
+        with self._lock:
+            added = self._database.execute(
+                "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?)", (content_key, block, checksum)
+            )
+            if added.rowcount:
+                self._database.execute(
+                    "UPDATE contents SET size = size + ? WHERE content_key = ?",
+                    (size, content_key),
+                )
+
+    def drop_block(self, content_key: str, block: int, size: int) -> None:
+        """Note that a block is not what was stored."""
+        with self._lock:
+            dropped = self._database.execute(
+                "DELETE FROM blocks WHERE content_key = ? AND block = ?", (content_key, block)
+            )
+            if dropped.rowcount:
+                self._database.execute(
+                    "UPDATE contents SET size = size - ? WHERE content_key = ?",
+                    (size, content_key),
+                )
+
+    def unused_since(self, moment: float) -> list[str]:
+        """The contents that were last used before ``moment``."""
+        with self._lock:
+            rows = self._database.execute(
+                "SELECT content_key FROM contents WHERE used_at < ?", (moment,)
+            ).fetchall()
+        return [row[0] for row in rows]
 
     def checked(self, key: str, now: float) -> None:
         """Note that the source confirmed an object."""

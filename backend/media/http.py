@@ -1,18 +1,14 @@
-"""http and https: one object behind one URL, with redirects, retries and resuming.
+"""http and https: one object behind one URL, with redirects and retries.
 
 Redirects are followed by hand, so that every hop is checked and gets only the headers meant
-for it. A body that ends early is taken up again where it broke off, provided that the server
-still has the same version.
+for it.
 """
 
 from __future__ import annotations
 
-import email.utils
-import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from urllib.parse import urljoin
 
 import requests
@@ -20,17 +16,20 @@ from urllib3.exceptions import HTTPError as Urllib3Error
 
 from backend.media.errors import MediaError, Reason, shown
 from backend.media.guarded_session import guarded_session
+from backend.media.patience import (
+    ATTEMPTS,
+    RETRIED,
+    Deadline,
+    Timeouts,
+    pause_before_retry,
+)
+from backend.media.ranged import Asked, BrokenOff, Part, RangedObject
 from backend.media.safety import AddressPolicy, parse_http_url
-from backend.media.source import Download, Restart, Unchanged, Validators
+from backend.media.source import Restart, Unchanged, Validators
 
 _READ_BYTES = 256 * 1024
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 5
-_RETRIED = (429, 500, 502, 503, 504)
-_ATTEMPTS = 3
-_BACKOFF_S = 0.25
-_LONGEST_PAUSE_S = 10.0
-_RESUMES_WITHOUT_PROGRESS = 2
 
 _SIGNATURES = {"x-amz-signature", "x-goog-signature", "signature", "sig"}
 _SIGNING = re.compile(
@@ -40,38 +39,6 @@ _SIGNING = re.compile(
 
 # Asked for the headers of each hop, as only the hop's address says what may be sent there.
 HeadersFor = Callable[[str], Mapping[str, str]]
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """Seconds to wait: for a connection, for the next bytes, for the whole object."""
-
-    connect: float = 5.0
-    read: float = 15.0
-    total: float = 120.0
-
-
-class Deadline:
-    """When to give up on an object as a whole."""
-
-    def __init__(self, seconds: float, what: str) -> None:
-        self._end = time.monotonic() + seconds
-        self._seconds = seconds
-        self._what = what
-
-    def check(self) -> None:
-        """Raises MediaError (timeout) once the time is over."""
-        if self.remaining <= 0:
-            raise MediaError(
-                f"{self._what} did not arrive within {self._seconds:g} s.",
-                "The server or the connection to it is too slow.",
-                reason=Reason.TIMEOUT,
-            )
-
-    @property
-    def remaining(self) -> float:
-        """Seconds left; negative when over."""
-        return self._end - time.monotonic()
 
 
 class HttpTransport:
@@ -113,21 +80,21 @@ class HttpTransport:
         self, url: str, headers: Mapping[str, str], deadline: Deadline
     ) -> requests.Response:
         """One hop, tried again where trying again may help."""
-        for attempt in range(1, _ATTEMPTS + 1):
+        for attempt in range(1, ATTEMPTS + 1):
             deadline.check()
-            last = attempt == _ATTEMPTS
             try:
                 response = self._send(url, headers)
             except requests.RequestException as error:
-                if last or isinstance(error, requests.exceptions.SSLError):
+                pause = pause_before_retry(attempt, "", deadline)
+                if pause is None or isinstance(error, requests.exceptions.SSLError):
                     # The chain is cut: its texts hold the URL with its signature.
                     raise _no_answer(url, error, self.timeouts) from None
-                pause = _backoff(attempt)
             else:
-                if response.status_code not in _RETRIED or last:
+                if response.status_code not in RETRIED:
                     return response
-                pause = _asked_pause(response) or _backoff(attempt)
-                if pause > min(_LONGEST_PAUSE_S, deadline.remaining):
+                asked = response.headers.get("Retry-After", "")
+                pause = pause_before_retry(attempt, asked, deadline)
+                if pause is None:
                     return response
                 response.close()
             time.sleep(pause)
@@ -144,49 +111,44 @@ class HttpTransport:
         )
 
 
-class HttpObject:
-    """What one http(s) URL holds; a ``RemoteObject``.
+class HttpObject(RangedObject):
+    """What one http(s) URL holds.
 
     Args:
         transport: how to get there.
         url: where it is; may carry a signature.
-        identity: its name in the cache.
-        what: how to call it in a message; without secrets.
+        identity, what: see ``RangedObject``.
     """
 
     def __init__(self, transport: HttpTransport, url: str, *, identity: str, what: str) -> None:
+        super().__init__(identity=identity, what=what, timeouts=transport.timeouts)
         self._transport = transport
         self._url = url
-        self._identity = identity
-        self._what = what
 
-    @property
-    def identity(self) -> str:
-        """Its name in the cache."""
-        return self._identity
-
-    def download(self, known: Validators | None) -> Download | Unchanged:
-        """See ``RemoteObject.download``."""
-        deadline = Deadline(self._transport.timeouts.total, self._what)
-        response = self._open(0, known, deadline)
-        if response.status_code == 304 and known:
-            response.close()
+    def _request(self, asked: Asked, deadline: Deadline) -> Part | Unchanged:
+        response = self._open(asked, deadline)
+        status = response.status_code
+        if status in (200, 206):
+            return Part(
+                _body(response, deadline),
+                range_start(response),
+                self._validators(response),
+                ranged=status == 206 and total_size(response) is not None,
+                close=response.close,
+            )
+        response.close()
+        if status == 304 and asked.known:
             return Unchanged()
-        if response.status_code not in (200, 206):
-            response.close()
-            raise self._explain(response)
-        current = self._validators(response)
-        if known and known.same_object(current):
-            # The server ignored the condition; what it says settles the question as well.
-            response.close()
-            return Unchanged()
-        return Download(self._body(response, current, deadline), current)
+        if status == 416 and asked.start == 0:  # of an empty object no range can be had
+            return Part(iter(()), 0, Validators(size=0), ranged=False, close=response.close)
+        if status in (412, 416) and asked.version:
+            raise Restart
+        raise self._explain(response)
 
     # --- for sources that are reached over HTTP but differ in the details --------------------
 
-    def _open(self, start: int, known: Validators | None, deadline: Deadline) -> requests.Response:
-        """Ask for the bytes from ``start`` on."""
-        headers = range_header(start) or condition_headers(known)
+    def _open(self, asked: Asked, deadline: Deadline) -> requests.Response:
+        headers = request_headers(asked)
         return self._transport.get(self._url, lambda hop: headers, deadline)
 
     def _validators(self, response: requests.Response) -> Validators:
@@ -194,61 +156,7 @@ class HttpObject:
         return Validators(headers.get("ETag"), headers.get("Last-Modified"), total_size(response))
 
     def _explain(self, response: requests.Response) -> MediaError:
-        return explain_status(response, self._what)
-
-    # --- the body ----------------------------------------------------------------------------
-
-    def _body(
-        self, response: requests.Response, version: Validators, deadline: Deadline
-    ) -> Iterator[bytes]:
-        """The complete body, resumed where it breaks off."""
-        position, barren = 0, 0
-        try:
-            while True:
-                before, ended = position, False
-                try:
-                    for chunk in _read(response, deadline):
-                        position += len(chunk)
-                        yield chunk
-                    ended = True
-                except (Urllib3Error, OSError):
-                    pass  # told by the position
-                response.close()
-                if version.size is None:
-                    # Headers cut short look complete, and announce no size: an empty body is
-                    # one that never came. Nor can such a body be taken up in its middle.
-                    if not ended or position == 0:
-                        raise self._broke_off(position, version)
-                    return
-                if position >= version.size:
-                    return
-                barren = 0 if position > before else barren + 1
-                if barren > _RESUMES_WITHOUT_PROGRESS:
-                    raise self._broke_off(position, version)
-                deadline.check()
-                response = self._resume(position, version, deadline)
-        finally:
-            response.close()
-
-    def _resume(self, position: int, version: Validators, deadline: Deadline) -> requests.Response:
-        response = self._open(position, None, deadline)
-        if response.status_code not in (200, 206):
-            response.close()
-            raise self._explain(response)
-        current = self._validators(response)
-        changed = current.size != version.size or current.etag != version.etag
-        if changed or range_start(response) != position:
-            response.close()
-            raise Restart
-        return response
-
-    def _broke_off(self, position: int, version: Validators) -> MediaError:
-        expected = f" of {version.size}" if version.size is not None else ""
-        return MediaError(
-            f"{self._what} broke off after {position}{expected} bytes.",
-            "Try again; if it stays, the stored file or the connection is damaged.",
-            reason=Reason.TRUNCATED,
-        )
+        return explain_status(response, self.what)
 
 
 def unsigned_url(url: str) -> str:
@@ -274,13 +182,17 @@ def range_header(start: int, length: int | None = None) -> dict[str, str]:
     return {"Range": f"bytes={start}-{end}"}
 
 
-def condition_headers(known: Validators | None) -> dict[str, str]:
-    """Headers that let a server answer 304 where the version is still current."""
-    if known and known.etag:
-        return {"If-None-Match": known.etag}
-    if known and known.last_modified:
-        return {"If-Modified-Since": known.last_modified}
-    return {}
+def request_headers(asked: Asked) -> dict[str, str]:
+    """Range, and the headers that let a server answer 304 where the known version is still
+    current, or 412 where the wanted one is not."""
+    headers = range_header(asked.start, asked.length)
+    if asked.version and asked.version.if_match:
+        headers["If-Match"] = asked.version.if_match
+    if asked.known and asked.known.etag:
+        headers["If-None-Match"] = asked.known.etag
+    elif asked.known and asked.known.last_modified:
+        headers["If-Modified-Since"] = asked.known.last_modified
+    return headers
 
 
 def total_size(response: requests.Response) -> int | None:
@@ -294,13 +206,13 @@ def total_size(response: requests.Response) -> int | None:
     return int(total) if total.isascii() and total.isdigit() else None
 
 
-def range_start(response: requests.Response) -> int | None:
-    """Where in the object the body begins; None where the answer does not say."""
+def range_start(response: requests.Response) -> int:
+    """Where in the object the body begins; -1 where the answer does not say."""
     if response.status_code == 200:
         return 0
     text = response.headers.get("Content-Range", "")
     start = text.removeprefix("bytes ").partition("-")[0]
-    return int(start) if start.isascii() and start.isdigit() else None
+    return int(start) if start.isascii() and start.isdigit() else -1
 
 
 def explain_status(response: requests.Response, what: str) -> MediaError:
@@ -338,28 +250,15 @@ def _redirected(url: str, location: str) -> str:
         ) from None
 
 
-def _read(response: requests.Response, deadline: Deadline) -> Iterator[bytes]:
+def _body(response: requests.Response, deadline: Deadline) -> Iterator[bytes]:
     """The body as it arrives. ``read1`` returns what is there, so that a server that sends a
     byte now and then cannot get round the deadline."""
-    while chunk := response.raw.read1(_READ_BYTES, decode_content=True):
-        yield chunk
-        deadline.check()
-
-
-def _backoff(attempt: int) -> float:
-    return _BACKOFF_S * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
-
-
-def _asked_pause(response: requests.Response) -> float | None:
-    """What Retry-After asks for, in seconds (RFC 9110, section 10.2.3)."""
-    text = response.headers.get("Retry-After", "").strip()
-    if text.isascii() and text.isdigit():
-        return float(text)
     try:
-        moment = email.utils.parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return max(moment.timestamp() - time.time(), 0.0)
+        while chunk := response.raw.read1(_READ_BYTES, decode_content=True):
+            yield chunk
+            deadline.check()
+    except (Urllib3Error, OSError):
+        raise BrokenOff from None
 
 
 def _no_answer(url: str, error: requests.RequestException, timeouts: Timeouts) -> MediaError:

@@ -20,13 +20,14 @@ from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.labelstudio.server_url import has_dot_segments
 from backend.media.errors import MediaError, Reason, shown
 from backend.media.http import (
-    Deadline,
     HttpObject,
     HttpTransport,
-    condition_headers,
     explain_status,
     range_header,
+    request_headers,
 )
+from backend.media.patience import Deadline
+from backend.media.ranged import Asked
 from backend.media.safety import parse_http_url
 from backend.media.source import Validators
 
@@ -41,6 +42,7 @@ _MEDIA_PATHS = re.compile(
 )
 _UPLOAD_PATH = re.compile(r"/data/upload/\d+/[0-9a-f]{8}-.+")
 _PROXY_RANGE_BYTES = 8 * 1024 * 1024
+_SIGNATURE_REFUSED = (400, 401, 403)  # what storages answer to a signature that has expired
 # The proxy's entity tag is the user id in front of the storage's own. Where the storage has
 # none, only the user id is left, which says nothing about the object.
 _BARE_USER_TAG = re.compile(r'"\d{1,12}"')
@@ -153,31 +155,47 @@ class LabelStudioObject(HttpObject):
         self._client = client
         self._path = path
         self._proxied = path.startswith(("/tasks/", "/projects/"))
+        self._signed: str | None = None  # where Label Studio redirected to last
 
-    def _open(self, start: int, known: Validators | None, deadline: Deadline) -> requests.Response:
+    def _open(self, asked: Asked, deadline: Deadline) -> requests.Response:
+        """Ask the storage at the URL that Label Studio signed before, as long as it is good; else
+        ask Label Studio, which signs a new one."""
+        signed = self._signed
+        if signed and asked.version:
+            headers = request_headers(asked)
+            response = self._transport.get(signed, lambda hop: headers, deadline)
+            if response.status_code not in _SIGNATURE_REFUSED:
+                return response
+            response.close()
+            self._signed = None
+        response = self._ask_label_studio(asked, deadline)
+        if response.ok and self._proxied and not self._client.is_own(response.url):
+            self._signed = response.url
+        return response
+
+    def _ask_label_studio(self, asked: Asked, deadline: Deadline) -> requests.Response:
         try:
             auth = self._client.auth_headers()
-            response = self._get(start, known, auth, deadline)
+            response = self._get(asked, auth, deadline)
             expired = response.status_code == 401 and self._client.is_own(response.url)
             if expired and self._client.can_renew:
                 response.close()
                 auth = self._client.auth_headers(rejected=auth)
-                response = self._get(start, known, auth, deadline)
+                response = self._get(asked, auth, deadline)
         except LabelStudioError as error:
             reason = Reason.UNREACHABLE if error.status is None else Reason.UNAUTHORIZED
             raise MediaError(str(error), reason=reason) from None
         return response
 
-    def _get(
-        self, start: int, known: Validators | None, auth: Mapping[str, str], deadline: Deadline
-    ) -> requests.Response:
+    def _get(self, asked: Asked, auth: Mapping[str, str], deadline: Deadline) -> requests.Response:
         def headers_for(hop: str) -> dict[str, str]:
             if not self._client.is_own(hop):
                 # A signed URL: the signature is the authorisation, and S3 answers 400 to two.
-                return range_header(start) or condition_headers(known)
+                return request_headers(asked)
             if self._proxied:
-                return {**auth, **range_header(start, _PROXY_RANGE_BYTES)}
-            return {**auth, **(range_header(start) or condition_headers(known))}
+                length = min(asked.length or _PROXY_RANGE_BYTES, _PROXY_RANGE_BYTES)
+                return {**auth, **range_header(asked.start, length)}
+            return {**auth, **request_headers(asked)}
 
         return self._transport.get(self._url, headers_for, deadline)
 
@@ -193,23 +211,23 @@ class LabelStudioObject(HttpObject):
 
     def _explain(self, response: requests.Response) -> MediaError:
         if not self._client.is_own(response.url):
-            return explain_status(response, self._what)
+            return explain_status(response, self.what)
         status = response.status_code
         if status == 424 or (self._proxied and status >= 500):
             return MediaError(
-                f"Label Studio could not read {self._what} from its storage (HTTP {status}).",
+                f"Label Studio could not read {self.what} from its storage (HTTP {status}).",
                 "Check the storage's credentials with Test Connection in the project settings.",
                 reason=Reason.FAILED,
             )
         if status == 404 and self._proxied:
             return MediaError(
-                f"Label Studio knows no storage of this project that holds {self._what}.",
+                f"Label Studio knows no storage of this project that holds {self.what}.",
                 "Add the bucket as a source storage of the project.",
                 reason=Reason.NOT_FOUND,
             )
         if self._path.startswith("/data/local-files") and status in (403, 404):
             return MediaError(
-                f"Label Studio does not serve the local file {self._what} (HTTP {status}).",
+                f"Label Studio does not serve the local file {self.what} (HTTP {status}).",
                 "Add its folder as a local storage of the project, and start Label Studio with "
                 "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true.",
                 reason=Reason.NOT_FOUND,
@@ -217,7 +235,7 @@ class LabelStudioObject(HttpObject):
         if self._path.startswith("/data/upload/") and status in (404, 500):
             # 1.23 answers 500 for an upload it does not know.
             return MediaError(
-                f"Label Studio has no upload {self._what} (HTTP {status}).",
+                f"Label Studio has no upload {self.what} (HTTP {status}).",
                 "It may have been deleted; import the file again.",
                 reason=Reason.NOT_FOUND,
             )

@@ -9,10 +9,12 @@ from backend.labelstudio.client import LabelStudioClient
 from backend.media.cache import CacheStats, MediaCache, MediaFile
 from backend.media.data_uri import DataUri
 from backend.media.errors import MediaError, Reason, shown
-from backend.media.http import HttpObject, HttpTransport, Timeouts, unsigned_url
+from backend.media.http import HttpObject, HttpTransport, unsigned_url
 from backend.media.label_studio import CLOUD_SCHEMES, LabelStudioMedia, local_files_path
 from backend.media.local import LocalFiles
-from backend.media.s3 import S3, S3Settings
+from backend.media.patience import Timeouts
+from backend.media.s3 import S3
+from backend.media.s3_clients import S3Settings
 from backend.media.safety import AddressPolicy, parse_http_url
 from backend.media.source import RemoteObject
 
@@ -31,10 +33,10 @@ class MediaResolver:
         cache_bytes: how much is kept.
         label_studio: the Label Studio whose uploads, local files and storages are read.
         local_root: Label Studio's local files folder, where it is mounted here too.
-        s3_endpoint: an S3-compatible server; None leaves it to boto3.
-        s3_region: region of the buckets; None leaves it to boto3.
-        s3_anonymous: read public buckets without credentials.
-        max_bytes: larger objects are refused.
+        cache_age: seconds after which files that nobody used are removed; None for no limit.
+        s3: where buckets are.
+        max_bytes: objects larger than this are not fetched whole.
+        max_stream_bytes: objects larger than this are not read in ranges either.
         allowed_private_hosts: see ``AddressPolicy``.
         fresh_seconds: for how long an object is served without asking its source again.
         timeouts: for connecting, for the next bytes, for one object.
@@ -48,31 +50,32 @@ class MediaResolver:
         cache_bytes: int,
         label_studio: LabelStudioClient | None = None,
         local_root: Path | None = None,
-        s3_endpoint: str | None = None,
-        s3_region: str | None = None,
-        s3_anonymous: bool = False,
+        cache_age: float | None = None,
+        s3: S3Settings | None = None,
         max_bytes: int = 512 * 1024 * 1024,
+        max_stream_bytes: int = 16 * 1024**3,
         allowed_private_hosts: Iterable[str] = (),
         fresh_seconds: float = 300.0,
         timeouts: Timeouts | None = None,
         verify: bool | str = True,
     ) -> None:
-        timeouts = timeouts or Timeouts()
+        timeouts, s3 = timeouts or Timeouts(), s3 or S3Settings()
         trusted = [label_studio.url] if label_studio else []
-        trusted += [s3_endpoint] if s3_endpoint else []
+        trusted += s3.endpoints
         policy = AddressPolicy(trusted_urls=trusted, private_hosts=allowed_private_hosts)
         self._transport = HttpTransport(policy, timeouts=timeouts, verify=verify)
         self._label_studio = (
             LabelStudioMedia(label_studio, self._transport) if label_studio else None
         )
         self._local = LocalFiles(local_root, max_bytes=max_bytes) if local_root else None
-        self._s3 = S3(S3Settings(s3_endpoint, s3_region, s3_anonymous), timeouts=timeouts)
+        self._s3 = S3(s3, timeouts=timeouts, verify=verify)
         self._max_bytes = max_bytes
         self._cache = MediaCache(
             cache_directory,
             max_bytes=cache_bytes,
             max_object_bytes=max_bytes,
             fresh_seconds=fresh_seconds,
+            max_age=cache_age,
         )
 
     @property
@@ -183,7 +186,7 @@ class MediaResolver:
         """boto3 where the backend has credentials of its own, and Label Studio."""
         ways: list[RemoteObject] = []
         path = uri.partition("://")[2]
-        if scheme in ("s3", "s3a") and self._s3.available():
+        if scheme in ("s3", "s3a") and self._s3.available(f"s3://{path}"):
             ways.append(self._s3.object(f"s3://{path}"))
         if self._label_studio and task_id is not None:
             plain = f"{'s3' if scheme == 's3a' else scheme}://{path}"

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
-import botocore.config
 import botocore.exceptions
-from botocore import UNSIGNED
-from botocore.config import Config
 
 from backend.media.errors import MediaError, Reason, shown
-from backend.media.http import Deadline, Timeouts
+from backend.media.patience import RETRIED, Deadline, Timeouts, pause_before_retry
+from backend.media.ranged import Asked, BrokenOff, Part, RangedObject
+from backend.media.s3_clients import S3Clients, S3Settings
 from backend.media.source import Download, Restart, Unchanged, Validators
 
 _READ_BYTES = 256 * 1024
-_RESUMES_WITHOUT_PROGRESS = 2
-_LOOK_AGAIN_AFTER_S = 600.0
 _URI = re.compile(r"s3a?://([A-Za-z0-9][A-Za-z0-9._-]{1,62})/(.+)", re.DOTALL)
+# At the very end only: keys may hold question marks.
+_VERSION = re.compile(r"(.+)\?versionId=([A-Za-z0-9._~+/=-]+)", re.DOTALL)
 _NOT_FOUND = ("404", "NoSuchKey", "NoSuchBucket", "NoSuchVersion")
 _NOT_ALLOWED = (
     "401", "403", "AccessDenied", "AllAccessDisabled", "ExpiredToken", "InvalidAccessKeyId",
@@ -32,51 +29,24 @@ _NOT_ALLOWED = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class S3Settings:
-    """How to reach S3.
-
-    Attributes:
-        endpoint: an S3-compatible server; None leaves it to boto3 (AWS_ENDPOINT_URL_S3, the
-            AWS configuration file, else AWS).
-        region: None leaves it to boto3, and is us-east-1 where that finds none.
-        anonymous: send unsigned requests, for public buckets.
-    """
-
-    endpoint: str | None = None
-    region: str | None = None
-    anonymous: bool = False
-
-
 class S3:
-    """One S3 service; safe to share between threads. Nothing is looked up before it is needed."""
+    """The S3 services that buckets are on; safe to share between threads."""
 
-    def __init__(self, settings: S3Settings, *, timeouts: Timeouts) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: S3Settings, *, timeouts: Timeouts, verify: bool | str = True
+    ) -> None:
+        self._clients = S3Clients(settings, timeouts=timeouts, verify=verify, attempts=1)
         self._timeouts = timeouts
-        self._lock = threading.Lock()
-        self._session: boto3.session.Session | None = None
-        self._client: Any = None
-        self._found = False
-        self._look_again_at = 0.0
 
-    def available(self) -> bool:
-        """Whether requests can be made: anonymous, or credentials were found."""
-        with self._lock:
-            if self._settings.anonymous:
-                return True
-            if self._session is None:
-                self._session = boto3.session.Session(region_name=self._settings.region)
-            # botocore remembers what it finds, but not that it found nothing; and looking
-            # includes a request to the cloud's metadata service, which may have to time out.
-            if not self._found and time.monotonic() >= self._look_again_at:
-                self._found = self._session.get_credentials() is not None
-                self._look_again_at = time.monotonic() + _LOOK_AGAIN_AFTER_S
-            return self._found
+    def available(self, uri: str) -> bool:
+        """Whether requests for this bucket can be made: anonymous, or credentials were found."""
+        match = _URI.fullmatch(uri)
+        return match is None or self._clients.available(match[1])
 
     def object(self, uri: str) -> S3Object:
         """The object a URI names. Everything after the bucket is the key, as it stands: keys
-        may hold spaces, ``#``, ``?``, ``%`` and ``&``.
+        may hold spaces, ``#``, ``?``, ``%`` and ``&``. Only ``?versionId=...`` at the end names
+        a version of the key.
 
         Raises:
             MediaError: it is not of the form ``s3://bucket/key``.
@@ -86,117 +56,88 @@ class S3:
             raise MediaError(
                 f"{shown(uri)} does not have the form s3://bucket/key.", reason=Reason.REFUSED
             )
-        return S3Object(self, match[1], match[2], uri, self._timeouts)
-
-    def client(self) -> Any:
-        """The boto3 client; made on first use."""
-        with self._lock:
-            if self._client is None:
-                self._client = self._new_client()
-            return self._client
-
-    def _new_client(self) -> Any:
-        session = self._session or boto3.session.Session(region_name=self._settings.region)
-        region = session.region_name or "us-east-1"
-
-        # Path style for everything but AWS: bucket.minio:9000 resolves nowhere, while
-        # minio:9000/bucket works with every server.
-        def build(addressing: str) -> Any:
-            config = Config(
-                connect_timeout=self._timeouts.connect,
-                read_timeout=self._timeouts.read,
-                retries={"mode": "standard", "total_max_attempts": 3},
-                max_pool_connections=16,
-                s3={"addressing_style": addressing},
-                # Servers other than AWS need not know the newer checksums.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            )
-            if self._settings.anonymous:
-                config = config.merge(Config(signature_version=UNSIGNED))
-            return session.client(
-                "s3", region_name=region, endpoint_url=self._settings.endpoint, config=config
-            )
-
-        if self._settings.endpoint:
-            return build("path")
-        client = build("auto")
-        host = urlsplit(client.meta.endpoint_url).hostname or ""
-        if host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
-            return client
-        return build("path")
+        bucket, key = match[1], match[2]
+        version = _VERSION.fullmatch(key)
+        parameters = {"Bucket": bucket, "Key": version[1] if version else key}
+        if version:
+            parameters["VersionId"] = version[2]
+        if self._clients.requester_pays(bucket):
+            parameters["RequestPayer"] = "requester"
+        client = self._clients.client(bucket)
+        return S3Object(client, parameters, what=shown(uri), timeouts=self._timeouts)
 
 
-class S3Object:
-    """One object in a bucket; a ``RemoteObject``."""
+class S3Object(RangedObject):
+    """One object in a bucket.
 
-    def __init__(self, service: S3, bucket: str, key: str, uri: str, timeouts: Timeouts) -> None:
-        self._service = service
-        self._bucket = bucket
-        self._key = key
-        self._what = shown(uri)
-        self._timeouts = timeouts
+    Args:
+        client: of boto3.
+        parameters: of ``get_object``: bucket, key, and version where one is meant.
+        what, timeouts: see ``RangedObject``.
+    """
 
-    @property
-    def identity(self) -> str:
-        """Endpoint, bucket and key."""
-        endpoint = self._service.client().meta.endpoint_url
-        return f"s3 {endpoint} {self._bucket} {self._key}"
+    def __init__(
+        self, client: Any, parameters: dict[str, str], *, what: str, timeouts: Timeouts
+    ) -> None:
+        names = [parameters[name] for name in ("Bucket", "Key", "VersionId") if name in parameters]
+        identity = " ".join(["s3", client.meta.endpoint_url, *names])
+        super().__init__(identity=identity, what=what, timeouts=timeouts)
+        self._client = client
+        self._parameters = parameters
 
     def download(self, known: Validators | None) -> Download | Unchanged:
-        """See ``RemoteObject.download``."""
-        deadline = Deadline(self._timeouts.total, self._what)
-        condition = {"IfNoneMatch": known.etag} if known and known.etag else {}
+        """See ``RemoteObject.download``; what is stored packed is unpacked, as browsers do."""
+        answer = super().download(known)
+        if isinstance(answer, Download) and answer.validators.size is None:
+            return replace(answer, chunks=self._unpacked(answer.chunks))
+        return answer
+
+    def _request(self, asked: Asked, deadline: Deadline) -> Part | Unchanged:
         try:
-            answer = self._service.client().get_object(
-                Bucket=self._bucket, Key=self._key, **condition
-            )
+            answer = self._attempts(_parameters(asked), deadline)
         except botocore.exceptions.ClientError as error:
-            if _status(error) == 304 and known:
+            status = _status(error)
+            if status == 304 and asked.known:
                 return Unchanged()
+            if status == 416 and asked.start == 0:  # of an empty object no range can be had
+                return Part(iter(()), 0, Validators(size=0), ranged=False, close=lambda: None)
+            if status in (412, 416) and asked.version:
+                raise Restart from None
             raise self._explain(error) from None
         except botocore.exceptions.BotoCoreError as error:
             raise self._explain_no_answer(error) from None
+        start, size = _place(answer)
         packed = answer.get("ContentEncoding") == "gzip"
-        current = Validators(
-            answer.get("ETag"),
-            str(answer["LastModified"].timestamp()) if "LastModified" in answer else None,
-            None if packed else answer.get("ContentLength"),
+        modified = str(answer["LastModified"].timestamp()) if "LastModified" in answer else None
+        return Part(
+            _body(answer["Body"], deadline),
+            start,
+            Validators(answer.get("ETag"), modified, None if packed else size),
+            ranged="ContentRange" in answer and not packed,
+            close=answer["Body"].close,
         )
-        if known and known.same_object(current):
-            answer["Body"].close()
-            return Unchanged()
-        chunks = self._body(answer["Body"], current, deadline)
-        return Download(self._unpacked(chunks) if packed else chunks, current)
 
-    def _body(self, body: Any, version: Validators, deadline: Deadline) -> Iterator[bytes]:
-        """The complete body, resumed where it breaks off."""
-        position, barren = 0, 0
-        try:
-            while True:
-                before = position
-                try:
-                    while chunk := body.read(_READ_BYTES):
-                        position += len(chunk)
-                        yield chunk
-                        deadline.check()
-                    return
-                except (botocore.exceptions.BotoCoreError, OSError):
-                    barren = 0 if position > before else barren + 1
-                    if barren > _RESUMES_WITHOUT_PROGRESS or not version.etag:
-                        raise MediaError(
-                            f"{self._what} broke off after {position} of {version.size} bytes.",
-                            "Try again; if it stays, the connection to S3 is unreliable.",
-                            reason=Reason.TRUNCATED,
-                        ) from None
-                body.close()
-                deadline.check()
-                body = self._resume(position, version)
-        finally:
-            body.close()
+    def _attempts(self, parameters: dict[str, str], deadline: Deadline) -> Any:
+        """Ask, again where that may help; boto3's own attempts know no Retry-After."""
+        attempt = 0
+        while True:
+            attempt += 1
+            deadline.check()
+            try:
+                return self._client.get_object(**self._parameters, **parameters)
+            except botocore.exceptions.ClientError as error:
+                headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+                asked = str(headers.get("retry-after", ""))
+                pause = pause_before_retry(attempt, asked, deadline)
+                if pause is None or _status(error) not in RETRIED:
+                    raise
+            except botocore.exceptions.HTTPClientError as error:
+                pause = pause_before_retry(attempt, "", deadline)
+                if pause is None or isinstance(error, botocore.exceptions.SSLError):
+                    raise
+            time.sleep(pause)
 
     def _unpacked(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """What a browser makes of an object that was stored with Content-Encoding: gzip."""
         decoder = zlib.decompressobj(zlib.MAX_WBITS | 16)
         damaged = False
         try:
@@ -209,61 +150,77 @@ class S3Object:
             damaged = True
         if damaged or not decoder.eof:
             raise MediaError(
-                f"{self._what} says that it is compressed, but is damaged or is not.",
+                f"{self.what} says that it is compressed, but is damaged or is not.",
                 "Correct its Content-Encoding.",
                 reason=Reason.DAMAGED,
             )
 
-    def _resume(self, position: int, version: Validators) -> Any:
-        try:
-            answer = self._service.client().get_object(
-                Bucket=self._bucket,
-                Key=self._key,
-                Range=f"bytes={position}-",
-                IfMatch=version.etag,
-            )
-        except botocore.exceptions.ClientError as error:
-            if _status(error) in (412, 416):
-                raise Restart from None
-            raise self._explain(error) from None
-        except botocore.exceptions.BotoCoreError as error:
-            raise self._explain_no_answer(error) from None
-        if answer.get("ETag") != version.etag or "ContentRange" not in answer:
-            answer["Body"].close()
-            raise Restart
-        return answer["Body"]
-
     def _explain(self, error: botocore.exceptions.ClientError) -> MediaError:
         code = str(error.response.get("Error", {}).get("Code", "unknown"))
-        where = f"S3 ({urlsplit(self._service.client().meta.endpoint_url).hostname})"
+        where = f"S3 ({self._host})"
         if code in _NOT_FOUND:
             return MediaError(
-                f"{where} has no {self._what} ({code}).",
+                f"{where} has no {self.what} ({code}).",
                 "Check the bucket, the key and the endpoint.",
                 reason=Reason.NOT_FOUND,
             )
         if code in _NOT_ALLOWED:
             return MediaError(
-                f"{where} refuses {self._what} to the backend's credentials ({code}).",
-                "They need s3:GetObject for that bucket.",
+                f"{where} refuses {self.what} to the backend's credentials ({code}).",
+                "They need s3:GetObject for that bucket (s3:GetObjectVersion for a version).",
                 reason=Reason.UNAUTHORIZED,
             )
-        return MediaError(f"{where} answered {code} for {self._what}.", reason=Reason.FAILED)
+        return MediaError(f"{where} answered {code} for {self.what}.", reason=Reason.FAILED)
 
     def _explain_no_answer(self, error: botocore.exceptions.BotoCoreError) -> MediaError:
-        host = urlsplit(self._service.client().meta.endpoint_url).hostname
         if isinstance(error, botocore.exceptions.NoCredentialsError):
             return MediaError(
-                f"The backend has no S3 credentials for {self._what}.",
+                f"The backend has no S3 credentials for {self.what}.",
                 "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or S3_ANONYMOUS=true for a "
                 "public bucket.",
                 reason=Reason.UNAUTHORIZED,
             )
+        hint = "Check S3_ENDPOINT_URL and the backend's network."
+        if isinstance(error, botocore.exceptions.SSLError):
+            hint = "Set CA_BUNDLE to the certificates that signed its own."
         return MediaError(
-            f"S3 at {host} cannot be reached for {self._what} ({type(error).__name__}).",
-            "Check S3_ENDPOINT_URL and the backend's network.",
+            f"S3 at {self._host} cannot be reached for {self.what} ({type(error).__name__}).",
+            hint,
             reason=Reason.UNREACHABLE,
         )
+
+    @property
+    def _host(self) -> str | None:
+        return urlsplit(self._client.meta.endpoint_url).hostname
+
+
+def _parameters(asked: Asked) -> dict[str, str]:
+    parameters = {}
+    if asked.start or asked.length is not None:
+        stop = "" if asked.length is None else asked.start + asked.length - 1
+        parameters["Range"] = f"bytes={asked.start}-{stop}"
+    if asked.known and asked.known.etag:
+        parameters["IfNoneMatch"] = asked.known.etag
+    if asked.version and asked.version.if_match:
+        parameters["IfMatch"] = asked.version.if_match
+    return parameters
+
+
+def _place(answer: Any) -> tuple[int, int | None]:
+    """Where the body begins, and the size of the whole object."""
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.get("ContentRange") or "")
+    if match:
+        return int(match[1]), int(match[2])
+    return 0, answer.get("ContentLength")
+
+
+def _body(body: Any, deadline: Deadline) -> Iterator[bytes]:
+    try:
+        while chunk := body.read(_READ_BYTES):
+            yield chunk
+            deadline.check()
+    except (botocore.exceptions.BotoCoreError, OSError):
+        raise BrokenOff from None
 
 
 def _status(error: botocore.exceptions.ClientError) -> int:

@@ -36,6 +36,23 @@ class Validators:
             return _opaque(self.etag) == _opaque(other.etag)
         return self.last_modified is not None and self.last_modified == other.last_modified
 
+    def agrees_with(self, other: Validators) -> bool:
+        """Whether nothing speaks against both describing the same bytes: enough to go on with
+        a body that broke off a moment ago, not enough to keep one."""
+        if self.size != other.size or _opaque(self.etag) != _opaque(other.etag):
+            return False
+        return self.last_modified == other.last_modified
+
+    @property
+    def tell_versions_apart(self) -> bool:
+        """Whether a changed object would be noticed: what may be read piece by piece."""
+        return bool(self.etag or self.last_modified or self.immutable)
+
+    @property
+    def if_match(self) -> str | None:
+        """The entity tag for an If-Match header; weak ones never match there (RFC 9110, 13.1.1)."""
+        return None if self.etag is None or self.etag.startswith("W/") else self.etag
+
 
 @dataclass(frozen=True)
 class Unchanged:

@@ -9,10 +9,11 @@ from urllib.parse import quote
 
 import botocore.exceptions
 
-from backend.media.http import Timeouts
-from backend.media.s3 import S3, S3Settings
+from backend.media.patience import Timeouts
+from backend.media.s3_clients import S3Clients
 from backend.settings import Settings
 from backend.tools.common import ToolError
+from backend.wsgi import ca_bundle, s3_settings
 
 _PREFIX = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{1,62})(?:/(.*))?")
 
@@ -107,8 +108,8 @@ class BucketFolder:
     def __init__(
         self, bucket: str, prefix: str, settings: Settings, address: str | None = None
     ) -> None:
-        access = S3Settings(settings.s3_endpoint_url, settings.s3_region, settings.s3_anonymous)
-        self._client: Any = S3(access, timeouts=Timeouts()).client()
+        clients = S3Clients(s3_settings(settings), timeouts=Timeouts(), verify=ca_bundle(settings))
+        self._client: Any = clients.client(bucket)
         self._bucket = bucket
         self._prefix = prefix
         self._address = address if address is not None else f"s3://{bucket}/{prefix}"

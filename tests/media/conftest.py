@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backend.labelstudio.client import LabelStudioClient
-from backend.media.http import Timeouts
+from backend.media.patience import Timeouts
 from backend.media.resolver import MediaResolver
 from tests.media.servers import (
     PERSONAL_ACCESS_TOKEN,

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from backend.media.errors import MediaError, Reason
-from backend.media.http import Timeouts, unsigned_url
+from backend.media.http import unsigned_url
+from backend.media.patience import Timeouts
 from backend.media.resolver import MediaResolver
 from tests.media.servers import RecordingServer, Reply, Seen, file_reply
 

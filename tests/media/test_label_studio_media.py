@@ -12,8 +12,9 @@ import pytest
 
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.errors import MediaError, Reason
-from backend.media.http import Timeouts
+from backend.media.patience import Timeouts
 from backend.media.resolver import MediaResolver
+from backend.media.s3_clients import Bucket, S3Settings
 from tests.media.servers import (
     LEGACY_TOKEN,
     PERSONAL_ACCESS_TOKEN,
@@ -318,7 +319,9 @@ def test_configured_s3_endpoint_is_allowed_behind_a_redirect(
 ) -> None:
     label_studio.cloud[URI] = lambda seen: presigned(foreign)
     foreign.serve("/media/x.jpg", BODY)
-    resolver = make_resolver(label_studio=client, allowed_private_hosts=[], s3_endpoint=foreign.url)
+    resolver = make_resolver(
+        label_studio=client, allowed_private_hosts=[], s3=S3Settings(Bucket(endpoint=foreign.url))
+    )
     assert resolver.fetch(URI, task_id=1).size == len(BODY)
 
 

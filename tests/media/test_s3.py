@@ -14,6 +14,7 @@ from moto.server import ThreadedMotoServer
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.errors import MediaError, Reason
 from backend.media.resolver import MediaResolver
+from backend.media.s3_clients import Bucket, S3Settings
 from tests.media.servers import (
     PERSONAL_ACCESS_TOKEN,
     FakeLabelStudio,
@@ -37,6 +38,11 @@ AWKWARD_KEYS = [
     "quote'\"<>.jpg",
 ]
 MakeResolver = Callable[..., MediaResolver]
+
+
+def at(endpoint: str, **options: Any) -> S3Settings:
+    """One server for all buckets."""
+    return S3Settings(Bucket(endpoint=endpoint, **options))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +82,7 @@ def bucket(s3_service: Any, credentials: None, request: pytest.FixtureRequest) -
 @pytest.fixture
 def s3_resolver(moto_url: str, make_resolver: MakeResolver) -> MediaResolver:
     """No private hosts are allowed: the configured endpoint always is."""
-    return make_resolver(s3_endpoint=moto_url, allowed_private_hosts=[], fresh_seconds=0)
+    return make_resolver(s3=at(moto_url), allowed_private_hosts=[], fresh_seconds=0)
 
 
 @pytest.mark.parametrize("scheme", ["s3", "s3a"])
@@ -151,7 +157,7 @@ def test_malformed_uris_are_refused(
     moto_url: str, credentials: None, make_resolver: MakeResolver, uri: str
 ) -> None:
     with pytest.raises(MediaError, match="form s3://bucket/key") as caught:
-        make_resolver(s3_endpoint=moto_url).fetch(uri)
+        make_resolver(s3=at(moto_url)).fetch(uri)
     assert caught.value.reason is Reason.REFUSED
 
 
@@ -168,7 +174,7 @@ def test_custom_endpoints_get_the_bucket_in_the_path(
 ) -> None:
     """bucket.minio:9000 would not resolve. ``localhost`` is a name, unlike an address."""
     server.serve("/media/a%20b.jpg", BODY, ETag='"1"')
-    resolver = make_resolver(s3_endpoint=f"http://localhost:{server.port}")
+    resolver = make_resolver(s3=at(f"http://localhost:{server.port}"))
     assert resolver.fetch("s3://media/a b.jpg").size == len(BODY)
     assert server.seen[0].headers["host"] == f"localhost:{server.port}"
 
@@ -177,7 +183,7 @@ def test_anonymous_requests_are_unsigned(
     server: RecordingServer, make_resolver: MakeResolver
 ) -> None:
     server.serve("/media/a.jpg", BODY, ETag='"1"')
-    resolver = make_resolver(s3_endpoint=server.url, s3_anonymous=True)
+    resolver = make_resolver(s3=at(server.url, anonymous=True))
     assert resolver.fetch("s3://media/a.jpg").size == len(BODY)
     assert server.header_values("authorization") == []
 
@@ -186,7 +192,7 @@ def test_region_is_used_for_signing(
     server: RecordingServer, credentials: None, make_resolver: MakeResolver
 ) -> None:
     server.serve("/media/a.jpg", BODY, ETag='"1"')
-    make_resolver(s3_endpoint=server.url, s3_region="eu-central-1").fetch("s3://media/a.jpg")
+    make_resolver(s3=at(server.url, region="eu-central-1")).fetch("s3://media/a.jpg")
     assert "/eu-central-1/s3/" in server.header_values("authorization")[0]
 
 
@@ -198,7 +204,7 @@ def test_truncated_body_is_resumed_for_the_same_version(
         return Reply(whole.status, whole.body[:6000], whole.headers, length=len(whole.body))
 
     server.route("/media/a.jpg", handler)
-    resolver = make_resolver(s3_endpoint=server.url)
+    resolver = make_resolver(s3=at(server.url))
     assert resolver.fetch("s3://media/a.jpg").path.read_bytes() == BODY
     assert server.seen[-1].headers["range"] == "bytes=6000-"
     assert server.seen[-1].headers["if-match"] == '"1"'
@@ -215,7 +221,7 @@ def test_object_replaced_while_it_is_read_is_read_anew(
         return file_reply(seen, BODY[::-1], {"ETag": '"2"'})
 
     server.route("/media/a.jpg", handler)
-    resolver = make_resolver(s3_endpoint=server.url)
+    resolver = make_resolver(s3=at(server.url))
     assert resolver.fetch("s3://media/a.jpg").path.read_bytes() == BODY[::-1]
 
 
@@ -230,7 +236,7 @@ def test_denied(
     caplog.set_level(logging.INFO)
     server.route("/media/", s3_error(403, code))
     with pytest.raises(MediaError, match=code) as caught:
-        make_resolver(s3_endpoint=server.url).fetch("s3://media/a.jpg")
+        make_resolver(s3=at(server.url)).fetch("s3://media/a.jpg")
     assert caught.value.reason is Reason.UNAUTHORIZED
     for secret in ("s3cr3t", "AKIATEST"):
         assert secret not in f"{caught.value!r}{caplog.text}"
@@ -247,7 +253,7 @@ def test_denied_object_is_read_through_label_studio(
     server.route("/media/", s3_error(403, "AccessDenied"))
     label_studio.cloud["s3://media/a.jpg"] = lambda seen: file_reply(seen, BODY, {"ETag": '"11e"'})
     resolver = make_resolver(
-        s3_endpoint=server.url,
+        s3=at(server.url),
         label_studio=LabelStudioClient(label_studio.url, PERSONAL_ACCESS_TOKEN),
     )
     assert resolver.fetch("s3://media/a.jpg", task_id=4).size == len(BODY)
@@ -265,9 +271,7 @@ def test_both_failures_are_told(
     client = LabelStudioClient(FakeLabelStudio(foreign).url, PERSONAL_ACCESS_TOKEN)
     server.route("/media/", s3_error(403, "AccessDenied"))
     with pytest.raises(MediaError, match=r"AccessDenied.*knows no storage"):
-        make_resolver(s3_endpoint=server.url, label_studio=client).fetch(
-            "s3://media/a.jpg", task_id=4
-        )
+        make_resolver(s3=at(server.url), label_studio=client).fetch("s3://media/a.jpg", task_id=4)
 
 
 def test_own_credentials_spare_label_studio_the_work(
@@ -275,7 +279,7 @@ def test_own_credentials_spare_label_studio_the_work(
 ) -> None:
     bucket.put_object(Key="a.jpg", Body=BODY)
     client = LabelStudioClient(FakeLabelStudio(foreign).url, PERSONAL_ACCESS_TOKEN)
-    resolver = make_resolver(s3_endpoint=moto_url, label_studio=client)
+    resolver = make_resolver(s3=at(moto_url), label_studio=client)
     assert resolver.fetch(f"s3://{bucket.name}/a.jpg", task_id=4).size == len(BODY)
     assert foreign.seen == []
 
@@ -297,13 +301,13 @@ def test_credentials_are_not_looked_for_again_and_again(
 
 def test_unreachable_endpoint_is_named(credentials: None, make_resolver: MakeResolver) -> None:
     with pytest.raises(MediaError, match=r"S3 at 127\.0\.0\.1 cannot be reached") as caught:
-        make_resolver(s3_endpoint="http://127.0.0.1:9").fetch("s3://media/a.jpg")
+        make_resolver(s3=at("http://127.0.0.1:9")).fetch("s3://media/a.jpg")
     assert caught.value.reason is Reason.UNREACHABLE
 
 
 def test_size_limit(bucket: Any, moto_url: str, make_resolver: MakeResolver) -> None:
     bucket.put_object(Key="a.jpg", Body=BODY)
-    resolver = make_resolver(s3_endpoint=moto_url, max_bytes=100)
+    resolver = make_resolver(s3=at(moto_url), max_bytes=100)
     with pytest.raises(MediaError, match="larger than"):
         resolver.fetch(f"s3://{bucket.name}/a.jpg")
     assert resolver.stats.bytes_fetched == 0

@@ -1,0 +1,299 @@
+"""The folder behind the disk cache: files, their index, and what leaves to make room.
+
+Files that are here whole are named by the SHA-256 of their content, so that the same picture
+under two addresses is stored once; files of which only some blocks are here, by what they are a
+part of (``partial.py``). The index and the folder change together in one transaction, so several
+processes can share the folder and a restart finds everything again. A file that somebody uses
+carries a shared ``flock``; only files on which an exclusive one can be had are removed. The
+kernel drops the locks of a process that dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import sqlite3
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backend.media.cache_index import CacheIndex, Entry
+from backend.media.errors import MediaError, Reason
+
+logger = logging.getLogger(__name__)
+
+_LOOK_FOR_OLD_EVERY_S = 3600.0
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """A media file on disk.
+
+    The file stays where it is for as long as this value lives: keep it while you read.
+
+    Attributes:
+        path: where it is; read-only.
+        content_key: SHA-256 of the content, in hexadecimal.
+        size: length in bytes.
+    """
+
+    path: Path
+    content_key: str
+    size: int
+    lease: object = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A download under way: open descriptor and path."""
+
+    file: int
+    path: Path
+
+
+class CacheStats:
+    """Counters since the start of the process.
+
+    Attributes:
+        hits: answered from disk without a request.
+        revalidations: answered from disk after the source said that nothing changed.
+        fetches: objects downloaded whole.
+        streams: objects begun to be read in ranges.
+        ranges: requests for ranges.
+        bytes_fetched: bytes read from sources, also of downloads that failed.
+        evictions: files removed to make room, or because nobody wanted them for long.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.hits = 0
+        self.revalidations = 0
+        self.fetches = 0
+        self.streams = 0
+        self.ranges = 0
+        self.bytes_fetched = 0
+        self.evictions = 0
+
+    def add(self, counter: str, amount: int = 1) -> None:
+        """Add to one of the counters."""
+        with self._lock:
+            setattr(self, counter, getattr(self, counter) + amount)
+
+
+class CacheStore:
+    """See the module; safe to share between threads.
+
+    Args:
+        directory: the folder; made where it does not exist, readable by this user only.
+        max_bytes: how much may be stored. Files in use are never removed, so that they, and
+            downloads under way, may exceed it for a while.
+        max_age: seconds after which files that nobody used are removed; None for no limit.
+        clock: seconds since the epoch; survives a restart.
+
+    Raises:
+        MediaError: the folder or its index cannot be used.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        max_bytes: int,
+        max_age: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.max_bytes = max_bytes
+        self.stats = CacheStats()
+        self.now = clock
+        self._directory = directory
+        self._objects = directory / "objects"
+        self._incoming = directory / "incoming"
+        self._max_age = max_age
+        self._look_for_old_at = 0.0
+        try:
+            self.index = self._open_index()
+        except (sqlite3.Error, OSError) as error:
+            raise unusable(error) from error
+
+    @property
+    def stored_bytes(self) -> int:
+        """How much the index says is stored; 0 where it cannot be read."""
+        try:
+            return self.index.stored_bytes()
+        except sqlite3.Error:
+            return 0
+
+    def close(self) -> None:
+        """Let go of the index."""
+        self.index.close()
+
+    def open_anew(self) -> None:
+        """Set up index and folder again, after somebody emptied or damaged them."""
+        self.index = self._open_index()
+
+    # --- files ---------------------------------------------------------------------------------
+
+    def path(self, content_key: str) -> Path:
+        """Where the file of a content is."""
+        return self._objects / content_key[:2] / content_key
+
+    @contextmanager
+    def incoming_file(self) -> Iterator[Incoming]:
+        """A locked file to write to; removed where it was not moved away."""
+        self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file, name = tempfile.mkstemp(dir=self._incoming)
+        incoming = Incoming(file, Path(name))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield incoming
+        finally:
+            incoming.path.unlink(missing_ok=True)
+            os.close(file)
+
+    def lease(self, entry: Entry) -> MediaFile | None:
+        """Take a whole file into use; None where it is gone or not what was stored."""
+        found = self.open(entry)
+        if found:
+            self.index.used(entry.content_key, self.now())
+            self.remove_old()
+        return found
+
+    def open(self, entry: Entry) -> MediaFile | None:
+        """``lease`` without noting that it is used."""
+        if entry.is_partial:
+            return None
+        path = self.path(entry.content_key)
+        lease = Lease.of(path, os.O_RDONLY)
+        # The file may have been cut short by a crash of the machine.
+        if lease is None or os.fstat(lease.file).st_size != entry.size:
+            return None
+        return MediaFile(path, entry.content_key, entry.size, lease)
+
+    # --- room ----------------------------------------------------------------------------------
+
+    def make_room(self, index: CacheIndex, size: int) -> bool:
+        """Remove files until ``size`` more bytes fit; within ``index.writing()``.
+
+        Returns:
+            Whether they fit.
+        """
+        self._remove_old(index)
+        excess = index.stored_bytes() + size - self.max_bytes
+        if excess <= 0:
+            return True
+        for content_key, stored in index.least_recently_used():
+            if self.remove(index, content_key):
+                self.stats.add("evictions")
+                excess -= stored
+            if excess <= 0:
+                return True
+        return False
+
+    def remove(self, index: CacheIndex, content_key: str) -> bool:
+        """Remove a file and what the index knows of it, unless somebody uses it."""
+        if not _unlink_unused(self.path(content_key)):
+            return False
+        index.forget(content_key)
+        return True
+
+    def remove_old(self) -> None:
+        """Remove the files that nobody used for too long; looks at most once an hour."""
+        if self._max_age is not None and self.now() >= self._look_for_old_at:
+            with self.index.writing() as index:
+                self._remove_old(index)
+
+    def _remove_old(self, index: CacheIndex) -> None:
+        if self._max_age is None or self.now() < self._look_for_old_at:
+            return
+        self._look_for_old_at = self.now() + _LOOK_FOR_OLD_EVERY_S
+        for content_key in index.unused_since(self.now() - self._max_age):
+            if self.remove(index, content_key):
+                self.stats.add("evictions")
+
+    def _open_index(self) -> CacheIndex:
+        """Open the index and bring it and the folder together after whatever happened."""
+        for folder in (self._directory, self._objects, self._incoming):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _locked(self._directory):
+            opened = CacheIndex(self._directory / "index.sqlite")
+        with opened.writing() as index:
+            known = {content_key for content_key, _ in index.least_recently_used()}
+            present = {path.name: path for path in self._objects.glob("*/*")}
+            for content_key in known - present.keys():
+                index.forget(content_key)
+            for content_key in present.keys() - known:
+                _unlink_unused(present[content_key])
+            for path in self._incoming.iterdir():
+                _unlink_unused(path)
+            self.make_room(index, 0)
+        return opened
+
+
+class Lease:
+    """An open file with a shared lock; both go when this object goes."""
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+        self._finalizer = weakref.finalize(self, os.close, file)
+
+    @classmethod
+    def of(cls, path: Path, flags: int) -> Lease | None:
+        """Open and lock a file; None where it is not there (any more)."""
+        try:
+            file = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            return None
+        lease = cls(file)
+        fcntl.flock(file, fcntl.LOCK_SH)
+        # It may have been unlinked between open and lock.
+        return lease if os.fstat(file).st_nlink else None
+
+
+def unusable(error: Exception) -> MediaError:
+    """What to say when the disk or the index fails."""
+    cause = error.strerror if isinstance(error, OSError) else error
+    return MediaError(
+        f"The backend's media cache cannot be used: {cause}.",
+        "Check the disk space and permissions of CACHE_DIR.",
+        reason=Reason.STORAGE,
+    )
+
+
+def identity_key(identity: str) -> str:
+    """Hashed, as an identity may hold an address that is nobody's business."""
+    return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _unlink_unused(path: Path) -> bool:
+    """Remove a file unless somebody uses it."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(file)
+    return True
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """One process at a time. SQLite does not wait for its turn when it sets up a new database,
+    and a damaged one must not be thrown away twice."""
+    file = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
