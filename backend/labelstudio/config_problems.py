@@ -76,7 +76,7 @@ def _reference_problems(config: LabelConfig, references: Sequence[TagReference])
     drawn |= {tag.name for tag in config.labels_tags}
     drawn |= {tag.name for tag in config.timeline_labels}
     drawn |= {area.name for area in (*config.text_areas, *config.region_text_areas)}
-    drawn |= {rectangle.name for rectangle in config.video_rectangles}
+    drawn |= {tag.name for tag in config.video_controls}
     for reference in references:
         if reference.name not in drawn or reference.to_name in objects:
             continue
@@ -97,7 +97,7 @@ def _is_worked_on(config: LabelConfig, video: VideoTag) -> bool:
     """Whether anything is drawn on a video; spans of time are not our business."""
     shapes = (*config.answers, *config.prompts, *config.other_shapes)
     return any(control.to_name == video.name for control in shapes) or any(
-        rectangle.to_name == video.name for rectangle in config.video_rectangles
+        tag.to_name == video.name for tag in config.video_controls
     )
 
 
@@ -114,7 +114,7 @@ def _video_problems(config: LabelConfig, video: VideoTag) -> Iterator[str]:
     tags = config.video_config(video.name)
     if tags is not None and tags.rectangles:
         yield from _trigger_problems(tags)
-    elif not shapes:
+    elif not shapes and not any(tag.to_name == video.name for tag in config.video_vectors):
         yield (
             f"no <VideoRectangle> for {where}: add {rectangle} to track boxes, or use the frames "
             'in <Image valueList="$frames"> for masks'

@@ -26,6 +26,7 @@ from backend.labelstudio.tags import (
     VideoConfig,
     VideoRectangleTag,
     VideoTag,
+    VideoVectorTag,
 )
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "VideoConfig",
     "VideoRectangleTag",
     "VideoTag",
+    "VideoVectorTag",
     "parse_label_config",
 ]
 
@@ -76,6 +78,11 @@ def parse_label_config(xml: str) -> LabelConfig:
         video_rectangles=tuple(
             VideoRectangleTag(name, to_name)
             for name, to_name in _tied(elements, "videorectangle", default)
+        ),
+        video_vectors=tuple(
+            VideoVectorTag(name, to_name)
+            for tag in ("videovectorlabels", "videovector")
+            for name, to_name in _tied(elements, tag, default)
         ),
         timeline_labels=tuple(
             TimelineLabelsTag(name, to_name)

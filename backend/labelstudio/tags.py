@@ -96,6 +96,15 @@ class VideoRectangleTag:
 
 
 @dataclass(frozen=True)
+class VideoVectorTag:
+    """``<VideoVector>`` or ``<VideoVectorLabels>``: outlines on a video, in Label Studio's newer
+    editors only; ``backend/video_protocol`` serves it."""
+
+    name: str
+    to_name: str
+
+
+@dataclass(frozen=True)
 class TimelineLabelsTag:
     """``<TimelineLabels>``: names spans of time on a video, not objects in it."""
 
@@ -219,18 +228,25 @@ class LabelConfig:
     text_areas: tuple[TextAreaTag, ...] = ()  # of a whole picture or video
     region_text_areas: tuple[TextAreaTag, ...] = ()  # perRegion="true"
     video_rectangles: tuple[VideoRectangleTag, ...] = ()
+    video_vectors: tuple[VideoVectorTag, ...] = ()
     timeline_labels: tuple[TimelineLabelsTag, ...] = ()
     other_shapes: tuple[Control, ...] = ()  # ellipses: neither a smart prompt nor an answer
     problems: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
-        """Whether a picture has a control that can take a mask, or a video one for boxes."""
+        """Whether a picture has a control that can take a mask, or a video one for boxes or
+        outlines."""
         images = {image.name for image in self.images}
         videos = {video.name for video in self.videos}
         return any(control.to_name in images for control in self.answers) or any(
-            rectangle.to_name in videos for rectangle in self.video_rectangles
+            tag.to_name in videos for tag in self.video_controls
         )
+
+    @property
+    def video_controls(self) -> tuple[VideoVectorTag | VideoRectangleTag, ...]:
+        """Everything that draws on videos."""
+        return (*self.video_vectors, *self.video_rectangles)
 
     def image(self, name: str) -> ImageTag | None:
         """The ``<Image>`` called ``name``."""

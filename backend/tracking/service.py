@@ -31,6 +31,20 @@ class Publisher(Protocol):
     ) -> Any: ...
 
 
+class JobKind(Protocol):
+    """What can be asked for in a job; ``kind`` stands in its request."""
+
+    kind: str
+
+    def open(self, request: Mapping[str, Any]) -> Work:
+        """See ``jobs.Opener``."""
+        ...
+
+    def outcome(self, job: Job) -> tuple[list[dict[str, Any]], list[float]]:
+        """The results of a job as Label Studio takes them, and the masks' scores."""
+        ...
+
+
 @dataclass(frozen=True)
 class TrackSettings:
     """``budget_seconds``: how long a reply may wait for frames; ``workers``: jobs side by side."""
@@ -64,14 +78,19 @@ class Tracking:
         shop = Workshop(store, engine, images, self.jobs, settings.budget_seconds)
         self.sequences = SequenceCommands(shop)
         self.videos = VideoCommands(shop)
+        self._kinds: dict[object, JobKind] = {self.videos.kind: self.videos}
+
+    def add_kind(self, kind: JobKind) -> None:
+        """Have jobs of another kind run too; before ``JobRunner.resume``, which may find some."""
+        self._kinds[kind.kind] = kind
 
     def close(self) -> None:
         """Stop after the frames under way; unfinished jobs go on at the next start."""
         self.jobs.close()
         self.store.close()
 
-    def _kind(self, request: Mapping[str, Any]) -> SequenceCommands | VideoCommands:
-        return self.videos if request.get("kind") == self.videos.kind else self.sequences
+    def _kind(self, request: Mapping[str, Any]) -> JobKind:
+        return self._kinds.get(request.get("kind"), self.sequences)
 
     def _open(self, request: Mapping[str, Any]) -> Work:
         return self._kind(request).open(request)

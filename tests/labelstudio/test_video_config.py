@@ -154,3 +154,11 @@ def test_a_video_and_a_picture_that_are_both_worked_on():
     assert parse(IMAGE + VIDEO + BOXES + LABELS + COMMAND).problems == ()
     problems = parse(IMAGE + VIDEO + BOXES + LABELS).problems
     assert [problem for problem in problems if "no <TextArea>" in problem]
+
+
+@pytest.mark.parametrize("tag", ["VideoVectorLabels", "VideoVector"])
+def test_outlines_on_a_video_are_a_way_of_newer_editors(tag):
+    config = parse(VIDEO + f'<{tag} name="o" toName="v"><Label value="A"/></{tag}>')
+    assert [(each.name, each.to_name) for each in config.video_vectors] == [("o", "v")]
+    assert config.usable
+    assert config.problems == ()

@@ -1,0 +1,253 @@
+"""The videos that editors have open: a few decoders, shared, closed when nobody uses them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from backend.engine.engine import Busy, ImageSource
+from backend.labelstudio.media_refs import media_uri
+from backend.labelstudio.tags import LabelConfig
+from backend.labelstudio.timing import Timeline, frame_on_screen
+from backend.media.cache import MediaFile
+from backend.task_images import TaskImages
+from backend.tracking.clip import KeyedFile, read_table, read_timeline, video_tag
+from backend.video import FrameTable, VideoFrames
+from backend.video_protocol.ask import Where
+
+MAX_OPEN = 8
+IDLE_SECONDS = 600.0
+MAX_FRAME_BYTES = 64 << 20  # decoded frames that one open video keeps
+
+Task = tuple[str, str]
+"""Project and task: whose video it is."""
+
+
+@dataclass
+class OpenClip:
+    """A video that somebody works on; its frames may be asked for from any thread.
+
+    Attributes:
+        file: stays in the media cache while this lives.
+        timeline: the editor's frames, from 1, and the file's, from 0.
+        seconds: duration.
+        encoded: frames whose embeddings were made, the newest last; the engine's cache may have
+            dropped some since.
+        waiting: frames still to be encoded ahead.
+    """
+
+    file: MediaFile
+    frames: VideoFrames
+    timeline: Timeline
+    seconds: float
+    encoded: dict[int, None] = field(default_factory=dict)
+    waiting: list[int] = field(default_factory=list)
+    draining: bool = False
+    users: int = 0
+    used: float = 0.0
+    dropped: bool = False
+    _decoder: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def framerate(self) -> float:
+        """Frames per second over the whole file."""
+        times = self.timeline.times
+        if len(times) > 1 and times[-1] > times[0]:
+            return (len(times) - 1) / (times[-1] - times[0])
+        return self.timeline.framerate
+
+    def index(self, where: Where) -> int:
+        """The file's frame at ``where``; its first where nothing is said."""
+        if where.seconds is not None:
+            return frame_on_screen(where.seconds, self.timeline.times)
+        return self.timeline.file_frame(where.frame or 1)
+
+    def source(self, index: int) -> ImageSource:
+        """Frame ``index`` for the engine, decoded only where no embedding of it is at hand."""
+        return ImageSource(f"{self.file.content_key}:frame:{index}", partial(self._read, index))
+
+    def close(self) -> None:
+        """Free decoder and file."""
+        with self._decoder:
+            self.frames.close()
+
+    def _read(self, index: int) -> np.ndarray:
+        with self._decoder:
+            return self.frames[index]
+
+
+class Clips:
+    """Opens videos once, however many ask, and closes them when they are idle or released."""
+
+    def __init__(self, images: TaskImages, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._images = images
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._open: dict[tuple[Task, str], Future[OpenClip]] = {}
+        self._table = lru_cache(maxsize=64)(read_table)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def table(self, file: MediaFile) -> tuple[FrameTable, float]:
+        """The timestamps of a video file and its duration in seconds; read once per content.
+
+        Raises:
+            VideoError: it is no video.
+        """
+        return self._table(KeyedFile(file))
+
+    @contextmanager
+    def use(
+        self, task: Task, body: Mapping[str, Any], config: LabelConfig, name: str, deadline: float
+    ) -> Iterator[OpenClip]:
+        """The video that the Video tag ``name`` shows for a task, which stays open meanwhile.
+
+        Args:
+            body: the task as Label Studio sent it.
+            deadline: on ``time.monotonic``.
+
+        Raises:
+            MissingMedia, MediaError, VideoError: it cannot be had, or read.
+            Busy: not in time, or too many videos are in use.
+        """
+        clip = self._take(task, body, config, name, deadline)
+        try:
+            yield clip
+        finally:
+            with self._lock:
+                clip.users -= 1
+                clip.used = self._clock()
+                over = clip.dropped and clip.users == 0
+            if over:
+                clip.close()
+
+    def hold(self, clip: OpenClip) -> bool:
+        """Begin to use an open clip once more, for work in the background; False if it was
+        dropped. Undone by ``let_go``."""
+        with self._lock:
+            if not clip.dropped:
+                clip.users += 1
+            return not clip.dropped
+
+    def let_go(self, clip: OpenClip) -> None:
+        """Undo ``hold``."""
+        with self._lock:
+            clip.users -= 1
+            over = clip.dropped and clip.users == 0
+        if over:
+            clip.close()
+
+    def release(self, task: Task) -> None:
+        """Close the videos of a task as soon as nothing uses them."""
+        self._drop([key for key in list(self._open) if key[0] == task])
+
+    def expire(self) -> None:
+        """Close what nobody used for ``IDLE_SECONDS``."""
+        limit = self._clock() - IDLE_SECONDS
+        self._drop([key for key, clip in self._idle() if clip.used < limit])
+
+    def close(self) -> None:
+        """Close everything."""
+        self._drop(list(self._open))
+
+    def _take(
+        self, task: Task, body: Mapping[str, Any], config: LabelConfig, name: str, deadline: float
+    ) -> OpenClip:
+        tag = video_tag(config, name)
+        data = body.get("data")
+        address = media_uri(data if isinstance(data, Mapping) else {}, tag, None)
+        video = config.video_config(name)
+        key = (task, "\n".join([name, str(video and video.video.framerate), address]))
+        while True:
+            with self._lock:
+                future = self._open.get(key)
+                mine = future is None
+                if future is None:
+                    self._make_room()
+                    future = self._open[key] = Future()
+            if mine:
+                self._fill(key, future, body, config, name, deadline)
+            try:
+                clip = future.result(max(deadline - time.monotonic(), 0.0))
+            except FutureTimeout as error:
+                raise Busy("the video is still being opened; try again in a moment") from error
+            if self.hold(clip):
+                return clip
+
+    def _make_room(self) -> None:
+        """Drop the video that was not used for longest; called with the lock."""
+        if len(self._open) < MAX_OPEN:
+            return
+        idle = sorted(self._idle(), key=lambda pair: pair[1].used)
+        if not idle:
+            raise Busy(f"{len(self._open)} videos are in use; try again in a moment")
+        key, clip = idle[0]
+        self._forget(key, clip)
+        clip.close()
+
+    def _fill(
+        self,
+        key: tuple[Task, str],
+        future: Future[OpenClip],
+        body: Mapping[str, Any],
+        config: LabelConfig,
+        name: str,
+        deadline: float,
+    ) -> None:
+        try:
+            clip = self._open_clip(body, config, name, deadline)
+        except BaseException as error:  # noqa: BLE001 - handed to all who wait for the clip
+            with self._lock:
+                self._open.pop(key, None)
+            future.set_exception(error)
+            return
+        clip.used = self._clock()
+        future.set_result(clip)
+
+    def _open_clip(
+        self, body: Mapping[str, Any], config: LabelConfig, name: str, deadline: float
+    ) -> OpenClip:
+        file = self._images.file(body, video_tag(config, name), None, deadline)
+        table, seconds = self.table(file)
+        data = body.get("data")
+        timeline = read_timeline(
+            config, name, data if isinstance(data, Mapping) else {}, (), table, seconds
+        )
+        frames = VideoFrames(file.path, table=table, read_ahead=0, max_bytes=MAX_FRAME_BYTES)
+        return OpenClip(file, frames, timeline, seconds)
+
+    def _idle(self) -> list[tuple[tuple[Task, str], OpenClip]]:
+        found = []
+        for key, future in list(self._open.items()):
+            if future.done() and not future.exception() and future.result().users == 0:
+                found.append((key, future.result()))
+        return found
+
+    def _forget(self, key: tuple[Task, str], clip: OpenClip) -> None:
+        """No longer hand a clip out; called with the lock."""
+        self._open.pop(key, None)
+        clip.dropped = True
+
+    def _drop(self, keys: list[tuple[Task, str]]) -> None:
+        closing = []
+        with self._lock:
+            for key in keys:
+                future = self._open.get(key)
+                if future is None or not future.done() or future.exception():
+                    continue
+                clip = future.result()
+                self._forget(key, clip)
+                if clip.users == 0:
+                    closing.append(clip)
+        for clip in closing:
+            clip.close()

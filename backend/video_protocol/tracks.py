@@ -1,0 +1,372 @@
+"""Tracks of the protocol: jobs that are read by cursor, cancelled, released, and never forgotten
+before the editor had its chance to read them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from backend.answers import to_pixels
+from backend.engine.engine import Busy
+from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
+from backend.task_images import TaskImages
+from backend.tracking.clip import video_tag
+from backend.tracking.jobs import Goal, JobRunner, Work
+from backend.tracking.plan import Direction
+from backend.tracking.store import Job, TrackedMask, TrackStore
+from backend.video import VideoFrames
+from backend.video_protocol.clips import Clips, Task
+from backend.video_protocol.order import Order
+
+logger = logging.getLogger(__name__)
+
+KIND = "interactive"
+FETCH_SECONDS = 600.0  # for a whole video, inside a job
+ABANDONED_SECONDS = 120.0  # a track that nobody asks about is cancelled
+KEPT_SECONDS = 1800.0  # a track that ended can be read this long after the last question
+MAX_RUNNING = 16
+MAX_SESSIONS = 128
+BATCH_FRAMES = 32  # in one reply; the example's
+WAIT_SECONDS = 5.0  # for the first new frame; the example's
+GATHER_SECONDS = 0.25  # for more of them
+POLL_SECONDS = 0.05
+PATIENT_READERS = 4  # requests that may wait for frames at the same time
+
+
+class NoSession(KeyError):
+    """There is no such track, or it belongs to another task."""
+
+
+@dataclass
+class Session:
+    """Who asked for a track, and what was read of it.
+
+    Attributes:
+        read: position of the next frame for a reader without a cursor.
+        touched: when it was last asked about.
+    """
+
+    job_id: str
+    track: str
+    task: Task
+    touched: float
+    read: int = 0
+    released: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A part of a track.
+
+    Attributes:
+        frames: ``(frame, its masks)``, in the order of tracking.
+        cursor: position of the frame after them.
+        produced, total: frames that are done, and that were asked for.
+        labels: by object.
+    """
+
+    frames: list[tuple[int, list[TrackedMask]]]
+    cursor: int
+    produced: int
+    total: int
+    job: Job
+    labels: Mapping[str, Sequence[str]]
+
+    @property
+    def done(self) -> bool:
+        """Whether the reader has everything there will ever be."""
+        return self.job.state.ended and self.cursor >= self.produced
+
+
+class Tracks:
+    """Starts, reads, cancels and forgets the tracks of editors that speak the protocol."""
+
+    kind = KIND
+
+    def __init__(
+        self,
+        store: TrackStore,
+        jobs: JobRunner,
+        images: TaskImages,
+        clips: Clips,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._jobs = jobs
+        self._images = images
+        self._clips = clips
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._patience = threading.BoundedSemaphore(PATIENT_READERS)
+        self._sessions = {session.job_id: session for session in self._stored_sessions()}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def start(self, task: Task, request: Mapping[str, Any]) -> Job:
+        """Begin to track, or join the same request under way; see ``track_request``.
+
+        Raises:
+            Busy: too many tracks are running.
+        """
+        self.expire()
+        running = self._store.jobs(unfinished=True)
+        if sum(job.request.get("kind") == KIND for job in running) >= MAX_RUNNING:
+            raise Busy(f"{MAX_RUNNING} tracks are waiting; cancel one or try again in a moment")
+        digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        track = f"{KIND}-{digest[:32]}"
+        job = self._jobs.submit(track, request)
+        with self._lock:
+            self._sessions[job.id] = Session(job.id, track, task, self._clock())
+        return job
+
+    def read(self, task: Task, job_id: str, cursor: int | None) -> Progress:
+        """What was tracked from ``cursor`` on (None: after the last reading), at most
+        ``BATCH_FRAMES`` frames; waits a while for the first.
+
+        Raises:
+            NoSession: there is no such track of this task.
+        """
+        session = self._session(task, job_id)
+        job = self._job(job_id)
+        order = read_order(job.request)
+        position = min(session.read if cursor is None else cursor, len(order))
+        digests = _digests(job.request)
+        frames = self._await_frames(session, order, position, digests)
+        session.read = position + len(frames)
+        session.touched = self._clock()
+        job = self._job(job_id)
+        return Progress(
+            frames,
+            session.read,
+            self._produced(session.track, order, session.read, digests),
+            len(order),
+            job,
+            {each["id"]: each["labels"] for each in job.request["objects"]},
+        )
+
+    def cancel(self, task: Task, job_id: str) -> None:
+        """Stop a track after the frame it is at; what it found can still be read.
+
+        Raises:
+            NoSession: there is no such track of this task.
+        """
+        session = self._session(task, job_id)
+        session.touched = self._clock()
+        self._jobs.cancel(job_id)
+
+    def release(self, task: Task, job_id: str = "") -> None:
+        """Cancel and forget the tracks of a task, or only one of them."""
+        for session in list(self._sessions.values()):
+            if session.task == task and job_id in ("", session.job_id):
+                session.released = True
+                self._jobs.cancel(session.job_id)
+        self.expire()
+
+    def expire(self) -> None:
+        """Cancel the tracks that nobody asks about, and forget those that ended long ago."""
+        now = self._clock()
+        sessions = sorted(self._sessions.values(), key=lambda session: session.touched)
+        spare = len(sessions) - MAX_SESSIONS
+        for session in sessions:
+            job = self._store.job(session.job_id)
+            idle = now - session.touched
+            if job is not None and not job.state.ended:
+                if idle > ABANDONED_SECONDS:
+                    logger.info("track %s is cancelled: nobody asks about it", session.job_id)
+                    self._jobs.cancel(session.job_id)
+            elif session.released or idle > KEPT_SECONDS or spare > 0:
+                spare -= 1
+                self._forget(session)
+
+    def open(self, request: Mapping[str, Any]) -> Work:
+        """See ``jobs.Opener``."""
+        config = parse_label_config(request["label_config"])
+        tag = video_tag(config, request["video"])
+        deadline = time.monotonic() + FETCH_SECONDS
+        file = self._images.file(request["task"], tag, None, deadline)
+        table, _ = self._clips.table(file)
+        frames = VideoFrames(file.path, table=table)
+        size = (frames.width, frames.height)
+        order = read_order(request)
+        goals = [
+            Goal(
+                each["id"],
+                {
+                    int(frame): to_pixels(_read_prompt(written), *size)
+                    for frame, written in each["prompts"].items()
+                },
+                {int(frame): _digest(written) for frame, written in each["prompts"].items()},
+                order.spans(each["id"]),
+            )
+            for each in request["objects"]
+        ]
+
+        def close(lease: object = file) -> None:
+            frames.close()
+            del lease  # the file may leave the cache now
+
+        return Work(frames, goals, lambda frame: size, close)
+
+    def outcome(self, job: Job) -> tuple[list[dict[str, Any]], list[float]]:
+        """Nothing: these tracks are read by the editor, never stored as predictions."""
+        return [], []
+
+    # What is there.
+
+    def _stored_sessions(self) -> list[Session]:
+        """The tracks of an earlier process; those that ended long ago are forgotten."""
+        found = []
+        for job in self._store.jobs():
+            if job.request.get("kind") != KIND:
+                continue
+            age = max(time.time() - job.updated, 0.0)
+            if job.state.ended and age > KEPT_SECONDS:
+                self._store.forget(job.track)
+                continue
+            task = (str(job.request.get("project")), str(job.request["task"].get("id")))
+            found.append(Session(job.id, job.track, task, self._clock()))
+        return found
+
+    def _session(self, task: Task, job_id: str) -> Session:
+        with self._lock:
+            session = self._sessions.get(job_id)
+        if session is None or session.task != task or session.released:
+            raise NoSession(job_id)
+        return session
+
+    def _job(self, job_id: str) -> Job:
+        job = self._store.job(job_id)
+        if job is None:
+            raise NoSession(job_id)
+        return job
+
+    def _forget(self, session: Session) -> None:
+        with self._lock:
+            self._sessions.pop(session.job_id, None)
+            shared = any(other.track == session.track for other in self._sessions.values())
+        if not shared:
+            self._store.forget(session.track)
+
+    # Reading.
+
+    def _await_frames(
+        self, session: Session, order: Order, position: int, digests: Mapping[str, Any]
+    ) -> list[tuple[int, list[TrackedMask]]]:
+        patient = self._patience.acquire(blocking=False)
+        try:
+            end = time.monotonic() + (WAIT_SECONDS if patient else GATHER_SECONDS)
+            frames: list[tuple[int, list[TrackedMask]]] = []
+            while True:
+                ended = self._job(session.job_id).state.ended
+                before = len(frames)
+                while len(frames) < BATCH_FRAMES and position + len(frames) < len(order):
+                    found = self._masks(session.track, order[position + len(frames)], digests)
+                    if found is None:
+                        break
+                    frames.append(found)
+                if frames and not before:
+                    end = min(end, time.monotonic() + GATHER_SECONDS)
+                full = len(frames) == BATCH_FRAMES or position + len(frames) == len(order)
+                if ended or full or session.released or time.monotonic() >= end:
+                    return frames
+                time.sleep(POLL_SECONDS)
+        finally:
+            if patient:
+                self._patience.release()
+
+    def _masks(
+        self, track: str, wanted: tuple[int, list[str]], digests: Mapping[str, Any]
+    ) -> tuple[int, list[TrackedMask]] | None:
+        """The masks of one frame; None while one of them is missing."""
+        frame, names = wanted
+        found = []
+        for name in names:
+            mask = next(self._store.masks(track, object_id=name, frame=frame), None)
+            if mask is None or mask.anchor not in digests[name]:
+                return None
+            found.append(mask)
+        return frame, found
+
+    def _produced(self, track: str, order: Order, low: int, digests: Mapping[str, Any]) -> int:
+        """How many frames are done, of which the first ``low`` are known to be."""
+        high = len(order)
+        while low < high:
+            middle = (low + high) // 2
+            if self._masks(track, order[middle], digests) is None:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+
+def track_request(
+    task: Task,
+    body: Mapping[str, Any],
+    label_config: str,
+    video: str,
+    prompts: Mapping[str, Mapping[int, ObjectPrompt]],
+    order: Order,
+) -> dict[str, Any]:
+    """The request of a job as JSON: all that is needed to run and to read it, after a restart too.
+
+    Args:
+        prompts: by object and frame of the file, points and box in percent.
+    """
+    objects = [
+        {
+            "id": name,
+            "labels": list(next((p.labels for p in frames.values() if p.labels), ())),
+            "prompts": {str(frame): _write_prompt(prompt) for frame, prompt in frames.items()},
+        }
+        for name, frames in prompts.items()
+    ]
+    return {
+        "kind": KIND,
+        "project": task[0],
+        "task": {"id": body.get("id"), "data": body.get("data")},
+        "label_config": label_config,
+        "video": video,
+        "objects": objects,
+        "first": order.first,
+        "last": order.last,
+        "direction": order.direction,
+    }
+
+
+def read_order(request: Mapping[str, Any]) -> Order:
+    """The order of the frames of a ``track_request``."""
+    prompted = {each["id"]: [int(f) for f in each["prompts"]] for each in request["objects"]}
+    return Order(prompted, request["first"], request["last"], Direction(request["direction"]))
+
+
+def _digests(request: Mapping[str, Any]) -> dict[str, set[str]]:
+    """By object, the digests of its prompts."""
+    return {
+        each["id"]: {_digest(written) for written in each["prompts"].values()}
+        for each in request["objects"]
+    }
+
+
+def _write_prompt(prompt: ObjectPrompt) -> dict[str, Any]:
+    box = prompt.box
+    numbers = [box.x, box.y, box.width, box.height, box.rotation] if box is not None else None
+    return {"points": [[p.x, p.y, p.positive] for p in prompt.points], "box": numbers}
+
+
+def _read_prompt(written: Mapping[str, Any]) -> ObjectPrompt:
+    points = tuple(PointPrompt(x, y, positive) for x, y, positive in written["points"])
+    box = BoxPrompt(*written["box"]) if written["box"] is not None else None
+    return ObjectPrompt(image="", points=points, box=box)
+
+
+def _digest(written: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:16]
