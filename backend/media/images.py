@@ -9,8 +9,12 @@ shades, not outlines.
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,6 +34,7 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")  # more than 8 bits a sample
 _STRIP_ROWS = 256
 # Whatever the decoders raise for damaged files, short of a crash.
 _DECODER_ERRORS = (
@@ -39,7 +44,8 @@ _DECODER_ERRORS = (
 
 
 def load_image(path: Path, *, max_pixels: int = 100_000_000) -> np.ndarray:
-    """Decode an image file.
+    """Decode an image file in this process. The service itself does it in another one, see
+    ``backend.decoding.images``.
 
     Args:
         path: the file.
@@ -52,49 +58,116 @@ def load_image(path: Path, *, max_pixels: int = 100_000_000) -> np.ndarray:
     Raises:
         MediaError: it is no image, of an unknown format, damaged, truncated or too large.
     """
+    with opened_for_decoding(path) as file, opened_image(file, max_pixels) as image:
+        decoded = image.decoded()
+        pixels = np.empty((decoded.height, decoded.width, 3), np.uint8)
+        top = 0
+        for strip in decoded.strips():
+            pixels[top : top + len(strip)] = strip
+            top += len(strip)
+        return pixels
+
+
+def opened_for_decoding(path: Path) -> BinaryIO:
+    """The file at ``path``. Raises MediaError where it cannot be read."""
     try:
-        file = path.open("rb")
+        return path.open("rb")
     except OSError as error:
         raise MediaError(
             f"The downloaded image cannot be read back: {error.strerror}.",
             "Try again.",
             reason=Reason.STORAGE,
         ) from error
-    with file:
-        try:
-            return _decode(file, max_pixels)
-        except UnidentifiedImageError:
-            file.seek(0)
-            raise _not_an_image(file.read(512)) from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise _too_large("more pixels than can be decoded", max_pixels) from None
-        except MemoryError:
-            raise _too_large("more pixels than fit into memory", max_pixels) from None
-        except _DECODER_ERRORS as error:
-            raise MediaError(
-                f"The image file is damaged or incomplete ({shown(str(error))}).",
-                "Check that it opens in other programs, and upload it again.",
-                reason=Reason.DAMAGED,
-            ) from error
 
 
-def _decode(file: BinaryIO, max_pixels: int) -> np.ndarray:
-    with Image.open(file, formats=_FORMATS) as image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise _too_large(f"{width} x {height} pixels", max_pixels)
-        image.load()
-        return _pixels(_rgb(_upright(image)))
+@contextmanager
+def opened_image(file: BinaryIO, max_pixels: int) -> Iterator[EncodedImage]:
+    """An image whose header is read and within the limit, and nothing decoded yet.
+
+    Args:
+        file: binary, seekable.
+        max_pixels: width times height that is allowed.
+
+    Raises:
+        MediaError: as ``load_image`` does, here or in the block, whatever decoders raise there.
+    """
+    try:
+        with Image.open(file, formats=_FORMATS) as image:
+            _check_size(image, max_pixels)
+            yield EncodedImage(image, max_pixels)
+    except UnidentifiedImageError:
+        file.seek(0)
+        raise _not_an_image(file.read(512)) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large("more pixels than can be decoded", max_pixels) from None
+    except MemoryError:
+        raise _too_large("more pixels than fit into memory", max_pixels) from None
+    except _DECODER_ERRORS as error:
+        raise MediaError(
+            f"The image file is damaged or incomplete ({shown(str(error))}).",
+            "Check that it opens in other programs, and upload it again.",
+            reason=Reason.DAMAGED,
+        ) from error
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
-    """The samples, copied in strips: at 100 megapixels a copy in one piece costs 600 MB more."""
+class EncodedImage:
+    """An image that was opened.
+
+    Attributes:
+        width, height: as stored, before it is turned upright.
+    """
+
+    def __init__(self, image: Image.Image, max_pixels: int) -> None:
+        self._image, self._max_pixels = image, max_pixels
+        self.width, self.height = image.size
+
+    def decoded(self) -> DecodedImage:
+        """Decode it. Raises what the decoder raises; ``opened_image`` explains it."""
+        self._image.load()
+        _check_size(self._image, self._max_pixels)  # the first frame of a GIF may enlarge it
+        return DecodedImage(_upright(self._image), self._image.format)
+
+
+class DecodedImage:
+    """The pixels of an image, upright.
+
+    Attributes:
+        width, height: of the upright image.
+    """
+
+    def __init__(self, image: Image.Image, kind: str | None) -> None:
+        self._image, self._kind = image, kind
+        self.width, self.height = image.size
+
+    def strips(self) -> Iterator[np.ndarray]:
+        """The image in strips of full width from top to bottom, uint8 RGB [rows, W, 3]. In one
+        piece, each conversion of 100 megapixels would cost another 400 MB."""
+        convert = _rgb
+        if self._image.mode in _WIDE_MODES:
+            low, high = self._range()
+            convert = partial(_eight_bit, low=low, high=high)
+        for top in range(0, self.height, _STRIP_ROWS):
+            bottom = min(top + _STRIP_ROWS, self.height)
+            yield np.asarray(convert(self._image.crop((0, top, self.width, bottom))))
+
+    def _range(self) -> tuple[float, float]:
+        """The samples that become 0 and 255."""
+        if self._kind == "PNG":
+            return 0.0, 65535.0
+        low, high = math.inf, -math.inf
+        for top in range(0, self.height, _STRIP_ROWS):
+            box = (0, top, self.width, min(top + _STRIP_ROWS, self.height))
+            samples = np.asarray(self._image.crop(box))
+            finite = samples[np.isfinite(samples)]
+            if finite.size:
+                low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+        return (low, high) if low <= high else (0.0, 1.0)
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
-    pixels = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, _STRIP_ROWS):
-        bottom = min(top + _STRIP_ROWS, height)
-        pixels[top:bottom] = np.asarray(image.crop((0, top, width, bottom)))
-    return pixels
+    if width * height > max_pixels:
+        raise _too_large(f"{width} x {height} pixels", max_pixels)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -113,8 +186,6 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
-        return _eight_bit(image).convert("RGB")
     if image.has_transparency_data:
         colours = image.convert("RGBA")
         white = Image.new("RGBA", colours.size, "white")
@@ -122,15 +193,10 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    samples = np.asarray(image).astype(np.float32)
-    low, high = 0.0, 65535.0
-    if image.format != "PNG":
-        finite = samples[np.isfinite(samples)]
-        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-        samples = np.nan_to_num(samples, nan=low, posinf=high, neginf=low)
+def _eight_bit(image: Image.Image, *, low: float, high: float) -> Image.Image:
+    samples = np.nan_to_num(np.asarray(image).astype(np.float32), nan=low, posinf=high, neginf=low)
     scaled = (samples - low) * (255.0 / max(high - low, 1e-12))
-    return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+    return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8)).convert("RGB")
 
 
 def _too_large(size: str, max_pixels: int) -> MediaError:

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.video.buffer import FrameBuffer
+from backend.video.buffer import FrameBuffer, FrameSource
 from backend.video.containers import VideoLimits
 from backend.video.decoder import Decoder
 from backend.video.picture import Picture
 from backend.video.table import FrameTable
 
 DEFAULT_LIMITS = VideoLimits()
+
+
+class OpenedVideo(FrameSource, Protocol):
+    """What ``VideoFrames`` needs of a decoder; see ``Decoder``."""
+
+    table: FrameTable
+    duration: float
+    width: int
+    height: int
+
+
+OpenDecoder = Callable[[BinaryIO, VideoLimits, FrameTable | None], OpenedVideo]
 
 
 class VideoFrames:
@@ -45,6 +57,7 @@ class VideoFrames:
         table: FrameTable | None = None,
         read_ahead: int = 8,
         max_bytes: int = 256 << 20,
+        decode: OpenDecoder = Decoder,
     ) -> None:
         """
         Args:
@@ -53,6 +66,7 @@ class VideoFrames:
             table: of an earlier ``VideoFrames`` of the same file.
             read_ahead: frames that a thread decodes in advance while reading forward; 0 for none.
             max_bytes: of decoded frames kept for reading ahead and backward.
+            decode: opens the file; ``backend.decoding.videos`` has one for a process of its own.
 
         Raises:
             VideoError: the file is no supported video, cannot be decoded, or is outside the limits.
@@ -63,7 +77,7 @@ class VideoFrames:
                 file: BinaryIO = opened.enter_context(Path(source).open("rb"))
             else:
                 file = source
-            decoder = Decoder(file, limits, table)
+            decoder = decode(file, limits, table)
             self._opened = opened.pop_all()
         self.table, self.duration = decoder.table, decoder.duration
         self.width, self.height = decoder.width, decoder.height

@@ -1,0 +1,254 @@
+"""A decoding process as the service sees it: started, asked, watched, and killed when it must be.
+
+The process reads files through the service: it asks for a range of bytes and waits. The time
+that takes is the source's; all other time is the decoder's, and limited.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from backend.decoding.wire import Channel, Closed, Nonsense
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+WORKER = "backend.decoding.worker"
+_START_SECONDS = 60.0
+_EXIT_SECONDS = 5.0
+_HEAD_BYTES = 1 << 20
+_LONGEST_READ = 1 << 23
+# A decoder may read a file several times over (a search for an index, a seek), but not for ever.
+_READS_PER_FILE = 8
+_READ_IN_ANY_CASE = 1 << 26
+_ROOT = Path(__file__).resolve().parents[2]
+# The environment holds credentials: a decoder gets of it what finding libraries may need.
+_INHERITED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "PYTHONHOME")
+
+
+class Cause(enum.Enum):
+    """Why a process had to go."""
+
+    CRASHED = "crashed"
+    HUNG = "hung"
+    MEMORY = "ran out of memory"
+    DEFECT = "failed"
+
+
+class DecoderGone(Exception):
+    """The process did not answer and was ended.
+
+    Attributes:
+        cause: why.
+    """
+
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(f"the decoder {cause.value}")
+        self.cause = cause
+
+
+class DecodingProcess:
+    """One process; one request at a time, by one thread at a time.
+
+    It starts in the background: making one takes milliseconds, the first request waits.
+
+    Args:
+        kind: ``images`` or ``videos``.
+        module: what is run; a test may run one that misbehaves.
+    """
+
+    def __init__(self, kind: str, *, module: str = WORKER) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - nothing of it is from outside
+                [sys.executable, "-P", "-m", module, kind, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=_environment(),
+                cwd="/",
+                start_new_session=True,  # Ctrl-C is for the service, which then ends this one
+            )
+        self._channel = Channel(ours)
+        self._ready = False
+        self._file: BinaryIO | None = None
+        self._size = self._may_read = 0
+        self._left = 0.0
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def open(
+        self, file: BinaryIO, request: Mapping[str, Any], payload: bytes = b"", *, seconds: float
+    ) -> None:
+        """Send the first request about a file; the answers come from ``answer``.
+
+        Args:
+            file: seekable; what the decoder reads from now on.
+            seconds: what the decoder may take until it has answered, its reading not counted.
+
+        Raises:
+            DecoderGone: it is gone.
+            Exception: what reading the file raises.
+        """
+        self._file, self._size = file, file.seek(0, os.SEEK_END)
+        file.seek(0)
+        head = file.read(_HEAD_BYTES)  # the whole file mostly; saves asking for it
+        sizes = {"size": self._size, "head": len(head)}
+        try:
+            if not self._ready:
+                self._channel.receive(time.monotonic() + _START_SECONDS)
+                self._ready = True
+        except (Closed, Nonsense, TimeoutError) as error:
+            raise self._gone(error) from error
+        self.ask({**request, **sizes}, head + payload, seconds=seconds)
+
+    def ask(self, request: Mapping[str, Any], payload: bytes = b"", *, seconds: float) -> None:
+        """Send a further request about the file; see ``open``. Raises DecoderGone."""
+        self._may_read = self._size * _READS_PER_FILE + _READ_IN_ANY_CASE
+        self._left = seconds
+        message = {**request, "seconds": seconds}
+        try:
+            self._waited(partial(self._channel.send, message, payload))
+        except (Closed, TimeoutError) as error:
+            raise self._gone(error) from error
+
+    def allow(self, seconds: float) -> None:
+        """Set anew how much time is left for the next answers."""
+        self._left = seconds
+
+    def answer(self) -> dict[str, Any]:
+        """The next answer, whose payload is to be taken before anything else. The bytes of the
+        file that the decoder asks for meanwhile are sent to it.
+
+        Raises:
+            DecoderGone: it hung, crashed, or answered nonsense; it is ended now.
+            Exception: what reading the file raised.
+        """
+        failure: Exception | None = None
+        try:
+            while True:
+                header = self._waited(self._channel.receive)
+                if "read" in header:
+                    failure = self._send_bytes(header["read"]) or failure
+                    continue
+                if failure is not None:
+                    self.close()  # what it makes of a file that cannot be read is of no interest
+                    raise failure
+                if header.get("error") in ("memory", "defect"):
+                    cause = Cause.MEMORY if header["error"] == "memory" else Cause.DEFECT
+                    self.close()
+                    raise DecoderGone(cause)
+                return header
+        except (Closed, Nonsense, TimeoutError) as error:
+            if failure is not None:
+                self.close()
+                raise failure from None
+            raise self._gone(error) from error
+
+    def take_into(self, target: memoryview) -> None:
+        """Take the answer's payload, of exactly that size. Raises DecoderGone."""
+        try:
+            self._waited(partial(self._channel.take_into, target))
+        except (Closed, Nonsense, TimeoutError) as error:
+            raise self._gone(error) from error
+
+    def take(self, limit: int) -> bytearray:
+        """Take the answer's payload, at most ``limit`` bytes. Raises DecoderGone."""
+        try:
+            return self._waited(partial(self._channel.take, limit))
+        except (Closed, Nonsense, TimeoutError) as error:
+            raise self._gone(error) from error
+
+    def nonsense(self) -> DecoderGone:
+        """The exception for an answer that cannot be right; the process is ended."""
+        return self._gone(Nonsense("an answer that cannot be right"))
+
+    def kill(self) -> None:
+        """End it, from any thread; the thread that uses it finds it gone."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """End it and free everything. May be called again."""
+        self._process.kill()
+        self._process.wait()
+        self._channel.close()
+        self._file = None
+
+    def _waited(self, wait: Callable[..., T]) -> T:
+        """What ``wait(deadline=...)`` returns; the time it took is taken off what is left."""
+        began = time.monotonic()
+        try:
+            return wait(deadline=began + self._left)
+        finally:
+            self._left -= time.monotonic() - began
+
+    def _send_bytes(self, asked: Any) -> Exception | None:
+        """Answer a request for bytes of the file; returns what reading raised."""
+        position, length = asked if isinstance(asked, list) and len(asked) == 2 else (-1, 0)
+        if type(position) is not int or type(length) is not int:
+            raise Nonsense("a range that is none")
+        if self._file is None or position < 0 or not 0 < length <= _LONGEST_READ:
+            raise Nonsense("a range that cannot be read")
+        self._may_read -= length
+        if self._may_read < 0:
+            raise TimeoutError("the decoder reads in circles")
+        try:
+            self._file.seek(position)
+            data = self._file.read(length)
+        except Exception as error:  # noqa: BLE001 - raised by ``answer``
+            self._waited(partial(self._channel.send, {"failed": True}))
+            return error
+        self._waited(partial(self._channel.send, {}, data))
+        return None
+
+    def _gone(self, error: Exception) -> DecoderGone:
+        """End the process and find out what became of it."""
+        if isinstance(error, Closed):
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_EXIT_SECONDS)
+        code = self._process.poll()
+        self.close()
+        if isinstance(error, TimeoutError) or code == -signal.SIGALRM:
+            cause, told = Cause.HUNG, "took too long"
+        elif code == -signal.SIGKILL:  # not ours: the system's, when memory runs out
+            cause, told = Cause.MEMORY, "was killed"
+        elif isinstance(error, Nonsense):
+            cause, told = Cause.DEFECT, f"sent nonsense ({error})"
+        else:
+            cause, told = Cause.CRASHED, f"ended with code {code}"
+        logger.warning("decoding process %d %s", self._process.pid, told)
+        return DecoderGone(cause)
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    searched = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join(filter(None, searched)),
+        "LANG": "C.UTF-8",
+        # Threads of a kind that decoding does not use would only take up address space.
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "2",
+    }

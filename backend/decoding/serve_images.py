@@ -1,0 +1,52 @@
+"""In the decoding process: one image per request."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image
+
+from backend.decoding.worker import Serve, Session
+from backend.media.errors import MediaError
+from backend.media.images import opened_image
+
+# What decoding takes up at most: small images and the libraries' tables, and per pixel the
+# samples of OpenJPEG (int32, four components, twice), the coefficients of a progressive JPEG, or
+# floats of a TIFF, with the picture and its upright copy (four bytes each).
+_MEMORY_BYTES = 256 << 20
+_MEMORY_BYTES_PER_PIXEL = 48
+
+
+# Pillow imports these when they are first needed, which is too late here.
+_IMPORTED_LATE = ("copy", "PIL.ImageCms", "PIL.ImageColor", "PIL.ImageFilter", "PIL.ImagePalette",
+                  "PIL.MpoImagePlugin", "PIL.TiffImagePlugin")  # fmt: skip
+
+
+def serve_images() -> Serve:
+    """Import all that Pillow may need; returns what answers requests."""
+    Image.init()
+    for module in _IMPORTED_LATE:
+        importlib.import_module(module)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is the lower limit
+    return _serve
+
+
+def _serve(session: Session, request: Mapping[str, Any]) -> None:
+    max_pixels = request["max_pixels"]
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    session.memory.limit(_MEMORY_BYTES)
+    try:
+        with opened_image(session.open_file(request), max_pixels) as image:
+            pixels = image.width * image.height
+            session.memory.limit(_MEMORY_BYTES + pixels * _MEMORY_BYTES_PER_PIXEL)
+            session.channel.send({"image": [image.width, image.height]})
+            decoded = image.decoded()
+            session.channel.send({"decoded": [decoded.width, decoded.height]})
+            for strip in decoded.strips():
+                session.channel.send({"rows": len(strip)}, strip.data)
+    except MediaError as error:
+        described = {"sentence": error.sentence, "hint": error.hint, "reason": error.reason.value}
+        session.channel.send({"error": "media", **described})

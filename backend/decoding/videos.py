@@ -1,0 +1,148 @@
+"""Videos decoded in processes of their own, one for each open video."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from backend.decoding.process import WORKER, Cause, DecoderGone, DecodingProcess
+from backend.decoding.tables import pack_table, unpack_table
+from backend.video.containers import VideoLimits
+from backend.video.errors import VideoError
+from backend.video.frames import DEFAULT_LIMITS, VideoFrames
+from backend.video.picture import Picture
+from backend.video.table import FrameTable
+
+_OPEN_SECONDS = 30.0
+_BYTES_PER_SECOND = 20_000_000  # a table of frames may need the whole file to be read
+_FRAME_SECONDS = 60.0  # frames without a key frame among them must all be decoded for one
+_MAX_TABLE_BYTES = 1 << 29
+
+
+def open_video(
+    source: str | Path | BinaryIO,
+    *,
+    limits: VideoLimits = DEFAULT_LIMITS,
+    table: FrameTable | None = None,
+    read_ahead: int = 8,
+) -> VideoFrames:
+    """The frames of a video, decoded in a process of its own for as long as they are open.
+
+    Arguments and errors as for ``VideoFrames``; a decoder that hangs or crashes is a
+    ``VideoError`` too. What reading ``source`` raises is raised as it is.
+    """
+    return VideoFrames(
+        source, limits=limits, table=table, read_ahead=read_ahead, decode=RemoteDecoder
+    )
+
+
+class RemoteDecoder:
+    """A ``Decoder`` in another process; see there. Not thread-safe.
+
+    Args:
+        file: binary, seekable; read by the calling thread, whenever the decoder needs bytes.
+        open_seconds, frame_seconds: what the decoder may take to open the file, and for a frame.
+        module: what the process runs; a test may run one that misbehaves.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        limits: VideoLimits,
+        table: FrameTable | None,
+        *,
+        open_seconds: float = _OPEN_SECONDS,
+        frame_seconds: float = _FRAME_SECONDS,
+        module: str = WORKER,
+    ) -> None:
+        self._limits, self._frame_seconds = limits, frame_seconds
+        self._process: DecodingProcess | None = DecodingProcess("videos", module=module)
+        try:
+            self._open(self._process, file, table, open_seconds)
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, first: int, last: int) -> Iterator[tuple[int, Picture]]:
+        """See ``Decoder.read``."""
+        if self._process is None:
+            raise VideoError("The decoder of the video is gone.")
+        try:
+            self._process.ask({"first": first, "last": last}, seconds=self._frame_seconds)
+            for index in range(first, last + 1):
+                self._process.allow(self._frame_seconds)
+                answer = _checked(self._process.answer())
+                if answer.get("frame") != index:
+                    raise self._process.nonsense()
+                picture = np.empty((self.height, self.width, 3), np.uint8)
+                self._process.take_into(memoryview(picture.data).cast("B"))
+                picture.flags.writeable = False
+                yield index, picture
+        except DecoderGone as gone:
+            self.close()
+            raise VideoError(_explain(gone.cause, f"Frame {first + 1} of the video")) from gone
+
+    def group_start(self, index: int) -> int:
+        """See ``Decoder.group_start``."""
+        return min(index, self.table.first_from(self.table.key_before(index)))
+
+    def close(self) -> None:
+        """End the process; the file object stays open."""
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+    def _open(
+        self, process: DecodingProcess, file: BinaryIO, table: FrameTable | None, seconds: float
+    ) -> None:
+        header, payload = pack_table(table) if table else (None, b"")
+        request = {"limits": asdict(self._limits), "table": header}
+        seconds += file.seek(0, os.SEEK_END) / _BYTES_PER_SECOND
+        try:
+            process.open(file, request, payload, seconds=seconds)
+            answer = _checked(process.answer())
+            try:
+                self.width, self.height = (_positive(answer[name]) for name in ("width", "height"))
+                self.duration = float(answer["duration"])
+                if table is None:
+                    payload = bytes(process.take(_MAX_TABLE_BYTES))
+                    table = unpack_table(answer["table"], payload)
+            except (KeyError, TypeError, ValueError, ArithmeticError):
+                raise process.nonsense() from None
+            if self.width * self.height > self._limits.max_pixels:
+                raise process.nonsense()
+            self.table = table
+        except DecoderGone as gone:
+            raise VideoError(_explain(gone.cause, "The video")) from gone
+
+
+def _positive(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError("not a whole number above 0")
+    return value
+
+
+def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer that is no error. Raises the VideoError it describes."""
+    if answer.get("error") == "video":
+        raise VideoError(str(answer.get("sentence")))
+    return answer
+
+
+def _explain(cause: Cause, what: str) -> str:
+    if cause is Cause.DEFECT:
+        return f"{what} could not be decoded; the backend's log says why."
+    happened = {
+        Cause.CRASHED: "made the decoder crash",
+        Cause.HUNG: "took too long to decode, so the decoder was stopped",
+        Cause.MEMORY: "took more memory to decode than its size allows for",
+    }[cause]
+    return (
+        f"{what} {happened}. Write the file anew: "
+        "ffmpeg -i input -c:v libx264 -pix_fmt yuv420p -g 60 output.mp4"
+    )

@@ -1,0 +1,141 @@
+"""Messages between the service and a decoding process: a small JSON header and raw bytes.
+
+Nothing is pickled. The receiver takes a message for what its fields say and no more, as a decoder
+that was taken over by a hostile file may send anything.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+from collections.abc import Mapping
+from typing import Any
+
+_HEAD = struct.Struct("!IQ")  # bytes of the header, bytes of the payload
+_MAX_HEADER_BYTES = 1 << 16
+_BUFFER_BYTES = 1 << 20
+
+Buffer = bytes | memoryview
+
+
+class Closed(Exception):
+    """The other side is gone."""
+
+
+class Nonsense(Exception):
+    """The other side sent something that is no message, or not the one that was due."""
+
+
+class Channel:
+    """One end of a stream socket. For one thread at a time.
+
+    Attributes:
+        pending: bytes of the last message's payload that were not taken yet.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
+        self.pending = 0
+
+    def send(
+        self, header: Mapping[str, Any], payload: Buffer = b"", deadline: float | None = None
+    ) -> None:
+        """Send a message.
+
+        Args:
+            deadline: by when the other side must have read it, on ``time.monotonic``; None waits
+                for ever.
+
+        Raises:
+            Closed: see there.
+            TimeoutError: the deadline passed.
+        """
+        text = json.dumps(header).encode()
+        view = memoryview(payload).cast("B")
+        try:
+            for part in (_HEAD.pack(len(text), len(view)) + text, view):
+                self._socket.settimeout(_left(deadline))
+                self._socket.sendall(part)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise Closed from error
+
+    def receive(self, deadline: float | None = None) -> dict[str, Any]:
+        """The next message's header; its payload must be taken before the next call.
+
+        Args:
+            deadline: on ``time.monotonic``; None waits for ever.
+
+        Raises:
+            Closed, Nonsense: see there.
+            TimeoutError: the deadline passed.
+        """
+        if self.pending:
+            raise Nonsense(f"{self.pending} bytes were not asked for")
+        head = bytearray(_HEAD.size)
+        self._fill(memoryview(head), deadline)
+        length, payload = _HEAD.unpack(head)
+        if length > _MAX_HEADER_BYTES:
+            raise Nonsense("the header is too long")
+        text = bytearray(length)
+        self._fill(memoryview(text), deadline)
+        try:
+            header = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise Nonsense("the header is not JSON") from error
+        if not isinstance(header, dict):
+            raise Nonsense("the header is no object")
+        self.pending = payload
+        return header
+
+    def take_into(self, target: memoryview, deadline: float | None = None) -> None:
+        """Take the payload, which must have exactly the size of ``target`` (format "B").
+
+        Raises:
+            Closed, Nonsense: see there.
+            TimeoutError: the deadline passed.
+        """
+        if self.pending != len(target):
+            raise Nonsense(f"a payload of {self.pending} bytes where {len(target)} are due")
+        self._fill(target, deadline)
+        self.pending = 0
+
+    def take(self, limit: int, deadline: float | None = None) -> bytearray:
+        """Take the payload, at most ``limit`` bytes; errors as in ``take_into``."""
+        if self.pending > limit:
+            raise Nonsense(f"a payload of {self.pending} bytes where at most {limit} are due")
+        data = bytearray(self.pending)
+        self.take_into(memoryview(data), deadline)
+        return data
+
+    def close(self) -> None:
+        """Hang up. May be called again."""
+        self._socket.close()
+
+    def _fill(self, target: memoryview, deadline: float | None) -> None:
+        while len(target):
+            try:
+                self._socket.settimeout(_left(deadline))
+                count = self._socket.recv_into(target)
+            except TimeoutError:
+                raise
+            except OSError as error:
+                raise Closed from error
+            if not count:
+                raise Closed
+            target = target[count:]
+
+
+def _left(deadline: float | None) -> float | None:
+    """Seconds until the deadline. Raises TimeoutError when it has passed."""
+    if deadline is None:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left

@@ -1,0 +1,274 @@
+"""Images decoded in other processes: the same pixels, and no fault that spreads."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backend.decoding.images import ImageDecoder
+from backend.media.errors import MediaError, Reason
+from backend.media.images import load_image
+from tests.decoding.conftest import FAULTY, running
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[ImageDecoder]:
+    made = ImageDecoder(max_pixels=1_000_000, warm=1)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def faulty() -> Iterator[Callable[..., ImageDecoder]]:
+    made: list[ImageDecoder] = []
+
+    def make(**options: float) -> ImageDecoder:
+        defaults = {"max_pixels": 1_000_000, "warm": 1, "seconds": 0.7, "module": FAULTY}
+        made.append(ImageDecoder(**{**defaults, **options}))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def pids(decoder: ImageDecoder) -> list[int]:
+    return [process.pid for process in decoder._idle]
+
+
+KINDS = [("PNG", "RGBA"), ("PNG", "I;16"), ("PNG", "P"), ("PNG", "1"), ("JPEG", "RGB"),
+         ("JPEG", "CMYK"), ("JPEG", "L"), ("GIF", "P"), ("BMP", "RGB"), ("TIFF", "F"),
+         ("TIFF", "I;16"), ("WEBP", "RGBA"), ("AVIF", "RGB"), ("JPEG2000", "RGB"),
+         ("PPM", "RGB")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "mode"), KINDS)
+def test_same_pixels_as_in_this_process(
+    decoder: ImageDecoder, photo: Path, tmp_path: Path, kind: str, mode: str
+) -> None:
+    path = tmp_path / "image"
+    source = Image.open(photo)
+    wide = mode in ("I;16", "F")
+    image = source.convert("I" if mode == "I;16" else mode) if wide else source.convert(mode)
+    (image.convert("I;16") if mode == "I;16" else image).save(path, kind)
+    pixels = decoder.load(path)
+    assert np.array_equal(pixels, load_image(path))
+    assert pixels.flags.writeable
+    assert pixels.flags.c_contiguous
+
+
+def test_turned_upright(decoder: ImageDecoder, photo: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.open(photo).save(tmp_path / "turned.jpg", exif=exif)
+    assert decoder.load(tmp_path / "turned.jpg").shape == (400, 300, 3)
+
+
+def test_any_file_object_is_read(decoder: ImageDecoder) -> None:
+    """Of several times the size that goes along with the request."""
+    noise = np.random.default_rng(0).integers(0, 255, (1000, 1000, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "BMP")
+    assert len(stream.getvalue()) > 2 << 20
+    assert np.array_equal(decoder.load(stream), noise)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", Reason.NOT_AN_IMAGE),
+        (b"<!doctype html><p>login", Reason.NOT_AN_IMAGE),
+        (b"<svg xmlns=''/>", Reason.NOT_AN_IMAGE),
+        (b"P6 1001 1000 255\n", Reason.TOO_LARGE),
+    ],
+)
+def test_same_errors_as_in_this_process(
+    decoder: ImageDecoder, photo: Path, body: bytes, reason: Reason
+) -> None:
+    before = pids(decoder)
+    with pytest.raises(MediaError) as caught:
+        decoder.load(io.BytesIO(body))
+    assert caught.value.reason is reason
+    assert caught.value.sentence
+    assert caught.value.hint
+    assert decoder.load(photo).shape == (300, 400, 3)
+    assert pids(decoder) == before  # an unusable image is no reason to begin anew
+
+
+def test_missing_file(decoder: ImageDecoder, tmp_path: Path) -> None:
+    with pytest.raises(MediaError) as caught:
+        decoder.load(tmp_path / "none")
+    assert caught.value.reason is Reason.STORAGE
+
+
+class Broken(io.BytesIO):
+    """A source that breaks off; it may take its time before."""
+
+    def __init__(self, size: int, good: int) -> None:
+        super().__init__(b"P6 1000 300 255\n" + bytes(size))
+        self.good = good
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell() >= self.good:
+            raise MediaError("The storage is gone.", reason=Reason.UNREACHABLE)
+        return super().read(size)
+
+
+@pytest.mark.parametrize("good", [0, 1 << 20])
+def test_what_the_source_raises_is_raised(faulty: Callable, photo: Path, good: int) -> None:
+    decoder = faulty(max_pixels=10**8)
+    stream = Broken(3 << 20, good)
+    stream.seek(0)
+    stream.write(b"P6 1000 1000 255\n")
+    with pytest.raises(MediaError, match="storage is gone"):
+        decoder.load(stream)
+    assert decoder.load(photo).shape == (300, 400, 3)
+
+
+FAULTS = {
+    "hang": "too long",
+    "spin": "too long",
+    "crash": "crash",
+    "abort": "crash",
+    "eat": "more memory",
+    "killed": "more memory",
+    "circle": "too long",
+    "exit": "crash",
+    "defect": "log says why",
+    "lie": "log says why",
+    "nonsense": "log says why",
+    "negative": "log says why",
+    "greedy": "log says why",
+    "deaf": "too long",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_next_image_is_decoded_after(faulty: Callable, photo: Path, fault: str) -> None:
+    decoder = faulty()
+    assert decoder.load(photo).shape == (300, 400, 3)
+    [victim] = pids(decoder)
+    started = time.monotonic()
+    with pytest.raises(MediaError, match=FAULTS[fault]) as caught:
+        decoder.load(io.BytesIO(f"{fault}:".encode() + bytes(1000)))
+    assert time.monotonic() - started < 8
+    assert caught.value.hint
+    assert not running(victim)
+    assert decoder.failures == 1
+    assert decoder.load(photo).shape == (300, 400, 3)
+
+
+def test_others_do_not_wait_for_one_that_hangs(faulty: Callable, photo: Path) -> None:
+    decoder = faulty(seconds=30)
+    failures: list[MediaError] = []
+
+    def hang() -> None:
+        try:
+            decoder.load(io.BytesIO(b"hang:"))
+        except MediaError as error:
+            failures.append(error)
+
+    decoder.load(photo)
+    threads = [threading.Thread(target=hang) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    started = time.monotonic()
+    while time.monotonic() - started < 1 or len(decoder._busy) < 2:
+        assert decoder.load(photo).shape == (300, 400, 3)
+    assert len(decoder._busy) == 2
+    decoder.close()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert len(failures) == 2
+
+
+def test_too_many_at_once_wait_and_are_told(faulty: Callable, photo: Path) -> None:
+    decoder = faulty(most=1, seconds=1.0, max_pixels=200_000)
+    thread = threading.Thread(target=lambda: pytest.raises(MediaError, decoder.load, hanging))
+    hanging = io.BytesIO(b"hang:")
+    decoder.load(photo)
+    thread.start()
+    while not decoder._busy:
+        time.sleep(0.01)
+    assert decoder.load(photo).shape == (300, 400, 3)  # when the other was given up
+    thread.join(10)
+
+
+def test_an_idle_process_that_died_is_replaced(decoder: ImageDecoder, photo: Path) -> None:
+    decoder.load(photo)
+    for pid in pids(decoder):
+        os.kill(pid, signal.SIGKILL)
+        while running(pid):
+            time.sleep(0.01)
+    assert decoder.load(photo).shape == (300, 400, 3)
+
+
+def test_what_a_decoder_can_see_and_do(faulty: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "secret-key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-key")
+    with pytest.raises(MediaError) as caught:
+        faulty().load(io.BytesIO(b"tell:"))
+    told = json.loads(caught.value.sentence)
+    assert "secret-key" not in caught.value.sentence
+    assert set(told["environment"]) <= {
+        "PYTHONPATH", "LANG", "LC_CTYPE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+        "MALLOC_ARENA_MAX", "LD_LIBRARY_PATH", "PYTHONHOME",
+    }  # fmt: skip
+    none = "Too many open files"
+    assert [told[name] for name in ("read", "write", "connect", "run")] == [none] * 4
+
+
+def test_processes_end_with_the_decoder(photo: Path) -> None:
+    decoder = ImageDecoder(max_pixels=1_000_000)
+    decoder.load(photo)
+    before = pids(decoder)
+    assert len(before) == 2
+    decoder.close()
+    decoder.close()
+    assert not any(running(pid) for pid in before)
+    with pytest.raises(MediaError, match="stopping"):
+        decoder.load(photo)
+
+
+ORPHANS = """
+import io, os, sys, threading, time
+from backend.decoding.images import ImageDecoder
+decoder = ImageDecoder(max_pixels=10, warm=2, seconds=1, module={module!r})
+before = {{process.pid for process in decoder._idle}}
+threading.Thread(target=decoder.load, args=(io.BytesIO(b"hang:"),), daemon=True).start()
+time.sleep(0.9)
+print(*before, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_processes_end_with_a_service_that_is_killed() -> None:
+    """The idle one at once, and the one that hangs at its own alarm."""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", ORPHANS.format(module=FAULTY)],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        check=False,
+    )
+    orphans = [int(pid) for pid in done.stdout.split()]
+    assert done.returncode == -signal.SIGKILL
+    assert len(orphans) == 2
+    deadline = time.monotonic() + 10
+    while any(running(pid) for pid in orphans):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

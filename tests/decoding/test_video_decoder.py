@@ -1,0 +1,199 @@
+"""Videos decoded in other processes: the same frames, and no fault that spreads."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pytest
+
+from backend.decoding.tables import pack_table, unpack_table
+from backend.decoding.videos import RemoteDecoder, open_video
+from backend.media.errors import MediaError, Reason
+from backend.video import VideoError, VideoFrames, VideoLimits
+from tests.decoding.conftest import FAULTY, running
+from tests.video.clips import number_of
+
+Clip = Callable[[str], Path]
+
+
+@pytest.mark.parametrize("name", ["25.mp4", "vp8.webm", "transport.ts", "mpeg4_b_frames.avi"])
+def test_same_frames_as_in_this_process(clip: Clip, name: str) -> None:
+    with VideoFrames(clip(name)) as here, open_video(clip(name)) as there:
+        assert (there.width, there.height, there.duration) == (
+            here.width,
+            here.height,
+            here.duration,
+        )
+        assert (there.notice, there.missing) == (here.notice, here.missing)
+        assert np.array_equal(there.times, here.times)
+        assert len(there) == len(here)
+        for index in [0, 1, 2, len(here) - 1, len(here) - 2, 30, 5, *range(10)]:
+            assert np.array_equal(there[index], here[index])
+            assert not there[index].flags.writeable
+        with pytest.raises(IndexError):
+            there[len(here)]
+
+
+def test_a_table_is_handed_on(clip: Clip) -> None:
+    with open_video(clip("25.mp4")) as frames:
+        table = frames.table
+    with open_video(clip("25.mp4"), table=table) as frames:
+        assert frames.table is table
+        assert number_of(frames[40]) == 40
+
+
+def test_tables_survive_the_journey(clip: Clip) -> None:
+    with VideoFrames(clip("fragmented.mp4")) as frames:
+        table = frames.table
+    back = unpack_table(*pack_table(table))
+    for name in ("pts", "key_pts", "key_dts"):
+        assert np.array_equal(getattr(back, name), getattr(table, name))
+    for name in ("time_base", "origin", "last_duration", "missing"):
+        assert getattr(back, name) == getattr(table, name)
+    header, payload = pack_table(table)
+    for broken in ({"lengths": [1, 2]}, {"time_base": [1, 0]}, {"lengths": [10**9, 1, 1]}):
+        with pytest.raises((ValueError, ArithmeticError, TypeError)):
+            unpack_table({**header, **broken}, payload)
+
+
+class Counting(io.BytesIO):
+    """A file that counts what is read, and breaks off when told to."""
+
+    taken = 0
+    broken = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.broken:
+            raise MediaError("The storage is gone.", reason=Reason.UNREACHABLE)
+        data = super().read(size)
+        self.taken += len(data)
+        return data
+
+
+def test_file_objects_are_read_by_ranges(clip: Clip) -> None:
+    """Frames of a file behind three megabytes of something else: only its parts are read."""
+    data = clip("25.mp4").read_bytes()
+    filler = (8 << 20).to_bytes(4, "big") + b"free" + bytes((8 << 20) - 8)
+    at = data.index(b"ftyp") + int.from_bytes(data[:4], "big") - 4
+    with VideoFrames(io.BytesIO(data)) as frames:
+        expected = len(frames)
+    file = Counting(data[:at] + data[at:] + filler)
+    with open_video(file) as frames:
+        assert [number_of(frame) for frame in frames] == list(range(expected))
+    assert file.taken < 4 << 20
+    assert not file.closed
+
+
+def test_what_the_source_raises_is_raised(clip: Clip) -> None:
+    data = clip("25.mp4").read_bytes()
+    file = Counting(data + bytes(3 << 20))
+    file.broken = True
+    with pytest.raises(MediaError, match="storage is gone"):
+        open_video(file)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"#EXTM3U\nhttp://127.0.0.1/x.ts\n", "playlist"),
+        (b"", "not a MP4"),
+        (bytes(100_000), "not a MP4"),
+    ],
+)
+def test_same_errors_as_in_this_process(data: bytes, message: str) -> None:
+    with pytest.raises(VideoError, match=message):
+        open_video(io.BytesIO(data))
+
+
+def test_limits_hold(clip: Clip) -> None:
+    for limits in (VideoLimits(max_pixels=100), VideoLimits(max_frames=3)):
+        with pytest.raises(VideoError, match="allowed"):
+            open_video(clip("25.mp4"), limits=limits)
+
+
+def test_missing_path(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        open_video(tmp_path / "none.mp4")
+
+
+@pytest.fixture
+def faulty() -> Iterator[Callable[..., VideoFrames]]:
+    opened: list[VideoFrames] = []
+
+    def make(file: BinaryIO | Path, **options: Any) -> VideoFrames:
+        quick = {"open_seconds": 0.7, "frame_seconds": 0.7, "module": FAULTY}
+        decode = partial(RemoteDecoder, **{**quick, **options})
+        opened.append(VideoFrames(file, read_ahead=0, decode=decode))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+FAULTS = {
+    "hang": "too long",
+    "spin": "too long",
+    "crash": "crash",
+    "killed": "more memory",
+    "eat": "more memory",
+    "circle": "too long",
+    "exit": "crash",
+    "defect": "log says why",
+    "lie": "log says why",
+    "nonsense": "log says why",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_while_opening(faulty: Callable[..., VideoFrames], clip: Clip, fault: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(VideoError, match=FAULTS[fault]):
+        faulty(io.BytesIO(f"{fault}:".encode()))
+    assert time.monotonic() - started < 8
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_at_a_frame(
+    faulty: Callable[..., VideoFrames],
+    clip: Clip,
+    fault: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The frames before are there, another video does not notice, and the process is gone."""
+    monkeypatch.setenv("PYTHONPATH", f"fault-in-frame-10={fault}")
+    with open_video(clip("vp8.webm")) as other:
+        frames = faulty(clip("25.mp4"))
+        source = frames._frames._source
+        assert isinstance(source, RemoteDecoder)
+        assert source._process is not None
+        pid = source._process.pid
+        assert number_of(frames[3]) == 3
+        with pytest.raises(VideoError, match=FAULTS[fault]):
+            frames[10]
+        assert not running(pid)
+        with pytest.raises(VideoError, match="gone"):
+            frames[4]
+        assert number_of(other[5]) == 5
+        assert number_of(frames[3]) == 3  # still kept
+
+
+def test_processes_end_with_the_video(clip: Clip) -> None:
+    frames = open_video(clip("25.mp4"))
+    source = frames._frames._source
+    assert isinstance(source, RemoteDecoder)
+    assert source._process is not None
+    pid = source._process.pid
+    frames[0]
+    assert running(pid)
+    frames.close()
+    frames.close()
+    assert not running(pid)
+    with pytest.raises(VideoError, match="closed"):
+        frames[1]
