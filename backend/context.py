@@ -53,6 +53,12 @@ def serving(*, request_id: str = "", project: str = "", job: str = "") -> Iterat
         _CALLER.reset(token)
 
 
+def log_place() -> str:
+    """Where the log tells more, for the end of a sentence; empty outside of a request."""
+    now = caller()
+    return f" (request {now.request_id})" if now.request_id else ""
+
+
 def carried(call: Callable[P, T]) -> Callable[P, T]:
     """``call`` as it will run in another thread: for the same caller."""
     return partial(copy_context().run, call)

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from backend.answers import Answers, UnusableShape
-from backend.engine.engine import Engine, EngineError
+from backend.context import log_place
+from backend.engine.engine import Busy, Engine, EngineError
 from backend.engine.scheduler import Priority
 from backend.labelstudio.commands import (
     HELP,
@@ -37,6 +38,7 @@ from backend.media.errors import MediaError
 from backend.memory import Place, PromptMemory
 from backend.tracking.sequence import FrameSequence
 from backend.tracking.service import Tracking
+from backend.tracking.store import StoreError
 from backend.video import VideoError
 
 logger = logging.getLogger(__name__)
@@ -99,11 +101,12 @@ class Interactive:
             return Reply(self._status(request, image, None, text), "ignored")
         return Reply([], "empty")
 
-    def failed(self, request: Request) -> Reply:
-        """What to answer where the service itself failed; the cause is in the log."""
-        images = [image.name for image in request.config.images]
-        text = "the backend failed on this request; its log says why"
-        return Reply(self._status(request, images[0], None, text) if images else [], "defect")
+    def told(self, request: Request, context: object, text: str, outcome: str) -> Reply:
+        """Nothing but ``text``, where the annotator can see it."""
+        if request.config.images:
+            image = request.config.images[0].name
+            return Reply(self._status(request, image, None, text), outcome)
+        return Reply(self._video_status(request, context, text), outcome)
 
     def reply_on_video(self, request: Request, context: object) -> Reply:
         """Tracked boxes, or the answer to a command, for a request on a ``<Video>``."""
@@ -113,16 +116,21 @@ class Interactive:
             )
         except EXPECTED as error:
             logger.warning("task %s: not tracked: %s", request.task_id, error)
-            video = request.config.videos[0].name
-            known = context.get("result") if isinstance(context, Mapping) else None
-            status = video_status(str(error), request.config, video, known)
-            return Reply([dict(item) for item in status], "error")
+            return Reply(self._video_status(request, context, str(error)), _outcome(error))
         return Reply(results, "ok" if results else "empty")
+
+    def _video_status(self, request: Request, context: object, text: str) -> list[dict[str, Any]]:
+        if not request.config.videos:
+            return []
+        video = request.config.videos[0].name
+        known = context.get("result") if isinstance(context, Mapping) else None
+        return [dict(item) for item in video_status(text, request.config, video, known)]
 
     def _masks(self, request: Request, prompts: Sequence[ObjectPrompt]) -> Reply:
         deadline = time.monotonic() + self._budget
         regions: list[dict[str, Any]] = []
         reasons: list[str] = []
+        failed = "error"
         for prompt in prompts:
             try:
                 made = self._mask(request, prompt, deadline)
@@ -132,12 +140,14 @@ class Interactive:
             except EXPECTED as error:
                 logger.warning("task %s: no mask: %s", request.task_id, error)
                 reasons.append(str(error))
+                failed = _outcome(error)
             except Exception:  # request boundary: the editor would hide a 500
                 logger.exception("task %s: a prompt could not be answered", request.task_id)
-                reasons.append("the backend failed on this prompt; its log says why")
+                reasons.append(f"the backend failed on this prompt; its log says why{log_place()}")
+                failed = "defect"
         text = "; ".join(dict.fromkeys(reasons)) or None
         status = self._status(request, prompts[0].image, prompts[0].item_index, text)
-        outcome = "error" if not regions else "partial" if reasons else "ok"
+        outcome = failed if not regions else "partial" if reasons else "ok"
         return Reply(regions + status, outcome)
 
     def _mask(
@@ -161,20 +171,23 @@ class Interactive:
         self._memory.remember_logits(
             _answer_key(page.image.key, prompt, prompt.points), segment.logits
         )
-        region = self._tracked_region(request, prompt, segment.mask) or region
+        region, replaced = self._corrected(request, prompt, segment.mask) or (region, [])
         if prompt.box is not None:
             self._memory.remember_box(place, prompt.box, region)
         made = self._answers.regions(prompt, segment, request.config, region)
         self._memory.remember_sent(request.project, request.task_id, made)
-        return made
+        return made + replaced if made else []
 
-    def _tracked_region(
+    def _corrected(
         self, request: Request, prompt: ObjectPrompt, mask: np.ndarray
-    ) -> str | None:
-        """The region of a tracked object that a fresh mask on its page corrects in place."""
+    ) -> tuple[str, list[dict[str, Any]]] | None:
+        """The region of a tracked object that a fresh mask on its page corrects, and what takes
+        earlier ones away."""
         sequence = self._sequence(request, prompt.image)
         owner = sequence.owner_at(prompt, mask) if sequence is not None else None
-        return region_id(prompt, anchor=owner) if owner is not None else None
+        if sequence is None or owner is None:
+            return None
+        return sequence.correction(owner, prompt.item_index or 0)
 
     def _sequence(self, request: Request, image: str) -> FrameSequence | None:
         tag = request.config.image(image)
@@ -196,7 +209,7 @@ class Interactive:
             except EXPECTED as error:
                 text: str | None = str(error)
                 status = self._status(request, command.to_name, command.item_index, text)
-                return Reply(status, "error")
+                return Reply(status, _outcome(error))
         match parsed.kind, parsed.word:
             case Kind.COMMAND, Word.HELP:
                 text = HELP
@@ -245,9 +258,14 @@ EXPECTED = (
     LabelMismatch,
     EngineError,
     OnlyBackground,
+    StoreError,
     UnusableShape,
     VideoError,
 )
+
+
+def _outcome(error: Exception) -> str:
+    return "busy" if isinstance(error, Busy) else "error"
 
 
 def _saved_ids(task: Mapping[str, Any]) -> set[str]:

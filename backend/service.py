@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from backend.admission import Admission
 from backend.batch import Batch
-from backend.engine.engine import Engine
+from backend.context import log_place, serving
+from backend.engine.engine import Busy, Engine
 from backend.interactive import Interactive, Request
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.label_config import LabelConfigError, parse_label_config
@@ -16,8 +18,11 @@ from backend.labelstudio.prompts import prompts_from_context
 from backend.labelstudio.tags import LabelConfig
 from backend.metrics import Metrics
 from backend.tracking.service import Tracking
+from backend.video_protocol import Event, EventAnswer, VideoProtocol, event_of
 
 logger = logging.getLogger(__name__)
+
+MAX_PROJECT = 100  # characters of a project's name; Label Studio's have about 20
 
 
 class BadRequest(Exception):
@@ -34,12 +39,22 @@ class Service:
         batch: Batch,
         tracking: Tracking,
         metrics: Metrics,
+        *,
+        protocol: VideoProtocol | None = None,
+        threads: int = 16,
     ) -> None:
+        """
+        Args:
+            protocol: answers the events of newer editors; without it they get nothing.
+            threads: requests that the server answers at the same time.
+        """
         self.engine = engine
         self.tracking = tracking
         self._interactive = interactive
         self.batch = batch
+        self._protocol = protocol
         self._metrics = metrics
+        self._admission = Admission(threads)
         self._parse = lru_cache(maxsize=64)(parse_label_config)
 
     def config(self, xml: object) -> LabelConfig:
@@ -67,6 +82,9 @@ class Service:
         params = body.get("params")
         # label-studio-ml hands on {} where Label Studio sends null
         context = (params.get("context") or None) if isinstance(params, dict) else None
+        event = event_of(context)
+        if self._protocol is not None and event is Event.CAPABILITIES:  # the same for all projects
+            return {"results": [self._event_reply(event, self._protocol.capabilities())]}
         kind = "batch" if context is None else "interactive"
         try:
             config = self.config(body.get("label_config"))
@@ -74,12 +92,56 @@ class Service:
             logger.warning("project %s: no predictions: %s", body.get("project"), error)
             self._metrics.predictions.labels(kind, "bad_config").inc()
             return {"results": [_nothing(context) for _ in tasks]}
-        if context is None:
-            project, label_config = str(body.get("project")), body["label_config"]
-            results, asked = self.batch.reply(project, tasks, label_config, config)
-            self._metrics.predictions.labels(asked, "ok" if any(results) else "nothing").inc()
-            return {"results": results, "model_version": self.engine.model_version}
-        return self._answer_editor(body, tasks, config, context)
+        project = str(body.get("project"))[:MAX_PROJECT]
+        with serving(project=project):
+            if context is None:
+                return self._answer_batch(project, tasks, body["label_config"], config)
+            if self._protocol is not None and event is not None:
+                return self._answer_event(self._protocol, event, body, tasks, config)
+            return self._answer_editor(body, tasks, config, context)
+
+    def _answer_event(
+        self,
+        protocol: VideoProtocol,
+        event: Event,
+        body: Mapping[str, Any],
+        tasks: list[Mapping[str, Any]],
+        config: LabelConfig,
+    ) -> dict[str, Any]:
+        """The reply to an event of a newer editor, in the form of ``label-studio-ml``."""
+        if not tasks:
+            return {"results": []}
+        request = Request(str(body.get("project")), tasks[0], body["label_config"], config)
+        context = body["params"]["context"]
+        try:
+            with self._admission.enter(request.project[:MAX_PROJECT]):
+                answer = protocol.answer(event, request, context)
+        except Busy as error:
+            logger.warning("task %s: %s: %s", request.task_id, event, error)
+            answer = protocol.answer_busy(event, request, context, str(error))
+        return {"results": [self._event_reply(event, answer)]}
+
+    def _event_reply(self, event: Event, answer: EventAnswer) -> dict[str, Any]:
+        self._metrics.predictions.labels(event, answer.outcome).inc()
+        reply = {
+            "result": answer.items,
+            "score": _mean_score(answer.items),
+            "model_version": self.engine.model_version,
+        }
+        return reply if answer.error is None else {**reply, "error": answer.error}
+
+    def _answer_batch(
+        self, project: str, tasks: list[Mapping[str, Any]], label_config: str, config: LabelConfig
+    ) -> dict[str, Any]:
+        try:
+            with self._admission.enter(project):
+                results, asked = self.batch.reply(project, tasks, label_config, config)
+        except Busy as error:
+            logger.warning("%d tasks: no predictions: %s", len(tasks), error)
+            self._metrics.predictions.labels("batch", "busy").inc()
+            return {"results": [[] for _ in tasks], "model_version": self.engine.model_version}
+        self._metrics.predictions.labels(asked, "ok" if any(results) else "nothing").inc()
+        return {"results": results, "model_version": self.engine.model_version}
 
     def _answer_editor(
         self,
@@ -92,28 +154,45 @@ class Service:
             return {"results": []}
         request = Request(str(body.get("project")), tasks[0], body["label_config"], config)
         try:
-            if _is_on_video(context, config):
-                reply = self._interactive.reply_on_video(request, context)
-            else:
-                reply = self._interactive.reply(request, prompts_from_context(context, config))
+            with self._admission.enter(request.project[:MAX_PROJECT]):
+                if _is_on_video(context, config):
+                    reply = self._interactive.reply_on_video(request, context)
+                else:
+                    reply = self._interactive.reply(request, prompts_from_context(context, config))
+        except Busy as error:
+            logger.warning("task %s: %s", request.task_id, error)
+            reply = self._interactive.told(request, context, str(error), "busy")
         except Exception:  # request boundary: the editor would hide a 500
             logger.exception("task %s: the request could not be answered", request.task_id)
-            reply = self._interactive.failed(request)
+            text = f"the backend failed on this request; its log says why{log_place()}"
+            reply = self._interactive.told(request, context, text, "defect")
         self._metrics.predictions.labels("interactive", reply.outcome).inc()
-        scores = [item["score"] for item in reply.results if "score" in item]
         first = {
             "result": reply.results,
-            "score": sum(scores) / len(scores) if scores else 0.0,
+            "score": _mean_score(reply.results),
             "model_version": self.engine.model_version,
         }
         # The editor asks for one task at a time and reads only the first result.
         return {"results": [first, *([] for _ in tasks[1:])]}
 
+    def drain(self) -> None:
+        """Begin to stop: what waits is told so at once, jobs end after the frame they are at."""
+        self.tracking.jobs.stop_soon()
+        self.engine.drain()
+
     def close(self) -> None:
         """Stop background work and release the model."""
+        self.drain()
+        if self._protocol is not None:
+            self._protocol.close()
         self.batch.close()
         self.tracking.close()
         self.engine.close()
+
+
+def _mean_score(results: list[dict[str, Any]]) -> float:
+    scores = [item["score"] for item in results if "score" in item]
+    return sum(scores) / len(scores) if scores else 0.0
 
 
 def _is_on_video(context: object, config: LabelConfig) -> bool:

@@ -81,6 +81,13 @@ class EmbeddingCache(Generic[T]):
                     self.evictions += 1
         future.set_result(value)
 
+    def clear(self) -> None:
+        """Forget all values; those being made are not touched."""
+        with self._lock:
+            self.evictions += len(self._values)
+            self._values.clear()
+            self._bytes = 0
+
     def fail(self, key: str, error: BaseException) -> None:
         """Tell all who wait; the next one to ask tries again."""
         with self._lock:

@@ -24,6 +24,10 @@ class Busy(EngineError):
     """The model could not answer within the time given."""
 
 
+class OutOfMemory(EngineError):
+    """The device has no memory left for what was asked, though the caches were emptied."""
+
+
 class State(StrEnum):
     """What the model is doing."""
 
@@ -146,6 +150,11 @@ class Engine(Protocol):
         """What the model is doing now."""
         ...
 
+    @property
+    def busy_seconds(self) -> float:
+        """How long the model has been at the call it runs now; 0 while it rests."""
+        ...
+
     def wait_ready(self, timeout: float) -> None:
         """Return when the model is loaded.
 
@@ -182,6 +191,10 @@ class Engine(Protocol):
         Raises:
             NotReady: the model is not loaded.
         """
+        ...
+
+    def drain(self) -> None:
+        """Take nothing more; those who wait get ``Busy``. What runs goes on."""
         ...
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import cv2
 import numpy as np
 
+from backend.context import caller
 from backend.engine.cleanup import clean
 from backend.engine.embeddings import EmbeddingCache
 from backend.engine.engine import (
@@ -29,6 +30,7 @@ from backend.engine.engine import (
     State,
     Status,
 )
+from backend.engine.memory import Spare, model_bytes, used_bytes
 from backend.engine.scheduler import InferenceThread, Job, Priority, QueueFull
 from backend.engine.tracking import QueuedTracker
 from backend.metrics import Metrics
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+STOPPING = "the service is being restarted; try again in a moment"
 
 
 @dataclass(frozen=True)
@@ -95,25 +99,14 @@ class LocalEngine:
         self._build = build or build_predictor
         self._build_tracker = build_tracker or build_video_tracker
         self._cache: EmbeddingCache[LocalEmbedding] = EmbeddingCache(cache_bytes)
+        self._spare = Spare(self._cache.clear, metrics)
         self._urgency_lock = threading.Lock()
         self._urgency: dict[str, Priority] = {}
         self._encodes: dict[str, Job[None]] = {}
-        self._thread = InferenceThread()
+        self._thread = InferenceThread(on_start=self._waited)
         self._started = time.monotonic()
         self._loading = self._thread.submit(self._load, Priority.CLICK).future
-        metrics.gauge(
-            "sam2_queue_depth", "Jobs waiting for the model", lambda: self._thread.waiting
-        )
-        metrics.gauge("sam2_embedding_cache_bytes", "Embeddings held", lambda: self._cache.nbytes)
-        metrics.gauge("sam2_embedding_cache_entries", "Embeddings held", lambda: len(self._cache))
-        metrics.gauge(
-            "sam2_embedding_cache_evictions", "Embeddings dropped", lambda: self._cache.evictions
-        )
-        metrics.gauge(
-            "sam2_model_ready",
-            "1 when the model answers",
-            lambda: float(self.status().state is State.READY),
-        )
+        self._export(metrics)
 
     def status(self) -> Status:
         """See ``Engine``."""
@@ -124,6 +117,11 @@ class LocalEngine:
         if self._loading.cancelled() or error is not None:
             return Status(State.FAILED, f"the model could not be loaded: {_one_line(error)}")
         return Status(State.READY, f"{self.model_version} is ready")
+
+    @property
+    def busy_seconds(self) -> float:
+        """See ``Engine``."""
+        return self._thread.busy_seconds
 
     def wait_ready(self, timeout: float) -> None:
         """See ``Engine``."""
@@ -151,7 +149,10 @@ class LocalEngine:
 
         def run() -> list[Segment]:
             with self._metrics.stage("prompt"):
-                return [_segment(predictor, image, prompt, self._speck_share) for prompt in prompts]
+                return [
+                    self._spare(partial(_segment, predictor, image, prompt, self._speck_share))
+                    for prompt in prompts
+                ]
 
         future = self._submit(run, priority).future
         try:
@@ -166,10 +167,21 @@ class LocalEngine:
 
         def run(call: Callable[[], T]) -> T:
             with self._metrics.stage("track"):
-                return self._submit(call, Priority.TRACK).future.result()
+                return _result(self._submit(call, Priority.TRACK).future)
 
         tracker = partial(self._build_tracker, predictor)
-        return QueuedTracker(tracker, frames, run, speck_share=self._speck_share)
+        return QueuedTracker(
+            tracker,
+            frames,
+            run,
+            spare=self._spare,
+            tracked=self._metrics.frames_tracked.inc,
+            speck_share=self._speck_share,
+        )
+
+    def drain(self) -> None:
+        """See ``Engine``."""
+        self._thread.cancel_waiting()
 
     def close(self) -> None:
         """See ``Engine``."""
@@ -178,8 +190,10 @@ class LocalEngine:
     def _load(self) -> ImagePredictor:
         logger.info("loading %s", self.model_version)
         try:
+            start = time.monotonic()
             with self._metrics.stage("load"):
                 predictor = self._build(self._choice)
+            self._metrics.load_seconds.set(time.monotonic() - start)
         except Exception:
             logger.exception("the model could not be loaded")
             raise
@@ -197,9 +211,50 @@ class LocalEngine:
             detail = self.status().detail
         raise NotReady(detail)
 
+    def _waited(self, priority: Priority, seconds: float) -> None:
+        self._metrics.queue_wait_seconds.labels(priority.name.lower()).observe(seconds)
+
+    def _export(self, metrics: Metrics) -> None:
+        cache, thread = self._cache, self._thread
+        metrics.gauges(
+            "sam2_queue_depth",
+            "Jobs waiting for the model, by priority",
+            "priority",
+            lambda: {each.name.lower(): thread.depth(each) for each in Priority},
+        )
+        metrics.gauge(
+            "sam2_model_busy_seconds",
+            "How long the model has been at the call it runs now",
+            lambda: thread.busy_seconds,
+        )
+        metrics.gauge("sam2_embedding_cache_bytes", "Embeddings held", lambda: cache.nbytes)
+        metrics.gauge("sam2_embedding_cache_entries", "Embeddings held", lambda: len(cache))
+        metrics.counter(
+            "sam2_embedding_cache_evictions", "Embeddings dropped", lambda: cache.evictions
+        )
+        metrics.gauge(
+            "sam2_model_ready",
+            "1 when the model answers",
+            lambda: float(self.status().state is State.READY),
+        )
+        metrics.gauges(
+            "sam2_device_memory_bytes",
+            "Memory in use on the model's device (on a CPU: of the process), by owner",
+            "owner",
+            self._memory,
+        )
+
+    def _memory(self) -> dict[str, float]:
+        if self.status().state is not State.READY:
+            return {}
+        model = self._predictor(0.0).model
+        weights, embeddings = model_bytes(model), self._cache.nbytes
+        other = max(0, used_bytes(model) - weights - embeddings)
+        return {"model": weights, "embeddings": embeddings, "other": other}
+
     def _submit(self, call: Callable[[], T], priority: Priority) -> Job[T]:
         try:
-            return self._thread.submit(call, priority)
+            return self._thread.submit(call, priority, caller().project)
         except QueueFull as error:
             raise Busy(f"the service is busy ({error}); try again in a moment") from error
 
@@ -221,7 +276,7 @@ class LocalEngine:
 
             def run() -> None:
                 with self._metrics.stage("encode"):
-                    embedding = predictor.embed(pixels)
+                    embedding = self._spare(lambda: predictor.embed(pixels))
                 height, width = pixels.shape[:2]
                 side = predictor.model.image_size
                 value = LocalEmbedding(embedding, width, height, side, embedding.nbytes)
@@ -301,11 +356,20 @@ def _wait(future: Future[T], timeout: float, what: str) -> T:
         return future.result(max(timeout, 0.0))
     except FutureTimeout as error:
         raise Busy(f"the model had no time to {what} yet; try again in a moment") from error
+    except CancelledError as error:
+        raise Busy(STOPPING) from error
+
+
+def _result(future: Future[T]) -> T:
+    try:
+        return future.result()
+    except CancelledError as error:
+        raise Busy(STOPPING) from error
 
 
 def _failure(future: Future[Any]) -> BaseException | None:
     if future.cancelled():
-        return Busy("the service is stopping")
+        return Busy(STOPPING)
     return future.exception()
 
 

@@ -3,13 +3,62 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from backend.engine.engine import OutOfMemory
+from backend.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # What CUDA, the CPU allocator and Metal say in exceptions that have no class of their own.
 _MESSAGES = ("out of memory", "not enough memory", "can't allocate memory")
+
+
+class Spare:
+    """Runs calls on the device; once more with empty caches where its memory is used up.
+
+    Args:
+        empty_caches: lets go of what can be made again.
+    """
+
+    def __init__(self, empty_caches: Callable[[], None], metrics: Metrics) -> None:
+        self._empty_caches = empty_caches
+        self._metrics = metrics
+
+    def __call__(self, call: Callable[[], T], /) -> T:
+        """The result of ``call``.
+
+        Raises:
+            OutOfMemory: the memory is not enough even so.
+        """
+        try:
+            return call()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            logger.warning("the device is out of memory; its caches are emptied: %s", error)
+        # Outside of the except block, whose traceback would keep the failed call's tensors.
+        self._metrics.out_of_memory.labels("retried").inc()
+        self._empty_caches()
+        release_unused()
+        try:
+            return call()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self._metrics.out_of_memory.labels("refused").inc()
+            logger.error("the device is out of memory with empty caches: %s", error)
+        release_unused()
+        raise OutOfMemory(
+            "the device has too little memory for this; ask for fewer objects at a time, or have "
+            "the operator choose a smaller SAM2_VARIANT or SAM2_IMAGE_SIZE"
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

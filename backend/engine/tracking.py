@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Run(Protocol):
-    """Executes a call on the inference thread and waits for it."""
+    """Executes a call somewhere, and gives its result."""
 
     def __call__(self, call: Callable[[], T], /) -> T: ...
 
@@ -35,10 +35,20 @@ class QueuedTracker:
         frames: Frames,
         run: Run,
         *,
+        spare: Run = lambda call: call(),
+        tracked: Callable[[], None] = lambda: None,
         speck_share: float = 0.0,
     ) -> None:
+        """
+        Args:
+            run: executes a call on the inference thread and waits for it.
+            spare: executes a call that may run out of memory; see ``memory.Spare``.
+            tracked: called after every frame.
+        """
         self._frames = frames
         self._run = run
+        self._spare = spare
+        self._tracked = tracked
         self._speck_share = speck_share
         self._tracker = build(self._frames)
 
@@ -58,24 +68,35 @@ class QueuedTracker:
                 mask=prompt.mask,
             )
 
-        found = _objects(self._run(call), self._speck_share)
+        found = _objects(self._run(lambda: self._spare(call)), self._speck_share)
         return next(each for each in found if each.object_id == object_id)
 
     def step(
         self, start: int, count: int, *, reverse: bool
     ) -> Iterator[tuple[int, list[TrackedObject]]]:
         """See ``Tracker``."""
-        steps = self._tracker.propagate(start, count, reverse=reverse)
-        frame = start
-        for _ in range(count):
+        steps: Iterator[FrameMasks] | None = None
+        frame, left = start, count
+
+        def advance() -> FrameMasks | None:
+            nonlocal steps
+            if steps is None:
+                steps = self._tracker.propagate(frame, left, reverse=reverse)
+            try:
+                return next(steps, None)
+            except BaseException:
+                steps = None  # an iterator that raised is at its end; go on with a new one
+                raise
+
+        while left > 0 and 0 <= frame < len(self._frames):
             self._frames[frame]
-            found = self._run(lambda: next(steps, None))
+            found = self._run(lambda: self._spare(advance))
             if found is None:
                 return
+            self._tracked()
             yield found.frame, _objects(found, self._speck_share)
+            left -= abs(found.frame - frame) + 1
             frame = found.frame + (-1 if reverse else 1)
-            if not 0 <= frame < len(self._frames):
-                return
 
 
 def _objects(found: FrameMasks, speck_share: float) -> list[TrackedObject]:

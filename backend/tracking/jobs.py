@@ -9,13 +9,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from backend.answers import UnusableShape
+from backend.context import serving
 from backend.engine.engine import (
     Engine,
     EngineError,
@@ -24,15 +24,18 @@ from backend.engine.engine import (
     TrackedObject,
     Tracker,
 )
+from backend.engine.fair_pool import FairPool
 from backend.labelstudio.geometry import resize_mask
 from backend.labelstudio.media_refs import MissingMedia
 from backend.media.errors import MediaError
 from backend.tracking.plan import Span
-from backend.tracking.store import Job, JobState, TrackedMask, TrackStore
+from backend.tracking.store import Job, JobState, StoreError, TrackedMask, TrackStore
 from backend.video import VideoError
 
 logger = logging.getLogger(__name__)
 
+# Why a job may fail, in a sentence for the annotator; anything else is a defect.
+EXPECTED = (MediaError, MissingMedia, EngineError, StoreError, VideoError, UnusableShape)
 READY_SECONDS = 600.0  # a job begun while the model loads waits for it
 
 
@@ -130,11 +133,12 @@ class JobRunner:
         self._engine = engine
         self._open = open_work
         self._delivered = delivered
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="track")
+        self._pool = FairPool(workers, "track")
         self._changed = threading.Condition()
         self._cancelled: set[str] = set()
         self._taken: set[str] = set()  # jobs that this process runs or has run
         self._stopping = False
+        self._unsaved: dict[str, Job] = {}  # ends that the store could not take
 
     def submit(self, track: str, request: Mapping[str, Any]) -> Job:
         """Begin a job, or join the one that is doing the same.
@@ -143,14 +147,14 @@ class JobRunner:
         """
         digest = hashlib.sha256(json.dumps([track, request], sort_keys=True).encode()).hexdigest()
         job, _ = self._store.add_job(uuid.uuid4().hex[:12], track, digest, request)
-        self._take_up(job.id)
+        self._take_up(job)
         return job
 
     def resume(self) -> int:
         """Take up what a stopped process left unfinished; returns the number of jobs."""
         unfinished = self._store.jobs(unfinished=True)
         for job in reversed(unfinished):
-            self._take_up(job.id)
+            self._take_up(job)
         return len(unfinished)
 
     def wait(self, job_id: str, timeout: float) -> Job:
@@ -164,7 +168,7 @@ class JobRunner:
             while True:
                 job = self._job(job_id)
                 left = end - time.monotonic()
-                if job.state.ended or left <= 0:
+                if job.state.ended or left <= 0 or self._stopping:
                     return job
                 self._changed.wait(min(left, 1.0))
 
@@ -182,22 +186,31 @@ class JobRunner:
             self._notify()
         return self._job(job_id)
 
+    def stop_soon(self) -> None:
+        """Stop after the frames under way; those who wait are told how far the jobs are."""
+        self._stopping = True
+        self._notify()
+
     def close(self) -> None:
         """Stop after the frames under way; unfinished jobs are taken up at the next start."""
-        self._stopping = True
+        self.stop_soon()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _job(self, job_id: str) -> Job:
+        if job_id in self._unsaved:
+            return self._unsaved[job_id]
         job = self._store.job(job_id)
         if job is None:
             raise KeyError(job_id)
         return job
 
-    def _take_up(self, job_id: str) -> None:
+    def _take_up(self, job: Job) -> None:
         with self._changed:
-            if job_id not in self._taken:
-                self._taken.add(job_id)
-                self._pool.submit(self._run, job_id)
+            if job.id not in self._taken:
+                self._taken.add(job.id)
+                with serving(project=str(job.request.get("project")), job=job.id):
+                    logger.info("the job for task %s begins", job.request.get("task", {}).get("id"))
+                    self._pool.submit(self._run, job.id)
 
     def _notify(self) -> None:
         with self._changed:
@@ -215,18 +228,28 @@ class JobRunner:
                 return
             if job_id in self._cancelled:
                 state = JobState.CANCELLED
-        except (MediaError, MissingMedia, EngineError, VideoError, UnusableShape) as error:
+        except EXPECTED as error:
+            if self._stopping:
+                return  # taken up at the next start
             state, message = JobState.FAILED, str(error)
             logger.warning("job %s failed: %s", job_id, error)
         except Exception:  # thread boundary: the job ends, with the cause in the log
             state, message = JobState.FAILED, "the backend failed on this job; its log says why"
             logger.exception("job %s failed", job_id)
         self._cancelled.discard(job_id)
-        self._store.update_job(job_id, state=state, message=message)
-        self._notify()
+        self._end(job, state, message)
         ended = self._job(job_id)
         if ended.deliver and state is not JobState.CANCELLED:
             self._deliver(ended)
+
+    def _end(self, job: Job, state: JobState, message: str) -> None:
+        try:
+            self._store.update_job(job.id, state=state, message=message)
+        except StoreError as error:  # begun again at the next start; until then, told from here
+            logger.error("the end of the job cannot be stored: %s", error)
+            self._unsaved[job.id] = replace(job, state=state, message=message)
+        logger.info("the job is %s", state)
+        self._notify()
 
     def _deliver(self, job: Job) -> None:
         try:

@@ -58,6 +58,11 @@ CREATE TABLE IF NOT EXISTS objects (
 """
 
 
+class StoreError(Exception):
+    """The store cannot be used: a full disk, a folder that cannot be written to. ``str()`` is a
+    sentence for whoever waits."""
+
+
 class JobState(StrEnum):
     """The life of a job."""
 
@@ -112,12 +117,22 @@ class TrackedMask:
 
 
 class TrackStore:
-    """Jobs and masks; safe to share between threads, and with other processes to read."""
+    """Jobs and masks; safe to share between threads, and with other processes to read.
+
+    Every method raises ``StoreError`` where the file cannot be read or written.
+    """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """
+        Raises:
+            StoreError: the file cannot be made or read.
+        """
         self._lock = threading.Lock()
-        self._connection = sqlite3.connect(path, check_same_thread=False, timeout=30.0)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, check_same_thread=False, timeout=30.0)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"{path.parent} (STATE_DIR) cannot be used: {error}.") from error
         self._connection.row_factory = sqlite3.Row
         with self._transaction() as connection:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -267,10 +282,23 @@ class TrackStore:
         with self._transaction() as connection:
             connection.execute("DELETE FROM masks WHERE track = ?", (track,))
 
+    def states(self) -> dict[str, int]:
+        """How many jobs are in each state."""
+        with self._transaction() as connection:
+            rows = connection.execute("SELECT state, COUNT(*) AS jobs FROM jobs GROUP BY state")
+            counted = {row["state"]: row["jobs"] for row in rows}
+        return {str(state): counted.get(state, 0) for state in JobState}
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._connection:
-            yield self._connection
+        try:
+            with self._lock, self._connection:
+                yield self._connection
+        except sqlite3.DatabaseError as error:
+            raise StoreError(
+                f"The backend cannot store tracks: {error}. "
+                "Check the disk space and permissions of STATE_DIR."
+            ) from error
 
 
 def pack(mask: np.ndarray) -> bytes:

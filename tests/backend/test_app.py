@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from backend.context import caller
 from tests.backend.conftest import CONFIG, click
 
 CAPTURES = sorted((Path(__file__).parents[1] / "captures").glob("*.json"))
@@ -239,8 +242,143 @@ class TestBasicAuth:
         assert bench.client.get(path, headers=self.header("x", "s3cret")).status_code == 401
         assert bench.client.get(path, headers=self.header("ls", "s3cret")).status_code == 200
 
-    def test_label_studios_webhooks_carry_none(self, bench):
-        assert bench.client.post("/webhook", json={"action": "X"}).status_code == 201
+    def test_webhooks_need_them_too(self, bench):
+        body = {"action": "ANNOTATION_CREATED"}
+        assert bench.client.post("/webhook", json=body).status_code == 401
+        assert "sam2_webhooks_total{" not in bench.metrics.exposition().decode()
+        headers = self.header("ls", "s3cret")
+        assert bench.client.post("/webhook", json=body, headers=headers).status_code == 201
+
+    def test_every_route_but_the_probes_is_closed(self, bench):
+        closed = 0
+        for rule in bench.client.application.url_map.iter_rules():
+            if rule.rule in ("/", "/health", "/ready"):
+                continue
+            for method in rule.methods - {"OPTIONS"}:
+                reply = bench.client.open(rule.rule.replace("<job_id>", "x"), method=method)
+                assert reply.status_code == 401, rule
+                closed += 1
+        assert closed > 10
+
+    def test_a_body_is_not_read_for_somebody_unknown(self, bench):
+        reply = bench.client.post("/predict", data=b"{" * 100_000)
+        assert reply.status_code == 401
+
+
+class TestBearerToken:
+    @pytest.fixture
+    def bench(self, make_bench):
+        return make_bench(auth_token="t0ken")
+
+    @pytest.mark.parametrize(
+        ("header", "code"),
+        [
+            ("Bearer t0ken", 200),
+            ("bearer t0ken", 200),
+            ("Bearer wrong", 401),
+            ("Bearer", 401),
+            ("Bearer t0kén", 401),
+            ("Basic dDBrZW46", 401),
+            ("t0ken", 401),
+            (None, 401),
+        ],
+    )
+    def test_it_opens_the_routes(self, bench, header, code):
+        headers = {"Authorization": header} if header else {}
+        assert bench.client.get("/metrics", headers=headers).status_code == code
+        assert bench.client.get("/health").status_code == 200
+
+
+class TestLimitsAndHeaders:
+    def test_a_large_body_is_refused_with_what_to_do(self, make_bench):
+        bench = make_bench(max_body_bytes=2**20)
+        body = {"tasks": [], "padding": "x" * 2**20}
+        for path in ("/predict", "/setup", "/webhook", "/validate"):
+            reply = bench.client.post(path, json=body)
+            assert reply.status_code == 413, path
+            assert "larger than 1 MiB; raise MAX_BODY_MB" in reply.json["error"]
+
+    @pytest.mark.parametrize("path", ["/health", "/nothing", "/jobs"])
+    def test_every_answer_has_the_security_headers(self, bench, path):
+        headers = bench.client.get(path).headers
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cache-Control"] == "no-store"
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert headers["X-Frame-Options"] == "DENY"
+        assert "Access-Control-Allow-Origin" not in headers
+
+    def test_a_wrong_method_is_told_the_right_ones(self, bench):
+        reply = bench.client.get("/predict")
+        assert reply.status_code == 405
+        assert "POST" in reply.headers["Allow"]
+
+
+class TestRequestId:
+    def test_the_callers_own_comes_back_and_stands_in_the_log(self, bench, caplog):
+        caplog.set_level("INFO")
+        with _ids(caplog) as ids:
+            reply = bench.client.get("/versions", headers={"X-Request-ID": "abc-1"})
+        assert reply.headers["X-Request-ID"] == "abc-1"
+        assert ids() == {"abc-1"}
+
+    def test_others_get_one_each(self, bench):
+        given = [bench.client.get("/versions").headers["X-Request-ID"] for _ in range(2)]
+        assert len(set(given)) == 2
+
+    def test_bodies_are_not_logged(self, bench, caplog):
+        caplog.set_level("DEBUG")
+        bench.predict([click(50, 50)], task={"id": 7, "data": {"image": "/data/secret-name.png"}})
+        bench.client.post("/predict", data=b"{broken secret-name")
+        assert "secret-name" not in caplog.text
+        assert "predict answered 200" in caplog.text
+
+    def test_a_defect_is_found_in_the_log_by_what_the_caller_was_told(self, bench, monkeypatch):
+        def broken(body):
+            raise RuntimeError("broken")
+
+        monkeypatch.setattr(bench.service, "predict", broken)
+        reply = bench.client.post("/predict", json={}, headers={"X-Request-ID": "abc-2"})
+        assert reply.status_code == 500
+        assert "abc-2" in reply.json["error"]
+        assert "broken" not in reply.text
+
+
+@contextmanager
+def _ids(caplog):
+    """The request ids under which lines were logged meanwhile."""
+    seen = set()
+
+    def note(record):
+        seen.add(caller().request_id)
+        return True
+
+    caplog.handler.addFilter(note)
+    yield lambda: seen
+    caplog.handler.removeFilter(note)
+
+
+def test_the_openapi_document_names_every_route(bench):
+    described = bench.client.get("/openapi.json").json["paths"]
+    routes = {
+        (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method.lower())
+        for rule in bench.client.application.url_map.iter_rules()
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+    }
+    listed = {
+        (path, method)
+        for path, item in described.items()
+        for method in item
+        if method != "parameters"
+    }
+    assert listed == routes
+
+
+def test_a_device_that_hangs_is_down(bench, monkeypatch):
+    bench.engine.wait_ready(5)
+    assert bench.client.get("/health").status_code == 200
+    monkeypatch.setattr(type(bench.engine), "busy_seconds", 3600.0)
+    reply = bench.client.get("/health")
+    assert (reply.status_code, reply.json["status"]) == (503, "DOWN")
 
 
 class TestJobs:

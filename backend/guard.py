@@ -1,0 +1,148 @@
+"""What every request passes before and after its route: identity, credentials, limits, headers."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from flask import Flask, Response, g, jsonify, request
+from werkzeug.datastructures import Authorization
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from backend.context import caller, serving
+from backend.labelstudio.label_config import LabelConfigError
+from backend.labelstudio.setup import SetupError
+from backend.logs import request_id
+from backend.metrics import Metrics
+from backend.service import BadRequest
+from backend.settings import MIB, Settings
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+logger = logging.getLogger(__name__)
+access = logging.getLogger("backend.access")
+
+# Probes carry no credentials. Everything else must, /webhook too: see SECURITY.md.
+PROBES = {"root", "health", "ready"}
+QUIET = {*PROBES, "prometheus"}  # asked every few seconds: logged at DEBUG
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+REQUEST_ID = "X-Request-ID"
+
+
+def guard(app: Flask, settings: Settings, metrics: Metrics) -> None:
+    """Put the guard around every route of ``app``."""
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.wsgi_app = _identified(app.wsgi_app)  # type: ignore[assignment,method-assign]  # Flask's own advice
+    _add_checks(app, settings, metrics)
+    _add_errors(app, settings)
+
+
+def refuse(code: HTTPStatus, reason: str) -> Response:
+    """An error whose reason stands in the status line too: when a backend is connected, Label
+    Studio shows that line and not the body."""
+    response = jsonify(error=reason, detail=reason)
+    line = " ".join(reason.split()).encode("latin-1", "replace").decode("latin-1")[:400]
+    response.status = f"{code.value} SAM2 backend: {line}"
+    return response
+
+
+def _identified(inner: WSGIApplication) -> WSGIApplication:
+    """Everything that is done for a request, in whatever thread, is done under its id."""
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        given = environ.get("HTTP_" + REQUEST_ID.upper().replace("-", "_"))
+        with serving(request_id=request_id(given)):
+            return inner(environ, start_response)
+
+    return answer
+
+
+def _add_checks(app: Flask, settings: Settings, metrics: Metrics) -> None:
+    is_open = settings.basic_auth_user is None and settings.auth_token is None
+
+    @app.before_request
+    def begin() -> Response | None:
+        g.start = time.perf_counter()
+        if is_open or request.endpoint in PROBES or _authorised(settings, request.authorization):
+            return None
+        return _unauthorised()
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        route = request.endpoint or "unknown"
+        seconds = time.perf_counter() - g.get("start", time.perf_counter())
+        metrics.requests.labels(route, str(response.status_code)).inc()
+        metrics.request_seconds.labels(route).observe(seconds)
+        response.headers.update(HEADERS)
+        response.headers[REQUEST_ID] = caller().request_id
+        access.log(
+            logging.DEBUG if route in QUIET else logging.INFO,
+            "%s %s answered %d",
+            request.method,
+            route,  # and not the path, which may hold anything
+            response.status_code,
+            extra={"fields": {"seconds": round(seconds, 3)}},
+        )
+        return response
+
+
+def _add_errors(app: Flask, settings: Settings) -> None:
+    @app.errorhandler(BadRequest)
+    @app.errorhandler(LabelConfigError)
+    @app.errorhandler(SetupError)
+    def bad_request(error: Exception) -> Response:
+        return refuse(HTTPStatus.BAD_REQUEST, str(error))
+
+    @app.errorhandler(RequestEntityTooLarge)
+    def too_large(error: RequestEntityTooLarge) -> Response:
+        limit = settings.max_body_bytes // MIB
+        reason = f"the request is larger than {limit} MiB; raise MAX_BODY_MB of the backend"
+        return refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, reason)
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        response = refuse(HTTPStatus(error.code or 500), error.name)
+        for name, value in error.get_headers():
+            if name == "Allow":  # of a wrong method
+                response.headers[name] = value
+        return response
+
+    @app.errorhandler(Exception)
+    def defect(error: Exception) -> Response:
+        logger.exception("%s failed", request.endpoint)
+        reason = f"internal error; the backend's log has it under {caller().request_id}"
+        return refuse(HTTPStatus.INTERNAL_SERVER_ERROR, reason)
+
+
+def _authorised(settings: Settings, given: Authorization | None) -> bool:
+    if given is None:
+        return False
+    if given.type == "bearer" and settings.auth_token is not None:
+        return _same(given.token, settings.auth_token)
+    if given.type == "basic" and settings.basic_auth_user is not None:
+        user = _same(given.username, settings.basic_auth_user)
+        word = _same(given.password, settings.basic_auth_pass)
+        return user and word
+    return False
+
+
+def _same(given: str | None, wanted: str | None) -> bool:
+    """Whether both are equal, in a time that does not tell where they begin to differ."""
+    return hmac.compare_digest((given or "").encode(), (wanted or "").encode())
+
+
+def _unauthorised() -> Response:
+    response = refuse(HTTPStatus.UNAUTHORIZED, "credentials missing or wrong")
+    response.headers["WWW-Authenticate"] = 'Basic realm="SAM2 backend"'
+    return response
