@@ -25,6 +25,20 @@ VARIANTS = (
 _SERVICE_LINK = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)")
 
 
+@dataclass(frozen=True)
+class FinetuneProjects:
+    """The projects of Label Studio that may have the model fine-tuned."""
+
+    every: bool = False
+    numbers: frozenset[int] = frozenset()
+
+    def __contains__(self, project: int) -> bool:
+        return self.every or project in self.numbers
+
+    def __str__(self) -> str:
+        return "all" if self.every else ",".join(str(number) for number in sorted(self.numbers))
+
+
 class SettingsError(Exception):
     """A setting is unknown or impossible. ``str()`` holds one line per problem."""
 
@@ -103,6 +117,14 @@ def _device(value: str) -> str:
     return value
 
 
+def _finetune_projects(value: str) -> FinetuneProjects:
+    if value.lower() == "all":
+        return FinetuneProjects(every=True)
+    if not re.fullmatch(r"\s*\d{1,9}(\s*,\s*\d{1,9})*\s*", value):
+        raise ValueError("must be numbers of projects, separated by commas, or all")
+    return FinetuneProjects(numbers=frozenset(int(part) for part in value.split(",")))
+
+
 def _choice(*allowed: str) -> Callable[[str], str]:
     def parse(value: str) -> str:
         if value not in allowed:
@@ -173,6 +195,18 @@ class Settings:
     )
     image_size: int | None = _setting(
         "SAM2_IMAGE_SIZE", None, _positive_int, "side of the network's input; unset: the variant's"
+    )
+    model_version: str | None = _setting(
+        "SAM2_MODEL_VERSION",
+        None,
+        _text,
+        "fine-tuned version to use, or base for none; unset: the newest, as soon as it is there",
+    )
+    finetune_projects: FinetuneProjects = _setting(
+        "FINETUNE_PROJECTS",
+        FinetuneProjects(),
+        _finetune_projects,
+        "projects whose Start training button fine-tunes the model: numbers, or all; unset: none",
     )
     speck_percent: float = _setting(
         "SPECK_PERCENT",

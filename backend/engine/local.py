@@ -46,13 +46,19 @@ STOPPING = "the service is being restarted; try again in a moment"
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """The arguments of ``sam2model.build_model`` as the operator chose them."""
+    """The arguments of ``sam2model.build_model`` as the operator chose them.
+
+    Attributes:
+        family: the version of the model that this one was fine-tuned from, at the very beginning;
+            None for that model itself.
+    """
 
     variant: str
     checkpoint: Path | None = None
     device: str = "auto"
     dtype: str = "auto"
     image_size: int | None = None
+    family: str | None = None
 
     @property
     def version(self) -> str:
