@@ -130,7 +130,7 @@ class Labeller:
                 continue  # an object of an earlier job
             results.append(item)
             if owner is not None:
-                regions.setdefault(owner, []).append(item)
+                regions.setdefault(owner[:2], []).append(item)
         for doubt in self._doubts(job):
             label = joined(sequence.known[doubt.object_id].labels)
             made.remarks.append(Remark(doubt.object_id, label, doubt.frame, doubt.reason))

@@ -102,7 +102,7 @@ def _owners(
         if region.id in known:
             for part in range(MAX_PARTS):
                 owners[part_id(region.id, part), region.item_index or 0] = region.id
-    return owners | {(name, page): owner for name, (owner, page) in sequence.sent_ids().items()}
+    return owners | {(name, s.page): s.object_id for name, s in sequence.sent_ids().items()}
 
 
 def _pages(

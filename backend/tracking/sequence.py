@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,7 @@ from backend.labelstudio.results import part_id, region_id, region_results
 from backend.labelstudio.results_in import result_lists
 from backend.labelstudio.tags import ImageTag, LabelConfig
 from backend.tracking.objects import SequenceObject, changed, gather_objects, iou
+from backend.tracking.renewal import Results, SentRegion, attributes, nth_id, taken_away
 from backend.tracking.store import TrackedMask, TrackStore
 
 MAX_PARTS = 12  # regions that one mask may become where answers are polygons
@@ -98,14 +99,17 @@ class FrameSequence:
 
         def sent_to(prompt: ObjectPrompt) -> tuple[str, bool] | None:
             owner = sent.get(prompt.source_ids[0]) if prompt.source_ids else None
-            if owner is None or owner[1] != (prompt.item_index or 0):
+            if owner is None or owner.page != (prompt.item_index or 0):
                 return None
-            return owner[0], self._touched(owner[0], prompt)
+            return owner.object_id, self._touched(owner, prompt)
 
         return gather_objects(prompts, self.known, self.mask_of, sent_to)
 
-    def results(self, found: TrackedMask) -> list[dict[str, object]]:
+    def results(self, found: TrackedMask, generation: int | None = None) -> Results:
         """The regions that show a tracked mask on its page; none where the object is absent.
+
+        Args:
+            generation: of the region's id; the last one where None.
 
         Raises:
             LabelMismatch: no answer tag has the object's label.
@@ -114,10 +118,70 @@ class FrameSequence:
         prompt = ObjectPrompt(
             self.tag.name, found.frame, labels=known.labels, from_name=known.from_name
         )
-        identifier = region_id(prompt, anchor=found.object_id)
-        return region_results(
+        identifier = self._region_id(found.object_id, found.frame, generation)
+        made = region_results(
             prompt, found.mask, score=found.iou, config=self.config, region_id=identifier
         )
+        return [dict(result) for result in made]
+
+    def update(self, found: TrackedMask, saved: Mapping[str, Results]) -> Results:
+        """What makes the editor show a tracked mask; nothing where it does already.
+
+        Args:
+            saved: by region id, what the editor holds; a region that it may have been opened with
+                is replaced by another one (see ``renewal``).
+        """
+        place = found.object_id, found.frame
+        last = self.generations.get(place, 0)
+        by_generation = {n: self._saved_parts(place, n, saved) for n in range(last + 1)}
+        shown = [n for n, old in by_generation.items() if old]
+        if not shown:
+            return self.results(found)
+        made = self.results(found, shown[-1])
+        names = {str(region["id"]) for region in made}
+        complete = len(shown) == 1 and names == set(by_generation[shown[0]])
+        if complete and all(self._shows(saved[str(r["id"])][0], r) for r in made):
+            return []
+        old = [item for n in shown for name in by_generation[n] for item in saved[name]]
+        if by_generation[last]:
+            self._renew(place, last + 1)
+        made = self.results(found)
+        return [*made, *attributes(old, made), *taken_away(old)]
+
+    def correction(self, object_id: str, page: int) -> tuple[str, Results]:
+        """The region id for a fresh mask of an object on the page that the editor shows, where
+        a region may be updated in place; and what takes its earlier regions away."""
+        saved = by_id(self.saved_results())
+        last = self.generations.get((object_id, page), 0)
+        old = [
+            item
+            for n in range(last)
+            for name in self._saved_parts((object_id, page), n, saved)
+            for item in saved[name]
+        ]
+        return self._region_id(object_id, page), taken_away(old)
+
+    def _saved_parts(
+        self, place: tuple[str, int], generation: int, saved: Mapping[str, Results]
+    ) -> list[str]:
+        """The ids in ``saved`` of the regions of one generation."""
+        whole = self._region_id(*place, generation)
+        return [name for part in range(MAX_PARTS) if (name := part_id(whole, part)) in saved]
+
+    def _region_id(self, object_id: str, page: int, generation: int | None = None) -> str:
+        if generation is None:
+            generation = self.generations.get((object_id, page), 0)
+        first = region_id(ObjectPrompt(self.tag.name, page), anchor=object_id)
+        return nth_id(first, generation)
+
+    @cached_property
+    def generations(self) -> dict[tuple[str, int], int]:
+        """By object and page: how often the region there was replaced by another."""
+        return self.store.generations(self.track)
+
+    def _renew(self, place: tuple[str, int], generation: int) -> None:
+        self.generations[place] = generation
+        self.store.put_generation(self.track, *place, generation)
 
     def remember(self, objects: Iterable[SequenceObject]) -> None:
         """Keep what the objects are, for the commands that follow."""
@@ -138,41 +202,57 @@ class FrameSequence:
                 return name
         return None
 
-    def sent_ids(self) -> dict[str, tuple[str, int]]:
-        """By region id: the object and page that the service gave it to."""
+    def sent_ids(self) -> dict[str, SentRegion]:
+        """By region id: what the service gave it to."""
         sent = {}
         for name, page in self.store.anchors(self.track):
-            prompt = ObjectPrompt(self.tag.name, page)
-            whole = region_id(prompt, anchor=name)
-            for part in range(MAX_PARTS):
-                sent[part_id(whole, part)] = (name, page)
+            for generation in range(self.generations.get((name, page), 0) + 1):
+                whole = self._region_id(name, page, generation)
+                for part in range(MAX_PARTS):
+                    sent[part_id(whole, part)] = SentRegion(name, page, generation)
         return sent
 
-    def shows(self, saved: Mapping[str, Any] | None, region: Mapping[str, Any]) -> bool:
+    def _shows(self, saved: Mapping[str, Any], region: Mapping[str, Any]) -> bool:
         """Whether ``saved``, the editor's region of the same id, looks like ``region`` already.
 
         Submitting encodes every mask anew, so the same mask may come back in other bytes.
         """
-        if saved is None or saved.get("value") == region["value"]:
-            return saved is not None
+        if saved.get("value") == region["value"]:
+            return True
         [drawn] = _drawn([dict(region)], self.config)
         back = list(_drawn([dict(saved)], self.config))
         size = region["original_height"], region["original_width"]
         return bool(back) and not _differs(drawn, back[0], *size)
 
-    def _touched(self, object_id: str, prompt: ObjectPrompt) -> bool:
+    def _touched(self, sent: SentRegion, prompt: ObjectPrompt) -> bool:
         """Whether a human changed the shape or the label of a region that the service sent, or
         it answers a human's prompt on its own page."""
-        found = self._found(object_id, prompt.item_index or 0)
+        found = self._found(sent.object_id, sent.page)
         if found is None or found.prompted:
             return True
-        for drawn in _drawn(self.results(found), self.config):
-            if drawn.source_ids == prompt.source_ids:
-                return drawn.labels != prompt.labels or _differs(drawn, prompt, *found.mask.shape)
-        return True
+        if self._is(found, sent, prompt):
+            return False
+        earlier = self.store.earlier_mask(self.track, sent.object_id, sent.page)
+        return earlier is None or not self._is(replace(found, mask=earlier), sent, prompt)
+
+    def _is(self, found: TrackedMask, sent: SentRegion, prompt: ObjectPrompt) -> bool:
+        """Whether a region shows ``found``, as it was sent."""
+        return any(
+            drawn.labels == prompt.labels and not _differs(drawn, prompt, *found.mask.shape)
+            for drawn in _drawn(self.results(found, sent.generation), self.config)
+            if drawn.source_ids == prompt.source_ids
+        )
 
 
-def _drawn(results: list[dict[str, object]], config: LabelConfig) -> Iterator[ObjectPrompt]:
+def by_id(results: Iterable[Mapping[str, Any]]) -> dict[str, Results]:
+    """The results of each region."""
+    found: dict[str, Results] = {}
+    for result in results:
+        found.setdefault(str(result.get("id")), []).append(dict(result))
+    return found
+
+
+def _drawn(results: Results, config: LabelConfig) -> Iterator[ObjectPrompt]:
     yield from prompts_from_context({"result": results}, config).objects
 
 

@@ -23,7 +23,7 @@ from backend.tracking.objects import SequenceObject
 from backend.tracking.plan import Direction, plan_spans
 from backend.tracking.progress import progress, ranges
 from backend.tracking.review import doubts
-from backend.tracking.sequence import FrameSequence
+from backend.tracking.sequence import FrameSequence, by_id
 from backend.tracking.store import Job, TrackedMask
 from backend.tracking.workshop import Workshop
 from backend.video import ImageSequence
@@ -130,7 +130,7 @@ class SequenceCommands:
     ) -> tuple[Results, str]:
         """The masks of pages that no human marked and the editor does not show yet."""
         human = {(each.id, page) for each in objects for page in each.prompts}
-        shown = {str(result.get("id")): result for result in saved}
+        shown = by_id(saved)
         regions: Results = []
         found = list(self._shop.store.masks(sequence.track))
         for mask in found:
@@ -138,9 +138,7 @@ class SequenceCommands:
                 continue
             if mask.object_id not in sequence.known:
                 continue
-            for region in sequence.results(mask):
-                if not sequence.shows(shown.get(str(region["id"])), region):
-                    regions.append(region)
+            regions += sequence.update(mask, shown)
         return regions, _status_text(sequence.pages, job, found, regions)
 
     def open(self, request: Mapping[str, Any]) -> Work:
@@ -291,7 +289,9 @@ def _status_text(pages: int, job: Job, found: Sequence[TrackedMask], regions: Re
     look = sorted({doubt.frame for doubt in doubts(found)})
     if look:
         parts.append(f"look at {ranges(look)}")
-    brushes = sum(region.get("type") == "brushlabels" for region in regions)
+    brushes = sum(
+        region.get("type") == "brushlabels" and not region.get("dynamic") for region in regions
+    )
     if brushes > MANY_MASKS and found[0].mask.size > MANY_PIXELS:
         parts.append(f"{brushes} brush masks make the editor slow: BitmaskLabels or a range help")
     return "; ".join(parts)

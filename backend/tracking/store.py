@@ -49,6 +49,22 @@ CREATE TABLE IF NOT EXISTS masks (
     prompted INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (track, object, frame)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS earlier_masks (
+    track TEXT NOT NULL,
+    object TEXT NOT NULL,
+    frame INTEGER NOT NULL,
+    height INTEGER NOT NULL,
+    width INTEGER NOT NULL,
+    runs BLOB NOT NULL,
+    PRIMARY KEY (track, object, frame)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS generations (
+    track TEXT NOT NULL,
+    object TEXT NOT NULL,
+    frame INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    PRIMARY KEY (track, object, frame)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS objects (
     track TEXT NOT NULL,
     object TEXT NOT NULL,
@@ -61,6 +77,13 @@ CREATE TABLE IF NOT EXISTS objects (
 class StoreError(Exception):
     """The store cannot be used: a full disk, a folder that cannot be written to. ``str()`` is a
     sentence for whoever waits."""
+
+
+# An editor's draft may still show a mask that has just been found anew.
+_KEEP_EARLIER = (
+    "INSERT OR REPLACE INTO earlier_masks "
+    "SELECT track, object, frame, height, width, runs FROM masks"
+)
 
 
 class JobState(StrEnum):
@@ -218,6 +241,10 @@ class TrackStore:
             row += [m.iou, m.presence, m.prompted]
         with self._transaction() as connection:
             connection.executemany(
+                f"{_KEEP_EARLIER} WHERE track = ? AND object = ? AND frame = ?",
+                [row[:3] for row in rows],
+            )
+            connection.executemany(
                 "INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
             )
             connection.execute(
@@ -245,6 +272,33 @@ class TrackStore:
                 iou=row["iou"],
                 presence=row["presence"],
                 prompted=bool(row["prompted"]),
+            )
+
+    def earlier_mask(self, track: str, object_id: str, frame: int) -> np.ndarray | None:
+        """What was found there before what ``masks`` gives, bool ``[H, W]``."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                "SELECT * FROM earlier_masks WHERE track = ? AND object = ? AND frame = ?",
+                (track, object_id, frame),
+            ).fetchone()
+        return None if row is None else unpack(row["runs"], row["height"], row["width"])
+
+    def generations(self, track: str) -> dict[tuple[str, int], int]:
+        """By object and frame: how often the region that shows it was replaced by another, where
+        it ever was."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "SELECT object, frame, generation FROM generations WHERE track = ?", (track,)
+            ).fetchall()
+        return {(row["object"], row["frame"]): row["generation"] for row in rows}
+
+    def put_generation(self, track: str, object_id: str, frame: int, generation: int) -> None:
+        """See ``generations``; they only rise."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO generations VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "
+                "SET generation = MAX(generation, excluded.generation)",
+                (track, object_id, frame, generation),
             )
 
     def anchors(self, track: str) -> dict[tuple[str, int], str]:
@@ -275,11 +329,13 @@ class TrackStore:
         """Drop everything that is known of a track; its jobs stay as a record."""
         with self._transaction() as connection:
             connection.execute("DELETE FROM masks WHERE track = ?", (track,))
+            connection.execute("DELETE FROM earlier_masks WHERE track = ?", (track,))
             connection.execute("DELETE FROM objects WHERE track = ?", (track,))
 
     def forget_masks(self, track: str) -> None:
         """Drop what was found on a track, and keep what its objects are."""
         with self._transaction() as connection:
+            connection.execute(f"{_KEEP_EARLIER} WHERE track = ?", (track,))
             connection.execute("DELETE FROM masks WHERE track = ?", (track,))
 
     def states(self) -> dict[str, int]:

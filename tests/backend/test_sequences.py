@@ -41,9 +41,11 @@ class Editor:
         for item in reply["result"]:
             if item["type"] == "textarea":
                 self.text = "".join(item["value"]["text"])
+            elif item.get("dynamic"):  # accepting an answer deletes these
+                self.regions.pop(item["id"], None)
             else:
                 self.regions[item["id"]] = item
-        return [item for item in reply["result"] if item["type"] != "textarea"]
+        return [i for i in reply["result"] if i["type"] != "textarea" and not i.get("dynamic")]
 
     def click(self, x, y, page, label="Cat"):
         name = f"kp-{x}-{y}-{page}-{len(self.regions)}"
@@ -130,6 +132,80 @@ def test_a_correction_between_two_stops_at_the_next(editor):
         editor.click(x, 50, page=page)
         changed = sorted(region["item_index"] for region in editor.say("track"))
         assert changed == ([8, 9] if page == 7 else [4, 5, 6])
+
+
+def test_a_region_that_was_saved_is_replaced_and_not_updated(editor, bench):
+    """The editor may have been opened with it, and saves what it was opened with."""
+    editor.click(30, 50, page=0)
+    editor.say("track")
+    for round_, x in enumerate((60, 45), start=1):
+        before = {r["item_index"]: r["id"] for r in editor.regions.values()}
+        bench.now += 60
+        del editor.regions[before[5]]
+        editor.click(x, 50, page=5)
+        editor.say("track")
+        after = {r["item_index"]: r["id"] for r in editor.regions.values()}
+        assert len(editor.regions) == PAGES
+        for page in range(PAGES):
+            replaced = page > 5
+            assert (after[page] != before[page]) == replaced or page == 5
+        assert after[7].endswith(f"-{round_}")
+    assert editor.say("status") == []
+
+
+def test_a_click_on_a_page_that_was_replaced_corrects_its_newest_region(editor):
+    editor.click(30, 50, page=0)
+    editor.say("track")
+    late = dict(editor.regions)
+    [gone] = [r["id"] for r in editor.regions.values() if r["item_index"] == 5]
+    del editor.regions[gone]
+    editor.click(60, 50, page=5)
+    editor.say("track")
+    [shown] = [r for r in editor.regions.values() if r["item_index"] == 7]
+    item = {**box(54, 40, 14, 20, identifier="redrawn"), "item_index": 7}
+    [answer] = editor.send(item)
+    assert answer["id"] == shown["id"]
+    # The draft is late and shows the region before: it must not stay beside the new one.
+    [old] = [r for r in late.values() if r["item_index"] == 7]
+    editor.regions = {old["id"]: old}
+    editor.send({**item, "id": "again"})
+    assert list(editor.regions) == [shown["id"]]
+
+
+def test_a_late_draft_is_no_human_mark(editor, bench):
+    """Masks that the editor has replaced and not saved yet are not taken for painted ones."""
+    editor.click(30, 50, page=0)
+    editor.say("track")
+    late = {r["item_index"]: r for r in editor.regions.values()}
+    del editor.regions[late[5]["id"]]
+    editor.click(60, 50, page=5)
+    editor.say("track")
+    kept = dict(editor.regions)
+    clicked = [r for r in kept.values() if r["item_index"] == 5]
+    editor.regions = {r["id"]: r for r in [*clicked, *(late[p] for p in late if p != 5)]}
+    bench.steps.clear()
+    editor.say("track")
+    assert bench.steps == []
+    assert editor.regions.keys() == kept.keys()
+
+
+def test_what_a_human_wrote_on_a_region_goes_to_the_one_that_replaces_it(editor):
+    editor.click(30, 50, page=0)
+    editor.say("track")
+    pages = {r["item_index"]: r["id"] for r in editor.regions.values()}
+    del editor.regions[pages[5]]
+    note = {"id": pages[7], "from_name": "note", "to_name": "image", "type": "choices"}
+    note |= {"item_index": 7, "value": {"choices": ["blurred"]}}
+    task = editor.task
+    editor.task = lambda: {
+        **task(),
+        "drafts": [{"id": 1, "result": [*editor.regions.values(), note]}],
+    }
+    editor.click(60, 50, page=5)
+    changed = editor.say("track")
+    [written] = [item for item in changed if item["type"] == "choices"]
+    [mask] = [i for i in changed if i["item_index"] == 7 and i["type"] == "brushlabels"]
+    assert (written["id"], written["value"]) == (mask["id"], note["value"])
 
 
 def test_what_a_human_painted_is_a_prompt_and_is_kept(editor):

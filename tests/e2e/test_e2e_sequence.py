@@ -23,9 +23,11 @@ TRACK_SECONDS = 80.0
 
 
 def by_page(results: list[dict[str, Any]]) -> dict[int, tuple[Mask, dict[str, Any]]]:
-    """Mask and region of every page; there must be one at most."""
-    found = {item["item_index"]: (mask, item) for mask, item in brush_masks(results)}
-    assert len(found) == len(brush_masks(results))
+    """Mask and region of every page; there must be one at most, but for those that an answer takes
+    away."""
+    shown = brush_masks(item for item in results if not item.get("dynamic"))
+    found = {item["item_index"]: (mask, item) for mask, item in shown}
+    assert len(found) == len(shown)
     return found
 
 
@@ -87,6 +89,41 @@ def test_a_correction_changes_only_the_pages_behind_it(editor: Editor, services:
     overlaps = [iou(saved[page][0], BEE[page]) for page in (CORRECTED, *behind)]
     print(f"corrected: mean IoU with the other object {np.mean(overlaps):.3f}")
     assert np.mean(overlaps) >= 0.6
+
+
+def test_a_submitted_annotation_that_is_opened_again_keeps_what_is_tracked_then(
+    editor: Editor, services: Services
+) -> None:
+    """The editor saves regions of pages that it has not shown as they were when it opened them,
+    whatever has become of them (``_rawResult`` of its areas)."""
+    project, task = services.demo_task("Again", SEQUENCE_PROJECT)
+    editor.open(project, task, auto_accept=True)
+    with editor.saved():
+        editor.point(*centre(BUD[0]), "Flower")
+    editor.say("track")
+    editor.submit()
+    [annotation] = services.api.annotations(task)
+    before = by_page(annotation["result"])
+    assert sorted(before) == list(range(FRAMES))
+
+    editor.open(project, task, auto_accept=True)
+    editor.go_to_page(CORRECTED)
+    editor.delete_region(*centre(BUD[CORRECTED]))
+    with editor.saved():
+        boxed = editor.box(corners(BEE[CORRECTED]), "Flower")
+    corrected = editor.say("track")
+    assert sorted(mask.page for mask in editor.state().masks) == list(range(FRAMES))
+    editor.submit()
+
+    [annotation] = services.api.annotations(task)
+    saved = by_page(annotation["result"])
+    assert sorted(saved) == list(range(FRAMES))
+    after = by_page([*boxed.results, *corrected.results])
+    for page in range(CORRECTED):
+        assert (saved[page][0] == before[page][0]).all()
+    for page in range(CORRECTED, FRAMES):
+        assert iou(saved[page][0], after[page][0]) >= 0.9
+        assert iou(saved[page][0], before[page][0]) < 0.5
 
 
 def test_a_track_survives_a_kill_of_the_backend(editor: Editor, services: Services) -> None:
