@@ -21,7 +21,6 @@ from backend.media.cache_store import (
     Incoming,
     MediaFile,
     identity_key,
-    unusable,
 )
 from backend.media.errors import MediaError, Reason
 from backend.media.source import Download, RemoteObject, Restart
@@ -109,7 +108,7 @@ class MediaCache:
         if not leader:
             return flight.result()
         try:
-            flight.set_result(self._fetch_with_index(key, source))
+            flight.set_result(self.store.using_index(lambda: self._fetch(key, source)))
         except BaseException as error:
             flight.set_exception(error)
             raise
@@ -125,26 +124,9 @@ class MediaCache:
             MediaError: it does not come whole, or there is no room for it.
             Restart: it changed meanwhile.
         """
-        try:
-            return self._store(identity_key(source.identity), download)
-        except (sqlite3.Error, OSError) as error:
-            raise unusable(error) from error
+        return self._store(identity_key(source.identity), download)
 
     # --- one fetch -----------------------------------------------------------------------------
-
-    def _fetch_with_index(self, key: str, source: RemoteObject) -> MediaFile:
-        """Fetch; where the index is unusable (somebody emptied the folder), open it anew."""
-        try:
-            return self._fetch(key, source)
-        except OSError as error:
-            raise unusable(error) from error
-        except sqlite3.Error as error:
-            logger.warning("Media cache: opening the index anew, because: %s", error)
-        try:
-            self.store.open_anew()
-            return self._fetch(key, source)
-        except (sqlite3.Error, OSError) as error:
-            raise unusable(error) from error
 
     def _fetch(self, key: str, source: RemoteObject) -> MediaFile:
         entry = self.store.index.find(key)

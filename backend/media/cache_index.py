@@ -159,6 +159,24 @@ class CacheIndex:
                     (size, content_key),
                 )
 
+    def complete(self, content_key: str, content: str, size: int, now: float) -> bool:
+        """Note that all of a partial content is here, and is ``content`` (its SHA-256). Returns
+        False where the partial one is not known any more."""
+        with self._lock:
+            known = self._database.execute(
+                "SELECT 1 FROM contents WHERE content_key = ?", (content_key,)
+            ).fetchone()
+            if known is None:
+                return False
+            self._database.execute(
+                "INSERT OR IGNORE INTO contents VALUES (?, ?, ?)", (content, size, now)
+            )
+            self._database.execute(
+                "UPDATE entries SET content_key = ? WHERE content_key = ?", (content, content_key)
+            )
+            self.forget(content_key)
+        return True
+
     def unused_since(self, moment: float) -> list[str]:
         """The contents that were last used before ``moment``."""
         with self._lock:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from backend.media.cache_index import CacheIndex, Entry
 from backend.media.errors import MediaError, Reason
@@ -30,6 +31,7 @@ from backend.media.errors import MediaError, Reason
 logger = logging.getLogger(__name__)
 
 _LOOK_FOR_OLD_EVERY_S = 3600.0
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,24 @@ class CacheStore:
         """Let go of the index."""
         self.index.close()
 
-    def open_anew(self) -> None:
-        """Set up index and folder again, after somebody emptied or damaged them."""
-        self.index = self._open_index()
+    def using_index(self, work: Callable[[], Result]) -> Result:
+        """Do work; where the index is unusable (somebody emptied the folder), open it anew and
+        do it again.
+
+        Raises:
+            MediaError: the folder or its index cannot be used; or as ``work`` does.
+        """
+        try:
+            return work()
+        except OSError as error:
+            raise unusable(error) from error
+        except sqlite3.Error as error:
+            logger.warning("Media cache: opening the index anew, because: %s", error)
+        try:
+            self.index = self._open_index()
+            return work()
+        except (sqlite3.Error, OSError) as error:
+            raise unusable(error) from error
 
     # --- files ---------------------------------------------------------------------------------
 

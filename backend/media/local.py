@@ -41,12 +41,7 @@ class LocalFiles:
         try:
             status = path.stat()
             if status.st_size > self._max_bytes:
-                raise MediaError(
-                    f"{shown(relative)} has {status.st_size} bytes; the limit is "
-                    f"{self._max_bytes}.",
-                    "Raise MAX_MEDIA_MB of the backend if it has the memory for it.",
-                    reason=Reason.TOO_LARGE,
-                )
+                raise _too_large(relative, status.st_size, self._max_bytes, "MAX_MEDIA_MB")
             version = (str(path), status.st_ino, status.st_mtime_ns, status.st_size)
             return path, self._hash(path, version), status.st_size
         except OSError as error:
@@ -55,6 +50,19 @@ class LocalFiles:
                 "Check the file's permissions for the user the backend runs as.",
                 reason=Reason.UNAUTHORIZED,
             ) from None
+
+    def open(self, relative: str, max_bytes: int) -> tuple[Path, str, int]:
+        """As ``find``, without reading the file: its content is named by path and version.
+
+        Args:
+            max_bytes: files above this size are refused.
+        """
+        path = path_inside(self._root, relative)
+        status = path.stat()
+        if status.st_size > max_bytes:
+            raise _too_large(relative, status.st_size, max_bytes, "MAX_VIDEO_MB")
+        version = f"{path}\n{status.st_ino} {status.st_mtime_ns} {status.st_size}"
+        return path, hashlib.sha256(version.encode("utf-8", "replace")).hexdigest(), status.st_size
 
     def _hash(self, path: Path, version: tuple[str, int, int, int]) -> str:
         """The content's hash, computed once per version of the file."""
@@ -71,3 +79,11 @@ class LocalFiles:
             if len(self._hashes) > _REMEMBERED:
                 self._hashes.popitem(last=False)
         return digest.hexdigest()
+
+
+def _too_large(relative: str, size: int, limit: int, setting: str) -> MediaError:
+    return MediaError(
+        f"{shown(relative)} has {size} bytes; the limit is {limit}.",
+        f"Raise {setting} of the backend if it has the memory for it.",
+        reason=Reason.TOO_LARGE,
+    )

@@ -1,9 +1,10 @@
-"""From a task's media address to a file on disk: if Label Studio can show it, it is fetched."""
+"""From a task's media address to a file: if Label Studio can show it, it is read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.cache import CacheStats, MediaCache, MediaFile
@@ -13,12 +14,16 @@ from backend.media.http import HttpObject, HttpTransport, unsigned_url
 from backend.media.label_studio import CLOUD_SCHEMES, LabelStudioMedia, local_files_path
 from backend.media.local import LocalFiles
 from backend.media.patience import Timeouts
+from backend.media.ranged import RangedObject
 from backend.media.s3 import S3
 from backend.media.s3_clients import S3Settings
 from backend.media.safety import AddressPolicy, parse_http_url
 from backend.media.source import RemoteObject
+from backend.media.stream import MediaStream, StreamCache
 
-__all__ = ["MediaFile", "MediaResolver"]
+__all__ = ["MediaFile", "MediaResolver", "MediaStream"]
+
+Found = TypeVar("Found")
 
 _MAX_ADDRESS = 8192  # characters; data: URIs may be longer
 # Failures after which another way to the same object may still work.
@@ -77,6 +82,8 @@ class MediaResolver:
             fresh_seconds=fresh_seconds,
             max_age=cache_age,
         )
+        self._max_stream_bytes = max_stream_bytes
+        self._streams = StreamCache(self._cache, max_bytes=max_stream_bytes)
 
     @property
     def stats(self) -> CacheStats:
@@ -90,6 +97,7 @@ class MediaResolver:
 
     def close(self) -> None:
         """Let go of the cache; nothing can be fetched afterwards."""
+        self._streams.close()
         self._cache.close()
 
     def fetch(self, uri: str, *, task_id: int | None = None) -> MediaFile:
@@ -104,28 +112,39 @@ class MediaResolver:
             MediaError: it cannot be had; the text says why and what to do.
         """
         self._refuse_malformed(uri)
-        local = self._from_mounted_folder(uri)
+        local = self._from_mounted_folder(uri, whole=True)
         if local:
             return local
         candidates = self._candidates(uri, task_id)
         for source in candidates:
             if found := self._cache.fresh(source):
                 return found
-        return self._first_that_works(candidates)
+        return _first_that_works(candidates, self._cache.fetch)
 
-    def _first_that_works(self, candidates: list[RemoteObject]) -> MediaFile:
-        failures: list[MediaError] = []
+    def open(self, uri: str, *, task_id: int | None = None) -> MediaStream:
+        """The media as a seekable binary file of which only what is read is fetched, where the
+        source answers ranges; elsewhere it is fetched whole.
+
+        Args:
+            uri, task_id: as for ``fetch``.
+
+        Raises:
+            MediaError: it cannot be had; the text says why and what to do.
+        """
+        self._refuse_malformed(uri)
+        local = self._from_mounted_folder(uri, whole=False)
+        if local:
+            return MediaStream.of_file(local)
+        candidates = self._candidates(uri, task_id)
         for source in candidates:
-            try:
-                return self._cache.fetch(source)
-            except MediaError as error:
-                failures.append(error)
-                if error.reason not in _TRY_ELSEWHERE:
-                    break
-        if len(failures) == 1:
-            raise failures[0]
-        sentences = " ".join(dict.fromkeys(failure.sentence for failure in failures))
-        raise MediaError(sentences, failures[-1].hint, reason=failures[-1].reason)
+            if found := self._cache.fresh(source):
+                return MediaStream.of_file(found)
+        return _first_that_works(candidates, self._open)
+
+    def _open(self, source: RemoteObject) -> MediaStream:
+        if isinstance(source, RangedObject):
+            return self._streams.open(source)
+        return MediaStream.of_file(self._cache.fetch(source))
 
     def _refuse_malformed(self, uri: str) -> None:
         is_data = uri[:5].lower() == "data:"
@@ -138,18 +157,19 @@ class MediaResolver:
                 reason=Reason.REFUSED,
             )
 
-    def _from_mounted_folder(self, uri: str) -> MediaFile | None:
+    def _from_mounted_folder(self, uri: str, *, whole: bool) -> MediaFile | None:
         """The file where it lies, if the local files folder is mounted and holds it."""
         relative = local_files_path(uri) if self._local else None
         if self._local is None or not relative:
             return None
         try:
-            path, content_key, size = self._local.find(relative)
+            if whole:
+                return MediaFile(*self._local.find(relative))
+            return MediaFile(*self._local.open(relative, self._max_stream_bytes))
         except MediaError as error:
             if error.reason is Reason.NOT_FOUND and self._label_studio:
                 return None
             raise
-        return MediaFile(path, content_key, size)
 
     def _candidates(self, uri: str, task_id: int | None) -> list[RemoteObject]:
         """The ways to an object, the best first."""
@@ -199,3 +219,20 @@ class MediaResolver:
             + (", or give the backend AWS credentials." if scheme in ("s3", "s3a") else "."),
             reason=Reason.UNAUTHORIZED,
         )
+
+
+def _first_that_works(
+    candidates: list[RemoteObject], read: Callable[[RemoteObject], Found]
+) -> Found:
+    failures: list[MediaError] = []
+    for source in candidates:
+        try:
+            return read(source)
+        except MediaError as error:
+            failures.append(error)
+            if error.reason not in _TRY_ELSEWHERE:
+                break
+    if len(failures) == 1:
+        raise failures[0]
+    sentences = " ".join(dict.fromkeys(failure.sentence for failure in failures))
+    raise MediaError(sentences, failures[-1].hint, reason=failures[-1].reason)

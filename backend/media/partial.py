@@ -1,0 +1,255 @@
+"""One version of a large object of which only some blocks are here.
+
+The blocks lie where they belong in a sparse file of the object's size, and the index of the cache
+knows which are there, with a checksum of each. Whatever a reader has seen is not fetched again,
+by nobody, as long as there is room for it; with the last block it becomes a file like any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sqlite3
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import Executor, Future
+
+from backend.media.cache_index import Entry
+from backend.media.cache_store import CacheStore, Lease
+from backend.media.errors import MediaError, Reason
+from backend.media.ranged import RangedObject
+from backend.media.source import Restart, Validators
+
+logger = logging.getLogger(__name__)
+
+BLOCK_BYTES = 512 * 1024
+READ_AHEAD_BLOCKS = 16
+"""8 MiB: what Label Studio's proxy gives at once, and several round trips to any storage."""
+
+_UNSTORED_BLOCKS = 2 * READ_AHEAD_BLOCKS  # kept in memory where the disk has no room
+
+
+class PartialObject:
+    """The blocks of one version of one object; shared by all who read it in this process.
+
+    Args:
+        store: where they are kept.
+        content_key: the name of the file.
+        validators: of this version; with its size.
+        lease: the file, open for reading and writing.
+        pool: its threads fetch.
+
+    Attributes:
+        changed: the source has another version by now.
+    """
+
+    def __init__(
+        self,
+        store: CacheStore,
+        content_key: str,
+        validators: Validators,
+        lease: Lease,
+        pool: Executor,
+    ) -> None:
+        self.content_key = content_key
+        self.validators = validators
+        self.size = validators.size or 0
+        self.count = -(-self.size // BLOCK_BYTES)
+        self._store = store
+        self._lease = lease
+        self._pool = pool
+        self._lock = threading.Lock()  # everything below
+        self._here = store.index.blocks(content_key)  # block: checksum
+        self._checked: set[int] = set()
+        self._flights: dict[int, Future[bytes]] = {}
+        self._unstored: OrderedDict[int, bytes] = OrderedDict()
+        self.changed = False
+
+    def get(self, block: int, source: RangedObject) -> bytes:
+        """The content of a block, fetched if it is not here.
+
+        Raises:
+            MediaError: it cannot be had; or the object is another one by now.
+        """
+        while True:
+            with self._lock:
+                if self.changed:
+                    raise _changed(source)
+                flight = self._flights.get(block)
+            if flight is not None:
+                try:
+                    return flight.result()
+                except MediaError:
+                    continue  # another reader's way there failed; this one's may not
+            found = self._at_hand(block)
+            if found is not None:
+                return found
+            claimed = self.want(block, block + 1, source)
+            if block in claimed:
+                return claimed[block].result()
+
+    def want(self, first: int, stop: int, source: RangedObject) -> dict[int, Future[bytes]]:
+        """Begin to fetch what is neither here nor on its way of the blocks ``first`` to ``stop``
+        (not included); returns that."""
+        with self._lock:
+            missing = [
+                block
+                for block in range(first, min(stop, self.count))
+                if not (block in self._here or block in self._flights or block in self._unstored)
+            ]
+            claimed: dict[int, Future[bytes]] = {block: Future() for block in missing}
+            self._flights |= claimed
+        for run in _runs(missing):
+            self._pool.submit(self._fetch, run, source)
+        return claimed
+
+    def take(self, first: int, stop: int, chunks: Iterable[bytes]) -> None:
+        """Keep the blocks ``first`` to ``stop`` (not included) as they arrive in ``chunks``.
+
+        Raises:
+            Restart, MediaError: as ``chunks``.
+        """
+        block, buffer = first, bytearray()
+        for chunk in chunks:
+            self._store.stats.add("bytes_fetched", len(chunk))
+            buffer += chunk
+            while block < stop and len(buffer) >= self._length(block):
+                length = self._length(block)
+                self._arrived(block, bytes(buffer[:length]))
+                del buffer[:length]
+                block += 1
+
+    def _length(self, block: int) -> int:
+        return min(BLOCK_BYTES, self.size - block * BLOCK_BYTES)
+
+    def _fetch(self, run: range, source: RangedObject) -> None:
+        """In the pool: fetch blocks that are announced as on their way."""
+        error = MediaError(f"{source.what} cannot be read.", reason=Reason.FAILED)
+        try:
+            self._store.stats.add("ranges")
+            end = min(run.stop * BLOCK_BYTES, self.size)
+            chunks = source.stretch(run.start * BLOCK_BYTES, end, self.validators)
+            self.take(run.start, run.stop, chunks)
+        except Restart:
+            self._forget()
+            error = _changed(source)
+        except MediaError as failure:
+            error = failure
+        except Exception:  # the end of this thread's work; its readers must not wait for ever
+            logger.exception("reading %s failed", source.what)
+        finally:
+            with self._lock:
+                left = [self._flights.pop(block, None) for block in run]
+            for flight in left:
+                if flight is not None:
+                    flight.set_exception(error)
+
+    def _arrived(self, block: int, content: bytes) -> None:
+        checksum = zlib.crc32(content)
+        stored = self._write(block, content, checksum)
+        with self._lock:
+            if stored:
+                self._here[block] = checksum
+                self._checked.add(block)
+            else:
+                self._unstored[block] = content
+                if len(self._unstored) > _UNSTORED_BLOCKS:
+                    self._unstored.popitem(last=False)
+            flight = self._flights.pop(block, None)
+            whole = len(self._here) == self.count
+        if flight is not None:
+            flight.set_result(content)
+        if stored and whole:
+            self._pool.submit(self._complete)
+
+    def _at_hand(self, block: int) -> bytes | None:
+        with self._lock:
+            content = self._unstored.get(block)
+            checksum = self._here.get(block)
+            checked = block in self._checked
+        if content is not None or checksum is None:
+            return content
+        content = os.pread(self._lease.file, self._length(block), block * BLOCK_BYTES)
+        if checked or zlib.crc32(content) == checksum:
+            with self._lock:
+                self._checked.add(block)
+            return content
+        logger.warning("Media cache: block %d of %s is damaged", block, self.content_key)
+        with self._lock:
+            self._here.pop(block, None)
+        with self._store.index.writing() as index:
+            index.drop_block(self.content_key, block, self._length(block))
+        return None
+
+    # --- the disk ------------------------------------------------------------------------------
+
+    def _write(self, block: int, content: bytes, checksum: int) -> bool:
+        """Whether there was room for it."""
+        try:
+            with self._store.index.writing() as index:
+                if not self._store.make_room(index, len(content)):
+                    return False
+                index.add_block(self.content_key, block, checksum, len(content))
+                position, view = block * BLOCK_BYTES, memoryview(content)
+                while view:
+                    written = os.pwrite(self._lease.file, view, position)
+                    position, view = position + written, view[written:]
+            return True
+        except sqlite3.IntegrityError:
+            return False  # another process has completed the file, or dropped it
+        except (OSError, sqlite3.Error) as error:
+            logger.warning("Media cache: a block cannot be kept: %s", error)
+            return False
+
+    def _complete(self) -> None:
+        """In the pool: all blocks are here; make it a file like any other."""
+        digest, store = hashlib.sha256(), self._store
+        try:
+            for block in range(self.count):
+                digest.update(os.pread(self._lease.file, self._length(block), block * BLOCK_BYTES))
+            content = digest.hexdigest()
+            path, part = store.path(content), store.path(self.content_key)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with store.index.writing() as index:
+                if not index.complete(self.content_key, content, self.size, store.now()):
+                    return
+                if store.open(Entry(content, self.size, self.validators, 0.0)):
+                    part.unlink(missing_ok=True)
+                else:
+                    part.replace(path)
+            store.stats.add("fetches")
+        except (OSError, sqlite3.Error) as error:
+            logger.warning("Media cache: %s stays in parts: %s", self.content_key, error)
+
+    def _forget(self) -> None:
+        """The source has another version now: this one is of no use to anybody."""
+        with self._lock:
+            self.changed = True
+        try:
+            with self._store.index.writing() as index:
+                index.forget(self.content_key)
+                self._store.path(self.content_key).unlink(missing_ok=True)
+        except (OSError, sqlite3.Error) as error:
+            logger.warning("Media cache: %s cannot be removed: %s", self.content_key, error)
+
+
+def _changed(source: RangedObject) -> MediaError:
+    return MediaError(
+        f"{source.what} was replaced while it was being read.",
+        "Try again: then the new one is read.",
+        reason=Reason.FAILED,
+    )
+
+
+def _runs(blocks: list[int]) -> list[range]:
+    """Ascending numbers as ranges without gaps."""
+    runs: list[range] = []
+    for block in blocks:
+        if runs and runs[-1].stop == block:
+            runs[-1] = range(runs[-1].start, block + 1)
+        else:
+            runs.append(range(block, block + 1))
+    return runs

@@ -1,0 +1,270 @@
+"""Media as seekable files: only what is read is fetched."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from backend.media.cache import MediaCache, MediaFile
+from backend.media.cache_index import Entry, partial_key
+from backend.media.cache_store import Lease, identity_key
+from backend.media.errors import MediaError, Reason
+from backend.media.partial import BLOCK_BYTES, READ_AHEAD_BLOCKS, PartialObject
+from backend.media.ranged import Part, RangedObject
+from backend.media.source import Download, Restart, Unchanged, Validators
+
+_THREADS = 8
+_OPENING_LOCKS = 64
+
+
+class _Content(Protocol):
+    def read_at(self, position: int, length: int) -> bytes:
+        """At least one byte from ``position`` on; ``position`` is within the content."""
+        ...
+
+
+class MediaStream(io.RawIOBase):
+    """A seekable binary file over media, for one reader at a time.
+
+    Reading raises ``MediaError`` where the bytes cannot be had, also when the object has been
+    replaced since it was opened: bytes of two versions are never mixed. Close it, or keep it
+    only as long as you read: what is open cannot leave the cache.
+
+    Attributes:
+        content_key: names the content; equal keys mean equal bytes.
+        size: length in bytes.
+        validators: what the source said about this version.
+    """
+
+    def __init__(
+        self, content_key: str, size: int, validators: Validators, content: _Content
+    ) -> None:
+        super().__init__()
+        self.content_key = content_key
+        self.size = size
+        self.validators = validators
+        self._content: _Content | None = content
+        self._position = 0
+
+    @classmethod
+    def of_file(cls, file: MediaFile, validators: Validators | None = None) -> MediaStream:
+        """A file on disk."""
+        validators = validators or Validators(size=file.size)
+        return cls(file.content_key, file.size, validators, _Whole(file))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        self._open_content()
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._open_content()
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"seek to {base + offset}, which is before the start")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """Fill the buffer as far as the content goes.
+
+        Raises:
+            MediaError: see the class.
+        """
+        content, view, filled = self._open_content(), memoryview(buffer).cast("B"), 0
+        wanted = min(len(view), max(0, self.size - self._position))
+        while filled < wanted:
+            chunk = content.read_at(self._position, wanted - filled)
+            view[filled : filled + len(chunk)] = chunk
+            filled += len(chunk)
+            self._position += len(chunk)
+        return filled
+
+    def close(self) -> None:
+        self._content = None
+        super().close()
+
+    def _open_content(self) -> _Content:
+        if self._content is None:
+            raise ValueError("I/O operation on closed file")
+        return self._content
+
+
+class _Whole:
+    """A file on disk, held in the cache as long as this lives."""
+
+    def __init__(self, file: MediaFile) -> None:
+        self._held = file
+        self._lease = Lease(os.open(file.path, os.O_RDONLY))
+
+    def read_at(self, position: int, length: int) -> bytes:
+        found = os.pread(self._lease.file, length, position)
+        if not found:
+            raise MediaError("The media file was cut short meanwhile.", reason=Reason.TRUNCATED)
+        return found
+
+
+class _Blocks:
+    """One reader's view of an object in blocks, with read-ahead that grows while it reads on."""
+
+    def __init__(self, partial: PartialObject, source: RangedObject) -> None:
+        self._partial, self._source = partial, source
+        self._last, self._content = -9, b""
+        self._window = 1
+        self._ahead_to = 0
+
+    def read_at(self, position: int, length: int) -> bytes:
+        block, offset = divmod(position, BLOCK_BYTES)
+        if block != self._last:
+            self._read_ahead(block)
+            self._content = self._partial.get(block, self._source)
+            self._last = block
+        return self._content[offset : offset + length]
+
+    def _read_ahead(self, block: int) -> None:
+        """Begin with what will be wanted soon: nothing after a jump, more the longer it goes on.
+        One block in between may be left out: sound between pictures is."""
+        if not 0 < block - self._last <= 2:
+            self._window, self._ahead_to = 1, block + 1
+            return
+        self._window = min(self._window * 2, READ_AHEAD_BLOCKS)
+        if self._ahead_to - block <= self._window // 2:
+            first, self._ahead_to = max(block, self._ahead_to), block + self._window
+            self._partial.want(first, self._ahead_to, self._source)
+
+
+class StreamCache:
+    """Opens remote objects as files, through a ``MediaCache``; safe to share between threads.
+
+    Args:
+        cache: keeps what is read, and fetches whole what cannot be read in ranges.
+        max_bytes: larger objects are refused.
+    """
+
+    def __init__(self, cache: MediaCache, *, max_bytes: int) -> None:
+        self._cache, self._store = cache, cache.store
+        self._max_bytes = max_bytes
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ranges")
+        self._opening = [threading.Lock() for _ in range(_OPENING_LOCKS)]
+        self._shared_lock = threading.Lock()
+        self._shared: WeakValueDictionary[str, PartialObject] = WeakValueDictionary()
+
+    def close(self) -> None:
+        """Begin nothing more; what is under way ends within its time-outs."""
+        self._pool.shutdown(wait=False)
+
+    def open(self, source: RangedObject) -> MediaStream:
+        """The object as a file. One request at most, unless it must be fetched whole.
+
+        Raises:
+            MediaError: it cannot be had, or there is no room for it.
+        """
+        key = identity_key(source.identity)
+        with self._opening[int(key[:8], 16) % _OPENING_LOCKS]:
+            return self._store.using_index(lambda: self._open(key, source))
+
+    def _open(self, key: str, source: RangedObject) -> MediaStream:
+        entry = self._store.index.find(key)
+        here = self._at_hand(entry, source) if entry else None
+        if entry and here and self._cache.is_fresh(entry):
+            self._store.stats.add("hits")
+            return here
+        part = source.begin(BLOCK_BYTES, entry.validators if entry and here else None)
+        if not isinstance(part, Unchanged):
+            return self._begin(key, entry, source, part)
+        if here is None:
+            raise MediaError(f"{source.what} cannot be read.", reason=Reason.FAILED)
+        self._store.index.checked(key, self._store.now())
+        self._store.stats.add("revalidations")
+        return here
+
+    def _begin(
+        self, key: str, entry: Entry | None, source: RangedObject, part: Part
+    ) -> MediaStream:
+        validators = part.validators
+        if not (part.ranged and validators.tell_versions_apart and validators.size):
+            part.close()
+            return MediaStream.of_file(self._cache.fetch(source), validators)
+        try:
+            if validators.size <= BLOCK_BYTES:
+                small = Download(part.chunks, validators)
+                return MediaStream.of_file(self._cache.keep(source, small), validators)
+            self._refuse_beyond_limit(validators.size, source)
+            partial = self._new(key, entry, source.identity, validators)
+            partial.take(0, 1, part.chunks)
+        except Restart:
+            raise MediaError(
+                f"{source.what} changes while it is being read.", "Try again.", reason=Reason.FAILED
+            ) from None
+        finally:
+            part.close()
+        self._store.stats.add("streams")
+        return self._stream(partial, source)
+
+    def _refuse_beyond_limit(self, size: int, source: RangedObject) -> None:
+        if size > self._max_bytes:
+            raise MediaError(
+                f"{source.what} has {size / 2**20:.0f} MiB; the limit is "
+                f"{self._max_bytes / 2**20:.0f} MiB.",
+                "Raise MAX_VIDEO_MB of the backend.",
+                reason=Reason.TOO_LARGE,
+            )
+
+    def _at_hand(self, entry: Entry, source: RangedObject) -> MediaStream | None:
+        """What the cache holds of an object, all or some of it."""
+        if not entry.is_partial:
+            file = self._store.lease(entry)
+            return MediaStream.of_file(file, entry.validators) if file else None
+        partial = self._partial(entry)
+        return self._stream(partial, source) if partial else None
+
+    def _partial(self, entry: Entry) -> PartialObject | None:
+        with self._shared_lock:
+            found = self._shared.get(entry.content_key)
+            if found is None:
+                lease = Lease.of(self._store.path(entry.content_key), os.O_RDWR)
+                # Cut short by a crash of the machine?
+                if lease and os.fstat(lease.file).st_size == entry.validators.size:
+                    found = self._share(entry, lease)
+        if found:
+            self._store.index.used(entry.content_key, self._store.now())
+        return found
+
+    def _new(
+        self, key: str, entry: Entry | None, identity: str, validators: Validators
+    ) -> PartialObject:
+        """The file for an object that has just been seen, or seen changed, with no block yet."""
+        store, version = self._store, (validators.etag, validators.last_modified, validators.size)
+        new = Entry(partial_key(f"{identity} {version}"), 0, validators, store.now())
+        path = store.path(new.content_key)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._shared_lock, store.index.writing() as index:
+            if entry and entry.is_partial and entry.content_key != new.content_key:
+                store.remove(index, entry.content_key)
+            index.put(key, new, store.now())
+            shared = self._shared.get(new.content_key)
+            if shared and not shared.changed:
+                return shared
+            lease = Lease.of(path, os.O_RDWR | os.O_CREAT)
+            if lease is None:
+                raise OSError(f"{path} vanished")
+            os.ftruncate(lease.file, validators.size or 0)
+            return self._share(new, lease)
+
+    def _share(self, entry: Entry, lease: Lease) -> PartialObject:
+        made = PartialObject(self._store, entry.content_key, entry.validators, lease, self._pool)
+        self._shared[entry.content_key] = made
+        return made
+
+    def _stream(self, partial: PartialObject, source: RangedObject) -> MediaStream:
+        content = _Blocks(partial, source)
+        return MediaStream(partial.content_key, partial.size, partial.validators, content)
