@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,10 +30,20 @@ class TaskImages:
     """Fetches in threads of its own, so that a slow server cannot hold a click for ever."""
 
     def __init__(
-        self, fetcher: Fetcher, *, max_pixels: int, metrics: Metrics, threads: int = 8
+        self,
+        fetcher: Fetcher,
+        *,
+        max_pixels: int,
+        metrics: Metrics,
+        decode: Callable[[Path], np.ndarray] | None = None,
+        threads: int = 8,
     ) -> None:
+        """
+        Args:
+            decode: turns an image file into uint8 RGB [H, W, 3]; None does it in this process.
+        """
         self._fetcher = fetcher
-        self._max_pixels = max_pixels
+        self._decode = decode or partial(load_image, max_pixels=max_pixels)
         self._metrics = metrics
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
 
@@ -71,7 +83,7 @@ class TaskImages:
 
     def _image(self, file: MediaFile) -> ImageSource:
         def load() -> np.ndarray:
-            return load_image(file.path, max_pixels=self._max_pixels)
+            return self._decode(file.path)
 
         return ImageSource(file.content_key, load)
 

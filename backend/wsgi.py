@@ -12,6 +12,7 @@ from flask import Flask
 from backend.answers import Answers
 from backend.app import create_app
 from backend.batch import Batch
+from backend.decoding.images import ImageDecoder
 from backend.engine.local import LocalEngine, ModelChoice
 from backend.interactive import Interactive
 from backend.labelstudio.client import LabelStudioClient
@@ -60,7 +61,13 @@ def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) 
             settings.label_studio_url, settings.label_studio_api_key, verify=ca_bundle(settings)
         )
     resolver = build_resolver(settings, label_studio, metrics)
-    images = TaskImages(resolver, max_pixels=settings.max_image_pixels, metrics=metrics)
+    decoder = ImageDecoder(max_pixels=settings.max_image_pixels)
+    metrics.gauge(
+        "sam2_decoders_lost", "Decoding processes that hung or crashed", lambda: decoder.failures
+    )
+    images = TaskImages(
+        resolver, max_pixels=settings.max_image_pixels, metrics=metrics, decode=decoder.load
+    )
     tracking = Tracking(
         TrackStore(settings.state_dir.expanduser() / "tracks.sqlite3"),
         engine,

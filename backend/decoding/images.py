@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +24,7 @@ _HINT = "Check that it opens in other programs, and save it anew there."
 
 class ImageDecoder:
     """Decodes images as ``backend.media.images.load_image`` does; safe to share between threads.
+    The processes end with it, or with the service.
 
     Args:
         max_pixels: larger images are refused before they are decoded.
@@ -47,6 +49,7 @@ class ImageDecoder:
         self._closed = False
         self._idle = [self._start() for _ in range(warm)]
         self._busy: set[DecodingProcess] = set()
+        self._finalizer = weakref.finalize(self, _close_all, self._idle)
         self.failures = 0  # processes lost
 
     def load(self, source: Path | BinaryIO) -> np.ndarray:
@@ -71,12 +74,10 @@ class ImageDecoder:
         """End all processes; images being decoded fail."""
         with self._changed:
             self._closed = True
-            idle, self._idle = self._idle, []
             for process in self._busy:
                 process.kill()
             self._changed.notify_all()
-        for process in idle:
-            process.close()
+            self._finalizer()
 
     def _load(self, file: BinaryIO) -> np.ndarray:
         process = self._take()
@@ -174,6 +175,11 @@ class ImageDecoder:
             Cause.DEFECT: "The image could not be decoded; the backend's log says why.",
         }[cause]
         return MediaError(sentence, _HINT, reason=Reason.DAMAGED)
+
+
+def _close_all(processes: list[DecodingProcess]) -> None:
+    while processes:
+        processes.pop().close()
 
 
 def _checked(answer: dict[str, Any]) -> dict[str, Any]:

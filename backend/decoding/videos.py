@@ -30,6 +30,7 @@ def open_video(
     limits: VideoLimits = DEFAULT_LIMITS,
     table: FrameTable | None = None,
     read_ahead: int = 8,
+    max_bytes: int = 256 << 20,
 ) -> VideoFrames:
     """The frames of a video, decoded in a process of its own for as long as they are open.
 
@@ -37,7 +38,12 @@ def open_video(
     ``VideoError`` too. What reading ``source`` raises is raised as it is.
     """
     return VideoFrames(
-        source, limits=limits, table=table, read_ahead=read_ahead, decode=RemoteDecoder
+        source,
+        limits=limits,
+        table=table,
+        read_ahead=read_ahead,
+        max_bytes=max_bytes,
+        decode=RemoteDecoder,
     )
 
 

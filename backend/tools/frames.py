@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from backend.decoding.videos import open_video
 from backend.media.cache import MediaFile
 from backend.media.errors import shown
 from backend.metrics import Metrics
@@ -116,13 +117,13 @@ def _opened(video: str, settings: Settings) -> Iterator[VideoFrames]:
     if "://" not in video:
         if not Path(video).is_file():
             raise ToolError(f"There is no file {video}.")
-        with VideoFrames(video) as frames:
+        with open_video(video) as frames:
             yield frames
         return
     resolver = build_resolver(settings, None, Metrics())
     try:
         held: MediaFile = resolver.fetch(video)  # in the cache as long as it is referred to
-        with VideoFrames(held.path) as frames:
+        with open_video(held.path) as frames:
             yield frames
         del held
     finally:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from backend.decoding.videos import open_video
 from backend.labelstudio.geometry import Box, Mask, box_to_pixels, mask_to_box
 from backend.labelstudio.keyframes import box_at
 from backend.labelstudio.media_refs import media_uri
@@ -24,7 +25,6 @@ from backend.tools.frames import frame_name
 from backend.tools.masks import Kind, MaskPage, Media, ObjectMask, Origin, joined, media_name
 from backend.tracking.clip import box_digest, clip_track, read_timeline
 from backend.tracking.store import TrackStore
-from backend.video import VideoFrames
 
 SAME_PLACE = 0.7
 """IoU of a mask's box with the box shown, below which the annotator has moved the box away."""
@@ -65,7 +65,7 @@ def _media(
     data, identifier = task.get("data") or {}, int(task["id"])
     address = media_uri(data, ImageTag(tag.name, value=tag.value), None)
     file = fetch(address, identifier)
-    with VideoFrames(file.path, read_ahead=0) as frames:
+    with open_video(file.path, read_ahead=0) as frames:
         size = frames.width, frames.height
         timeline = read_timeline(
             project.config, tag.name, data, regions, frames.table, frames.duration

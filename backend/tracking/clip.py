@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from backend.decoding.videos import open_video
 from backend.labelstudio.geometry import Box
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.media_refs import MissingMedia
@@ -17,7 +18,7 @@ from backend.labelstudio.tags import ImageTag, LabelConfig
 from backend.labelstudio.timing import Timeline, frames_count, tag_framerate
 from backend.labelstudio.video_regions import VideoRegion
 from backend.media.cache import MediaFile
-from backend.video import FrameTable, VideoFrames
+from backend.video import FrameTable
 
 Results = list[dict[str, Any]]
 
@@ -55,7 +56,7 @@ class KeyedFile:
 
 def read_table(keyed: KeyedFile) -> tuple[FrameTable, float]:
     """The timestamps of a file and its duration in seconds."""
-    with VideoFrames(keyed.file.path, read_ahead=0) as frames:
+    with open_video(keyed.file.path, read_ahead=0) as frames:
         return frames.table, frames.duration
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from backend.decoding.videos import open_video
 from backend.engine.engine import PixelPrompt
 from backend.labelstudio.commands import (
     TRACK_HELP,
@@ -58,7 +59,6 @@ from backend.tracking.progress import progress, ranges
 from backend.tracking.review import doubts
 from backend.tracking.store import Job
 from backend.tracking.workshop import Workshop
-from backend.video import VideoFrames
 
 FETCH_SECONDS = 600.0  # for a whole video, inside a job
 KEPT_KEYFRAMES = 5000  # of each region, over all its answers
@@ -260,7 +260,7 @@ class VideoCommands:
         deadline = time.monotonic() + FETCH_SECONDS
         file = self._shop.images.file(request["task"], tag, None, deadline)
         table, _ = self._table(KeyedFile(file))
-        frames = VideoFrames(file.path, table=table)
+        frames = open_video(file.path, table=table)
         size = (frames.width, frames.height)
         goals = [_goal(each, request, *size) for each in request["objects"]]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from backend.decoding.videos import open_video
 from backend.engine.engine import Busy, ImageSource
 from backend.labelstudio.media_refs import media_uri
 from backend.labelstudio.tags import LabelConfig
@@ -223,7 +224,7 @@ class Clips:
         timeline = read_timeline(
             config, name, data if isinstance(data, Mapping) else {}, (), table, seconds
         )
-        frames = VideoFrames(file.path, table=table, read_ahead=0, max_bytes=MAX_FRAME_BYTES)
+        frames = open_video(file.path, table=table, read_ahead=0, max_bytes=MAX_FRAME_BYTES)
         return OpenClip(file, frames, timeline, seconds)
 
     def _idle(self) -> list[tuple[tuple[Task, str], OpenClip]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.answers import to_pixels
+from backend.decoding.videos import open_video
 from backend.engine.engine import Busy
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
@@ -21,7 +22,6 @@ from backend.tracking.clip import video_tag
 from backend.tracking.jobs import Goal, JobRunner, Work
 from backend.tracking.plan import Direction
 from backend.tracking.store import Job, TrackedMask, TrackStore
-from backend.video import VideoFrames
 from backend.video_protocol.clips import Clips, Task
 from backend.video_protocol.order import Order
 
@@ -194,7 +194,7 @@ class Tracks:
         deadline = time.monotonic() + FETCH_SECONDS
         file = self._images.file(request["task"], tag, None, deadline)
         table, _ = self._clips.table(file)
-        frames = VideoFrames(file.path, table=table)
+        frames = open_video(file.path, table=table)
         size = (frames.width, frames.height)
         order = read_order(request)
         goals = [

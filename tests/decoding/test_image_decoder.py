@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -197,8 +198,12 @@ def test_others_do_not_wait_for_one_that_hangs(faulty: Callable, photo: Path) ->
 
 def test_too_many_at_once_wait_and_are_told(faulty: Callable, photo: Path) -> None:
     decoder = faulty(most=1, seconds=1.0, max_pixels=200_000)
-    thread = threading.Thread(target=lambda: pytest.raises(MediaError, decoder.load, hanging))
-    hanging = io.BytesIO(b"hang:")
+
+    def hang() -> None:
+        with suppress(MediaError):
+            decoder.load(io.BytesIO(b"hang:"))
+
+    thread = threading.Thread(target=hang)
     decoder.load(photo)
     thread.start()
     while not decoder._busy:

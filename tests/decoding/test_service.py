@@ -1,0 +1,84 @@
+"""The service and its tools decode in other processes."""
+
+from __future__ import annotations
+
+import ast
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import backend
+from backend.decoding.process import DecodingProcess
+from backend.engine.local import LocalEngine
+from backend.labelstudio.tags import ImageTag
+from backend.media.cache import MediaFile
+from backend.metrics import Metrics
+from backend.settings import Settings
+from backend.tracking.clip import KeyedFile, read_table
+from backend.wsgi import build_service
+from tests.backend.fakes import FakePredictor
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds of decoding processes that were asked to open something."""
+    kinds: list[str] = []
+    real = DecodingProcess.open
+
+    def counting(self: DecodingProcess, *args: Any, **options: Any) -> None:
+        kinds.append(self._process.args[4])  # type: ignore[index]
+        real(self, *args, **options)
+
+    monkeypatch.setattr(DecodingProcess, "open", counting)
+    return kinds
+
+
+def test_pictures_of_tasks(
+    asked: list[str], photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = partial(LocalEngine, build=lambda choice: FakePredictor())
+    monkeypatch.setattr("backend.wsgi.LocalEngine", engine)
+    settings = Settings(
+        cache_dir=tmp_path / "cache", state_dir=tmp_path / "state", local_files_root=photo.parent
+    )
+    metrics = Metrics()
+    service = build_service(settings, metrics, resume=False)
+    try:
+        task = {"id": 1, "data": {"image": f"/data/local-files/?d={photo.name}"}}
+        images = service.tracking.sequences._shop.images
+        deadline = time.monotonic() + 30
+        source = images.source(task, ImageTag("image", value="$image"), None, deadline)
+        assert source.load().shape == (300, 400, 3)
+        assert b"sam2_decoders_lost 0.0" in metrics.exposition()
+    finally:
+        service.close()
+    assert asked == ["images"]
+
+
+def test_tables_of_videos(asked: list[str], clip: Callable[[str], Path]) -> None:
+    path = clip("25.mp4")
+    table, duration = read_table(KeyedFile(MediaFile(path, "key", path.stat().st_size)))
+    assert (len(table), round(duration)) == (75, 3)
+    assert asked == ["videos"]
+
+
+ALLOWED = ("decoding", "video")
+DECODERS = ("VideoFrames", "load_image")
+
+
+def test_nothing_else_decodes_in_the_service() -> None:
+    root = Path(backend.__file__).parent
+    found = [
+        f"{path.relative_to(root)}:{node.lineno}"
+        for path in root.rglob("*.py")
+        if path.relative_to(root).parts[0] not in ALLOWED
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in DECODERS
+    ]
+    assert found == []
