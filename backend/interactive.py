@@ -145,10 +145,27 @@ class Interactive:
                 logger.exception("task %s: a prompt could not be answered", request.task_id)
                 reasons.append(f"the backend failed on this prompt; its log says why{log_place()}")
                 failed = "defect"
-        text = "; ".join(dict.fromkeys(reasons)) or None
-        status = self._status(request, prompts[0].image, prompts[0].item_index, text)
         outcome = failed if not regions else "partial" if reasons else "ok"
+        text = "; ".join(dict.fromkeys(reasons)) or None
+        if regions and self._tracking.on_prompt:
+            tracked, progress = self._carried_on(request, prompts[0].image, regions)
+            regions, text = regions + tracked, text or progress
+        status = self._status(request, prompts[0].image, prompts[0].item_index, text)
         return Reply(regions + status, outcome)
+
+    def _carried_on(
+        self, request: Request, image: str, answer: list[dict[str, Any]]
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """What tracking on from an answer has found so far, and how far it is."""
+        try:
+            sequence = self._sequence(request, image)
+            if sequence is None:
+                return [], None
+            fresh = self._memory.fresh(request.project, request.task_id)
+            return self._tracking.sequences.carry_on(sequence, answer, fresh)
+        except EXPECTED as error:
+            logger.warning("task %s: not tracked on: %s", request.task_id, error)
+            return [], str(error)
 
     def _mask(
         self, request: Request, prompt: ObjectPrompt, deadline: float

@@ -300,6 +300,12 @@ class Settings:
     track_budget_seconds: float = _setting(
         "TRACK_BUDGET_SECONDS", 20.0, _seconds, "longest wait of one track command"
     )
+    track_on_prompt: bool = _setting(
+        "TRACK_ON_PROMPT",
+        False,
+        _flag,
+        "track on, in the background, from every click and box on a frame sequence",
+    )
     track_jobs: int = _setting("TRACK_JOBS", 2, _positive_int, "tracks that advance side by side")
     retrieve_budget_seconds: float = _setting(
         "RETRIEVE_BUDGET_SECONDS",

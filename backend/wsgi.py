@@ -73,7 +73,7 @@ def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) 
         engine,
         images,
         label_studio,
-        TrackSettings(settings.track_budget_seconds, settings.track_jobs),
+        TrackSettings(settings.track_budget_seconds, settings.track_jobs, settings.track_on_prompt),
     )
     protocol = None
     if resume:

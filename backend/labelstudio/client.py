@@ -230,6 +230,14 @@ class LabelStudioClient:
         body = {"task": task, "result": result, "model_version": model_version, "score": score}
         return self._object("POST", "/api/predictions/", json=body)
 
+    def delete_prediction(self, prediction: int) -> None:
+        """Delete a prediction; one that is not there any more is no error."""
+        try:
+            self.request("DELETE", f"/api/predictions/{int(prediction)}/")
+        except LabelStudioError as error:
+            if error.status != 404:
+                raise
+
     def whoami(self) -> dict[str, Any]:
         """The user the API key belongs to."""
         return self._object("GET", "/api/current-user/whoami")

@@ -28,6 +28,7 @@ from backend.engine.fair_pool import FairPool
 from backend.labelstudio.geometry import resize_mask
 from backend.labelstudio.media_refs import MissingMedia
 from backend.media.errors import MediaError
+from backend.tracking.pace import Pace
 from backend.tracking.plan import Span
 from backend.tracking.store import Job, JobState, StoreError, TrackedMask, TrackStore
 from backend.video import VideoError
@@ -138,6 +139,7 @@ class JobRunner:
         self._cancelled: set[str] = set()
         self._taken: set[str] = set()  # jobs that this process runs or has run
         self._stopping = False
+        self._paces: dict[str, Pace] = {}  # of the jobs that run
         self._unsaved: dict[str, Job] = {}  # ends that the store could not take
 
     def submit(self, track: str, request: Mapping[str, Any]) -> Job:
@@ -185,6 +187,11 @@ class JobRunner:
                 self._store.update_job(job_id, state=JobState.CANCELLED)
             self._notify()
         return self._job(job_id)
+
+    def seconds_left(self, job: Job) -> float | None:
+        """What the rest of a job that runs here will take; None while that is not known."""
+        pace = self._paces.get(job.id)
+        return None if pace is None else pace.seconds_left(job.total)
 
     def stop_soon(self) -> None:
         """Stop after the frames under way; those who wait are told how far the jobs are."""
@@ -263,6 +270,7 @@ class JobRunner:
         try:
             self._track(job, work)
         finally:
+            self._paces.pop(job.id, None)
             work.close()
 
     def _track(self, job: Job, work: Work) -> None:
@@ -354,6 +362,7 @@ class JobRunner:
 
     def _put(self, run: _Run, found: list[TrackedMask]) -> None:
         self._store.put_masks(run.job.track, found, job_id=run.job.id, done=run.done)
+        self._paces.setdefault(run.job.id, Pace()).mark(time.monotonic(), run.done)
         self._notify()
 
     def _interrupted(self, job_id: str) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 from backend.tracking.store import Job, JobState
 
 
-def progress(job: Job, frames: Iterable[int], total: int) -> str:
-    """One line: which of ``total`` frames are done, and what to expect of the others."""
+def progress(job: Job, frames: Iterable[int], total: int, seconds_left: float | None) -> str:
+    """One line: which of ``total`` frames are done, and what to expect of the others.
+
+    Args:
+        seconds_left: see ``JobRunner.seconds_left``.
+    """
     shown = ranges(sorted(set(frames)))
     done = f"frames {shown} of {total} done" if shown else "no frame done yet"
     match job.state:
@@ -21,9 +24,7 @@ def progress(job: Job, frames: Iterable[int], total: int) -> str:
             return f"stopped; {done}"
         case JobState.QUEUED:
             return f"{done}, waiting for other tracks; type status to see more"
-    elapsed = max(time.time() - job.created, 0.001)
-    left = elapsed / job.done * (job.total - job.done) if job.done else None
-    wait = f", {left:.0f} s left" if left is not None else ""
+    wait = f", {seconds_left:.0f} s left" if seconds_left is not None else ""
     return f"{done}{wait}; type status to see more"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from backend.answers import to_pixels
 from backend.engine.engine import PixelPrompt
-from backend.labelstudio.commands import TRACK_HELP, ParsedCommand, Word
+from backend.labelstudio.commands import TRACK_HELP, Kind, ParsedCommand, Word
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.media_refs import MissingMedia
@@ -32,7 +32,10 @@ FETCH_SECONDS = 120.0  # for one page of a sequence, inside a job
 MANY_MASKS = 100  # brush masks cost the browser 60-85 ms each at 720p
 MANY_PIXELS = 640 * 480
 
+TRACK = ParsedCommand(Kind.COMMAND, Word.TRACK, "track")
+
 Results = list[dict[str, Any]]
+Reply = tuple[Results, str | None]
 
 
 class SequenceCommands:
@@ -59,9 +62,7 @@ class SequenceCommands:
         version = self._shop.engine.model_version
         return FrameSequence(project, task, label_config, config, tag, version, self._shop.store)
 
-    def command(
-        self, sequence: FrameSequence, parsed: ParsedCommand, fresh: Results
-    ) -> tuple[Results, str | None]:
+    def command(self, sequence: FrameSequence, parsed: ParsedCommand, fresh: Results) -> Reply:
         """Carry a command out.
 
         Args:
@@ -101,9 +102,7 @@ class SequenceCommands:
         sequence.remember(objects)
         return sequence.track, request
 
-    def _track(
-        self, sequence: FrameSequence, parsed: ParsedCommand, results: Results
-    ) -> tuple[Results, str | None]:
+    def _track(self, sequence: FrameSequence, parsed: ParsedCommand, results: Results) -> Reply:
         objects = sequence.objects(results)
         request = _job_request(sequence, objects, results, parsed)
         if isinstance(request, str):
@@ -115,7 +114,35 @@ class SequenceCommands:
         job = self._shop.run(sequence.track, request)
         return self._reply(sequence, objects, results, job)
 
-    def _status(self, sequence: FrameSequence, saved: Results) -> tuple[Results, str | None]:
+    def carry_on(self, sequence: FrameSequence, answer: Results, fresh: Results) -> Reply:
+        """Track on, in the background, from prompts that have just been answered.
+
+        A job that they change is stopped after the frame that it is at; what it found and the
+        prompts leave as it is stays.
+
+        Args:
+            answer: the regions of the answer.
+            fresh: see ``command``.
+
+        Returns:
+            Regions and text as ``command``: what is found so far.
+
+        Raises:
+            MissingMedia: the task has no such sequence.
+        """
+        changed = {str(result.get("id")) for result in answer}
+        saved = [each for each in sequence.saved_results() if str(each.get("id")) not in changed]
+        shown = [result for result in answer if not result.get("dynamic")]
+        results = _with_fresh([*saved, *shown], fresh)
+        objects = sequence.objects(results)
+        request = _job_request(sequence, objects, results, TRACK)
+        if isinstance(request, str):
+            return [], None
+        sequence.remember(objects)
+        job = self._shop.begin(sequence.track, request)
+        return self._reply(sequence, objects, results, job)
+
+    def _status(self, sequence: FrameSequence, saved: Results) -> Reply:
         jobs = self._shop.store.jobs(track=sequence.track)
         if not jobs:
             return [], self._shop.engine.status().detail
@@ -139,7 +166,8 @@ class SequenceCommands:
             if mask.object_id not in sequence.known:
                 continue
             regions += sequence.update(mask, shown)
-        return regions, _status_text(sequence.pages, job, found, regions)
+        left = self._shop.jobs.seconds_left(job)
+        return regions, _status_text(sequence.pages, job, left, found, regions)
 
     def open(self, request: Mapping[str, Any]) -> Work:
         """See ``jobs.Opener``."""
@@ -284,8 +312,10 @@ def _digest(prompt: PixelPrompt) -> str:
     return found.hexdigest()[:16]
 
 
-def _status_text(pages: int, job: Job, found: Sequence[TrackedMask], regions: Results) -> str:
-    parts = [progress(job, (mask.frame for mask in found), pages)]
+def _status_text(
+    pages: int, job: Job, left: float | None, found: Sequence[TrackedMask], regions: Results
+) -> str:
+    parts = [progress(job, (mask.frame for mask in found), pages, left)]
     look = sorted({doubt.frame for doubt in doubts(found)})
     if look:
         parts.append(f"look at {ranges(look)}")

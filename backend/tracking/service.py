@@ -28,7 +28,9 @@ class Publisher(Protocol):
         *,
         model_version: str,
         score: float | None,
-    ) -> Any: ...
+    ) -> Mapping[str, Any]: ...
+
+    def delete_prediction(self, prediction: int) -> None: ...
 
 
 class JobKind(Protocol):
@@ -47,10 +49,16 @@ class JobKind(Protocol):
 
 @dataclass(frozen=True)
 class TrackSettings:
-    """``budget_seconds``: how long a reply may wait for frames; ``workers``: jobs side by side."""
+    """
+    Attributes:
+        budget_seconds: how long a reply may wait for frames.
+        workers: jobs side by side.
+        on_prompt: track on, in the background, from every prompt on a frame sequence.
+    """
 
     budget_seconds: float
     workers: int = 2
+    on_prompt: bool = False
 
 
 class Tracking:
@@ -73,6 +81,7 @@ class Tracking:
         self.jobs = JobRunner(
             store, engine, self._open, delivered=self._deliver, workers=settings.workers
         )
+        self.on_prompt = settings.on_prompt
         self._engine = engine
         self._publisher = publisher
         shop = Workshop(store, engine, images, self.jobs, settings.budget_seconds)
@@ -103,7 +112,16 @@ class Tracking:
         results, scores = self._kind(job.request).outcome(job)
         if results:
             score = sum(scores) / len(scores) if scores else None
-            self._publisher.create_prediction(
+            stored = self._publisher.create_prediction(
                 task_id, results, model_version=self._engine.model_version, score=score
             )
             logger.info("job %s: %d results stored for task %s", job.id, len(results), task_id)
+            self._replace(job.track, stored.get("id"))
+
+    def _replace(self, track: str, prediction: object) -> None:
+        """Delete the prediction that an earlier job of a track left: there is a newer one now."""
+        earlier = self.store.prediction(track)
+        if isinstance(prediction, int):
+            self.store.put_prediction(track, prediction)
+        if earlier is not None and self._publisher is not None:
+            self._publisher.delete_prediction(earlier)

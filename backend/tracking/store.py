@@ -58,6 +58,10 @@ CREATE TABLE IF NOT EXISTS earlier_masks (
     runs BLOB NOT NULL,
     PRIMARY KEY (track, object, frame)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS predictions (
+    track TEXT PRIMARY KEY,
+    prediction INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS generations (
     track TEXT NOT NULL,
     object TEXT NOT NULL,
@@ -282,6 +286,21 @@ class TrackStore:
                 (track, object_id, frame),
             ).fetchone()
         return None if row is None else unpack(row["runs"], row["height"], row["width"])
+
+    def prediction(self, track: str) -> int | None:
+        """The prediction that shows a track in Label Studio."""
+        with self._transaction() as connection:
+            row = connection.execute(
+                "SELECT prediction FROM predictions WHERE track = ?", (track,)
+            ).fetchone()
+        return None if row is None else int(row["prediction"])
+
+    def put_prediction(self, track: str, prediction: int) -> None:
+        """See ``prediction``."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO predictions VALUES (?, ?)", (track, prediction)
+            )
 
     def generations(self, track: str) -> dict[tuple[str, int], int]:
         """By object and frame: how often the region that shows it was replaced by another, where

@@ -350,7 +350,9 @@ class VideoCommands:
         masks = [m for m in self._shop.store.masks(clip.track) if m.object_id in names]
         editor = clip.timeline.editor_frame
         frames = {editor(mask.frame) for mask in masks}
-        parts = [progress(job, frames, clip.timeline.frames_count)]
+        parts = [
+            progress(job, frames, clip.timeline.frames_count, self._shop.jobs.seconds_left(job))
+        ]
         look = sorted({editor(doubt.frame) for doubt in doubts(masks)})
         if look:
             parts.append(f"look at {ranges(look)}")

@@ -77,6 +77,7 @@ class Bench:
         self.track_hold = threading.Event()
         self.track_hold.set()
         self.published: list[dict] = []
+        self.deleted: list[int] = []
         self.engine = LocalEngine(
             ModelChoice("demo"),
             cache_bytes=10_000_000,
@@ -95,7 +96,9 @@ class Bench:
             self.engine,
             images,
             self,
-            TrackSettings(self.settings.track_budget_seconds),
+            TrackSettings(
+                self.settings.track_budget_seconds, on_prompt=self.settings.track_on_prompt
+            ),
         )
         interactive = Interactive(
             answers,
@@ -117,6 +120,11 @@ class Bench:
     def create_prediction(self, task, result, *, model_version, score):
         """Label Studio's API, as the tracking service uses it."""
         self.published.append({"task": task, "result": result, "score": score})
+        return {"id": len(self.published)}
+
+    def delete_prediction(self, prediction):
+        """Likewise."""
+        self.deleted.append(prediction)
 
     def predict(self, results, *, task=None, config=CONFIG, project="1.100"):
         """POST /predict as the editor does; ``results`` None for a request without context."""

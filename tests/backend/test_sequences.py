@@ -344,6 +344,39 @@ class TestLongTracks:
         pages = [region["item_index"] for region in bench.published[-1]["result"]]
         assert sorted(pages) == list(range(PAGES))
 
+    def test_a_prediction_of_a_track_replaces_the_one_before(self, editor, bench):
+        editor.click(30, 50, page=0)
+        for count in (1, 2):
+            bench.track_hold.clear()
+            editor.say("redo")
+            bench.track_hold.set()
+            _until(lambda count=count: len(bench.published) == count)
+        _until(lambda: bench.deleted)
+        assert bench.deleted == [1]
+
+    def test_what_is_left_is_told_from_the_frames_of_this_run(self, editor, bench):
+        """And not from the time since the job was made, over which it may have stood still."""
+        editor.click(30, 50, page=0)
+        put = bench.store.put_masks
+
+        def slow(track, masks, **kwargs):
+            put(track, masks, **kwargs)
+            time.sleep(0.1 if masks[0].frame < 4 else 0.6)
+
+        bench.store.put_masks = slow
+        add = bench.store.add_job
+
+        def long_ago(*args):
+            job, new = add(*args)
+            with bench.store._transaction() as connection:
+                connection.execute("UPDATE jobs SET created = created - 86400")
+            return job, new
+
+        bench.store.add_job = long_ago
+        editor.say("track")
+        left = int(editor.text.split(" s left")[0].split()[-1])
+        assert left <= 5
+
     def test_the_same_command_joins_the_running_job(self, editor, bench):
         editor.click(30, 50, page=0)
         bench.track_hold.clear()
@@ -380,6 +413,73 @@ class TestLongTracks:
         editor.say("status")
         assert "not there" in editor.text
         assert sorted(editor.masks()) == [0, 1, 2, 3, 4]
+
+
+class TestOnPrompt:
+    """``TRACK_ON_PROMPT``: every prompt is tracked on in the background."""
+
+    @pytest.fixture
+    def bench(self, make_bench):
+        return make_bench(track_on_prompt=True)
+
+    def test_a_click_answers_its_page_and_its_track_comes_with_status(self, editor, bench):
+        bench.track_hold.clear()
+        [answer] = editor.click(30, 50, page=0)
+        assert answer["item_index"] == 0
+        assert "no frame done yet" in editor.text
+        bench.track_hold.set()
+        _until(lambda: bench.published)
+        assert sorted(r["item_index"] for r in editor.say("status")) == list(range(1, PAGES))
+        start, _ = columns(editor.masks()[0][0])
+        assert columns(editor.masks()[9][0])[0] == start + 9
+        stored = {item["item_index"] for item in bench.published[0]["result"]}
+        assert stored == set(range(PAGES))
+
+    def test_the_next_prompt_brings_what_is_done(self, editor, bench):
+        editor.click(30, 50, page=0)
+        _until(lambda: bench.store.jobs()[0].state.ended)
+        answer = editor.click(60, 20, page=0, label="Dog")
+        assert sorted(r["item_index"] for r in answer if r["value"]["brushlabels"] == ["Cat"]) == (
+            list(range(1, PAGES))
+        )
+
+    def test_a_further_prompt_corrects_the_running_track(self, editor, bench):
+        bench.track_hold.clear()
+        editor.click(30, 50, page=0)
+        [first] = bench.store.jobs()
+        editor.click(60, 50, page=5)
+        bench.track_hold.set()
+        _until(lambda: all(job.state.ended for job in bench.store.jobs()))
+        second, _ = bench.store.jobs()
+        assert bench.store.job(first.id).state is JobState.CANCELLED
+        assert second.state is JobState.DONE
+        _until(lambda: bench.published)
+        assert len(bench.published) == 1
+        editor.say("status")
+        masks = {page: columns(found[0])[0] for page, found in editor.masks().items()}
+        assert all(len(found) == 1 for found in editor.masks().values())
+        assert [masks[page] - masks[0] for page in range(5)] == list(range(5))
+        assert [masks[page] - masks[5] for page in range(5, PAGES)] == list(range(5))
+
+    def test_a_correction_of_the_same_page_counts_though_the_draft_is_older(self, editor, bench):
+        [first] = editor.click(30, 50, page=0)
+        _until(lambda: bench.store.jobs()[0].state.ended)
+        item = {**box(23, 39, 17, 24, identifier="again"), "item_index": 0}
+        saved = dict(editor.regions)
+        editor.send({**item, "id": "kp-30-50-0-0"})  # the same prompt's region, in place
+        assert first["id"] in saved
+        _until(lambda: all(job.state.ended for job in bench.store.jobs()))
+        editor.say("status")
+        assert columns(editor.masks()[4][0]) == tuple(
+            edge + 4 for edge in columns(editor.masks()[0][0])
+        )
+
+    def test_a_picture_is_no_sequence(self, bench):
+        bench.engine.wait_ready(5)
+        config = CONFIG.replace('valueList="$frames"', 'value="$image"')
+        reply = bench.predict([click(30, 50)], config=config)
+        assert [item["type"] for item in reply["result"]] == ["brushlabels", "textarea"]
+        assert bench.store.jobs() == []
 
 
 def test_redo_tracks_anew(editor, bench):

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from backend.tracking.pace import MEASURED_FRAMES, Pace
 from backend.tracking.progress import progress, ranges
 from backend.tracking.review import doubts
 from backend.tracking.sequence_commands import MANY_MASKS, _status_text
@@ -34,8 +35,23 @@ def test_ranges(frames, text):
 
 
 def test_progress_tells_what_is_done_and_how_long_the_rest_takes():
-    text = progress(job(JobState.RUNNING, done=42, total=84), range(42), 300)
+    text = progress(job(JobState.RUNNING, done=42, total=84), range(42), 300, 10.2)
     assert text == "frames 0-41 of 300 done, 10 s left; type status to see more"
+    text = progress(job(JobState.RUNNING, done=42, total=84), range(42), 300, None)
+    assert text == "frames 0-41 of 300 done; type status to see more"
+
+
+def test_what_is_left_follows_from_the_last_frames_only():
+    pace = Pace()
+    assert pace.seconds_left(100) is None
+    pace.mark(0.0, 40)  # 40 masks of an earlier run
+    assert pace.seconds_left(100) is None
+    for second in range(1, 11):  # slow at first: another track ran too
+        pace.mark(10.0 * second, 40 + second)
+    for second in range(MEASURED_FRAMES + 1):
+        pace.mark(100.0 + second, 50 + 2 * second)
+    done = 50 + 2 * MEASURED_FRAMES
+    assert pace.seconds_left(done + 20) == pytest.approx(10.0)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +64,7 @@ def test_progress_tells_what_is_done_and_how_long_the_rest_takes():
     ],
 )
 def test_every_state_has_words(state, part):
-    assert part in progress(job(state, message="the disk is full"), [0, 1], 9)
+    assert part in progress(job(state, message="the disk is full"), [0, 1], 9, 3.0)
 
 
 @pytest.mark.parametrize(("shape", "warned"), [((720, 1280), True), ((240, 320), False)])
@@ -56,9 +72,9 @@ def test_many_large_brush_masks_are_warned_of(shape, warned):
     """Label Studio's editor encodes every brush region anew at each request and submit."""
     masks = [found(frame, shape=shape) for frame in range(MANY_MASKS + 1)]
     regions = [{"type": "brushlabels"}] * len(masks)
-    text = _status_text(200, job(JobState.DONE), masks, regions)
+    text = _status_text(200, job(JobState.DONE), None, masks, regions)
     assert ("BitmaskLabels" in text) is warned
-    assert "BitmaskLabels" not in _status_text(200, job(JobState.DONE), masks, regions[:5])
+    assert "BitmaskLabels" not in _status_text(200, job(JobState.DONE), None, masks, regions[:5])
 
 
 class TestDoubts:
