@@ -88,17 +88,24 @@ class VideoProtocol:
 
     Args:
         budget_seconds: longest wait of a request for a frame or a mask.
+        clock: seconds that only grow, for what idles.
     """
 
     def __init__(
-        self, engine: Engine, images: TaskImages, tracking: Tracking, *, budget_seconds: float
+        self,
+        engine: Engine,
+        images: TaskImages,
+        tracking: Tracking,
+        *,
+        budget_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._images = images
         self._budget = budget_seconds
-        self.clips = Clips(images)
+        self.clips = Clips(images, clock=clock)
         self._prewarmer = Prewarmer(engine, self.clips)
-        self.tracks = Tracks(tracking.store, tracking.jobs, images, self.clips)
+        self.tracks = Tracks(tracking.store, tracking.jobs, images, self.clips, clock=clock)
         tracking.add_kind(self.tracks)
         self._stopping = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, name="sweep", daemon=True)
@@ -289,11 +296,15 @@ class VideoProtocol:
         [segment] = self._engine.segment(image, [pixels], Priority.CLICK, timeout)
         return segment
 
+    def expire(self) -> None:
+        """Close idle videos, cancel and forget abandoned tracks; done regularly by itself."""
+        self.clips.expire()
+        self.tracks.expire()
+
     def _sweep(self) -> None:
         while not self._stopping.wait(SWEEP_SECONDS):
             try:
-                self.clips.expire()
-                self.tracks.expire()
+                self.expire()
             except Exception:  # thread boundary: the next sweep tries again
                 logger.exception("idle videos and tracks could not be cleared away")
 

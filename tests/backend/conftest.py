@@ -24,6 +24,7 @@ from backend.settings import Settings
 from backend.task_images import TaskImages
 from backend.tracking.service import Tracking, TrackSettings
 from backend.tracking.store import TrackStore
+from backend.video_protocol import VideoProtocol
 from tests.backend.fakes import FakePredictor, FakeVideoTracker
 
 CONFIG = """
@@ -114,7 +115,16 @@ class Bench:
             open_seconds=self.settings.open_budget_seconds,
             retrieve_seconds=self.settings.retrieve_budget_seconds,
         )
-        self.service = Service(self.engine, interactive, batch, self.tracking, self.metrics)
+        self.protocol = VideoProtocol(
+            self.engine,
+            images,
+            self.tracking,
+            budget_seconds=self.settings.click_budget_seconds,
+            clock=lambda: self.now,
+        )
+        self.service = Service(
+            self.engine, interactive, batch, self.tracking, self.metrics, protocol=self.protocol
+        )
         self.client = create_app(self.settings, self.service, self.metrics).test_client()
 
     def create_prediction(self, task, result, *, model_version, score):
