@@ -7,6 +7,7 @@ import os
 import sys
 
 from backend.settings import Settings, SettingsError
+from backend.startup import start_problems
 from backend.tools import export, frames, preannotate
 from backend.tools.common import EXPECTED
 
@@ -43,6 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _serve(settings: Settings) -> int:
     """Become gunicorn: one process that holds the model, several request threads."""
+    problems = start_problems(settings)
+    if problems:
+        print("\n".join(problems), file=sys.stderr)
+        return 2
     os.execv(  # noqa: S606 - the arguments are this interpreter and checked settings
         sys.executable,
         [
@@ -61,7 +66,9 @@ def _serve(settings: Settings) -> int:
             "--timeout",
             "120",
             "--graceful-timeout",
-            "10",
+            "8",  # and everything is over within 10 seconds, the grace of docker stop
+            "--logger-class",
+            "backend.logs.GunicornLogger",
             "--no-control-socket",
         ],
     )

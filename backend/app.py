@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from backend.engine.engine import State
 from backend.guard import guard, refuse
@@ -102,8 +103,8 @@ def _add_contract(app: Flask, service: Service, metrics: Metrics) -> None:
     @app.post("/webhook")
     def webhook() -> tuple[Response, int]:
         try:
-            body = request.get_json(silent=True)
-        except RecursionError:
+            body = _json() if request.is_json else None
+        except BadRequest:
             body = None  # nothing of Label Studio's is nested like that
         action = body.get("action") if isinstance(body, dict) else None
         known = isinstance(action, str) and action.isupper() and len(action) < 40
@@ -147,10 +148,24 @@ def _job(job: Job) -> dict[str, Any]:
 
 
 def _body() -> Any:
-    try:
-        body = request.get_json(force=True, silent=True)
-    except RecursionError as error:
-        raise BadRequest("the body is nested too deeply") from error
+    body = _json()
     if body is None:
         raise BadRequest("the body must be JSON")
     return body
+
+
+def _json() -> Any:
+    """The body as JSON, whatever it says it is; None where it is none.
+
+    Raises:
+        RequestEntityTooLarge: it is longer than is read.
+        BadRequest: it is nested too deeply to be Label Studio's.
+    """
+    data = request.get_data()
+    limit = request.max_content_length
+    if request.content_length is None and limit is not None and len(data) >= limit:
+        raise RequestEntityTooLarge  # Werkzeug cuts a body without a length at the limit
+    try:
+        return request.get_json(force=True, silent=True)
+    except RecursionError as error:
+        raise BadRequest("the body is nested too deeply") from error

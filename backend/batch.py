@@ -14,11 +14,12 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from itertools import groupby
 from typing import Any
 
 from backend.answers import Answers
+from backend.engine.fair_pool import FairPool
 from backend.engine.scheduler import Priority
 from backend.interactive import EXPECTED
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_task
@@ -54,7 +55,7 @@ class Batch:
         self._version = model_version
         self._open_seconds = open_seconds
         self._retrieve_seconds = retrieve_seconds
-        self._pool = ThreadPoolExecutor(2, thread_name_prefix="batch")
+        self._pool = FairPool(2, "batch")
         self._prefetches = threading.BoundedSemaphore(MAX_PREFETCHES)
 
     def reply(
@@ -178,7 +179,11 @@ class Batch:
             if not self._prefetches.acquire(blocking=False):
                 return  # enough is waiting already; the click will encode
             page = 0 if tag.is_sequence else None
-            self._pool.submit(self._encode, task, config, ObjectPrompt(tag.name, page))
+            try:
+                self._pool.submit(self._encode, task, config, ObjectPrompt(tag.name, page))
+            except BaseException:
+                self._prefetches.release()
+                raise
 
     def _encode(self, task: Task, config: LabelConfig, prompt: ObjectPrompt) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from backend.engine.engine import Busy, ImageSource
+from backend.engine.fair_pool import FairPool
 from backend.labelstudio.media_refs import media_uri
 from backend.labelstudio.tags import ImageTag
 from backend.media.images import load_image
@@ -45,7 +46,7 @@ class TaskImages:
         self._fetcher = fetcher
         self._decode = decode or partial(load_image, max_pixels=max_pixels)
         self._metrics = metrics
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
+        self._pool = FairPool(threads, "fetch")
 
     def source(
         self, task: Mapping[str, Any], tag: ImageTag, page: int | None, deadline: float

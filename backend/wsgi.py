@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import os
+import signal
+import threading
 from functools import partial
+from types import FrameType
+from typing import Any
 
 from flask import Flask
 
@@ -16,6 +19,7 @@ from backend.decoding.images import ImageDecoder
 from backend.engine.local import LocalEngine, ModelChoice
 from backend.interactive import Interactive
 from backend.labelstudio.client import LabelStudioClient
+from backend.logs import configure
 from backend.media.resolver import MediaResolver
 from backend.media.s3_clients import Bucket, S3Settings, read_buckets
 from backend.memory import PromptMemory
@@ -24,22 +28,36 @@ from backend.service import Service
 from backend.settings import Settings, SettingsError
 from backend.task_images import TaskImages
 from backend.tracking.service import Tracking, TrackSettings
-from backend.tracking.store import TrackStore
+from backend.tracking.store import StoreError, TrackStore
 from backend.video_protocol import VideoProtocol
 
 
 def application() -> Flask:
     """What gunicorn calls (``backend.wsgi:application()``)."""
     settings = Settings.from_env(os.environ)
-    logging.basicConfig(
-        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    for name in ("urllib3", "botocore", "boto3", "s3transfer"):  # at DEBUG they log signatures
-        logging.getLogger(name).setLevel(max(logging.INFO, logging.getLogger().level))
+    configure(settings.log_level, settings.log_format, settings.secrets())
     metrics = Metrics()
     service = build_service(settings, metrics)
     atexit.register(service.close)
+    _drain_on_signal(service)
     return create_app(settings, service, metrics)
+
+
+def _drain_on_signal(service: Service) -> None:
+    """Begin to stop when the server is told to, and not when its last request has ended: those
+    that wait for the model would make it wait for them."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # somebody else's server
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        server = signal.getsignal(number)
+
+        def stop(number: int, frame: FrameType | None, server: Any = server) -> None:
+            # In a thread, because a handler may interrupt one that holds a lock.
+            threading.Thread(target=service.drain, name="drain", daemon=True).start()
+            if callable(server):
+                server(number, frame)
+
+        signal.signal(number, stop)
 
 
 def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) -> Service:
@@ -75,6 +93,7 @@ def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) 
         label_studio,
         TrackSettings(settings.track_budget_seconds, settings.track_jobs, settings.track_on_prompt),
     )
+    metrics.gauges("sam2_jobs", "Tracking jobs, by state", "state", partial(_states, tracking))
     protocol = None
     if resume:
         budget = settings.click_budget_seconds
@@ -91,7 +110,22 @@ def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) 
         open_seconds=settings.open_budget_seconds,
         retrieve_seconds=settings.retrieve_budget_seconds,
     )
-    return Service(engine, interactive, batch, tracking, metrics, protocol=protocol)
+    return Service(
+        engine,
+        interactive,
+        batch,
+        tracking,
+        metrics,
+        protocol=protocol,
+        threads=settings.threads,
+    )
+
+
+def _states(tracking: Tracking) -> dict[str, int]:
+    try:
+        return tracking.store.states()
+    except StoreError:  # told to whoever asks for a track; the other metrics are needed now
+        return {}
 
 
 def model_choice(settings: Settings) -> ModelChoice:
@@ -150,6 +184,6 @@ def build_resolver(
     names = ("hits", "revalidations", "fetches", "streams", "ranges", "bytes_fetched", "evictions")
     for name in names:
         text = f"Media cache since the start: {name.replace('_', ' ')}"
-        metrics.gauge(f"sam2_media_{name}", text, partial(getattr, stats, name))
+        metrics.counter(f"sam2_media_{name}", text, partial(getattr, stats, name))
     metrics.gauge("sam2_media_cache_bytes", "Media held on disk", lambda: resolver.stored_bytes)
     return resolver

@@ -8,7 +8,8 @@ from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
 from backend.context import caller, carried
-from backend.engine.fair_queue import FairQueue
+from backend.engine.engine import Busy
+from backend.engine.fair_queue import FairQueue, QueueFull
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -57,11 +58,14 @@ class FairPool(Executor):
         """Queue a call.
 
         Raises:
-            QueueFull: too much is waiting, or the pool is shut down.
+            Busy: too much is waiting, or the pool is shut down.
         """
         inherited = carried(call)
         task = _Task(lambda: inherited(*args, **kwargs))
-        self._queue.put(task, 0, caller().project)
+        try:
+            self._queue.put(task, 0, caller().project)
+        except QueueFull as error:
+            raise Busy(f"the service is busy ({error}); try again in a moment") from error
         return task.future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -49,7 +49,7 @@ class FairQueue(Generic[T]):
             if self._closed:
                 raise QueueFull("the service is stopping")
             if len(self._places) >= self._capacity:
-                raise QueueFull(f"{len(self._places)} requests are waiting for the model")
+                raise QueueFull(f"{len(self._places)} requests are waiting already")
             if owner and self._owned.get(owner, 0) >= self._share:
                 raise QueueFull(f"{self._share} requests of this project are waiting already")
             self._owned[owner] = self._owned.get(owner, 0) + 1

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from backend.context import caller, serving
+from backend.engine.engine import Busy
 from backend.engine.fair_pool import FairPool
 from backend.engine.fair_queue import FairQueue, QueueFull
 
@@ -101,5 +102,5 @@ class TestFairPool:
         waiting = pool.submit(lambda: None)
         pool.shutdown(wait=False, cancel_futures=True)
         assert waiting.cancelled()
-        with pytest.raises(QueueFull, match="stopping"):
+        with pytest.raises(Busy, match="stopping"):
             pool.submit(lambda: None)

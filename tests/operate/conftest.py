@@ -1,0 +1,22 @@
+"""Real processes of the service, with the demo weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.server import Server
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a server with settings; what a test leaves running is stopped."""
+    started = []
+
+    def run(**settings):
+        server = Server(tmp_path / f"run-{len(started)}", settings)
+        started.append(server)
+        return server
+
+    yield run
+    for server in started:
+        server.stop()

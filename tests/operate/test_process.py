@@ -1,0 +1,165 @@
+"""The process as an operator sees it: start, log, limits, stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from benchmarks.server import ROOT, SEQUENCE, body, click, disc, said, typed
+
+
+def serve(**variables):
+    """Run ``serve`` that is expected to refuse to start."""
+    return subprocess.run(
+        [sys.executable, "-m", "backend", "serve"],
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent-home", **variables},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_what_cannot_work_stops_the_start_with_one_line_each(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = serve(
+        CACHE_DIR=str(tmp_path / "file" / "cache"),
+        STATE_DIR="/proc/state",  # read-only for everybody, root too
+        LABEL_STUDIO_URL="http://127.0.0.1:1",
+        LABEL_STUDIO_API_KEY="two words\n\tand-a-control",
+    )
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert [line.split(":")[0] for line in lines[:2]] == ["CACHE_DIR", "STATE_DIR"]
+    assert "must be a folder to write to" in lines[0]
+    assert len(lines) == 3
+    assert "API" in lines[2]
+    assert "and-a-control" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_requests_are_logged_as_json_with_their_id_and_nothing_else(start):
+    server = start(LOG_FORMAT="json", AUTH_TOKEN="t0ken-value").wait_ready()
+    task = {"id": 7, "data": {"image": "http://127.0.0.1:9/a.png?X-Amz-Signature=abc123def"}}
+    headers = {"Authorization": "Bearer t0ken-value", "X-Request-ID": "trace-1"}
+    reply = requests.post(
+        server.url + "/predict", json=body(task, [click(1)]), headers=headers, timeout=30
+    )
+    assert reply.headers["X-Request-ID"] == "trace-1"
+    assert said(reply)  # why there is no mask
+    server.stop()
+    lines = [json.loads(line) for line in server.text().splitlines()]
+    assert {"backend.access", "gunicorn.error", "backend.engine.local"} <= {
+        line["logger"] for line in lines
+    }
+    [answered] = [line for line in lines if line.get("request_id") and "access" in line["logger"]]
+    assert (answered["request_id"], answered["message"]) == ("trace-1", "POST predict answered 200")
+    assert any(line["level"] == "WARNING" and line["request_id"] == "trace-1" for line in lines)
+    for secret in ("t0ken-value", "abc123def", "label_config", "keypointlabels"):
+        assert secret not in server.text()
+
+
+def test_a_body_without_a_length_is_limited_too(start):
+    server = start(MAX_BODY_MB="1").wait_ready()
+
+    def chunks():
+        for _ in range(40):
+            yield b" " * 2**16
+
+    reply = requests.post(server.url + "/predict", data=chunks(), timeout=30)
+    assert reply.status_code == 413
+    assert "MAX_BODY_MB" in reply.json()["error"]
+    assert requests.get(server.url + "/health", timeout=10).status_code == 200
+
+
+def test_a_broken_model_file_is_told_by_the_probe_the_editor_and_the_log(start, tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"not weights at all" * 100)
+    server = start(SAM2_CHECKPOINT=str(weights))
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            ready = requests.get(server.url + "/ready", timeout=10)
+            if ready.json()["status"] == "failed":
+                break
+        except requests.ConnectionError:
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert ready.status_code == 503
+    assert str(weights) in ready.json()["detail"]
+    assert requests.get(server.url + "/health", timeout=10).status_code == 200  # not restarted
+    task = {"id": 7, "data": {"image": server.picture(1)}}
+    assert "could not be loaded" in said(server.predict(body(task, [click(1)])))
+    assert "could not be loaded" in server.text()
+
+
+class TestStop:
+    PAGES = 400
+
+    @pytest.fixture
+    def tracking(self, start, tmp_path):
+        """A server in the middle of a long track, and a request that waits for it."""
+        import cv2
+
+        server = start(TRACK_BUDGET_SECONDS="60", LOG_FORMAT="json").wait_ready()
+        for page in range(self.PAGES):
+            cv2.imwrite(str(server.media / f"p{page}.png"), disc(1, shift=page % 40))
+        frames = [f"/data/local-files/?d=p{page}.png" for page in range(self.PAGES)]
+        task = {"id": 7, "data": {"frames": frames}}
+        first = server.predict(body(task, [click(1, page=0)], config=SEQUENCE))
+        marked = [i for i in first.json()["results"][0]["result"] if i["type"] == "brushlabels"]
+        task["drafts"] = [{"id": 1, "result": marked}]
+        replies = []
+        waiting = threading.Thread(
+            target=lambda: replies.append(
+                server.predict(body(task, [typed("track")], config=SEQUENCE), timeout=90)
+            )
+        )
+        waiting.start()
+        deadline = time.monotonic() + 60
+        while not any(job["done"] > 3 for job in self.jobs(server)):
+            assert time.monotonic() < deadline, server.tail()
+            time.sleep(0.1)
+        yield server, waiting, replies
+        waiting.join(60)
+
+    @staticmethod
+    def jobs(server):
+        return requests.get(server.url + "/jobs", timeout=10).json()["jobs"]
+
+    def test_within_ten_seconds_and_nothing_finished_is_lost(self, tracking):
+        server, waiting, replies = tracking
+        [before] = self.jobs(server)
+        begun = time.monotonic()
+        os.kill(server.pid, signal.SIGTERM)
+        server._process.wait(10)
+        took = time.monotonic() - begun
+        waiting.join(5)
+        assert took < 10
+        assert server._process.returncode == 0
+        assert replies, "the request that waited for the track was cut off"
+        assert replies[0].status_code == 200
+        store = Path(server.folder / "state" / "tracks.sqlite3")
+        from backend.tracking.store import TrackStore
+
+        kept = TrackStore(store)
+        [job] = kept.jobs()
+        assert job.state == "running"  # taken up at the next start
+        assert before["done"] <= job.done < self.PAGES - 1
+        assert len(kept.anchors(job.track)) >= job.done
+        kept.close()
+        assert "Traceback" not in server.text()
+        ids = re.findall(r'"job": "(\w+)"', server.text())
+        assert set(ids) == {job.id}
