@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 from backend.video.containers import VideoLimits, check_pixels, open_container, packets
 from backend.video.errors import VideoError
 from backend.video.picture import Picture, orientation, to_picture
+from backend.video.sample_table import table_from_index
 from backend.video.table import FrameTable, scan
 
 _Found = tuple[int, VideoFrame]
@@ -39,7 +40,7 @@ class Decoder:
         self._file, self._limits = file, limits
         self._container, self._stream = open_container(file, limits)
         try:
-            self.table = table or scan(self._container, self._stream, limits)
+            self.table = table or self._read_table()
             stated = self._container.duration
             self.duration = stated / av.time_base if stated else self.table.end
             self._decoded: Iterator[_Found] = iter(())
@@ -62,7 +63,7 @@ class Decoder:
             VideoError: the frames cannot be decoded, or the picture size changes among them.
         """
         for index in range(first, last + 1):
-            frame = self._frame(index)
+            frame = self._frame_or_begin_anew(index)
             size = frame.width, frame.height
             if size != self._stored_size:
                 was = f"{self._stored_size[0]} x {self._stored_size[1]}"
@@ -80,6 +81,27 @@ class Decoder:
     def close(self) -> None:
         """Free the decoder; the file object stays open."""
         self._container.close()
+
+    def _read_table(self) -> FrameTable:
+        table = table_from_index(self._file, self._container, self._stream, self._limits)
+        if table is not None:
+            return table
+        if self._container.format.name.startswith("mov"):  # its first packets have been read
+            self._reopen()
+        return scan(self._container, self._stream, self._limits)
+
+    def _reopen(self) -> None:
+        self._container.close()
+        self._container, self._stream = open_container(self._file, self._limits)
+
+    def _frame_or_begin_anew(self, index: int) -> VideoFrame:
+        """A frame; when it fails, reading starts anew with the next. A file that could not be
+        read for a moment must not look like one that ends there."""
+        try:
+            return self._frame(index)
+        except BaseException:
+            self._at = len(self.table)
+            raise
 
     def _frame(self, index: int) -> VideoFrame:
         key = self.table.key_before(index)
@@ -135,8 +157,7 @@ class Decoder:
                     if packet.pts <= wanted:
                         return chain([packet], found)
                     break
-        self._container.close()
-        self._container, self._stream = open_container(self._file, self._limits)
+        self._reopen()
         return packets(self._container, self._stream)
 
     def _pictures(self, found: Iterator[av.Packet[VideoStream]]) -> Iterator[_Found]:

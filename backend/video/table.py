@@ -2,7 +2,7 @@
 
 Everything that names a frame by number goes through this table; frame rates, frame counts and
 durations stated in files are not trusted. It comes from one pass over the file's packets,
-without decoding them.
+without decoding them, or from an index that says the same (``sample_table.py``).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class FrameTable:
 
 
 @dataclass
-class _Seen:
+class Seen:
     """What one pass over the packets found, in the order of the file."""
 
     pts: list[int] = field(default_factory=list)
@@ -91,10 +91,22 @@ def scan(container: InputContainer, stream: VideoStream, limits: VideoLimits) ->
     Raises:
         VideoError: no frames, no timestamps, or outside the limits.
     """
+    return make_table(container, stream, _read_packets(container, stream, limits), limits)
+
+
+def make_table(
+    container: InputContainer, stream: VideoStream, seen: Seen, limits: VideoLimits
+) -> FrameTable:
+    """The table of what was seen of a file.
+
+    Raises:
+        VideoError: no frames, no timestamps, or outside the limits.
+    """
     time_base = stream.time_base
     if time_base is None:
         raise VideoError("The video states no unit of time, so its frames cannot be told apart.")
-    seen = _read_packets(container, stream, limits)
+    if len(seen.pts) > limits.max_frames:
+        raise VideoError(too_many(limits))
     if not seen.pts:
         raise VideoError("The file holds no frames: it is empty or was cut short at the start.")
     pts = np.unique(np.array(seen.pts, np.int64))
@@ -116,8 +128,8 @@ def scan(container: InputContainer, stream: VideoStream, limits: VideoLimits) ->
     return table
 
 
-def _read_packets(container: InputContainer, stream: VideoStream, limits: VideoLimits) -> _Seen:
-    seen = _Seen()
+def _read_packets(container: InputContainer, stream: VideoStream, limits: VideoLimits) -> Seen:
+    seen = Seen()
     for packet in packets(container, stream):
         pts = packet.pts if packet.pts is not None else packet.dts
         if pts is None:
@@ -139,11 +151,16 @@ def _read_packets(container: InputContainer, stream: VideoStream, limits: VideoL
         seen.pts.append(pts)
         seen.last_duration = packet.duration or 0
         if len(seen.pts) > limits.max_frames:
-            raise VideoError(f"The video has more than the allowed {limits.max_frames} frames.")
+            raise VideoError(too_many(limits))
     return seen
 
 
-def _missing(container: InputContainer, stream: VideoStream, seen: _Seen, end: Fraction) -> int:
+def too_many(limits: VideoLimits) -> str:
+    """The sentence for a video beyond ``max_frames``."""
+    return f"The video has more than the allowed {limits.max_frames} frames."
+
+
+def _missing(container: InputContainer, stream: VideoStream, seen: Seen, end: Fraction) -> int:
     """Frames announced but not there: from the index where the container has a complete one,
     else estimated from the duration stated for the stream."""
     if container.format.name.startswith("mov") or stream.frames:
