@@ -84,7 +84,11 @@ class Labeller:
         plain = {"id": task["id"], "data": task.get("data"), "annotations": [{"result": marks}]}
         made = Labelled()
         if "video" in kinds:
-            self._videos(plain, marks, made)
+            regions = read_video_regions(marks, self._project.config)
+            marked = {region.to_name for region in regions}
+            for tag in self._project.config.videos:
+                if tag.name in marked:
+                    self._video(plain, tag.name, marks, made)
         if kinds & {"image", "sequence"}:
             self._pictures(plain, marks, made)
         return made
@@ -139,13 +143,14 @@ class Labeller:
         made.results += results
         made.scores += self._scores(job)
 
-    def _videos(self, task: Mapping[str, Any], marks: Results, made: Labelled) -> None:
-        """The boxes on the first video that has any."""
+    def _video(self, task: Mapping[str, Any], name: str, marks: Results, made: Labelled) -> None:
+        """The boxes on one video of the task."""
         project, videos = self._project, self._tracking.videos
         where = (project.uid, task, project.label_config)
-        job = self._run(task, videos.plan(*where, self._parsed, marks))
-        regions = read_video_regions(marks, project.config)
-        timeline = videos.clip(*where, job.request["video"], regions).timeline
+        job = self._run(task, videos.plan(*where, self._parsed, marks, name))
+        every = read_video_regions(marks, project.config)
+        regions = [region for region in every if region.to_name == name]
+        timeline = videos.clip(*where, name, regions).timeline
         results, _ = videos.outcome(job)
         labels = {region.id: joined(region.labels) for region in regions}
         notes: dict[str, list[str]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backend.labelstudio.json_values import mappings, text
@@ -25,8 +25,19 @@ def marks_of(task: Mapping[str, Any], model_version: str) -> Results:
 
 def has_prediction(task: Mapping[str, Any], model_version: str) -> bool:
     """Whether this model's prediction is there already."""
-    predictions = mappings(task.get("predictions"))
-    return any(each.get("model_version") == model_version for each in predictions)
+    return any(True for _ in _own(task, model_version))
+
+
+def own_predictions(task: Mapping[str, Any], model_version: str) -> list[int]:
+    """The ids of this model's predictions."""
+    found = (each.get("id") for each in _own(task, model_version))
+    return [number for number in found if isinstance(number, int)]
+
+
+def _own(task: Mapping[str, Any], model_version: str) -> Iterator[Mapping[str, object]]:
+    for each in mappings(task.get("predictions")):
+        if each.get("model_version") == model_version:
+            yield each
 
 
 def _with_ids(results: object, task: str) -> Results:

@@ -26,7 +26,7 @@ from backend.metrics import Metrics
 from backend.settings import Settings
 from backend.tools.common import EXPECTED, Project, ToolError, connect, read_project, say
 from backend.tools.labeller import Labelled, Labeller, Stopped, mark_kinds
-from backend.tools.marks import has_prediction, marks_of
+from backend.tools.marks import has_prediction, marks_of, own_predictions
 from backend.tools.review_file import ReviewFile
 from backend.tracking.store import Job
 from backend.wsgi import build_service, model_choice
@@ -57,7 +57,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--limit", type=_positive, help="look at the first N tasks only")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument(
-        "--force", action="store_true", help="also tasks that have a prediction of this model"
+        "--force",
+        action="store_true",
+        help="also tasks that have a prediction of this model; it is replaced",
     )
     parser.set_defaults(run=run)
 
@@ -219,6 +221,8 @@ def _label_one(
         client.create_prediction(
             number, made.results, model_version=model_version, score=made.score
         )
+        for earlier in own_predictions(task, model_version):
+            client.delete_prediction(earlier)
     except Stopped:
         return
     except EXPECTED as error:

@@ -99,7 +99,9 @@ class VideoCommands:
         if found.trigger in (Trigger.NOTHING, Trigger.NOTE) or parsed.kind in (Kind.NOTE, Kind.OWN):
             return []
         saved = saved_results(task)
-        regions = found.commanded or found.regions or tuple(read_video_regions(saved, config))
+        regions = _on_one(
+            found.commanded or found.regions or tuple(read_video_regions(saved, config))
+        )
         name = regions[0].to_name if regions else config.videos[0].name
         known = [*mappings(_items(context)), *saved]
 
@@ -144,14 +146,18 @@ class VideoCommands:
         label_config: str,
         parsed: ParsedCommand,
         results: Results,
+        name: str | None = None,
     ) -> tuple[str, dict[str, Any]] | str:
         """The track and the request of the job that carries the boxes in ``results`` on, for
         ``JobRunner.submit``; or why there is none.
 
+        Args:
+            name: of the Video tag; the one of the first box where None.
+
         Raises:
             MissingMedia, MediaError, VideoError, EngineError: the video cannot be had, or read.
         """
-        regions = read_video_regions(results, self._parse(label_config))
+        regions = _on_one(read_video_regions(results, self._parse(label_config)), name)
         if not regions:
             return "no box yet"
         clip = self.clip(project, task, label_config, regions[0].to_name, regions)
@@ -357,6 +363,12 @@ class VideoCommands:
         if look:
             parts.append(f"look at {ranges(look)}")
         return "; ".join(parts)
+
+
+def _on_one(regions: Sequence[VideoRegion], name: str | None = None) -> list[VideoRegion]:
+    """The regions on one Video tag, that of the first region where no name is given."""
+    names = [name] if name is not None else [region.to_name for region in regions[:1]]
+    return [region for region in regions if region.to_name in names]
 
 
 def _by_frame(keyframes: Sequence[Keyframe]) -> list[Keyframe]:

@@ -128,7 +128,7 @@ def _handler_class(server: RecordingServer) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(reply.body[position : position + 1])
                 time.sleep(reply.drip)
 
-        do_GET = do_POST = do_HEAD = do_PATCH = _respond
+        do_GET = do_POST = do_HEAD = do_PATCH = do_DELETE = _respond
 
         def log_message(self, *args: Any) -> None:
             """Quiet."""

@@ -85,6 +85,8 @@ class LabelStudio:
         match parts, seen.method:
             case ["api", "predictions"], "POST":
                 return self._store(json.loads(seen.body))
+            case ["api", "predictions", number], "DELETE":
+                return self._delete(int(number))
             case ["api", "projects", number], "GET":
                 return _reply(self.projects.get(int(number)))
             case ["api", "tasks", number], "GET":
@@ -106,6 +108,14 @@ class LabelStudio:
         body = {**body, "id": 1000 + self.server.count("/api/predictions")}
         self.tasks[body["task"]]["predictions"].append(body)
         return _reply(body, 201)
+
+    def _delete(self, number: int) -> Reply:
+        for task in self.tasks.values():
+            kept = [each for each in task["predictions"] if each["id"] != number]
+            if len(kept) < len(task["predictions"]):
+                task["predictions"] = kept
+                return Reply(204)
+        return Reply(404)
 
 
 def _reply(body: Any, status: int = 200) -> Reply:

@@ -207,6 +207,49 @@ def test_boxes_of_a_video_are_tracked_both_ways(
         assert shown.x == pytest.approx(20 + (frame - 8) * pixel, abs=pixel)
 
 
+def test_every_video_and_sequence_of_a_task_is_tracked(
+    run: Run, label_studio: LabelStudio, video: str, addresses: list[str], model: FakeModel
+) -> None:
+    second = VIDEO[VIDEO.index("<View>") + 6 : VIDEO.rindex("</View>")]
+    for name in ("video", "box", "labels"):
+        second = second.replace(f'name="{name}"', f'name="{name}2"')
+    second = second.replace('toName="video"', 'toName="video2"').replace("$video", "$other")
+    pictures = SEQUENCE[SEQUENCE.index("<View>") + 6 : SEQUENCE.rindex("</View>")]
+    pictures = pictures.replace('name="box"', 'name="prompt"')
+    more = pictures.replace('name="image"', 'name="more"').replace("$frames", "$other_frames")
+    more = more.replace('toName="image"', 'toName="more"').replace('name="mask"', 'name="mask2"')
+    more = more.replace('name="prompt"', 'name="prompt2"')
+    label_studio.projects[5]["label_config"] = (
+        VIDEO[: VIDEO.rindex("</View>")] + second + pictures + more + "</View>"
+    )
+    ball = rectangle("r1", "Ball", keyframe(1, 20))
+    car = rectangle("r2", "Car", keyframe(3, 50)) | {"from_name": "box2", "to_name": "video2"}
+    cats = [
+        {**box("c1", 0, page=0), "from_name": "prompt"},
+        {**box("c2", 40, page=1), "from_name": "prompt2", "to_name": "more"},
+    ]
+    data = {"video": video, "other": video, "frames": addresses, "other_frames": addresses[:3]}
+    label_studio.add_task(9, 5, data, **annotated(ball, car, *cats))
+    ran = preannotate(run)
+    assert ran.code == 0, ran.out
+    results = made(label_studio, 9)["result"]
+    tracked = {r["id"]: r for r in results if r["type"] == "videorectangle"}
+    assert {name: item["to_name"] for name, item in tracked.items()} == {
+        "r1": "video",
+        "r2": "video2",
+    }
+    pixel = 100 / CLIP_WIDTH
+    for name, first, x in (("r1", 1, 20), ("r2", 3, 50)):
+        shown = box_at(read_sequence(tracked[name]["value"]), FRAMES)
+        assert shown is not None
+        assert shown.x == pytest.approx(x + (FRAMES - first) * pixel, abs=pixel)
+    pages = {
+        tag: sorted(r["item_index"] for r in results if r["to_name"] == tag)
+        for tag in ("image", "more")
+    }
+    assert pages == {"image": list(range(PAGES)), "more": [0, 1, 2]}
+
+
 def test_what_was_tracked_can_be_exported(
     run: Run, label_studio: LabelStudio, video: str, model: FakeModel, tmp_path: Path
 ) -> None:
@@ -284,8 +327,23 @@ def test_tasks_that_are_done_are_passed_over(
     ran = preannotate(run)
     assert (ran.code, ran.out.splitlines()[0]) == (0, "task 7: has a prediction of demo")
     assert len(label_studio.tasks[7]["predictions"]) == 2
+
+
+def test_force_replaces_predictions_of_this_model_and_no_others(
+    run: Run, label_studio: LabelStudio, addresses: list[str], model: FakeModel
+) -> None:
+    label_studio.add_project(5, IMAGE)
+    others = [{"id": 2, "model_version": "demo-other", "result": []}]
+    first = predicted(box("b", 10))["predictions"]
+    label_studio.add_task(7, 5, {"image": addresses[0]}, predictions=[*first, *others])
+    preannotate(run)
+    before = made(label_studio, 7)
     assert preannotate(run, "--force").out.splitlines()[-1] == "1 stored"
-    assert [p["model_version"] for p in label_studio.tasks[7]["predictions"]][1:] == ["demo"] * 2
+    assert made(label_studio, 7)["id"] != before["id"]
+    label_studio.refuses_predictions = True
+    assert preannotate(run, "--force").code == 1  # the old one goes when the new one is there
+    versions = [each["model_version"] for each in label_studio.tasks[7]["predictions"]]
+    assert versions == ["detector", "demo-other", "demo"]
 
 
 def test_a_dry_run_stores_nothing(
