@@ -1,0 +1,1 @@
+"""Fine-tuned weights in the service: their registry, the jobs that make them, their pick-up."""

@@ -1,0 +1,146 @@
+"""The fine-tuned versions of the base model, and which of them is in use.
+
+    STATE_DIR/models/<base>/ft3-p12.safetensors   the weights, whole
+                            ft3-p12.json          what they were made from, and their scores
+                            current               the name of the version in use
+
+A version exists when its ``.json`` does, which is written after the weights; ``current`` is
+replaced in one step. So a reader never sees half of anything, whenever the writer is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from backend.engine.local import ModelChoice
+
+BASE = "base"
+"""The setting's value for the weights that everything began with."""
+_CURRENT = "current"
+_NAME = re.compile(r"(?:[\w.-]+-)?ft(\d+)-p\d+")
+
+
+class ModelRegistry:
+    """Versions of one base model, in a folder that the service and fine-tuning share.
+
+    Args:
+        root: folder for all base models.
+        base: the model that the operator chose.
+    """
+
+    def __init__(self, root: Path, base: ModelChoice) -> None:
+        self.base = base
+        self._folder = root / re.sub(r"[^\w.-]", "_", base.version)
+
+    def choice(self, wanted: str | None) -> ModelChoice:
+        """The model to load.
+
+        Args:
+            wanted: a version as ``versions`` lists it; ``base``; or None for the newest one.
+
+        A version that does not exist gives a choice whose weights are missing: loading it says so.
+        """
+        if wanted in (BASE, self.base.version):
+            return self.base
+        if wanted is not None:
+            return self._choice(
+                wanted.removeprefix(f"{self.base.variant}-").removesuffix(self._size)
+            )
+        stem = self._current()
+        return self.base if stem is None else self._choice(stem)
+
+    def versions(self) -> list[str]:
+        """All versions, the newest first and the base last."""
+        found = [path.stem for path in self._folder.glob("*.json") if _NAME.fullmatch(path.stem)]
+        newest_first = sorted(found, key=_number, reverse=True)
+        return [*(self._choice(stem).version for stem in newest_first), self.base.version]
+
+    def notes(self, version: str) -> dict[str, Any]:
+        """What is known of a version.
+
+        Raises:
+            FileNotFoundError: there is no such version.
+        """
+        path = self.choice(version).checkpoint
+        if path is None or path == self.base.checkpoint:
+            return {}
+        notes: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        return notes
+
+    def publish(
+        self, project: int, write: Callable[[Path], None], notes: Mapping[str, Any]
+    ) -> ModelChoice:
+        """Add a version and put it into use.
+
+        Args:
+            project: whose annotations it was made from.
+            write: writes the weights to a path.
+            notes: what to remember of it, as JSON.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        partial = self._folder / f"partial-{os.getpid()}.safetensors"
+        try:
+            write(partial)
+            stem = self._take_name(partial, project)
+        finally:
+            partial.unlink(missing_ok=True)
+        choice = self._choice(stem)
+        text = json.dumps({"version": choice.version, **notes}, indent=1) + "\n"
+        replace_file(self._folder / f"{stem}.json", text)
+        replace_file(self._folder / _CURRENT, stem + "\n")
+        return choice
+
+    def _take_name(self, partial: Path, project: int) -> str:
+        """Give written weights the next free name; two writers never get the same."""
+        _sync(partial)
+        number = max((_number(path.stem) for path in self._folder.glob("*.safetensors")), default=0)
+        prefix = f"{self.base.checkpoint.stem}-" if self.base.checkpoint else ""
+        while True:
+            number += 1
+            stem = f"{prefix}ft{number}-p{project}"
+            if any(_number(path.stem) == number for path in self._folder.glob("*.safetensors")):
+                continue
+            try:
+                os.link(partial, self._folder / f"{stem}.safetensors")
+            except FileExistsError:
+                continue
+            return stem
+
+    def _current(self) -> str | None:
+        try:
+            stem = (self._folder / _CURRENT).read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
+        return stem or None
+
+    @property
+    def _size(self) -> str:
+        return f"-{self.base.image_size}px" if self.base.image_size is not None else ""
+
+    def _choice(self, stem: str) -> ModelChoice:
+        path = self._folder / f"{stem}.safetensors"
+        return replace(self.base, checkpoint=path, family=self.base.version)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a kill, finds the old or the new one."""
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    _sync(partial)
+    partial.replace(path)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _number(stem: str) -> int:
+    match = _NAME.fullmatch(stem)
+    return int(match[1]) if match else 0

@@ -1,0 +1,69 @@
+"""Which weights a fine-tuning changes, and which of them image embeddings depend on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from enum import StrEnum
+
+from torch import Tensor
+
+from sam2model.sam2 import SAM2
+
+_DECODER = ("sam_mask_decoder.",)
+# Applied once per image by SAM2.encode_image: with them, every kept embedding would be void.
+_ENCODER = ("image_encoder.", "sam_mask_decoder.conv_s0.", "sam_mask_decoder.conv_s1.")
+_PRESENCE = "sam_mask_decoder.pred_obj_score_head."
+_MEMORY = (
+    "memory_attention.",
+    "memory_encoder.",
+    "mask_downsample.",
+    "maskmem_tpos_enc",
+    "no_obj_ptr",
+    "no_obj_embed_spatial",
+    "obj_ptr_proj.",
+    "obj_ptr_tpos_proj.",
+)
+
+
+class What(StrEnum):
+    """What is trained."""
+
+    DECODER = "decoder"
+    DECODER_AND_MEMORY = "decoder+memory"
+    ALL = "all"
+
+
+def trained_names(model: SAM2, what: What) -> list[str]:
+    """Names of the parameters that are trained, in the order of the model.
+
+    The head that says whether the object is there stays as it is, but for ``ALL``: annotations
+    show where objects are, hardly ever where one is not, and it would learn to say yes always.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if what is What.ALL:
+        return names
+    wanted = _DECODER if what is What.DECODER else (*_DECODER, *_MEMORY)
+    return [
+        name
+        for name in names
+        if name.startswith(wanted) and not name.startswith((*_ENCODER, _PRESENCE))
+    ]
+
+
+def encoder_digest(weights: Mapping[str, Tensor]) -> str:
+    """Names the weights that embeddings depend on: the same for all that differ elsewhere only.
+
+    Args:
+        weights: state dict of a model.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        if name.startswith(_ENCODER):
+            tensor = weights[name].detach().cpu().contiguous()
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.flatten().view(-1).numpy().tobytes())
+    return digest.hexdigest()[:32]
