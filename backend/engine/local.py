@@ -13,11 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import cv2
 import numpy as np
-
 from backend.context import caller
-from backend.engine.cleanup import clean
 from backend.engine.embeddings import EmbeddingCache
 from backend.engine.engine import (
     Busy,
@@ -32,6 +29,7 @@ from backend.engine.engine import (
 )
 from backend.engine.memory import Spare, model_bytes, used_bytes
 from backend.engine.scheduler import InferenceThread, Job, Priority, QueueFull
+from backend.engine.segmenting import batches, segment_batch
 from backend.engine.tracking import QueuedTracker
 from backend.metrics import Metrics
 
@@ -153,16 +151,24 @@ class LocalEngine:
         if not isinstance(image, LocalEmbedding):
             raise TypeError(f"not an embedding of this engine: {type(image).__name__}")
 
+        deadline = time.monotonic() + timeout
+        found: dict[int, Segment] = {}
+        for batch in batches(prompts):
+            chosen = [prompts[number] for number in batch]
+            answer = partial(segment_batch, predictor, image.value, chosen, self._speck_share)
+            found |= zip(batch, self._answer(answer, priority, deadline), strict=True)
+        return [found[number] for number in range(len(prompts))]
+
+    def _answer(
+        self, answer: Callable[[], list[Segment]], priority: Priority, deadline: float
+    ) -> list[Segment]:
         def run() -> list[Segment]:
             with self._metrics.stage("prompt"):
-                return [
-                    self._spare(partial(_segment, predictor, image, prompt, self._speck_share))
-                    for prompt in prompts
-                ]
+                return self._spare(answer)
 
         future = self._submit(run, priority).future
         try:
-            return _wait(future, timeout, "answer")
+            return _wait(future, deadline - time.monotonic(), "answer")
         except Busy:
             future.cancel()  # nobody waits for it any more
             raise
@@ -327,34 +333,6 @@ def build_video_tracker(predictor: ImagePredictor, frames: Frames) -> VideoTrack
     from sam2model import VideoTracker
 
     return VideoTracker(predictor.model, frames)
-
-
-def _segment(
-    predictor: ImagePredictor, image: LocalEmbedding, prompt: PixelPrompt, speck_share: float
-) -> Segment:
-    one_click = len(prompt.points) == 1 and prompt.box is None
-    ambiguous = one_click and prompt.mask is None and prompt.logits is None
-    logits = prompt.logits
-    if logits is None and prompt.mask is not None:
-        logits = _mask_logits(prompt.mask, predictor.model.image_size // 4)
-    has_points = len(prompt.points) > 0
-    result = predictor.predict(
-        image.value,
-        points=prompt.points if has_points else None,
-        labels=prompt.positive.astype(np.int32) if has_points else None,
-        box=prompt.box,
-        mask=logits,
-        multimask=ambiguous,
-    )
-    mask = clean(result.masks[0], speck_share)
-    return Segment(mask, float(result.scores[0]), result.logits[0:1])
-
-
-def _mask_logits(mask: np.ndarray, side: int) -> np.ndarray:
-    """A drawn mask, bool ``[H, W]``, as the mask prompt float32 ``[1, side, side]`` it stands
-    for: logits between -10 and 10, the range that SAM 2 gives to masks drawn by hand."""
-    small = cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
-    return (small * 20.0 - 10.0)[None]
 
 
 def _wait(future: Future[T], timeout: float, what: str) -> T:

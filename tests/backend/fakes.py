@@ -29,6 +29,7 @@ class FakePredictor:
         self.model = SimpleNamespace(image_size=256)
         self.embeds = 0
         self.calls: list[dict] = []
+        self.batches: list[int] = []  # how many boxes were decoded at once
         self.hold = threading.Event()
         self.hold.set()
         self.entered = threading.Event()
@@ -55,6 +56,10 @@ class FakePredictor:
             disc = (columns - x) ** 2 + (rows - y) ** 2 <= 20**2
             found = found | disc if label else found & ~disc
         return FakePrediction(found[None], np.array([0.9]), np.zeros((1, 8, 8), np.float32))
+
+    def predict_boxes(self, embedding, boxes):
+        self.batches.append(len(boxes))
+        return [self.predict(embedding, box=box, multimask=False) for box in boxes]
 
 
 @dataclass(frozen=True)

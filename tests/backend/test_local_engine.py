@@ -213,3 +213,40 @@ def test_a_drawn_shape_becomes_a_mask_prompt(engine, predictor):
 def test_version_names_what_changes_the_masks(tmp_path):
     choice = ModelChoice("sam2.1_hiera_tiny", tmp_path / "tuned.pt", image_size=512)
     assert choice.version == "sam2.1_hiera_tiny-tuned-512px"
+
+
+def test_boxes_are_decoded_together_and_answered_in_order(engine, predictor):
+    image = engine.embed(source(), Priority.CLICK, 5)
+    boxes = [np.array([x, 0.0, x + 3, 3.0]) for x in range(40)]
+    prompts = [PixelPrompt(np.zeros((0, 2)), np.zeros(0, bool), box=each) for each in boxes]
+    prompts[5] = click(30, 30)
+    found = engine.segment(image, prompts, Priority.RETRIEVE, 5)
+    assert predictor.batches == [32, 7]
+    for number, segment in enumerate(found):
+        first = np.flatnonzero(segment.mask.any(axis=0))[0]
+        assert first == (10 if number == 5 else number)
+
+
+def test_a_click_goes_between_the_boxes_of_a_large_batch(engine, predictor):
+    image = engine.embed(source(), Priority.CLICK, 5)
+    box = PixelPrompt(np.zeros((0, 2)), np.zeros(0, bool), box=np.array([0.0, 0.0, 9.0, 9.0]))
+    answered = []
+    entered, hold = threading.Event(), threading.Event()
+    decode = predictor.predict_boxes
+
+    def slowly(embedding, boxes):
+        entered.set()
+        assert hold.wait(10)
+        answered.append(len(boxes))
+        return decode(embedding, boxes)
+
+    predictor.predict_boxes = slowly
+    with ThreadPoolExecutor(2) as pool:
+        batch = pool.submit(engine.segment, image, [box] * 96, Priority.RETRIEVE, 10)
+        assert entered.wait(5)
+        clicked = pool.submit(engine.segment, image, [click(5, 5)], Priority.CLICK, 10)
+        clicked.add_done_callback(lambda future: answered.append("click"))
+        _until(lambda: engine._thread.waiting)
+        hold.set()
+        assert len(batch.result(10)) == 96
+    assert answered.index("click") <= 2
