@@ -25,6 +25,11 @@ class Admission:
         self._lock = threading.Lock()
         self._inside: Counter[str] = Counter()
 
+    @property
+    def inside(self) -> int:
+        """Requests under way."""
+        return self._inside.total()
+
     @contextmanager
     def enter(self, project: str) -> Iterator[None]:
         """Hold a place inside the block.

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from backend.context import caller
+
+from backend.context import caller, carried
 from backend.engine.embeddings import EmbeddingCache
 from backend.engine.engine import (
     Busy,
@@ -266,7 +267,7 @@ class LocalEngine:
 
     def _submit(self, call: Callable[[], T], priority: Priority) -> Job[T]:
         try:
-            return self._thread.submit(call, priority, caller().project)
+            return self._thread.submit(carried(call), priority, caller().project)
         except QueueFull as error:
             raise Busy(f"the service is busy ({error}); try again in a moment") from error
 

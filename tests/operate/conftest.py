@@ -1,10 +1,13 @@
-"""Real processes of the service, with the demo weights."""
+"""Real processes of the service with the demo weights, and the service over a fake model."""
 
 from __future__ import annotations
 
 import pytest
 
 from benchmarks.server import Server
+from tests.backend.conftest import bench, make_bench
+
+__all__ = ["bench", "make_bench"]
 
 
 @pytest.fixture

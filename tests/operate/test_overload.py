@@ -1,0 +1,148 @@
+"""More work than there is room for: the editor is told, and nobody starves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from backend.admission import RESERVED, Admission
+from backend.context import caller, serving
+from backend.engine.engine import Busy
+from backend.engine.scheduler import Priority
+from tests.backend.conftest import box, click
+
+
+def status(reply):
+    return " ".join(
+        "".join(item["value"]["text"]) for item in reply["result"] if item["type"] == "textarea"
+    )
+
+
+def outcomes(bench, outcome):
+    return bench.metrics.predictions.labels("interactive", outcome)._value.get()
+
+
+class TestAdmission:
+    def test_some_threads_are_left_for_probes(self):
+        admission = Admission(16)
+        assert admission.places == 16 - RESERVED
+        assert admission.share < admission.places
+
+    @pytest.mark.parametrize("threads", [1, 2, 3])
+    def test_few_threads_still_serve(self, threads):
+        with Admission(threads).enter("a"):
+            pass
+
+    def test_a_project_leaves_room_for_another(self):
+        admission = Admission(6)
+        with admission.enter("a"), admission.enter("a"), admission.enter("a"):
+            with pytest.raises(Busy, match="of this project"), admission.enter("a"):
+                pass
+            with admission.enter("b"), pytest.raises(Busy, match="other requests; try again"):
+                admission.enter("b").__enter__()
+        with admission.enter("a"):
+            pass
+
+
+def test_the_editor_shows_that_the_backend_is_busy_and_the_next_click_works(bench):
+    bench.engine.wait_ready(5)
+    bench.predictor.hold.clear()
+    share = Admission(16).share
+    with ThreadPoolExecutor(share) as pool:
+        waiting = [
+            pool.submit(
+                bench.predict, [click(50, 50)], task={"id": n, "data": {"image": f"/{n}.png"}}
+            )
+            for n in range(share)
+        ]
+        deadline = time.monotonic() + 10
+        while bench.service._admission.inside < share:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        told = status(bench.predict([click(50, 50)]))
+        assert "busy with other requests of this project; try again in a moment" in told
+        assert bench.predict(None) == []  # Retrieve Predictions and opening get nothing, at once
+        assert bench.client.get("/ready").status_code == 200
+        bench.predictor.hold.set()
+        for reply in waiting:
+            assert any(item["type"] == "brushlabels" for item in reply.result(20)["result"])
+    assert outcomes(bench, "busy") == 1
+    assert status(bench.predict([click(50, 50)])) == ""
+
+
+def test_a_full_queue_before_the_model_is_told_too(bench):
+    bench.engine.wait_ready(5)
+    entered, gate = threading.Event(), threading.Event()
+    thread = bench.engine._thread
+    thread.submit(lambda: (entered.set(), gate.wait(20)), Priority.CLICK)
+    assert entered.wait(5)
+    try:
+        for _ in range(128):
+            thread.submit(lambda: None, Priority.PREFETCH, "1.100")
+        told = status(bench.predict([click(50, 50)]))
+        assert "128 requests of this project are waiting already); try again" in told
+        assert outcomes(bench, "busy") == 1
+        exposed = bench.metrics.exposition().decode()
+        assert 'sam2_queue_depth{priority="prefetch"} 128.0' in exposed
+    finally:
+        gate.set()
+    assert status(bench.predict([click(50, 50)])) == ""
+
+
+def test_a_project_that_retrieves_a_lot_does_not_hold_up_another(bench):
+    bench.engine.wait_ready(5)
+    served = []
+    embed = bench.predictor.embed
+
+    def noting(pixels):
+        served.append(caller().project)
+        return embed(pixels)
+
+    bench.predictor.embed = noting
+    bench.predictor.hold.clear()
+
+    def tasks(name, count):
+        return [
+            {
+                "id": n,
+                "data": {"image": f"/{name}-{n}.png"},
+                "annotations": [{"id": n, "result": [box(10, 10, 40, 40)]}],
+            }
+            for n in range(count)
+        ]
+
+    def retrieve(project, count):
+        from tests.backend.conftest import CONFIG
+
+        body = {
+            "tasks": tasks(project, count),
+            "project": project,
+            "label_config": CONFIG,
+            "params": {"context": None},
+        }
+        return bench.client.application.test_client().post("/predict", json=body).json["results"]
+
+    with ThreadPoolExecutor(2) as pool:
+        flood = pool.submit(retrieve, "flood", 20)
+        assert bench.predictor.entered.wait(5)
+        quiet = pool.submit(retrieve, "quiet", 2)
+        deadline = time.monotonic() + 10
+        while bench.service._admission.inside < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.2)  # and its tasks are queued
+        bench.predictor.hold.set()
+        assert len([r for r in quiet.result(20) if r]) == 2
+        assert len([r for r in flood.result(20) if r]) == 20
+    assert served.index("quiet") < 15
+    assert len(served) - served[::-1].index("quiet") < 18  # long before the last of the flood
+
+
+def test_nothing_is_kept_of_the_caller_between_requests(bench):
+    with serving(request_id="outer"):
+        bench.predict([click(50, 50)])
+        assert caller().request_id == "outer"
+        assert caller().project == ""
