@@ -1,4 +1,4 @@
-"""The pictures of a task, as the engine wants them: fetched, named by content, decoded late."""
+"""The pictures and videos of a task: fetched, named by content, decoded late."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,14 +17,18 @@ from backend.engine.fair_pool import FairPool
 from backend.labelstudio.media_refs import media_uri
 from backend.labelstudio.tags import ImageTag
 from backend.media.images import load_image
-from backend.media.resolver import MediaFile
+from backend.media.resolver import MediaFile, MediaStream
 from backend.metrics import Metrics
+
+Fetched = TypeVar("Fetched")
 
 
 class Fetcher(Protocol):
     """``MediaResolver`` as this module uses it."""
 
     def fetch(self, uri: str, *, task_id: int | None = None) -> MediaFile: ...
+
+    def open(self, uri: str, *, task_id: int | None = None) -> MediaStream: ...
 
 
 class TaskImages:
@@ -62,25 +66,34 @@ class TaskImages:
             MediaError: it cannot be fetched.
             Busy: it is still being downloaded at the deadline.
         """
-        return self._image(self.file(task, tag, page, deadline))
+        return self._image(self._from_task(self._fetcher.fetch, task, tag, page, deadline))
 
-    def file(
-        self, task: Mapping[str, Any], tag: ImageTag, page: int | None, deadline: float
-    ) -> MediaFile:
-        """The file behind ``source``; arguments and errors as there."""
-        data = task.get("data")
-        uri = media_uri(data if isinstance(data, dict) else {}, tag, page)
-        task_id = task.get("id")
-        future = self._pool.submit(self._fetch, uri, task_id if type(task_id) is int else None)
-        return _wait(future, deadline)
+    def video(self, task: Mapping[str, Any], tag: ImageTag, deadline: float) -> MediaStream:
+        """The video that ``tag`` shows for ``task``, as a file of which only what is read is
+        fetched; arguments and errors as for ``source``."""
+        return self._from_task(self._fetcher.open, task, tag, None, deadline)
 
     def close(self) -> None:
         """Stop; downloads under way are abandoned."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _fetch(self, uri: str, task_id: int | None) -> MediaFile:
-        with self._metrics.stage("fetch"):
-            return self._fetcher.fetch(uri, task_id=task_id)
+    def _from_task(
+        self,
+        fetch: Callable[..., Fetched],
+        task: Mapping[str, Any],
+        tag: ImageTag,
+        page: int | None,
+        deadline: float,
+    ) -> Fetched:
+        data, task_id = task.get("data"), task.get("id")
+        uri = media_uri(data if isinstance(data, dict) else {}, tag, page)
+        known_id = task_id if type(task_id) is int else None
+
+        def timed() -> Fetched:
+            with self._metrics.stage("fetch"):
+                return fetch(uri, task_id=known_id)
+
+        return wait_for_media(self._pool.submit(timed), deadline)
 
     def _image(self, file: MediaFile) -> ImageSource:
         def load() -> np.ndarray:
@@ -89,7 +102,13 @@ class TaskImages:
         return ImageSource(file.content_key, load)
 
 
-def _wait(future: Future[MediaFile], deadline: float) -> MediaFile:
+def wait_for_media(future: Future[Fetched], deadline: float) -> Fetched:
+    """What a future brings until ``deadline``, on ``time.monotonic``.
+
+    Raises:
+        Busy: it is not there by then.
+        Exception: as the future's.
+    """
     try:
         return future.result(max(deadline - time.monotonic(), 0.0))
     except FutureTimeout as error:

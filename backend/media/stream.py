@@ -6,7 +6,7 @@ import io
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import BinaryIO, Protocol
 from weakref import WeakValueDictionary
 
 from backend.media.cache import MediaCache, MediaFile
@@ -22,12 +22,16 @@ _OPENING_LOCKS = 64
 
 
 class _Content(Protocol):
+    def another(self) -> _Content:
+        """The same for another reader."""
+        ...
+
     def read_at(self, position: int, length: int) -> bytes:
         """At least one byte from ``position`` on; ``position`` is within the content."""
         ...
 
 
-class MediaStream(io.RawIOBase):
+class MediaStream(io.RawIOBase, BinaryIO):
     """A seekable binary file over media, for one reader at a time.
 
     Reading raises ``MediaError`` where the bytes cannot be had, also when the object has been
@@ -53,8 +57,13 @@ class MediaStream(io.RawIOBase):
     @classmethod
     def of_file(cls, file: MediaFile, validators: Validators | None = None) -> MediaStream:
         """A file on disk."""
-        validators = validators or Validators(size=file.size)
-        return cls(file.content_key, file.size, validators, _Whole(file))
+        content = _Whole(file)
+        return cls(file.content_key, content.size, validators or Validators(), content)
+
+    def another(self) -> MediaStream:
+        """The same content for another reader, from the start."""
+        content = self._open_content().another()
+        return MediaStream(self.content_key, self.size, self.validators, content)
 
     def readable(self) -> bool:
         return True
@@ -105,6 +114,10 @@ class _Whole:
     def __init__(self, file: MediaFile) -> None:
         self._held = file
         self._lease = Lease(os.open(file.path, os.O_RDONLY))
+        self.size = os.fstat(self._lease.file).st_size
+
+    def another(self) -> _Whole:
+        return self
 
     def read_at(self, position: int, length: int) -> bytes:
         found = os.pread(self._lease.file, length, position)
@@ -121,6 +134,9 @@ class _Blocks:
         self._last, self._content = -9, b""
         self._window = 1
         self._ahead_to = 0
+
+    def another(self) -> _Blocks:
+        return _Blocks(self._partial, self._source)
 
     def read_at(self, position: int, length: int) -> bytes:
         block, offset = divmod(position, BLOCK_BYTES)

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     source = _Source(
         store,
         model_choice(settings).version,
-        lambda uri, task: resolver.fetch(uri, task_id=task),
+        lambda uri, task: resolver.open(uri, task_id=task),
         arguments.predictions,
     )
     export = _Export(arguments.format, arguments.out)

@@ -20,7 +20,6 @@ import cv2
 import numpy as np
 
 from backend.decoding.videos import open_video
-from backend.media.cache import MediaFile
 from backend.media.errors import shown
 from backend.metrics import Metrics
 from backend.settings import Settings
@@ -113,7 +112,7 @@ def frame_name(index: int) -> str:
 
 @contextmanager
 def _opened(video: str, settings: Settings) -> Iterator[VideoFrames]:
-    """The frames of a file, or of an address fetched through the media cache."""
+    """The frames of a file, or of an address read through the media cache."""
     if "://" not in video:
         if not Path(video).is_file():
             raise ToolError(f"There is no file {video}.")
@@ -122,10 +121,8 @@ def _opened(video: str, settings: Settings) -> Iterator[VideoFrames]:
         return
     resolver = build_resolver(settings, None, Metrics())
     try:
-        held: MediaFile = resolver.fetch(video)  # in the cache as long as it is referred to
-        with open_video(held.path) as frames:
+        with resolver.open(video) as file, open_video(file) as frames:
             yield frames
-        del held
     finally:
         resolver.close()
 

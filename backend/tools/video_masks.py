@@ -19,7 +19,7 @@ from backend.labelstudio.media_refs import media_uri
 from backend.labelstudio.regions import rasterise
 from backend.labelstudio.tags import ImageTag, VideoTag
 from backend.labelstudio.video_regions import VideoRegion, read_video_regions
-from backend.media.cache import MediaFile
+from backend.media.resolver import MediaStream
 from backend.tools.common import Project
 from backend.tools.frames import frame_name
 from backend.tools.masks import Kind, MaskPage, Media, ObjectMask, Origin, joined, media_name
@@ -29,7 +29,7 @@ from backend.tracking.store import TrackStore
 SAME_PLACE = 0.7
 """IoU of a mask's box with the box shown, below which the annotator has moved the box away."""
 
-Fetch = Callable[[str, int], MediaFile]
+Fetch = Callable[[str, int], MediaStream]
 """By address and task: the file."""
 
 
@@ -64,8 +64,7 @@ def _media(
 ) -> Media:
     data, identifier = task.get("data") or {}, int(task["id"])
     address = media_uri(data, ImageTag(tag.name, value=tag.value), None)
-    file = fetch(address, identifier)
-    with open_video(file.path, read_ahead=0) as frames:
+    with fetch(address, identifier) as file, open_video(file, read_ahead=0) as frames:
         size = frames.width, frames.height
         timeline = read_timeline(
             project.config, tag.name, data, regions, frames.table, frames.duration

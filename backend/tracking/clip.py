@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, BinaryIO
 
 from backend.decoding.videos import open_video
 from backend.labelstudio.geometry import Box
@@ -17,8 +21,12 @@ from backend.labelstudio.results_in import result_lists
 from backend.labelstudio.tags import ImageTag, LabelConfig
 from backend.labelstudio.timing import Timeline, frames_count, tag_framerate
 from backend.labelstudio.video_regions import VideoRegion
-from backend.media.cache import MediaFile
+from backend.media.resolver import MediaStream
+from backend.task_images import wait_for_media
 from backend.video import FrameTable
+
+KEPT_TABLES = 64
+SHORTEST_WAIT_S = 5.0  # for a table; with an index it takes a moment
 
 Results = list[dict[str, Any]]
 
@@ -41,23 +49,54 @@ class Clip:
     timeline: Timeline
 
 
-class KeyedFile:
-    """A media file as a cache key: equal for equal content."""
+def read_table(file: BinaryIO) -> tuple[FrameTable, float]:
+    """The timestamps of a video file and its duration in seconds.
 
-    def __init__(self, file: MediaFile) -> None:
-        self.file = file
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, KeyedFile) and other.file.content_key == self.file.content_key
-
-    def __hash__(self) -> int:
-        return hash(self.file.content_key)
-
-
-def read_table(keyed: KeyedFile) -> tuple[FrameTable, float]:
-    """The timestamps of a file and its duration in seconds."""
-    with open_video(keyed.file.path, read_ahead=0) as frames:
+    Raises:
+        VideoError: it is no video.
+        MediaError: it cannot be read.
+    """
+    with open_video(file, read_ahead=0) as frames:
         return frames.table, frames.duration
+
+
+class Tables:
+    """The tables of videos, each read once per content. For formats without an index the whole
+    file has to be read; that goes on when nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read: OrderedDict[str, Future[tuple[FrameTable, float]]] = OrderedDict()
+
+    def get(self, file: MediaStream, deadline: float) -> tuple[FrameTable, float]:
+        """See ``read_table``.
+
+        Args:
+            deadline: when to give up waiting, on ``time.monotonic``; not before five seconds.
+
+        Raises:
+            Busy: it is still being read at the deadline.
+        """
+        with self._lock:
+            future = self._read.get(file.content_key)
+            if future is None or (future.done() and future.exception()):
+                future = self._read[file.content_key] = Future()
+                self._read.move_to_end(file.content_key)
+                if len(self._read) > KEPT_TABLES:
+                    self._read.popitem(last=False)
+                reading = threading.Thread(
+                    target=_fill, args=(future, file.another()), name="table", daemon=True
+                )
+                reading.start()
+        return wait_for_media(future, max(deadline, time.monotonic() + SHORTEST_WAIT_S))
+
+
+def _fill(future: Future[tuple[FrameTable, float]], file: MediaStream) -> None:
+    try:
+        with file:
+            future.set_result(read_table(file))
+    except BaseException as error:  # noqa: BLE001 - handed to all who wait
+        future.set_exception(error)
 
 
 def saved_results(task: Mapping[str, Any]) -> Results:

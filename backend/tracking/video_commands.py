@@ -40,14 +40,12 @@ from backend.labelstudio.video_regions import (
     video_context,
     video_status,
 )
-from backend.media.cache import MediaFile
 from backend.tracking.clip import (
     Clip,
-    KeyedFile,
+    Tables,
     box_digest,
     box_numbers,
     clip_track,
-    read_table,
     read_timeline,
     saved_before,
     saved_results,
@@ -60,7 +58,7 @@ from backend.tracking.review import doubts
 from backend.tracking.store import Job
 from backend.tracking.workshop import Workshop
 
-FETCH_SECONDS = 600.0  # for a whole video, inside a job
+FETCH_SECONDS = 600.0  # for a video, inside a job
 KEPT_KEYFRAMES = 5000  # of each region, over all its answers
 TRACK = ParsedCommand(Kind.COMMAND, Word.TRACK, "track")
 
@@ -83,7 +81,7 @@ class VideoCommands:
     def __init__(self, workshop: Workshop) -> None:
         self._shop = workshop
         self._parse = lru_cache(maxsize=16)(parse_label_config)
-        self._table = lru_cache(maxsize=64)(read_table)
+        self._tables = Tables()
 
     def reply(
         self, project: str, task: Mapping[str, Any], label_config: str, context: object
@@ -221,8 +219,8 @@ class VideoCommands:
         data = task.get("data") if isinstance(task.get("data"), Mapping) else {}
         address = media_uri(data, tag, None)  # type: ignore[arg-type]
         deadline = time.monotonic() + self._shop.budget_seconds
-        file = self._shop.images.file(task, tag, None, deadline)
-        table, duration = self._table(KeyedFile(file))
+        with self._shop.images.video(task, tag, deadline) as file:
+            table, duration = self._tables.get(file, deadline)
         timeline = read_timeline(config, name, data, regions, table, duration)  # type: ignore[arg-type]
         version = self._shop.engine.model_version
         track = clip_track(project, task.get("id"), name, version, address)
@@ -264,15 +262,15 @@ class VideoCommands:
         config = self._parse(request["label_config"])
         tag = video_tag(config, request["video"])
         deadline = time.monotonic() + FETCH_SECONDS
-        file = self._shop.images.file(request["task"], tag, None, deadline)
-        table, _ = self._table(KeyedFile(file))
-        frames = open_video(file.path, table=table)
+        file = self._shop.images.video(request["task"], tag, deadline)
+        table, _ = self._tables.get(file, deadline)
+        frames = open_video(file, table=table)
         size = (frames.width, frames.height)
         goals = [_goal(each, request, *size) for each in request["objects"]]
 
-        def close(lease: MediaFile = file) -> None:
+        def close() -> None:
             frames.close()
-            del lease  # the file may leave the cache now
+            file.close()  # it may leave the cache now
 
         return Work(frames, goals, lambda frame: size, close)
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,9 @@ from backend.engine.engine import Busy, ImageSource
 from backend.labelstudio.media_refs import media_uri
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.timing import Timeline, frame_on_screen
-from backend.media.cache import MediaFile
+from backend.media.resolver import MediaStream
 from backend.task_images import TaskImages
-from backend.tracking.clip import KeyedFile, read_table, read_timeline, video_tag
+from backend.tracking.clip import Tables, read_timeline, video_tag
 from backend.video import FrameTable, VideoFrames
 from backend.video_protocol.ask import Where
 
@@ -46,7 +46,7 @@ class OpenClip:
         waiting: frames still to be encoded ahead.
     """
 
-    file: MediaFile
+    file: MediaStream
     frames: VideoFrames
     timeline: Timeline
     seconds: float
@@ -80,6 +80,7 @@ class OpenClip:
         """Free decoder and file."""
         with self._decoder:
             self.frames.close()
+            self.file.close()
 
     def _read(self, index: int) -> np.ndarray:
         with self._decoder:
@@ -94,18 +95,14 @@ class Clips:
         self._clock = clock
         self._lock = threading.Lock()
         self._open: dict[tuple[Task, str], Future[OpenClip]] = {}
-        self._table = lru_cache(maxsize=64)(read_table)
+        self._tables = Tables()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def table(self, file: MediaFile) -> tuple[FrameTable, float]:
-        """The timestamps of a video file and its duration in seconds; read once per content.
-
-        Raises:
-            VideoError: it is no video.
-        """
-        return self._table(KeyedFile(file))
+    def table(self, file: MediaStream, deadline: float) -> tuple[FrameTable, float]:
+        """The timestamps of a video file and its duration in seconds; see ``Tables.get``."""
+        return self._tables.get(file, deadline)
 
     @contextmanager
     def use(
@@ -218,13 +215,13 @@ class Clips:
     def _open_clip(
         self, body: Mapping[str, Any], config: LabelConfig, name: str, deadline: float
     ) -> OpenClip:
-        file = self._images.file(body, video_tag(config, name), None, deadline)
-        table, seconds = self.table(file)
+        file = self._images.video(body, video_tag(config, name), deadline)
+        table, seconds = self.table(file, deadline)
         data = body.get("data")
         timeline = read_timeline(
             config, name, data if isinstance(data, Mapping) else {}, (), table, seconds
         )
-        frames = open_video(file.path, table=table, read_ahead=0, max_bytes=MAX_FRAME_BYTES)
+        frames = open_video(file, table=table, read_ahead=0, max_bytes=MAX_FRAME_BYTES)
         return OpenClip(file, frames, timeline, seconds)
 
     def _idle(self) -> list[tuple[tuple[Task, str], OpenClip]]:

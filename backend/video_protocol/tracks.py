@@ -192,9 +192,9 @@ class Tracks:
         config = parse_label_config(request["label_config"])
         tag = video_tag(config, request["video"])
         deadline = time.monotonic() + FETCH_SECONDS
-        file = self._images.file(request["task"], tag, None, deadline)
-        table, _ = self._clips.table(file)
-        frames = open_video(file.path, table=table)
+        file = self._images.video(request["task"], tag, deadline)
+        table, _ = self._clips.table(file, deadline)
+        frames = open_video(file, table=table)
         size = (frames.width, frames.height)
         order = read_order(request)
         goals = [
@@ -210,9 +210,9 @@ class Tracks:
             for each in request["objects"]
         ]
 
-        def close(lease: object = file) -> None:
+        def close() -> None:
             frames.close()
-            del lease  # the file may leave the cache now
+            file.close()  # it may leave the cache now
 
         return Work(frames, goals, lambda frame: size, close)
 

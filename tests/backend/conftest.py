@@ -17,6 +17,7 @@ from backend.engine.local import LocalEngine, ModelChoice
 from backend.interactive import Interactive
 from backend.media.cache import MediaFile
 from backend.media.errors import MediaError, Reason
+from backend.media.resolver import MediaStream
 from backend.memory import PromptMemory
 from backend.metrics import Metrics
 from backend.service import Service
@@ -51,6 +52,9 @@ class Shelf:
         self.hold = threading.Event()
         self.hold.set()
         self.size = (200, 300)
+
+    def open(self, uri, *, task_id=None):
+        return MediaStream.of_file(self.fetch(uri, task_id=task_id))
 
     def fetch(self, uri, *, task_id=None):
         self.fetched.append(uri)

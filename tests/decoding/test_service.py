@@ -15,10 +15,9 @@ import backend
 from backend.decoding.process import DecodingProcess
 from backend.engine.local import LocalEngine
 from backend.labelstudio.tags import ImageTag
-from backend.media.cache import MediaFile
 from backend.metrics import Metrics
 from backend.settings import Settings
-from backend.tracking.clip import KeyedFile, read_table
+from backend.tracking.clip import read_table
 from backend.wsgi import build_service
 from tests.backend.fakes import FakePredictor
 
@@ -61,7 +60,8 @@ def test_pictures_of_tasks(
 
 def test_tables_of_videos(asked: list[str], clip: Callable[[str], Path]) -> None:
     path = clip("25.mp4")
-    table, duration = read_table(KeyedFile(MediaFile(path, "key", path.stat().st_size)))
+    with path.open("rb") as file:
+        table, duration = read_table(file)
     assert (len(table), round(duration)) == (75, 3)
     assert asked == ["videos"]
 
