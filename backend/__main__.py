@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from backend.doctor import command as doctor
 from backend.settings import Settings, SettingsError
 from backend.startup import start_problems
 from backend.tools import export, frames, preannotate
@@ -18,12 +19,14 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="start the service (settings from the environment)")
     commands.add_parser("settings", help="print the effective settings, secrets hidden")
-    for tool in (export, frames, preannotate):
+    for tool in (doctor, export, frames, preannotate):
         tool.add_parser(commands)
     parsed = parser.parse_args(arguments)
     try:
         settings = Settings.from_env(os.environ)
     except SettingsError as error:
+        if parsed.command == "doctor":
+            return doctor.refuse_settings(error)
         print(error, file=sys.stderr)
         return 2
     if parsed.command == "settings":

@@ -14,6 +14,7 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from backend.doctor.routes import add_diagnostics
 from backend.engine.engine import State
 from backend.guard import guard, refuse
 from backend.labelstudio.setup import parse_setup
@@ -35,6 +36,7 @@ def create_app(settings: Settings, service: Service, metrics: Metrics) -> Flask:
     _add_probes(app, service, metrics)
     _add_contract(app, service, metrics)
     _add_jobs(app, service)
+    add_diagnostics(app, settings, service)
     guard(app, settings, metrics)
     return app
 

@@ -21,7 +21,7 @@ def document() -> Json:
             "description": "A Label Studio ML backend, and its jobs.",
         },
         "security": [{"basic": []}, {"bearer": []}],
-        "paths": {**_probes(), **_contract(), **_jobs()},
+        "paths": {**_probes(), **_contract(), **_jobs(), **_diagnostics()},
         "components": {
             "securitySchemes": {
                 "basic": {"type": "http", "scheme": "basic"},
@@ -96,6 +96,23 @@ def _jobs() -> Json:
         "/jobs/{job_id}": {"parameters": [name], "get": _closed(one)},
         "/jobs/{job_id}/cancel": {"parameters": [name], "post": _closed(cancel)},
     }
+
+
+def _diagnostics() -> Json:
+    level = {"enum": ["ok", "warning", "broken"]}
+    finding = _object(level=level, subject=_text(), text=_text(), fix=_text())
+    answer = _object(ok={"type": "boolean"}, findings=_list(finding))
+    found = _get("diagnostics", "What is wrong with the set-up, and how to mend it", answer)
+    found["responses"] |= {
+        "400": _error("project or task is no number"),
+        "403": _error("No credentials are set, so everybody could ask"),
+        "429": _error("Somebody else has just asked"),
+    }
+    number = {"type": "integer", "minimum": 0}
+    found["parameters"] = [
+        {"name": name, "in": "query", "schema": number} for name in ("project", "task")
+    ]
+    return {"/diagnostics": {"get": _closed(found)}}
 
 
 def _schemas() -> Json:

@@ -17,7 +17,12 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
-from backend.labelstudio.credentials import AccessToken, Credential, credential_kind
+from backend.labelstudio.credentials import (
+    AccessToken,
+    Credential,
+    credential_expiry,
+    credential_kind,
+)
 from backend.labelstudio.server_url import ServerUrl, shown_origin
 
 _MAX_REDIRECTS = 3
@@ -88,6 +93,7 @@ class LabelStudioClient:
         self._timeout = (min(5.0, timeout), timeout)
         self._api_key = _checked_key(api_key)
         self.credential = credential_kind(self._api_key)
+        self.expires = credential_expiry(self._api_key)
         self._session = _new_session(verify)
         self._access = AccessToken(self._exchange)
 

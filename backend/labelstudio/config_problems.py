@@ -172,8 +172,36 @@ def _label_problems(config: LabelConfig, image: ImageTag) -> Iterator[str]:
         return
     separate = config.labels_for(image.name)
     bare = [control for control in prompts if not control.has_labels]
+    sources = _label_sources(config, image)
+    yield from _without_answer(config, image, sources)
+    if bare and not separate and answers[0].has_labels:
+        yield (
+            f"clicks with {bare[0].tag} carry no label, so masks come without one: use "
+            f"<{bare[0].shape.tag}Labels> with the labels of {answers[0].tag}"
+        )
+    yield from _unreachable(sources, answers)
+
+
+def labels_without_answer(config: LabelConfig) -> Iterator[str]:
+    """Those of ``find_problems`` that cost annotators masks: labels that can be given to a prompt
+    and that no answer tag has."""
+    for image in config.images:
+        if config.prompts_for(image.name) and config.answers_for(image.name):
+            yield from _without_answer(config, image, _label_sources(config, image))
+
+
+def _label_sources(config: LabelConfig, image: ImageTag) -> list[Control | LabelsTag]:
+    """The tags that the labels of prompts come from."""
+    prompts = config.prompts_for(image.name)
     sources: list[Control | LabelsTag] = [control for control in prompts if control.has_labels]
-    sources += separate if bare else ()
+    if any(not control.has_labels for control in prompts):
+        sources += config.labels_for(image.name)
+    return sources
+
+
+def _without_answer(
+    config: LabelConfig, image: ImageTag, sources: Sequence[Control | LabelsTag]
+) -> Iterator[str]:
     for source in sources:
         missing = [
             label.name
@@ -181,13 +209,8 @@ def _label_problems(config: LabelConfig, image: ImageTag) -> Iterator[str]:
             if config.find_answer(image.name, (label.name,), source.name) is None
         ]
         if missing:
+            answers, separate = config.answers_for(image.name), config.labels_for(image.name)
             yield _missing(missing, source, answers, separate)
-    if bare and not separate and answers[0].has_labels:
-        yield (
-            f"clicks with {bare[0].tag} carry no label, so masks come without one: use "
-            f"<{bare[0].shape.tag}Labels> with the labels of {answers[0].tag}"
-        )
-    yield from _unreachable(sources, answers)
 
 
 def _missing(

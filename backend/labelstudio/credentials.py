@@ -41,6 +41,12 @@ def credential_kind(api_key: str | None) -> Credential:
     return Credential.PERSONAL_ACCESS
 
 
+def credential_expiry(api_key: str | None) -> float | None:
+    """When an API key says that it expires, in seconds since 1970; None where it does not say."""
+    expires = (_jwt_claims(api_key or "") or {}).get("exp")
+    return float(expires) if isinstance(expires, int | float) else None
+
+
 class AccessToken:
     """The access token of a personal access token: exchanged when needed, by one thread.
 

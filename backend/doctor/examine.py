@@ -1,0 +1,113 @@
+"""All checks, in the order in which things have to work."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from backend.decoding.images import ImageDecoder
+from backend.doctor.findings import Finding, broken, redacted, warning
+from backend.doctor.machine import disk_findings, settings_findings
+from backend.doctor.project import config_findings, connection_findings
+from backend.doctor.samples import media_findings
+from backend.doctor.server import server_findings
+from backend.labelstudio.client import LabelStudioClient, LabelStudioError
+from backend.labelstudio.label_config import LabelConfigError, parse_label_config
+from backend.logs import Redactor
+from backend.media.errors import MediaError
+from backend.metrics import Metrics
+from backend.settings import Settings, SettingsError
+from backend.tools.common import ToolError, read_task
+from backend.wsgi import build_resolver, ca_bundle, model_choice
+
+API_SECONDS = 30.0  # Label Studio tries every backend of a project before it answers
+
+
+def examine(
+    settings: Settings,
+    model: Callable[[Settings], Iterable[Finding]],
+    *,
+    project: int | None = None,
+    task: int | None = None,
+) -> Iterator[Finding]:
+    """Look at everything; findings come as they are made.
+
+    Args:
+        model: looks at the model; a service that runs has one, a command line must load it.
+        project: look at its label config, connection, and a sample of its media.
+        task: look at its media, and at its project.
+    """
+    redact = Redactor(settings.secrets())
+    for finding in _findings(settings, model, project, task):
+        yield redacted(finding, redact)
+
+
+def _findings(
+    settings: Settings,
+    model: Callable[[Settings], Iterable[Finding]],
+    project: int | None,
+    task: int | None,
+) -> Iterator[Finding]:
+    yield from settings_findings(settings)
+    yield from disk_findings(settings)
+    yield from model(settings)
+    wanted = task is not None or project is not None
+    if settings.label_studio_url is None:
+        if wanted:
+            yield broken("project", "it cannot be looked at without LABEL_STUDIO_URL")
+        return
+    try:
+        client = LabelStudioClient(
+            settings.label_studio_url,
+            settings.label_studio_api_key,
+            timeout=API_SECONDS,
+            verify=ca_bundle(settings),
+        )
+    except LabelStudioError:
+        return  # told by the settings' problems
+    found, usable = server_findings(client)
+    yield from found
+    if usable and wanted:
+        yield from _project(settings, client, project, task)
+    elif usable:
+        yield warning("project", "none was looked at", "add --project ID or --task ID")
+
+
+def _project(
+    settings: Settings, client: LabelStudioClient, project: int | None, task: int | None
+) -> Iterator[Finding]:
+    single: list[Mapping[str, Any]] = []
+    try:
+        if task is not None:
+            single = [read_task(client, task)]
+            project = int(single[0].get("project") or 0)
+        number = project or 0
+        xml = str(client.get_project(number).get("label_config") or "")
+        config = parse_label_config(xml)
+    except (LabelStudioError, ToolError) as error:
+        yield broken("project", str(error))
+        return
+    except LabelConfigError as error:
+        yield broken(f"label config of project {project}", str(error))
+        yield from connection_findings(client, settings, project or 0, _version(settings))
+        return
+    yield from config_findings(number, config)
+    yield from connection_findings(client, settings, number, _version(settings))
+    try:
+        resolver = build_resolver(settings, client, Metrics())
+    except (SettingsError, MediaError, OSError):
+        return  # told by the settings' problems
+    decoder = ImageDecoder(max_pixels=settings.max_image_pixels)
+    try:
+        tasks = single or itertools.islice(client.list_tasks(number), 200)
+        yield from media_findings(resolver, decoder, config, tasks)
+    except LabelStudioError as error:
+        yield broken("media", f"the tasks cannot be listed: {error}")
+    finally:
+        decoder.close()
+        resolver.close()
+
+
+def _version(settings: Settings) -> str:
+    return model_choice(settings).version

@@ -1,0 +1,85 @@
+"""This machine: its settings and its disks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from backend.doctor.findings import Finding, broken, ok, warning
+from backend.settings import MIB, Settings
+from backend.startup import start_problems
+
+LABEL_STUDIO_SECONDS = 100.0  # after which it gives up on /predict
+NEEDED_BYTES = 100 * MIB  # for the state of jobs, and one file in the cache
+
+
+def settings_findings(settings: Settings) -> Iterator[Finding]:
+    """Settings that cannot work on this machine, or hardly anybody means."""
+    for problem in start_problems(settings):
+        variable, _, text = problem.partition(": ")
+        named = variable.isupper() and bool(text)
+        yield broken(variable if named else "settings", text if named else problem)
+    if settings.basic_auth_user is None and settings.auth_token is None:
+        yield warning(
+            "access",
+            f"whoever reaches port {settings.port} may use the backend",
+            "set BASIC_AUTH_USER and BASIC_AUTH_PASS, and give them to Label Studio too",
+        )
+    budgets = {
+        "CLICK_BUDGET_SECONDS": settings.click_budget_seconds,
+        "TRACK_BUDGET_SECONDS": settings.track_budget_seconds,
+        "RETRIEVE_BUDGET_SECONDS": settings.retrieve_budget_seconds,
+    }
+    for variable, seconds in budgets.items():
+        if seconds >= LABEL_STUDIO_SECONDS:
+            yield warning(
+                variable,
+                f"{seconds:.0f} s is longer than Label Studio waits",
+                f"set it below {LABEL_STUDIO_SECONDS:.0f}",
+            )
+    if settings.label_studio_url is None:
+        yield warning(
+            "LABEL_STUDIO_URL",
+            "it is not set, so uploads and storages of Label Studio cannot be read",
+            "set it and LABEL_STUDIO_API_KEY",
+        )
+
+
+def disk_findings(settings: Settings) -> Iterator[Finding]:
+    """Whether there is room for what may be stored; that the folders can be written to is among
+    the settings' problems."""
+    cache, state = settings.cache_dir.expanduser(), settings.state_dir.expanduser()
+    for variable, folder in (("CACHE_DIR", cache), ("STATE_DIR", state)):
+        try:
+            free = shutil.disk_usage(folder).free
+        except OSError:
+            continue  # told by start_problems
+        if free < NEEDED_BYTES:
+            yield broken(variable, f"{folder} has {free // MIB} MiB left", "make room on that disk")
+            continue
+        if folder == cache:
+            limit = settings.media_cache_bytes
+            growth = limit - min(limit, _size(folder))
+            if growth > free:
+                yield warning(
+                    variable,
+                    f"the cache may grow by {growth // MIB} MiB, and {folder} has "
+                    f"{free // MIB} MiB left",
+                    "lower MEDIA_CACHE_MB or make room on that disk",
+                )
+                continue
+        yield ok(variable, f"{folder} can be written to, {free // MIB} MiB left")
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files below a folder; files that vanish meanwhile count nothing."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(place) / name).stat().st_size
+            except OSError:
+                continue
+    return total

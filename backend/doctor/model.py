@@ -1,0 +1,100 @@
+"""The model: of a service that runs, or its files and the device tried out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+from backend.doctor.findings import Finding, broken, ok, warning
+from backend.engine.engine import State, Status
+from backend.settings import Settings
+
+
+def engine_findings(status: Status, model_version: str) -> list[Finding]:
+    """The model of a service that runs."""
+    if status.state is State.FAILED:
+        return [broken("model", status.detail)]
+    level = ok if status.state is State.READY else warning
+    return [level("model", f"{model_version}: {status.detail}")]
+
+
+def model_findings(settings: Settings) -> Iterator[Finding]:
+    """The model's files and the device, tried out; imports torch."""
+    yield from _device(settings)
+    yield from _weights(settings)
+
+
+def _device(settings: Settings) -> Iterator[Finding]:
+    import torch
+
+    from sam2model.precision import cuda_capability, resolve_device, resolve_dtype
+
+    subject = "SAM2_DEVICE"
+    try:
+        device = resolve_device(settings.device)
+        dtype = resolve_dtype(device, cuda_capability(device), settings.dtype)
+        started = torch.ones(8, 8, device=device, dtype=dtype)
+        worked = float((started @ started).sum()) == 512.0
+    except (ValueError, RuntimeError) as error:
+        text = str(error).splitlines()[0]
+        yield broken(subject, f"{settings.device} with {settings.dtype}: {text}", "use auto")
+        return
+    if not worked:
+        yield broken(subject, f"{device} computes wrongly in {dtype}", "use another device")
+    elif device.type == "cpu" and dtype is not torch.float32:
+        yield warning("SAM2_DTYPE", f"{settings.dtype} is slow on a CPU", "use auto")
+    else:
+        name = str(dtype).removeprefix("torch.")
+        memory = "" if device.type != "cuda" else f", {torch.cuda.get_device_name(device)}"
+        yield ok(subject, f"{device} computes in {name}{memory}")
+
+
+def _weights(settings: Settings) -> Iterator[Finding]:
+    from sam2model import build_model
+    from sam2model.checkpoints import CheckpointError, find_checkpoint
+
+    subject = "model"
+    if settings.checkpoint is None and settings.variant != "demo" and not _is_fetched(settings):
+        text = f"the weights of {settings.variant} are not on this machine yet"
+        if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+            yield broken(
+                subject,
+                f"{text}, and HF_HUB_OFFLINE forbids to fetch them",
+                "unset it, or set SAM2_CHECKPOINT to a file",
+            )
+        else:
+            yield warning(subject, text, "they are fetched from huggingface.co at the first start")
+        return
+    begun = time.monotonic()
+    try:
+        path = find_checkpoint(settings.variant, settings.checkpoint)
+        build_model(settings.variant, checkpoint=path, device="cpu", image_size=settings.image_size)
+    except (CheckpointError, ValueError, OSError, MemoryError) as error:
+        yield broken(subject, str(error))
+        return
+    is_demo = settings.variant == "demo" and settings.checkpoint is None
+    published = settings.checkpoint is None and not is_demo
+    file = f"{path.name}, as published," if published else path.name
+    yield ok(
+        subject,
+        f"{settings.variant} loads strictly from {file} in {time.monotonic() - begun:.1f} s",
+    )
+    if is_demo:
+        yield warning(
+            subject,
+            "the demo weights are rough",
+            "set SAM2_VARIANT=sam2.1_hiera_base_plus for real work",
+        )
+
+
+def _is_fetched(settings: Settings) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    from sam2model.checkpoints import PUBLISHED
+
+    published = PUBLISHED[settings.variant]
+    found = try_to_load_from_cache(
+        published.repo, published.filename, revision=published.revision or "main"
+    )
+    return isinstance(found, str)

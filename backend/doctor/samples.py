@@ -1,0 +1,148 @@
+"""One sample of each kind of media address that a project's tasks hold."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from backend.decoding.images import ImageDecoder
+from backend.decoding.videos import open_video
+from backend.doctor.findings import Finding, broken, ok
+from backend.labelstudio.media_refs import MissingMedia, media_uri
+from backend.labelstudio.tags import ImageTag, LabelConfig
+from backend.media.errors import MediaError, shown
+from backend.media.resolver import MediaResolver
+from backend.video import VideoError
+
+MAX_TASKS = 200  # looked at for kinds of addresses
+MAX_KINDS = 12
+SAMPLE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A media address of a task.
+
+    Attributes:
+        kind: what it stands for, such as ``s3://bucket`` or ``uploads``.
+        is_video: whether a Video tag shows it.
+    """
+
+    kind: str
+    uri: str
+    task: int | None
+    is_video: bool
+
+
+def address_kind(uri: str) -> str:
+    """What an address has in common with others that are read in the same way, from one place."""
+    if uri[:5].lower() == "data:":
+        return "data: addresses"
+    if uri.startswith("/data/local-files"):
+        return "local files"
+    if uri.startswith("/"):
+        return "uploads"
+    try:
+        parts = urlsplit(uri)
+        host = parts.hostname or ""
+    except ValueError:
+        return "addresses that cannot be read"
+    return f"{parts.scheme.lower()}://{host}" if parts.scheme else "addresses without a scheme"
+
+
+def media_findings(
+    resolver: MediaResolver,
+    decoder: ImageDecoder,
+    config: LabelConfig,
+    tasks: Iterable[Mapping[str, Any]],
+) -> Iterator[Finding]:
+    """Whether the media of ``tasks`` can be read: each kind of address once, and each way in which
+    a task lacks one."""
+    samples: dict[tuple[str, bool], Sample] = {}
+    missing: dict[str, object] = {}
+    seen = 0
+    for task in itertools.islice(tasks, MAX_TASKS):
+        seen += 1
+        for found in _addresses(config, task):
+            if isinstance(found, str):
+                missing.setdefault(found, task.get("id"))
+            elif len(samples) < MAX_KINDS:
+                samples.setdefault((found.kind, found.is_video), found)
+    if not seen:
+        yield broken("media", "the project has no tasks to read media of", "import one")
+    for reason, number in missing.items():
+        yield broken(
+            f"media of task {number}", reason, "correct the label config, or import it again"
+        )
+    for sample in samples.values():
+        yield _within(lambda sample=sample: _try(resolver, decoder, sample), sample)  # type: ignore[misc]
+
+
+def _addresses(config: LabelConfig, task: Mapping[str, Any]) -> Iterator[Sample | str]:
+    """The first address of each tag of a task; a text where there is none."""
+    data, number = task.get("data"), task.get("id")
+    tags = [(image, False) for image in config.images]
+    tags += [(ImageTag(video.name, value=video.value), True) for video in config.videos]
+    for tag, is_video in tags:
+        try:
+            uri = media_uri(data if isinstance(data, Mapping) else {}, tag, None)
+        except MissingMedia as error:
+            yield str(error)
+            continue
+        yield Sample(address_kind(uri), uri, number if type(number) is int else None, is_video)
+
+
+def _try(resolver: MediaResolver, decoder: ImageDecoder, sample: Sample) -> Finding:
+    subject = f"media in {sample.kind}"
+    try:
+        if sample.is_video:
+            size, what = _video(resolver, sample)
+        else:
+            size, what = _picture(resolver, decoder, sample)
+    except (MediaError, VideoError) as error:
+        return broken(subject, f"task {sample.task}: {error}")
+    return ok(subject, f"task {sample.task}: {shown(sample.uri)} is {what}, {size / 1e6:.1f} MB")
+
+
+def _picture(resolver: MediaResolver, decoder: ImageDecoder, sample: Sample) -> tuple[int, str]:
+    file = resolver.fetch(sample.uri, task_id=sample.task)
+    height, width = decoder.load(file.path).shape[:2]
+    return file.size, f"a picture of {width}x{height}"
+
+
+def _video(resolver: MediaResolver, sample: Sample) -> tuple[int, str]:
+    """Only the parts of the file that the first frame needs are fetched, where that is possible."""
+    with (
+        resolver.open(sample.uri, task_id=sample.task) as stream,
+        open_video(stream, read_ahead=0) as frames,
+    ):
+        height, width = frames[0].shape[:2]
+        return stream.size, f"a video of {len(frames)} frames of {width}x{height}"
+
+
+def _within(check: Callable[[], Finding], sample: Sample) -> Finding:
+    """The result of ``check``, or that it took too long; a server that hangs must not stop us."""
+    found: list[Finding] = []
+
+    def run() -> None:
+        try:
+            found.append(check())
+        except Exception as error:  # noqa: BLE001 - thread boundary: it becomes the finding
+            found.append(
+                broken(f"media in {sample.kind}", f"task {sample.task}: {type(error).__name__}")
+            )
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(SAMPLE_SECONDS)
+    if found:
+        return found[0]
+    return broken(
+        f"media in {sample.kind}",
+        f"task {sample.task}: {shown(sample.uri)} was not read within {SAMPLE_SECONDS:.0f} s",
+        "check the network between this machine and that server",
+    )
