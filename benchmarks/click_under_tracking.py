@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--clicks", type=int, default=20)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    rows = []
+    rows: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         base = _serve_photos(Path(folder), arguments.clicks + 1)
         _draw_pages(Path(folder))

@@ -19,6 +19,8 @@ __all__ = ["InferenceThread", "Job", "Priority", "QueueFull"]
 
 T = TypeVar("T")
 
+FOLLOW_UP_SECONDS = 0.05  # in which the second call of a click comes
+
 
 class Priority(IntEnum):
     """Who goes first; a lower number is more urgent."""
@@ -110,7 +112,16 @@ class InferenceThread:
                 self._on_start(job.priority, self._begun - job.queued)
                 _finish(job)
                 self._begun = None
+                if job.priority is Priority.CLICK:
+                    self._await_follow_up()
             del job  # hold no image or result while waiting for the next
+
+    def _await_follow_up(self) -> None:
+        """A first click is two calls, to encode and to answer: the frame of a track that went
+        between them would double the wait."""
+        end = time.monotonic() + FOLLOW_UP_SECONDS
+        while not self._queue.depth(Priority.CLICK) and time.monotonic() < end:
+            time.sleep(0.002)
 
 
 def _finish(job: Job[Any]) -> None:

@@ -48,6 +48,18 @@ def test_urgent_work_goes_first_and_equals_keep_their_order(thread, gate):
     assert done == ["click 1", "click 2", "retrieve", "prefetch"]
 
 
+def test_nothing_goes_between_the_two_calls_of_a_click(thread, gate, monkeypatch):
+    monkeypatch.setattr("backend.engine.scheduler.FOLLOW_UP_SECONDS", 1.0)  # a busy machine
+    done = []
+    tracked = thread.submit(lambda: done.append("track"), Priority.TRACK)
+    encoded = thread.submit(lambda: done.append("encode"), Priority.CLICK)
+    gate.set()
+    encoded.future.result(5)
+    thread.submit(lambda: done.append("answer"), Priority.CLICK)
+    tracked.future.result(5)
+    assert done == ["encode", "answer", "track"]
+
+
 def test_a_promoted_job_runs_once_and_early(thread, gate):
     done = []
     slow = thread.submit(lambda: done.append("wanted"), Priority.PREFETCH)
