@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
@@ -32,6 +33,7 @@ from backend.engine.memory import Spare, model_bytes, used_bytes
 from backend.engine.scheduler import InferenceThread, Job, Priority, QueueFull
 from backend.engine.segmenting import batches, segment_batch
 from backend.engine.tracking import QueuedTracker
+from backend.finetune.encoder import encoder_digest
 from backend.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -72,13 +74,22 @@ class ModelChoice:
 
 @dataclass(frozen=True)
 class LocalEmbedding:
-    """An ``ImageEmbedding`` in this process."""
+    """An ``ImageEmbedding`` in this process; ``encoder`` names the weights that made it."""
 
     value: ImageEmbedding
     width: int
     height: int
     side: int
     nbytes: int
+    encoder: str
+
+
+@dataclass(frozen=True)
+class _Model:
+    """Loaded weights."""
+
+    predictor: ImagePredictor
+    encoder: str
 
 
 class LocalEngine:
@@ -98,6 +109,7 @@ class LocalEngine:
         build_tracker: Callable[[ImagePredictor, Frames], VideoTracker] | None = None,
     ) -> None:
         self.model_version = choice.version
+        self.family = choice.family or choice.version
         self._choice = choice
         self._metrics = metrics
         self._speck_share = speck_share
@@ -130,16 +142,17 @@ class LocalEngine:
 
     def wait_ready(self, timeout: float) -> None:
         """See ``Engine``."""
-        self._predictor(timeout)
+        self._model(timeout)
 
     def embed(self, image: ImageSource, priority: Priority, timeout: float) -> LocalEmbedding:
         """See ``Engine``."""
         deadline = time.monotonic() + timeout
-        predictor = self._predictor(timeout)
+        model = self._model(timeout)
+        image = dataclasses.replace(image, key=f"{model.encoder} {image.key}")
         claim = self._cache.claim(image.key)
         self._metrics.embedding_lookups.labels(claim.outcome).inc()
         if claim.outcome == "miss":
-            self._encode(image, predictor, priority)
+            self._encode(image, model, priority)
         elif claim.outcome == "joined":
             self._hurry(image.key, priority)
         return _wait(claim.future, deadline - time.monotonic(), "encode the image")
@@ -148,15 +161,17 @@ class LocalEngine:
         self, image: Embedded, prompts: Sequence[PixelPrompt], priority: Priority, timeout: float
     ) -> list[Segment]:
         """See ``Engine``."""
-        predictor = self._predictor(timeout)
+        model = self._model(timeout)
         if not isinstance(image, LocalEmbedding):
             raise TypeError(f"not an embedding of this engine: {type(image).__name__}")
+        if image.encoder != model.encoder:
+            raise Busy("the model has just been replaced; try again in a moment")
 
         deadline = time.monotonic() + timeout
         found: dict[int, Segment] = {}
         for batch in batches(prompts):
             chosen = [prompts[number] for number in batch]
-            answer = partial(segment_batch, predictor, image.value, chosen, self._speck_share)
+            answer = partial(segment_batch, model.predictor, image.value, chosen, self._speck_share)
             found |= zip(batch, self._answer(answer, priority, deadline), strict=True)
         return [found[number] for number in range(len(prompts))]
 
@@ -176,7 +191,7 @@ class LocalEngine:
 
     def open_tracker(self, frames: Frames) -> QueuedTracker:
         """See ``Engine``."""
-        predictor = self._predictor(0.0)
+        predictor = self._model(0.0).predictor
 
         def run(call: Callable[[], T]) -> T:
             with self._metrics.stage("track"):
@@ -192,6 +207,21 @@ class LocalEngine:
             speck_share=self._speck_share,
         )
 
+    def replace(self, choice: ModelChoice) -> None:
+        """Load other weights of the same family, and answer with them from the next request on.
+
+        They are loaded in the calling thread while the present ones answer; tracks under way keep
+        those they began with. Embeddings stay where the image encoder is the same.
+
+        Raises:
+            Exception: they cannot be loaded; the present ones stay.
+        """
+        logger.info("loading %s beside %s", choice.version, self.model_version)
+        loaded: Future[_Model] = Future()
+        loaded.set_result(_loaded(self._build(choice)))
+        self._loading, self._choice, self.model_version = loaded, choice, choice.version
+        logger.info("%s answers from now on", choice.version)
+
     def drain(self) -> None:
         """See ``Engine``."""
         self._thread.cancel_waiting()
@@ -200,12 +230,12 @@ class LocalEngine:
         """See ``Engine``."""
         self._thread.stop(timeout=10.0)
 
-    def _load(self) -> ImagePredictor:
+    def _load(self) -> _Model:
         logger.info("loading %s", self.model_version)
         try:
             start = time.monotonic()
             with self._metrics.stage("load"):
-                predictor = self._build(self._choice)
+                model = _loaded(self._build(self._choice))
             self._metrics.load_seconds.set(time.monotonic() - start)
         except Exception:
             logger.exception("the model could not be loaded")
@@ -213,9 +243,9 @@ class LocalEngine:
         logger.info(
             "%s is ready after %.1f s", self.model_version, time.monotonic() - self._started
         )
-        return predictor
+        return model
 
-    def _predictor(self, timeout: float) -> ImagePredictor:
+    def _model(self, timeout: float) -> _Model:
         try:
             return self._loading.result(timeout)
         except FutureTimeout:
@@ -260,7 +290,7 @@ class LocalEngine:
     def _memory(self) -> dict[str, float]:
         if self.status().state is not State.READY:
             return {}
-        model = self._predictor(0.0).model
+        model = self._model(0.0).predictor.model
         weights, embeddings = model_bytes(model), self._cache.nbytes
         other = max(0, used_bytes(model) - weights - embeddings)
         return {"model": weights, "embeddings": embeddings, "other": other}
@@ -279,7 +309,7 @@ class LocalEngine:
             if key in self._encodes:
                 self._thread.promote(self._encodes[key], priority)
 
-    def _encode(self, image: ImageSource, predictor: ImagePredictor, priority: Priority) -> None:
+    def _encode(self, image: ImageSource, model: _Model, priority: Priority) -> None:
         """Decode in the calling thread, then queue the network; results go to the cache."""
         with self._urgency_lock:
             self._urgency[image.key] = priority
@@ -289,10 +319,12 @@ class LocalEngine:
 
             def run() -> None:
                 with self._metrics.stage("encode"):
-                    embedding = self._spare(lambda: predictor.embed(pixels))
+                    embedding = self._spare(lambda: model.predictor.embed(pixels))
                 height, width = pixels.shape[:2]
-                side = predictor.model.image_size
-                value = LocalEmbedding(embedding, width, height, side, embedding.nbytes)
+                side = model.predictor.model.image_size
+                value = LocalEmbedding(
+                    embedding, width, height, side, embedding.nbytes, model.encoder
+                )
                 self._cache.fulfil(image.key, value)
 
             with self._urgency_lock:
@@ -309,6 +341,10 @@ class LocalEngine:
             self._encodes.pop(key, None)
         if error is not None:
             self._cache.fail(key, error)
+
+
+def _loaded(predictor: ImagePredictor) -> _Model:
+    return _Model(predictor, encoder_digest(predictor.model.state_dict()))
 
 
 def build_predictor(choice: ModelChoice) -> ImagePredictor:

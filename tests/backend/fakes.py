@@ -26,7 +26,7 @@ class FakePredictor:
     """The mask of a prompt is the box, or a disc of 20 pixels around each positive click."""
 
     def __init__(self) -> None:
-        self.model = SimpleNamespace(image_size=256)
+        self.model = SimpleNamespace(image_size=256, state_dict=dict)
         self.embeds = 0
         self.calls: list[dict] = []
         self.batches: list[int] = []  # how many boxes were decoded at once

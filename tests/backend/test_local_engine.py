@@ -137,7 +137,8 @@ def test_a_click_hurries_the_encode_that_a_page_began(engine, predictor):
             assert queued.acquire(timeout=5)
         _until(lambda: engine._thread.waiting == 3)
         clicked = pool.submit(engine.embed, loader("z"), Priority.CLICK, 10.0)
-        _until(lambda: engine._encodes["z"].priority == Priority.CLICK)
+        [waiting] = [job for key, job in engine._encodes.items() if key.endswith(" z")]
+        _until(lambda: waiting.priority == Priority.CLICK)
         predictor.hold.set()
         clicked.result(10)
     assert encoded[0] == "z"

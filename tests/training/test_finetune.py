@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from backend.finetune.encoder import encoder_digest
 from sam2model import build_model
 from sam2model.sam2 import SAM2
 from sam2model.variants import get_variant
@@ -26,7 +27,7 @@ from tests.training import finetune_project as project
 from training.__main__ import main
 from training.finetuning import dataset as datasets
 from training.finetuning import tuner as tuner_module
-from training.finetuning.parts import What, encoder_digest, trained_names
+from training.finetuning.parts import What, trained_names
 from training.finetuning.scores import Scores, compare
 from training.finetuning.tuner import Plan, Tuner
 from training.initialisation import initialise

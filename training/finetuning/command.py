@@ -203,7 +203,8 @@ def _stay_behind() -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
 
     def wait() -> None:
-        while sys.stdin.buffer.read(1024):
+        # Not sys.stdin: its lock, held here, would make the end of the process a fatal error.
+        while os.read(0, 1024):
             pass
         os._exit(130)
 

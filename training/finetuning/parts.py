@@ -1,18 +1,13 @@
-"""Which weights a fine-tuning changes, and which of them image embeddings depend on."""
+"""Which weights a fine-tuning changes."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from enum import StrEnum
 
-from torch import Tensor
-
+from backend.finetune.encoder import ENCODER
 from sam2model.sam2 import SAM2
 
 _DECODER = ("sam_mask_decoder.",)
-# Applied once per image by SAM2.encode_image: with them, every kept embedding would be void.
-_ENCODER = ("image_encoder.", "sam_mask_decoder.conv_s0.", "sam_mask_decoder.conv_s1.")
 _PRESENCE = "sam_mask_decoder.pred_obj_score_head."
 _MEMORY = (
     "memory_attention.",
@@ -47,23 +42,5 @@ def trained_names(model: SAM2, what: What) -> list[str]:
     return [
         name
         for name in names
-        if name.startswith(wanted) and not name.startswith((*_ENCODER, _PRESENCE))
+        if name.startswith(wanted) and not name.startswith((*ENCODER, _PRESENCE))
     ]
-
-
-def encoder_digest(weights: Mapping[str, Tensor]) -> str:
-    """Names the weights that embeddings depend on: the same for all that differ elsewhere only.
-
-    Args:
-        weights: state dict of a model.
-
-    Returns:
-        32 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        if name.startswith(_ENCODER):
-            tensor = weights[name].detach().cpu().contiguous()
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            digest.update(tensor.flatten().view(-1).numpy().tobytes())
-    return digest.hexdigest()[:32]

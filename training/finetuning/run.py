@@ -14,10 +14,11 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from backend.finetune.encoder import encoder_digest
 from sam2model.sam2 import SAM2
 from training.finetuning import dataset as datasets
 from training.finetuning.dataset import Dataset
-from training.finetuning.parts import What, encoder_digest
+from training.finetuning.parts import What
 from training.finetuning.progress import Progress, Stage, unfinished
 from training.finetuning.scores import MIN_GAIN, NOISE, Scores, compare, evaluate
 from training.finetuning.tuner import Plan, Tuner

@@ -1,0 +1,261 @@
+"""Fine-tuning jobs: one process at a time, of lowest priority, apart from the model's.
+
+    STATE_DIR/finetune/project-12/job.json       what the service knows of the project's last job
+                                  progress.json  what the process says of itself
+                                  log            what it has written
+
+A job that a stopped service left behind is taken up at the next start, and its process goes on
+from its own checkpoint. The process ends with the service, whatever ends that: it reads a pipe
+that closes then.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from backend.finetune.registry import replace_file
+
+logger = logging.getLogger(__name__)
+
+_FOLDER = re.compile(r"project-(\d{1,9})")
+_POLL_SECONDS = 0.5
+_END_SECONDS = 10.0
+_MAX_WAITING = 20  # projects
+
+
+class State(StrEnum):
+    """The life of a job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self in (State.DONE, State.FAILED, State.CANCELLED)
+
+
+@dataclass(frozen=True)
+class FinetuneJob:
+    """The last job of a project; times in seconds since 1970."""
+
+    project: int
+    state: State
+    created: float
+    updated: float
+    message: str = ""
+
+
+def finetune_command(project: int) -> list[str]:
+    """The process that fine-tunes on a project; its settings are those of this one."""
+    words = ["-m", "training", "finetune", "--project", str(project), "--background"]
+    return [sys.executable, *words]
+
+
+class FinetuneJobs:
+    """Runs jobs one after the other, each in a process of its own.
+
+    Args:
+        folder: where jobs and their files are.
+        check: raises with a sentence where a project cannot be had; called before a job begins.
+        ended: called after each job.
+        command: starts the process.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        check: Callable[[int], None],
+        ended: Callable[[], None] = lambda: None,
+        command: Callable[[int], Sequence[str]] = finetune_command,
+    ) -> None:
+        self._folder = folder
+        self._check = check
+        self._ended = ended
+        self._command = command
+        self._lock = threading.Lock()
+        self._waiting: queue.Queue[int | None] = queue.Queue()
+        self._asked: set[int] = set()  # projects that wait or are being worked on
+        self._cancelled: set[int] = set()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="finetune", daemon=True)
+        self._thread.start()
+
+    def request(self, project: int) -> str:
+        """Begin a job, or join the one under way; returns what happens, in a sentence.
+
+        Nothing is asked of Label Studio here: it waits for the answer, one second at most.
+        """
+        with self._lock:
+            if project in self._asked:
+                return f"project {project} is being fine-tuned on already"
+            if len(self._asked) >= _MAX_WAITING:
+                return "too many projects wait for fine-tuning; try again later"
+            self._asked.add(project)
+            self._cancelled.discard(project)
+        job = self.job(project)
+        if job is None or job.state.ended:  # else: one that was interrupted
+            self._at(project).mkdir(parents=True, exist_ok=True)
+            now = time.time()
+            self._write(FinetuneJob(project, State.QUEUED, now, now))
+        self._waiting.put(project)
+        return f"fine-tuning on project {project} begins in the background"
+
+    def resume(self) -> None:
+        """Take up what a stopped service left behind."""
+        for job in reversed(self.jobs()):
+            if not job.state.ended:
+                self.request(job.project)
+
+    def cancel(self, project: int) -> FinetuneJob | None:
+        """End a job; the weights stay as they are. None where the project has none."""
+        with self._lock:
+            if project in self._asked:
+                self._cancelled.add(project)
+        return self.job(project)
+
+    def job(self, project: int) -> FinetuneJob | None:
+        """The last job of a project."""
+        try:
+            found = json.loads((self._at(project) / "job.json").read_text(encoding="utf-8"))
+            return FinetuneJob(**{**found, "state": State(found["state"])})
+        except FileNotFoundError:
+            return None
+
+    def jobs(self) -> list[FinetuneJob]:
+        """The last job of every project, the newest first."""
+        numbers = [_FOLDER.fullmatch(path.name) for path in self._folder.glob("project-*")]
+        found = [self.job(int(number[1])) for number in numbers if number]
+        return sorted((job for job in found if job), key=lambda job: -job.created)
+
+    def progress(self, project: int) -> dict[str, Any]:
+        """What the process says of itself; empty where it has said nothing yet."""
+        try:
+            text = (self._at(project) / "progress.json").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return {}
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+    def close(self) -> None:
+        """End the process; its job goes on at the next start."""
+        self._stopping.set()
+        self._waiting.put(None)
+        self._thread.join(_END_SECONDS + 5.0)
+
+    def _at(self, project: int) -> Path:
+        return self._folder / f"project-{int(project)}"
+
+    def _work(self) -> None:
+        while (project := self._waiting.get()) is not None and not self._stopping.is_set():
+            try:
+                self._run(project)
+            except Exception:  # thread boundary: the next job must get its turn
+                logger.exception("fine-tuning on project %d failed", project)
+                self._note(project, State.FAILED, "the backend failed; its log says why")
+            if not self._stopping.is_set():
+                with self._lock:
+                    self._asked.discard(project)
+                self._call_ended()
+
+    def _call_ended(self) -> None:
+        try:
+            self._ended()
+        except Exception:  # thread boundary, as above
+            logger.exception("what follows a fine-tuning failed")
+
+    def _run(self, project: int) -> None:
+        try:
+            self._check(project)
+        except Exception as error:  # noqa: BLE001 - whatever it is, there is no job for it
+            logger.warning("no fine-tuning on project %d: %s", project, error)
+            self._note(project, State.FAILED, str(error))
+            return
+        self._note(project, State.RUNNING, "")
+        logger.info("fine-tuning on project %d begins", project)
+        with (self._at(project) / "log").open("wb") as log:
+            process = subprocess.Popen(  # noqa: S603 - this interpreter, and a number
+                [*self._command(project)], stdin=subprocess.PIPE, stdout=log, stderr=log
+            )
+        with process:
+            self._watch(project, process)
+        if not self._stopping.is_set():
+            self._conclude(project, process.returncode)
+
+    def _watch(self, project: int, process: subprocess.Popen[bytes]) -> None:
+        """Wait for the end; hand on what it says of itself."""
+        said = ""
+        while process.poll() is None:
+            if self._stopping.is_set() or project in self._cancelled:
+                _end(process)
+                return
+            self._stopping.wait(_POLL_SECONDS)
+            line = _summary(self.progress(project))
+            if line and line != said:
+                logger.info("fine-tuning on project %d: %s", project, line)
+                said = line
+
+    def _conclude(self, project: int, code: int) -> None:
+        """The last word on a job."""
+        progress = self.progress(project)
+        if project in self._cancelled:
+            self._cancelled.discard(project)
+            (self._at(project) / "progress.json").unlink(missing_ok=True)  # it is not to go on
+            state, message = State.CANCELLED, ""
+        elif code == 0:
+            state, message = State.DONE, str(progress.get("message", ""))
+        else:
+            own = str(progress.get("message", ""))
+            state, message = State.FAILED, own or _last_line(self._at(project) / "log")
+        self._note(project, state, message)
+        logger.info("fine-tuning on project %d: %s %s", project, state, message)
+
+    def _note(self, project: int, state: State, message: str) -> None:
+        job = self.job(project)
+        if job is not None:
+            self._write(replace(job, state=state, message=message, updated=time.time()))
+
+    def _write(self, job: FinetuneJob) -> None:
+        replace_file(self._at(job.project) / "job.json", json.dumps(asdict(job)) + "\n")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def _summary(progress: dict[str, Any]) -> str:
+    """Where a run is, in a line of the log; empty while there is nothing to say."""
+    curve = progress.get("curve") or []
+    if progress.get("stage") != "training" or not curve:
+        return ""
+    last, first = curve[-1], curve[0]
+    steps = f"step {last['step']:.0f} of {progress.get('steps')}"
+    return f"{steps}, held-out IoU {last['score']:.3f}, was {first['score']:.3f}"
+
+
+def _last_line(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 2000))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return lines[-1][:500] if lines else "the process ended without a word"

@@ -1,0 +1,127 @@
+"""Fine-tuning as the service sees it: who may start it, how it stands, which version answers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from backend.engine.engine import State as EngineState
+from backend.engine.engine import Status
+from backend.engine.local import ModelChoice
+from backend.finetune.jobs import FinetuneJob, FinetuneJobs
+from backend.finetune.registry import ModelRegistry
+from backend.settings import FinetuneProjects
+
+logger = logging.getLogger(__name__)
+
+START = "START_TRAINING"
+"""The action of the webhook that Label Studio's button sends, and an annotation where "start
+training on annotation submission" is set."""
+_FOLLOW_SECONDS = 5.0
+
+
+class Replaceable(Protocol):
+    """The engine, as this module uses it."""
+
+    @property
+    def model_version(self) -> str: ...
+
+    def status(self) -> Status: ...
+
+    def replace(self, choice: ModelChoice) -> None: ...
+
+
+class Finetuning:
+    """Starts jobs for the projects that may, and lets the engine follow the registry.
+
+    Args:
+        pinned: whether the operator chose a version, which then stays.
+    """
+
+    def __init__(
+        self,
+        jobs: FinetuneJobs,
+        registry: ModelRegistry,
+        engine: Replaceable,
+        allowed: FinetuneProjects,
+        *,
+        pinned: bool,
+    ) -> None:
+        self.jobs = jobs
+        self._registry = registry
+        self._engine = engine
+        self._allowed = allowed
+        self._pinned = pinned
+        self._refused: ModelChoice | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="model-version", daemon=True)
+        self._thread.start()
+
+    def webhook(self, body: object) -> str | None:
+        """Act on a webhook of Label Studio; returns what is done, None where nothing is asked.
+
+        Of the body only the number of the project is used; what is trained on is read from Label
+        Studio with the service's own credentials.
+        """
+        if not isinstance(body, Mapping) or body.get("action") != START:
+            return None
+        project = _project_number(body.get("project"))
+        if project is None:
+            return "the request names no project"
+        if project not in self._allowed:
+            logger.info("fine-tuning on project %d was asked for; it is off", project)
+            return f"fine-tuning on project {project} is off: see FINETUNE_PROJECTS"
+        return self.jobs.request(project)
+
+    def versions(self) -> list[str]:
+        """The version in use, then the others."""
+        current = self._engine.model_version
+        return [current, *(each for each in self._registry.versions() if each != current)]
+
+    def shown(self, job: FinetuneJob) -> dict[str, Any]:
+        """What a job looks like from outside."""
+        progress = self.jobs.progress(job.project)
+        return {
+            "project": job.project,
+            "state": job.state,
+            "message": job.message,
+            "stage": progress.get("stage", ""),
+            "pictures": progress.get("pictures", 0),
+            "step": progress.get("step", 0),
+            "steps": progress.get("steps", 0),
+            "curve": progress.get("curve", []),
+            "version": progress.get("version"),
+            "created": job.created,
+            "updated": job.updated,
+        }
+
+    def follow(self) -> None:
+        """Use the newest version, if it is not in use yet."""
+        if self._pinned or self._engine.status().state is not EngineState.READY:
+            return
+        choice = self._registry.choice(None)
+        if choice.version == self._engine.model_version or choice == self._refused:
+            return
+        try:
+            self._engine.replace(choice)
+        except Exception:  # thread boundary: the weights in use stay
+            self._refused = choice
+            logger.exception("%s cannot be used; the model stays as it is", choice.version)
+
+    def close(self) -> None:
+        """Stop; a job under way goes on at the next start."""
+        self._stopping.set()
+        self.jobs.close()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._stopping.wait(_FOLLOW_SECONDS):
+            self.follow()
+
+
+def _project_number(value: object) -> int | None:
+    """The project of a webhook: an object with an ``id``, or the number itself."""
+    found = value.get("id") if isinstance(value, Mapping) else value
+    return found if type(found) is int and 0 < found < 10**9 else None

@@ -1,0 +1,217 @@
+"""Fine-tuning jobs: processes that are begun, watched, ended, and taken up again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.finetune.jobs import FinetuneJobs, State
+
+SCRIPT = """
+import json, os, sys, threading, time
+from pathlib import Path
+
+folder = Path(sys.argv[1])
+def wait():
+    while os.read(0, 100):
+        pass
+    os._exit(130)
+threading.Thread(target=wait, daemon=True).start()
+def say(**what):
+    (folder / "partial").write_text(json.dumps(what))
+    (folder / "partial").rename(folder / "progress.json")
+starts = folder / "starts"
+starts.write_text((starts.read_text() if starts.exists() else "") + f"{os.getpid()}\\n")
+curve = [{"step": 0, "score": 0.2}, {"step": 25, "score": 0.3}]
+say(stage="training", step=25, steps=50, curve=curve)
+while not (folder / "finish").exists():
+    time.sleep(0.02)
+if (folder / "finish").read_text() == "fail":
+    sys.exit("something is wrong with the annotations")
+say(stage="done", step=50, steps=50, message="better: 0.2 before, 0.4 after", version="demo-ft1-p5")
+"""
+
+
+class Bench:
+    """Jobs whose processes run until they are told to finish."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.script = folder / "script.py"
+        self.script.write_text(SCRIPT)
+        self.unseen: set[int] = set()
+        self.ended = 0
+        self.made: list[FinetuneJobs] = []
+        self.jobs = self.restart()
+
+    def restart(self) -> FinetuneJobs:
+        self.jobs = FinetuneJobs(
+            self.folder / "finetune",
+            check=self._check,
+            ended=self._count,
+            command=lambda project: [sys.executable, str(self.script), str(self.at(project))],
+        )
+        self.made.append(self.jobs)
+        return self.jobs
+
+    def at(self, project: int) -> Path:
+        return self.folder / "finetune" / f"project-{project}"
+
+    def finish(self, project: int, how: str = "well") -> None:
+        (self.at(project) / "finish").write_text(how)
+
+    def state(self, project: int) -> State | None:
+        job = self.jobs.job(project)
+        return job.state if job else None
+
+    def processes(self, project: int) -> list[int]:
+        starts = self.at(project) / "starts"
+        return [int(line) for line in starts.read_text().split()] if starts.exists() else []
+
+    def _check(self, project: int) -> None:
+        if project in self.unseen:
+            raise LookupError(f"There is no project {project}.")
+
+    def _count(self) -> None:
+        self.ended += 1
+
+
+def until(what: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    for jobs in bench.made:
+        jobs.close()
+
+
+def test_a_job_runs_in_its_own_process_and_says_how_it_stands(bench: Bench) -> None:
+    bench.jobs.request(5)
+    until(lambda: bench.jobs.progress(5).get("step") == 25)
+    assert bench.state(5) is State.RUNNING
+    [pid] = bench.processes(5)
+    assert pid != os.getpid()
+    bench.finish(5)
+    until(lambda: bench.state(5) is State.DONE)
+    job = bench.jobs.job(5)
+    assert job is not None and job.message == "better: 0.2 before, 0.4 after"
+    until(lambda: bench.ended == 1)
+
+
+def test_a_project_has_one_job_at_a_time(bench: Bench) -> None:
+    bench.jobs.request(5)
+    until(lambda: bench.processes(5))
+    assert "already" in bench.jobs.request(5)
+    bench.finish(5)
+    until(lambda: bench.ended == 1)
+    assert len(bench.processes(5)) == 1
+    (bench.at(5) / "finish").unlink()
+    bench.jobs.request(5)
+    until(lambda: len(bench.processes(5)) == 2)
+
+
+def test_projects_wait_for_each_other(bench: Bench) -> None:
+    bench.jobs.request(5)
+    until(lambda: bench.processes(5))
+    bench.jobs.request(6)
+    assert bench.state(6) is State.QUEUED
+    bench.finish(5)
+    until(lambda: bench.processes(6))
+    bench.finish(6)
+    until(lambda: bench.state(6) is State.DONE)
+
+
+def test_a_project_that_cannot_be_seen_is_not_begun(bench: Bench) -> None:
+    bench.unseen.add(5)
+    bench.jobs.request(5)
+    until(lambda: bench.state(5) is State.FAILED)
+    job = bench.jobs.job(5)
+    assert job is not None and job.message == "There is no project 5."
+    assert bench.processes(5) == []
+
+
+def test_a_process_that_fails_leaves_its_last_words(bench: Bench) -> None:
+    bench.jobs.request(5)
+    until(lambda: bench.processes(5))
+    bench.finish(5, "fail")
+    until(lambda: bench.state(5) is State.FAILED)
+    job = bench.jobs.job(5)
+    assert job is not None and job.message == "something is wrong with the annotations"
+
+
+def test_a_job_can_be_cancelled_and_does_not_come_back(bench: Bench) -> None:
+    bench.jobs.request(5)
+    until(lambda: bench.jobs.progress(5))
+    bench.jobs.cancel(5)
+    until(lambda: bench.state(5) is State.CANCELLED)
+    [pid] = bench.processes(5)
+    assert not alive(pid)
+    bench.jobs.close()
+    bench.restart().resume()
+    time.sleep(0.2)
+    assert bench.processes(5) == [pid]
+    assert bench.jobs.cancel(99) is None
+
+
+def test_a_restart_takes_up_what_was_running_and_waiting(bench: Bench) -> None:
+    bench.jobs.request(5)
+    until(lambda: bench.processes(5))
+    bench.jobs.request(6)
+    bench.jobs.close()
+    [pid] = bench.processes(5)
+    assert not alive(pid)
+    assert bench.state(5) is State.RUNNING
+    bench.restart().resume()
+    for project in (5, 6):
+        (bench.at(project) / "finish").write_text("well")
+        until(lambda project=project: bench.state(project) is State.DONE)
+    assert len(bench.processes(5)) == 2
+    assert len(bench.processes(6)) == 1
+
+
+def test_the_process_ends_with_the_service_even_if_that_is_killed(tmp_path: Path) -> None:
+    bench_folder = tmp_path / "killed"
+    bench_folder.mkdir()
+    (bench_folder / "script.py").write_text(SCRIPT)
+    service = textwrap.dedent(f"""
+        import sys, time
+        from pathlib import Path
+        from backend.finetune.jobs import FinetuneJobs
+        folder = Path({str(bench_folder)!r})
+        words = [sys.executable, str(folder / "script.py"), str(folder / "finetune/project-5")]
+        jobs = FinetuneJobs(
+            folder / "finetune", check=lambda project: None, command=lambda project: words
+        )
+        jobs.request(5)
+        time.sleep(60)
+    """)
+    root = Path(__file__).parents[2]
+    running = subprocess.Popen([sys.executable, "-c", service], cwd=root)
+    starts = bench_folder / "finetune/project-5/starts"
+    try:
+        until(lambda: starts.exists() and starts.read_text().strip())
+    finally:
+        running.kill()
+        running.wait()
+    pid = int(starts.read_text())
+    until(lambda: not alive(pid))

@@ -1,0 +1,124 @@
+"""The engine takes other weights while it answers; embeddings stay where they are still true."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from backend.engine.engine import Busy, Engine, ImageSource, PixelPrompt
+from backend.engine.local import LocalEngine, ModelChoice
+from backend.engine.scheduler import Priority
+from backend.metrics import Metrics
+from tests.backend.fakes import FakePredictor
+
+TUNED = ModelChoice("demo", Path("ft1-p5.safetensors"), family="demo")
+IMAGE = ImageSource("photo", lambda: np.zeros((40, 60, 3), np.uint8))
+CLICK = PixelPrompt(np.array([[30.0, 20.0]]), np.array([True]))
+
+
+class Predictor(FakePredictor):
+    """A fake whose encoder and decoder weights are numbers."""
+
+    def __init__(self, encoder: float, decoder: float) -> None:
+        super().__init__()
+        weights = {
+            "image_encoder.trunk": torch.tensor([encoder]),
+            "sam_mask_decoder.iou": torch.tensor([decoder]),
+        }
+        self.model = SimpleNamespace(image_size=256, state_dict=lambda: weights)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., LocalEngine]]:
+    engines: list[LocalEngine] = []
+
+    def make(*built: object) -> LocalEngine:
+        """An engine whose loads give one of ``built`` after the other; exceptions are raised."""
+        left = list(built)
+
+        def build(choice: ModelChoice) -> Any:
+            found = left.pop(0)
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        engine = LocalEngine(
+            ModelChoice("demo"), cache_bytes=10_000, metrics=Metrics(), build=build
+        )
+        engine.wait_ready(10.0)
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+def embed(engine: Engine) -> Any:
+    return engine.embed(IMAGE, Priority.CLICK, 10.0)
+
+
+def test_another_decoder_answers_on_the_embeddings_that_are_there(
+    start: Callable[..., LocalEngine],
+) -> None:
+    old, new = Predictor(1, 1), Predictor(1, 2)
+    engine = start(old, new)
+    image = embed(engine)
+    engine.replace(TUNED)
+    assert engine.model_version == "demo-ft1-p5"
+    assert engine.family == "demo"
+    assert "demo-ft1-p5" in engine.status().detail
+    engine.segment(image, [CLICK], Priority.CLICK, 10.0)
+    assert (len(old.calls), len(new.calls)) == (0, 1)
+    embed(engine)
+    assert (old.embeds, new.embeds) == (1, 0)
+
+
+def test_another_encoder_encodes_anew(start: Callable[..., LocalEngine]) -> None:
+    old, new = Predictor(1, 1), Predictor(2, 1)
+    engine = start(old, new)
+    image = embed(engine)
+    engine.replace(TUNED)
+    with pytest.raises(Busy, match="replaced"):  # a request between its two steps
+        engine.segment(image, [CLICK], Priority.CLICK, 10.0)
+    engine.segment(embed(engine), [CLICK], Priority.CLICK, 10.0)
+    assert (old.embeds, new.embeds) == (1, 1)
+    assert len(new.calls) == 1
+
+
+def test_weights_that_cannot_be_loaded_change_nothing(start: Callable[..., LocalEngine]) -> None:
+    old = Predictor(1, 1)
+    engine = start(old, ValueError("damaged"))
+    with pytest.raises(ValueError):
+        engine.replace(TUNED)
+    assert engine.model_version == "demo"
+    engine.segment(embed(engine), [CLICK], Priority.CLICK, 10.0)
+    assert len(old.calls) == 1
+
+
+def test_clicks_are_answered_while_the_new_weights_load(start: Callable[..., LocalEngine]) -> None:
+    old = Predictor(1, 1)
+    engine = start(old)
+    loading, go_on = threading.Event(), threading.Event()
+
+    def slow(choice: ModelChoice) -> Any:
+        loading.set()
+        assert go_on.wait(10)
+        return Predictor(1, 2)
+
+    engine._build = slow
+    thread = threading.Thread(target=engine.replace, args=(TUNED,))
+    thread.start()
+    assert loading.wait(10)
+    engine.segment(embed(engine), [CLICK], Priority.CLICK, 10.0)
+    assert engine.model_version == "demo"
+    go_on.set()
+    thread.join()
+    assert engine.model_version == "demo-ft1-p5"
