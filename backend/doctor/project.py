@@ -126,7 +126,7 @@ def _connection_problems(
         yield broken(
             subject,
             f"{url} wants a user name and a password, and Label Studio sends none",
-            "edit the model in Settings > Model and choose Basic Authentication, or unset "
+            "edit the model in Settings > Model and choose basic authentication, or unset "
             "BASIC_AUTH_USER and BASIC_AUTH_PASS",
         )
     elif backend.get("state") == "ER":

@@ -1,0 +1,94 @@
+"""``GET /diagnostics``: the same over HTTP, and only for those who may know."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from backend.doctor.findings import ok
+from tests.backend.conftest import make_bench
+
+__all__ = ["make_bench"]
+
+CLOSED = {"basic_auth_user": "ada", "basic_auth_pass": "word"}
+ADA = {"auth": ("ada", "word")}
+
+
+@pytest.fixture
+def bench(make_bench, tmp_path):
+    bench = make_bench(cache_dir=tmp_path / "c", state_dir=tmp_path / "s", **CLOSED)
+    bench.engine.wait_ready(5)
+    return bench
+
+
+def test_findings_as_json(bench):
+    reply = bench.client.get("/diagnostics", **ADA)
+    assert reply.status_code == 200
+    assert reply.json["ok"] is True
+    found = {finding["subject"]: finding for finding in reply.json["findings"]}
+    assert found["model"]["text"] == "demo: demo is ready"
+    assert found["LABEL_STUDIO_URL"]["level"] == "warning"
+    assert found["LABEL_STUDIO_URL"]["fix"]
+    assert found["CACHE_DIR"]["level"] == "ok"
+
+
+def test_a_project_without_label_studio(bench):
+    reply = bench.client.get("/diagnostics?project=4", **ADA)
+    assert reply.json["ok"] is False
+
+
+def test_a_scripted_label_studio(make_bench, setup, tmp_path):
+    bench = make_bench(
+        cache_dir=tmp_path / "c",
+        state_dir=tmp_path / "s",
+        label_studio_url=setup.env["LABEL_STUDIO_URL"],
+        label_studio_api_key=setup.env["LABEL_STUDIO_API_KEY"],
+        **CLOSED,
+    )
+    bench.engine.wait_ready(5)
+    reply = bench.client.get("/diagnostics?task=7", **ADA)
+    assert reply.json["ok"] is True, reply.json
+    setup.backends.clear()
+    reply = bench.client.get("/diagnostics?project=1", **ADA)
+    assert reply.json["ok"] is False
+    assert setup.env["LABEL_STUDIO_API_KEY"] not in reply.text
+
+
+def test_credentials_are_asked_for(bench):
+    assert bench.client.get("/diagnostics").status_code == 401
+    assert bench.client.get("/diagnostics", auth=("ada", "wrong")).status_code == 401
+
+
+def test_nobody_gets_it_where_everybody_could(make_bench):
+    reply = make_bench().client.get("/diagnostics")
+    assert reply.status_code == 403
+    assert "BASIC_AUTH_USER" in reply.json["error"]
+    assert "findings" not in reply.json
+
+
+@pytest.mark.parametrize("query", ["project=x", "task=-1", "task=", "project=1.5"])
+def test_a_number_that_is_none(bench, query):
+    assert bench.client.get(f"/diagnostics?{query}", **ADA).status_code == 400
+
+
+def test_one_at_a_time(bench, monkeypatch):
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(*args, **kwargs):
+        begun.set()
+        assert go.wait(10)
+        yield ok("a", "b")
+
+    monkeypatch.setattr("backend.doctor.examine.examine", slow)
+    codes = []
+    thread = threading.Thread(
+        target=lambda: codes.append(bench.client.get("/diagnostics", **ADA).status_code)
+    )
+    thread.start()
+    assert begun.wait(10)
+    second = bench.client.application.test_client()
+    assert second.get("/diagnostics", **ADA).status_code == 429
+    go.set()
+    thread.join(10)
+    assert codes == [200]
