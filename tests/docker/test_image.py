@@ -1,0 +1,124 @@
+"""The Dockerfile: its rules, its files, and its entry point run outside of a container."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from demo.processes import free_port
+from deploy import rehearse
+
+ROOT = Path(__file__).parents[2]
+STEPS = rehearse.instructions(rehearse.DOCKERFILE.read_text(encoding="utf-8"))
+LAST = [step for step in STEPS if step.stage == STEPS[-1].stage]
+
+
+def test_hadolint_finds_nothing():
+    linter = shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    assert linter, "requirements-test.txt brings hadolint"
+    done = subprocess.run(
+        [linter, str(rehearse.DOCKERFILE)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_it_runs_as_nobody_in_particular_and_writes_to_data_only():
+    [user] = [step.text for step in LAST if step.name == "USER"]
+    assert user.split(":")[0].isdigit()
+    assert int(user.split(":")[0]) > 0
+    assert [step.text for step in LAST if step.name == "VOLUME"] == ["/data"]
+    variables = rehearse.environment(STEPS, {})
+    for name in ("HOME", "HF_HOME", "CACHE_DIR", "STATE_DIR"):
+        assert variables[name].startswith("/data")
+    assert variables["PYTHONDONTWRITEBYTECODE"] == "1"
+
+
+def test_the_last_stage_installs_no_compiler_and_no_python_packages():
+    commands = " ".join(step.text for step in LAST if step.name == "RUN")
+    for word in ("pip", "gcc", "build-essential", "-dev", "curl", "git"):
+        assert word not in commands.replace("--no-install-recommends", "")
+
+
+def test_weights_are_fetched_at_build_or_not_by_argument():
+    without = rehearse.environment(STEPS, rehearse.defaults(STEPS))
+    assert (without["SAM2_VARIANT"], without["SAM2_CHECKPOINT"]) == ("demo", "")
+    with_weights = rehearse.environment(STEPS, {"WEIGHTS_VARIANT": "sam2.1_hiera_tiny"})
+    assert with_weights["SAM2_VARIANT"] == "sam2.1_hiera_tiny"
+    assert with_weights["SAM2_CHECKPOINT"] == "/opt/weights/published.pt"
+
+
+def test_the_build_step_that_fetches_them_works(tmp_path):
+    """With the demo weights, which need no network."""
+    [step] = [s.text for s in STEPS if s.name == "RUN" and "find_checkpoint" in s.text]
+    command = step.replace("/opt/venv/bin/python", sys.executable)
+    command = command.replace("/opt/weights", str(tmp_path)).replace("/build/hub", str(tmp_path))
+    done = subprocess.run(
+        ["sh", "-c", command],
+        cwd=ROOT,
+        env={"WEIGHTS_VARIANT": "demo", "PATH": "/usr/bin:/bin"},
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0
+    weights = ROOT / "sam2model" / "weights" / "demo.safetensors"
+    assert (tmp_path / "published.pt").read_bytes() == weights.read_bytes()
+
+
+def test_what_is_copied_is_let_through_by_the_ignore_file():
+    allowed = {
+        line[1:]
+        for line in (ROOT / "docker" / "Dockerfile.dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    copied = {
+        source
+        for step in STEPS
+        if step.name == "COPY" and "--from" not in step.text
+        for source in step.text.split()[:-1]
+    }
+    assert copied == allowed
+
+
+def test_the_constraints_pin_everything_that_the_requirements_bring():
+    done = subprocess.run(
+        [sys.executable, ROOT / "deploy" / "lock.py", "--check"], timeout=60, check=False
+    )
+    assert done.returncode == 0, "run python deploy/lock.py"
+
+
+def test_the_constraints_agree_with_the_requirements():
+    pinned = dict(
+        line.split("==")
+        for line in (ROOT / "docker" / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    from deploy.lock import requirements
+
+    for requirement in requirements():
+        name = requirement.name.lower().replace("_", "-")
+        assert requirement.specifier.contains(pinned[name]), name
+
+
+def test_the_entry_point_serves_from_the_files_of_the_image_alone(tmp_path):
+    answer = rehearse.rehearse(tmp_path, Path(sys.prefix), {}, free_port(19_300))
+    assert '"ready"' in answer
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == {"app", "data", "log"}
+    # The root file system may be read-only; Python itself does without bytecode then.
+    for path in (tmp_path / "app").rglob("*"):
+        place = ROOT / path.relative_to(tmp_path / "app")
+        assert place.exists() or "__pycache__" in path.parts, f"{path} was written"
+
+
+def test_a_step_that_fails_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(rehearse, "install_step", lambda steps: "exit 3")
+    with pytest.raises(SystemExit, match="failed with 3"):
+        rehearse.rehearse(tmp_path, None, {}, 1)

@@ -1,0 +1,179 @@
+"""docker-compose.yml and the Kubernetes manifests: they parse, fit their schemas and the code."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from backend.settings import Settings
+from deploy import make_secrets
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "docker" / "docker-compose.yml"
+FOLDER = ROOT / "deploy" / "kubernetes"
+MANIFESTS = sorted(FOLDER.glob("*.yaml"))
+CUSTOM = {"kustomization.yaml", "servicemonitor.yaml"}  # have no schema in Kubernetes itself
+
+
+def documents(path):
+    return [each for each in yaml.safe_load_all(path.read_text(encoding="utf-8")) if each]
+
+
+def manifest(name):
+    [document] = documents(FOLDER / name)
+    return document
+
+
+@pytest.fixture(scope="module")
+def compose():
+    [document] = documents(COMPOSE)
+    return document
+
+
+class TestCompose:
+    @pytest.fixture
+    def secrets(self, tmp_path):
+        return make_secrets.main(tmp_path / "secrets"), tmp_path / "secrets"
+
+    def test_the_secrets_made_are_those_that_are_read(self, compose, secrets):
+        made, folder = secrets
+        wanted = {Path(each["file"]).name for each in compose["secrets"].values()}
+        assert set(made) == wanted
+        assert make_secrets.main(folder) == []  # and kept
+
+    def test_no_secret_stands_in_it(self, compose):
+        for service in compose["services"].values():
+            for name, value in service.get("environment", {}).items():
+                if any(word in name for word in ("PASS", "KEY", "TOKEN", "SECRET")):
+                    assert str(value).startswith("/run/secrets/"), name
+
+    def test_the_settings_of_both_backends_are_settings(self, compose, secrets, tmp_path):
+        _, folder = secrets
+        for name in ("backend-cpu", "backend-gpu"):
+            service = compose["services"][name]
+            environ = {
+                key: str(value)
+                .replace("/run/secrets", str(folder))
+                .replace("${SAM2_VARIANT:-", "")
+                .rstrip("}")
+                for key, value in service["environment"].items()
+            }
+            settings = Settings.from_env(environ)
+            assert settings.auth_token
+            assert settings.label_studio_api_key
+
+    def test_each_profile_has_a_backend_that_cannot_write_and_gains_nothing(self, compose):
+        profiles = {}
+        for name, service in compose["services"].items():
+            for profile in service.get("profiles", []):
+                profiles[profile] = service
+                assert service["read_only"] is True, name
+                assert service["cap_drop"] == ["ALL"]
+                assert "backend" in service["networks"]["default"]["aliases"]
+        assert set(profiles) == {"cpu", "gpu"}
+        assert profiles["gpu"]["deploy"]["resources"]["reservations"]["devices"]
+        assert set(profiles["gpu"]["build"]["args"]) <= {"BASE_IMAGE", "TORCH_INDEX"}
+
+    def test_volumes_and_mounted_files_exist(self, compose):
+        for service in compose["services"].values():
+            for volume in service.get("volumes", []):
+                source = volume.split(":")[0]
+                if source.startswith("."):
+                    assert (COMPOSE.parent / source).exists(), source
+                else:
+                    assert source in compose["volumes"]
+            for secret in service.get("secrets", []):
+                assert secret in compose["secrets"]
+
+    @pytest.mark.parametrize("profile", ["cpu", "gpu"])
+    def test_compose_itself_takes_it(self, profile):
+        command = next(
+            (
+                command
+                for command in (["docker", "compose"], ["docker-compose"])
+                if shutil.which(command[0])
+                and not subprocess.run(
+                    [*command, "version"], capture_output=True, timeout=60, check=False
+                ).returncode
+            ),
+            None,
+        )
+        if command is None:
+            pytest.skip("neither docker compose nor docker-compose is installed")
+        done = subprocess.run(
+            [*command, "-f", str(COMPOSE), "--profile", profile, "config"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"backend-{profile}" in done.stdout
+
+
+class TestKubernetes:
+    @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+    def test_it_fits_the_schema(self, path):
+        for document in documents(path):
+            assert document["kind"]
+            if path.name not in CUSTOM:
+                kubernetes_validate.validate(document, "1.34", strict=True)
+
+    def test_a_wrong_one_does_not(self):
+        wrong = manifest("deployment.yaml")
+        wrong["spec"]["replica"] = 1
+        with pytest.raises(kubernetes_validate.ValidationError):
+            kubernetes_validate.validate(wrong, "1.34", strict=True)
+
+    def test_every_file_is_applied_or_named_as_left_out(self):
+        text = (FOLDER / "kustomization.yaml").read_text(encoding="utf-8")
+        for path in MANIFESTS:
+            assert path.name == "kustomization.yaml" or path.name in text
+        for name in manifest("kustomization.yaml")["resources"]:
+            assert (FOLDER / name).exists()
+
+    def test_its_settings_are_settings(self, tmp_path):
+        container = manifest("deployment.yaml")["spec"]["template"]["spec"]["containers"][0]
+        environ = dict(manifest("config.yaml")["data"])
+        mount = next(m for m in container["volumeMounts"] if m["name"] == "secrets")
+        for variable in container["env"]:
+            path = tmp_path / Path(variable["value"]).name
+            assert Path(variable["value"]).parent == Path(mount["mountPath"])
+            path.write_text("a-secret-of-some-length")
+            environ[variable["name"]] = str(path)
+        # What Kubernetes itself would add for Services of these names.
+        environ |= {"SAM2_BACKEND_SERVICE_HOST": "10.0.0.1", "LABEL_STUDIO_PORT": "tcp://10.0.0.2"}
+        settings = Settings.from_env(environ)
+        assert settings.variant != "demo"
+        assert settings.basic_auth_pass
+
+    def test_ports_probes_and_names_agree(self):
+        spec = manifest("deployment.yaml")["spec"]["template"]["spec"]
+        [container] = spec["containers"]
+        [port] = container["ports"]
+        assert port["containerPort"] == Settings().port
+        for probe, path in (("livenessProbe", "/health"), ("readinessProbe", "/ready")):
+            assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
+        labels = manifest("deployment.yaml")["spec"]["template"]["metadata"]["labels"]
+        assert manifest("service.yaml")["spec"]["selector"] == labels
+        policy = manifest("networkpolicy.yaml")["spec"]
+        assert policy["podSelector"]["matchLabels"] == labels
+        claims = [
+            volume["persistentVolumeClaim"]["claimName"]
+            for volume in spec["volumes"]
+            if "persistentVolumeClaim" in volume
+        ]
+        assert claims == [manifest("storage.yaml")["metadata"]["name"]]
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert spec["securityContext"]["runAsNonRoot"] is True
+
+    def test_the_time_to_stop_is_enough(self, compose):
+        spec = manifest("deployment.yaml")["spec"]["template"]["spec"]
+        assert spec["terminationGracePeriodSeconds"] > 10
+        assert compose["services"]["backend-cpu"]["stop_grace_period"] == "15s"
