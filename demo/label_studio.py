@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,13 +49,21 @@ class LabelStudio(Child):
         port: port on 127.0.0.1.
         account: created if the data directory does not have it yet.
         log: file for the server's output.
+        settings: further variables of its environment.
 
     Raises:
         NotInstalledError: no ``label-studio`` in ``venv``.
     """
 
     def __init__(
-        self, venv: Path, *, data_directory: Path, port: int, account: Account, log: Path
+        self,
+        venv: Path,
+        *,
+        data_directory: Path,
+        port: int,
+        account: Account,
+        log: Path,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         program = venv / "bin" / "label-studio"
         if not program.is_file():
@@ -72,7 +81,7 @@ class LabelStudio(Child):
         super().__init__(
             "Label Studio",
             command,
-            environment=_environment(data_directory, self.url, account),
+            environment=_environment(data_directory, self.url, account) | dict(settings or {}),
             log=log,
             directory=data_directory,
         )
