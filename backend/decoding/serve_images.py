@@ -18,6 +18,7 @@ from backend.media.images import opened_image
 # floats of a TIFF, with the picture and its upright copy (four bytes each).
 _MEMORY_BYTES = 256 << 20
 _MEMORY_BYTES_PER_PIXEL = 48
+_MEMORY_BYTES_PER_PIXEL_TO_OPEN = 8  # WebP: two pictures, before its size is known here
 
 
 # Pillow imports these when they are first needed, which is too late here.
@@ -28,16 +29,16 @@ _IMPORTED_LATE = ("copy", "PIL.ImageCms", "PIL.ImageColor", "PIL.ImageFilter", "
 def serve_images() -> Serve:
     """Import all that Pillow may need; returns what answers requests."""
     Image.init()
+    Image.MAX_IMAGE_PIXELS = None  # ours is looked at before decoding, and says the size
     for module in _IMPORTED_LATE:
         importlib.import_module(module)
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # ours is the lower limit
+    warnings.simplefilter("ignore")  # of what hostile files say there is no end
     return _serve
 
 
 def _serve(session: Session, request: Mapping[str, Any]) -> None:
     max_pixels = request["max_pixels"]
-    Image.MAX_IMAGE_PIXELS = max_pixels
-    session.memory.limit(_MEMORY_BYTES)
+    session.memory.limit(_MEMORY_BYTES + max_pixels * _MEMORY_BYTES_PER_PIXEL_TO_OPEN)
     try:
         with opened_image(session.open_file(request), max_pixels) as image:
             pixels = image.width * image.height

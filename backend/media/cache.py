@@ -134,6 +134,7 @@ class MediaCache:
         if entry and at_hand and self.is_fresh(entry):
             self.stats.add("hits")
             return at_hand
+        told = "The media changes while it is being read."
         for _ in range(2):
             answer = source.download(entry.validators if entry and at_hand else None)
             if not isinstance(answer, Download):
@@ -144,11 +145,9 @@ class MediaCache:
                 return at_hand
             try:
                 return self._store(key, answer)
-            except Restart:
-                entry = None
-        raise MediaError(
-            "The media changes while it is being read.", "Try again.", reason=Reason.FAILED
-        )
+            except Restart as restart:
+                entry, told = None, str(restart) or told
+        raise MediaError(told, "Try again.", reason=Reason.FAILED)
 
     def _store(self, key: str, download: Download) -> MediaFile:
         try:

@@ -203,7 +203,7 @@ def total_size(response: requests.Response) -> int | None:
         total = response.headers.get("Content-Range", "").rpartition("/")[2]
     else:
         total = response.headers.get("Content-Length", "")
-    return int(total) if total.isascii() and total.isdigit() else None
+    return _whole_number(total)
 
 
 def range_start(response: requests.Response) -> int:
@@ -212,7 +212,14 @@ def range_start(response: requests.Response) -> int:
         return 0
     text = response.headers.get("Content-Range", "")
     start = text.removeprefix("bytes ").partition("-")[0]
-    return int(start) if start.isascii() and start.isdigit() else -1
+    number = _whole_number(start)
+    return -1 if number is None else number
+
+
+def _whole_number(text: str) -> int | None:
+    """The number of bytes that a header states; None where it states none. Python itself refuses
+    to read numbers of thousands of digits."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
 def explain_status(response: requests.Response, what: str) -> MediaError:

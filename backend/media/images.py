@@ -92,6 +92,7 @@ def opened_image(file: BinaryIO, max_pixels: int) -> Iterator[EncodedImage]:
         MediaError: as ``load_image`` does, here or in the block, whatever decoders raise there.
     """
     try:
+        _check_webp_size(file, max_pixels)
         with Image.open(file, formats=_FORMATS) as image:
             _check_size(image, max_pixels)
             yield EncodedImage(image, max_pixels)
@@ -164,8 +165,29 @@ class DecodedImage:
         return (low, high) if low <= high else (0.0, 1.0)
 
 
+def _check_webp_size(file: BinaryIO, max_pixels: int) -> None:
+    """Look at the size in a WebP header (RFC 9649): Pillow takes eight bytes per pixel already
+    for opening such a file."""
+    file.seek(0)
+    head = file.read(30)
+    file.seek(0)
+    if len(head) < 30 or head[:4] != b"RIFF" or head[8:12] != b"WEBP":
+        return
+    if head[12:16] == b"VP8X":
+        width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
+    elif head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    else:
+        width, height = (int.from_bytes(head[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+    _check_pixels(width, height, max_pixels)
+
+
 def _check_size(image: Image.Image, max_pixels: int) -> None:
-    width, height = image.size
+    _check_pixels(*image.size, max_pixels)
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise _too_large(f"{width} x {height} pixels", max_pixels)
 
@@ -234,6 +256,8 @@ def _describe(head: bytes) -> tuple[str, str]:
         )
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
         return "a HEIC image, which browsers and this backend cannot read", "Convert it to JPEG."
+    if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis"):
+        return "a damaged AVIF image", "Save it anew, or as JPEG."
     if head[4:8] == b"ftyp" or head.startswith((b"\x1aE\xdf\xa3", b"RIFF")):
         return "a video, not an image", "Use a <Video> tag for it."
     if head.startswith(b"%PDF"):

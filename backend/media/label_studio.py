@@ -188,8 +188,14 @@ class LabelStudioObject(HttpObject):
         return response
 
     def _get(self, asked: Asked, auth: Mapping[str, str], deadline: Deadline) -> requests.Response:
+        abroad = False
+
         def headers_for(hop: str) -> dict[str, str]:
-            if not self._client.is_own(hop):
+            # Once another server was asked, it chose the way: back to Label Studio it may lead,
+            # but not to its API with the user's credential.
+            nonlocal abroad
+            abroad = abroad or not self._client.is_own(hop)
+            if abroad:
                 # A signed URL: the signature is the authorisation, and S3 answers 400 to two.
                 return request_headers(asked)
             if self._proxied:

@@ -132,7 +132,12 @@ class RangedObject(ABC):
         same = asked.version is None or asked.version.agrees_with(part.validators)
         if not same or part.start != asked.start:
             part.close()
-            raise Restart
+            if not same:
+                raise Restart
+            raise Restart(
+                f"{self.what} broke off after {asked.start} bytes, and its server does not go on "
+                "from there."
+            )
         return part
 
     def _follow(self, part: Part, stop: int | None, deadline: Deadline) -> Iterator[bytes]:

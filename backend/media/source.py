@@ -75,7 +75,8 @@ class Download:
 
 
 class Restart(Exception):
-    """The object changed, or the source cannot resume: read it again from the start."""
+    """The object changed, or the source cannot resume, which ``str()`` says then: read it again
+    from the start."""
 
 
 class RemoteObject(Protocol):

@@ -112,6 +112,8 @@ def _video_stream(container: InputContainer, limits: VideoLimits) -> VideoStream
             "The AVI file holds B-frames, for whose display times AVI has no place. Convert it to "
             "MP4: ffmpeg -i input.avi -c:v libx264 -pix_fmt yuv420p output.mp4"
         )
+    # Before a picture is allocated that is larger than the header says.
+    codec.options = {"max_pixels": str(limits.max_pixels)}
     codec.thread_type = "AUTO"
     codec.thread_count = min(codec.thread_count or _MAX_DECODER_THREADS, _MAX_DECODER_THREADS)
     return stream
