@@ -96,7 +96,7 @@ def _project(
     yield from connection_findings(client, settings, number, _version(settings))
     try:
         resolver = build_resolver(settings, client, Metrics())
-    except (SettingsError, MediaError, OSError):
+    except (SettingsError, MediaError, OSError, RuntimeError):
         return  # told by the settings' problems
     decoder = ImageDecoder(max_pixels=settings.max_image_pixels)
     try:

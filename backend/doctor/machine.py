@@ -50,16 +50,16 @@ def settings_findings(settings: Settings) -> Iterator[Finding]:
 def disk_findings(settings: Settings) -> Iterator[Finding]:
     """Whether there is room for what may be stored; that the folders can be written to is among
     the settings' problems."""
-    cache, state = settings.cache_dir.expanduser(), settings.state_dir.expanduser()
-    for variable, folder in (("CACHE_DIR", cache), ("STATE_DIR", state)):
+    for variable, written in (("CACHE_DIR", settings.cache_dir), ("STATE_DIR", settings.state_dir)):
         try:
+            folder = written.expanduser()
             free = shutil.disk_usage(folder).free
-        except OSError:
+        except (OSError, RuntimeError):
             continue  # told by start_problems
         if free < NEEDED_BYTES:
             yield broken(variable, f"{folder} has {free // MIB} MiB left", "make room on that disk")
             continue
-        if folder == cache:
+        if variable == "CACHE_DIR":
             limit = settings.media_cache_bytes
             growth = limit - min(limit, _size(folder))
             if growth > free:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from backend.doctor.findings import Finding, broken, ok, warning
 from backend.engine.engine import State, Status
+from backend.engine.local import ModelChoice
 from backend.settings import Settings
 
 
@@ -21,8 +22,14 @@ def engine_findings(status: Status, model_version: str) -> list[Finding]:
 
 def model_findings(settings: Settings) -> Iterator[Finding]:
     """The model's files and the device, tried out; imports torch."""
+    from backend.wsgi import model_choice  # the wiring, which needs this package
+
     yield from _device(settings)
-    yield from _weights(settings)
+    try:
+        choice = model_choice(settings)
+    except (OSError, RuntimeError):
+        return  # STATE_DIR, told by the settings' problems
+    yield from _weights(choice)
 
 
 def _device(settings: Settings) -> Iterator[Finding]:
@@ -46,17 +53,17 @@ def _device(settings: Settings) -> Iterator[Finding]:
         yield warning("SAM2_DTYPE", f"{settings.dtype} is slow on a CPU", "use auto")
     else:
         name = str(dtype).removeprefix("torch.")
-        memory = "" if device.type != "cuda" else f", {torch.cuda.get_device_name(device)}"
-        yield ok(subject, f"{device} computes in {name}{memory}")
+        card = "" if device.type != "cuda" else f", {torch.cuda.get_device_name(device)}"
+        yield ok(subject, f"{device} computes in {name}{card}")
 
 
-def _weights(settings: Settings) -> Iterator[Finding]:
+def _weights(choice: ModelChoice) -> Iterator[Finding]:
     from sam2model import build_model
     from sam2model.checkpoints import CheckpointError, find_checkpoint
 
     subject = "model"
-    if settings.checkpoint is None and settings.variant != "demo" and not _is_fetched(settings):
-        text = f"the weights of {settings.variant} are not on this machine yet"
+    if choice.checkpoint is None and choice.variant != "demo" and not _is_fetched(choice.variant):
+        text = f"the weights of {choice.variant} are not on this machine yet"
         if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
             yield broken(
                 subject,
@@ -68,17 +75,17 @@ def _weights(settings: Settings) -> Iterator[Finding]:
         return
     begun = time.monotonic()
     try:
-        path = find_checkpoint(settings.variant, settings.checkpoint)
-        build_model(settings.variant, checkpoint=path, device="cpu", image_size=settings.image_size)
+        path = find_checkpoint(choice.variant, choice.checkpoint)
+        build_model(choice.variant, checkpoint=path, device="cpu", image_size=choice.image_size)
     except (CheckpointError, ValueError, OSError, MemoryError) as error:
         yield broken(subject, str(error))
         return
-    is_demo = settings.variant == "demo" and settings.checkpoint is None
-    published = settings.checkpoint is None and not is_demo
+    is_demo = choice.variant == "demo" and choice.checkpoint is None
+    published = choice.checkpoint is None and not is_demo
     file = f"{path.name}, as published," if published else path.name
     yield ok(
         subject,
-        f"{settings.variant} loads strictly from {file} in {time.monotonic() - begun:.1f} s",
+        f"{choice.variant} loads strictly from {file} in {time.monotonic() - begun:.1f} s",
     )
     if is_demo:
         yield warning(
@@ -88,12 +95,12 @@ def _weights(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _is_fetched(settings: Settings) -> bool:
+def _is_fetched(variant: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     from sam2model.checkpoints import PUBLISHED
 
-    published = PUBLISHED[settings.variant]
+    published = PUBLISHED[variant]
     found = try_to_load_from_cache(
         published.repo, published.filename, revision=published.revision or "main"
     )
