@@ -260,6 +260,18 @@ def _describe(head: bytes) -> tuple[str, str]:
         return "a damaged AVIF image", "Save it anew, or as JPEG."
     if head[4:8] == b"ftyp" or head.startswith((b"\x1aE\xdf\xa3", b"RIFF")):
         return "a video, not an image", "Use a <Video> tag for it."
+    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return "a JPEG XL image, which most browsers and this backend cannot read", (
+            "Convert it to JPEG."
+        )
+    if head[128:132] == b"DICM":
+        return "a DICOM file, which neither browsers nor this backend can read", (
+            "Convert its pictures to PNG."
+        )
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "a TIFF image of a kind that is not read, or damaged", (
+            "Save it with 8 or 16 bits per sample."
+        )
     if head.startswith(b"%PDF"):
         return "a PDF document, not an image", "Convert its pages to images."
     if text.startswith(b"version https://git-lfs"):

@@ -170,10 +170,10 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "TIFF of an exapixel": (lambda: _tiff_of(2**31 - 1, 2**31 - 1, 10), LIMIT),
     "TIFF with a strip of four gigabytes": (lambda: _tiff_of(1000, 1000, 2**32 - 1), DAMAGED),
-    "TIFF without end": (lambda: _tiff([(256, 4, 2**32 - 1, 8)]), f"{DAMAGED}|{UNKNOWN}"),
+    "TIFF without end": (lambda: _tiff([(256, 4, 2**32 - 1, 8)]), "a TIFF image of a kind"),
     "TIFF of a million tags": (
         lambda: b"II*\0" + struct.pack("<IH", 8, 65535) + b"\xff" * 786_420,
-        f"{DAMAGED}|{UNKNOWN}",
+        "a TIFF image of a kind",
     ),
     "SVG": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG drawing"),
     "SVG with an entity bomb": (
