@@ -3,19 +3,23 @@
     python -m benchmarks.tracking --variant sam2.1_hiera_tiny --size 1024 --frames 20
     python -m benchmarks.tracking --out docs/tracking.md
 
-Prints Markdown. Both run the same random weights in float32 on the same frames. Times are
-medians over frames that are taken in turn, so that another load on the machine meets both.
-Memory is that of a process of its own per tracker; the official one holds the video as a tensor
-and is cut off where it would exceed the limit.
+Prints Markdown. With --out every row is kept in a file beside it as soon as it is measured, and
+the same command goes on after an interruption with the rows that are missing. Both run the same
+random weights in float32 on the same frames. Times are medians over frames that are taken in turn,
+so that another load on the machine meets both. Memory is that of a process of its own per tracker;
+the official one holds the video as a tensor and is cut off where it would exceed the limit. "ours,
+short history" is what the service uses, whose jobs go through the frames once.
 """
 
 import argparse
+import json
 import multiprocessing
+import os
 import shlex
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,7 @@ from sam2model.video_tracker import VideoTracker
 _WARM_UP = 7
 _CHECKPOINTS = 5
 _GIB = 1 << 30
+_SHORT_HISTORY = 16
 
 
 def prompt_objects(tracker: Any, count: int, size: int) -> None:
@@ -40,38 +45,33 @@ def prompt_objects(tracker: Any, count: int, size: int) -> None:
         tracker.prompt(0, i, box=[left, top, left + 0.2 * size, top + 0.3 * size])
 
 
-def time_per_frame(
-    variant: str, size: int, num_frames: int, object_counts: list[int]
-) -> Iterator[str]:
-    """Rows of the table of times, one per number of objects."""
+def time_per_frame(variant: str, size: int, num_frames: int, count: int) -> list[str]:
+    """The row of the table of times for ``count`` objects."""
     predictor, model = make_tracking_pair(variant, size)
     clip = MovingDiscs(num_frames, size)
     images = [clip[i] for i in range(num_frames)]
-    for count in object_counts:
-        trackers = {
-            "ours": VideoTracker(model, images),
-            "official": OfficialTracker(predictor, images),
-        }
-        for tracker in trackers.values():
-            prompt_objects(tracker, count, size)
-        runs = {name: tracker.propagate() for name, tracker in trackers.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        differing = pixels = 0
-        for _ in range(num_frames):
-            masks = {}
-            for name, run in runs.items():
-                start = time.perf_counter()
-                masks[name] = next(run).masks
-                seconds[name].append(time.perf_counter() - start)
-            differing += int((masks["ours"] != masks["official"]).sum())
-            pixels += masks["ours"].size
-        ours, official = (
-            statistics.median(seconds[name][_WARM_UP:]) for name in ("ours", "official")
-        )
-        yield (
-            f"| {variant} | {size} | {count} | {ours * 1000:.0f} | {official * 1000:.0f} "
-            f"| {official / ours:.2f} | {differing / pixels:.1e} |"
-        )
+    trackers = {
+        "ours": VideoTracker(model, images),
+        "official": OfficialTracker(predictor, images),
+    }
+    for tracker in trackers.values():
+        prompt_objects(tracker, count, size)
+    runs = {name: tracker.propagate() for name, tracker in trackers.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    differing = pixels = 0
+    for _ in range(num_frames):
+        masks = {}
+        for name, run in runs.items():
+            start = time.perf_counter()
+            masks[name] = next(run).masks
+            seconds[name].append(time.perf_counter() - start)
+        differing += int((masks["ours"] != masks["official"]).sum())
+        pixels += masks["ours"].size
+    ours, official = (statistics.median(seconds[name][_WARM_UP:]) for name in ("ours", "official"))
+    return [
+        f"| {variant} | {size} | {count} | {ours * 1000:.0f} | {official * 1000:.0f} "
+        f"| {official / ours:.2f} | {differing / pixels:.1e} | {os.getloadavg()[0]:.1f} |"
+    ]
 
 
 def resident_bytes() -> int:
@@ -94,8 +94,9 @@ def measure_memory(
     list(warm_up.propagate())
     start = resident_bytes()
     tracker: Any
-    if which == "ours":
-        tracker = VideoTracker(model, MovingDiscs(num_frames, size))
+    if which.startswith("ours"):
+        history = _SHORT_HISTORY if which == "ours, short history" else None
+        tracker = VideoTracker(model, MovingDiscs(num_frames, size), history_frames=history)
     else:
         # Its frames alone, as float32, before the first is tracked.
         num_frames = min(num_frames, limit // (3 * size * size * 4))
@@ -136,43 +137,84 @@ def memory_curve(
     return curve
 
 
-def memory_rows(variant: str, size: int, num_frames: int, limit: int) -> Iterator[str]:
-    """Rows of the table of memory, one per tracker and checkpoint."""
-    for which in ("ours", "official"):
-        for done, used in memory_curve(which, variant, size, num_frames, limit):
-            yield f"| {which} | {variant} | {size} | {done} | {used / (1 << 20):.0f} |"
+def memory_rows(which: str, variant: str, size: int, num_frames: int, limit: int) -> list[str]:
+    """Rows of the table of memory for one tracker, one per checkpoint."""
+    return [
+        f"| {which} | {variant} | {size} | {done} | {used / (1 << 20):.0f} |"
+        for done, used in memory_curve(which, variant, size, num_frames, limit)
+    ]
 
 
-def report(arguments: argparse.Namespace) -> Iterator[str]:
+class Kept:
+    """Rows that have been measured, in a file, so that an interruption costs none of them.
+
+    Args:
+        path: of the file; None to keep nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._rows: dict[str, list[str]] = {}
+        if path is not None and path.exists():
+            self._rows = json.loads(path.read_text())
+
+    def rows(self, measure: Callable[..., list[str]], *arguments: str | int) -> list[str]:
+        """The rows that ``measure`` gives for these arguments, now or in an earlier run."""
+        name = json.dumps([measure.__name__, *arguments])
+        if name not in self._rows:
+            self._rows[name] = measure(*arguments)
+            if self._path is not None:
+                self._path.write_text(json.dumps(self._rows, indent=1))
+        return self._rows[name]
+
+    def remove(self) -> None:
+        """All is measured, and written elsewhere."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+
+def report(arguments: argparse.Namespace, kept: Kept) -> Iterator[str]:
     """The document, line by line."""
     yield "# Tracking beside the official predictor"
     yield ""
     yield (
         f"Written by `python -m benchmarks.tracking {shlex.join(sys.argv[1:])}`; its docstring "
         "says how it measures. "
-        f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads of a CPU."
+        f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads of a CPU. The load is "
+        "the load average of the last minute after each row; this program alone makes as much as "
+        "it has threads."
     )
     yield ""
     yield "## Time per frame"
     yield ""
-    yield "| variant | size | objects | ours, ms | official, ms | quotient | pixels differing |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    yield (
+        "| variant | size | objects | ours, ms | official, ms | quotient | pixels differing "
+        "| load |"
+    )
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for variant, size in zip(arguments.variant, arguments.size, strict=True):
-        yield from time_per_frame(variant, size, arguments.frames, arguments.objects)
+        for count in arguments.objects:
+            yield from kept.rows(time_per_frame, variant, size, arguments.frames, count)
     yield ""
     yield "## Memory"
     yield ""
     yield (
-        "Two objects. MiB above a process that has tracked a short clip. Ours grows by the "
-        "answers that corrections can start from, in host memory; the device holds the same "
-        "after any number of frames."
+        "Two objects. MiB of host memory above a process that has tracked a short clip, with the "
+        "masks kept as runs. Ours grows by the answers that corrections can start from, unless "
+        "their number is limited; the device holds the same after any number of frames."
     )
     yield ""
     yield "| tracker | variant | size | frames | MiB |"
     yield "| --- | --- | --- | --- | --- |"
-    yield from memory_rows(
-        "demo", arguments.memory_size, arguments.memory_frames, arguments.memory_limit * _GIB
-    )
+    for which in ("ours", "ours, short history", "official"):
+        yield from kept.rows(
+            memory_rows,
+            which,
+            "demo",
+            arguments.memory_size,
+            arguments.memory_frames,
+            arguments.memory_limit * _GIB,
+        )
 
 
 def main() -> None:
@@ -188,12 +230,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.frames <= _WARM_UP:
         parser.error(f"--frames must be more than {_WARM_UP}, the frames of warming up")
+    part = arguments.out.with_suffix(".part.json") if arguments.out is not None else None
+    kept = Kept(part)
     lines = []
-    for line in report(arguments):
+    for line in report(arguments, kept):
         print(line, flush=True)
         lines.append(line)
     if arguments.out is not None:
         arguments.out.write_text("\n".join(lines) + "\n")
+    kept.remove()
 
 
 if __name__ == "__main__":

@@ -235,6 +235,14 @@ class ObjectTrack:
         ]
         return Recall(memories, pointers)
 
+    def forget_history(self, step: Step, count: int) -> None:
+        """Keep of the frames that were tracked only the ``count`` ones passed before a step."""
+        passed = set(step.passed(count))
+        for frame in self.history.keys() - passed:
+            del self.history[frame]
+        for frame in self.reverse.keys() - passed - self.conditioning.keys():
+            del self.reverse[frame]
+
     def forget_all_but(self, steps: Iterable[Step]) -> None:
         """Drop from the device what none of the steps would read."""
         steps = list(steps)

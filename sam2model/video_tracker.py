@@ -33,7 +33,7 @@ from sam2model.postprocessing import resize_masks
 from sam2model.preprocessing import preprocess
 from sam2model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
 from sam2model.prompts import check_boxes, check_points
-from sam2model.sam2 import SAM2, ImageFeatures
+from sam2model.sam2 import MAX_OBJECT_POINTERS, SAM2, ImageFeatures
 from sam2model.track_memory import Answer, Clicks, ObjectTrack, SpilledAnswer, Step
 from sam2model.track_step import (
     answer_mask,
@@ -94,16 +94,30 @@ class VideoTracker:
         frames: the video; a frame is asked for when it is needed, possibly more than once.
         add_all_frames_to_correct_as_cond: whether a frame that gets prompts after it was
             tracked keeps them through later propagations. False is the reference's default.
+        history_frames: how many of the last tracked frames a correction, or a propagation that
+            starts anew, can build on; older ones are as if they had never been tracked. None:
+            all of them, for up to ``S * S / 4 + 1024`` bytes of host memory per frame and
+            object (200 KiB at S = 1024), S being the model's image size.
 
     Raises:
-        ValueError: there are no frames.
+        ValueError: there are no frames, or fewer than 16 ``history_frames``, which a step reads.
     """
 
     def __init__(
-        self, model: SAM2, frames: Frames, *, add_all_frames_to_correct_as_cond: bool = True
+        self,
+        model: SAM2,
+        frames: Frames,
+        *,
+        add_all_frames_to_correct_as_cond: bool = True,
+        history_frames: int | None = None,
     ) -> None:
         if len(frames) == 0:
             raise ValueError("the video has no frames")
+        if history_frames is not None and history_frames < MAX_OBJECT_POINTERS:
+            raise ValueError(
+                f"history_frames must be at least {MAX_OBJECT_POINTERS}, not {history_frames}"
+            )
+        self._history_frames = history_frames
         self._model = model
         self._frames = frames
         self._corrections_condition = add_all_frames_to_correct_as_cond
@@ -294,6 +308,8 @@ class VideoTracker:
                     masks.logits[i], pointers[i], masks.object_scores[i], masks.ious[i]
                 )
             track.forget_all_but([self._next])
+            if self._history_frames is not None:
+                track.forget_history(self._next, self._history_frames)
         return masks
 
     def _follow(self, step: Step, tracks: Mapping[ObjectId, ObjectTrack]) -> dict[ObjectId, Answer]:

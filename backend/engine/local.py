@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+HISTORY_FRAMES = 16  # what a step of a tracker reads
 STOPPING = "the service is being restarted; try again in a moment"
 
 
@@ -366,10 +367,11 @@ def build_predictor(choice: ModelChoice) -> ImagePredictor:
 
 
 def build_video_tracker(predictor: ImagePredictor, frames: Frames) -> VideoTracker:
-    """A tracker on the predictor's model."""
+    """A tracker on the predictor's model, with the history that one pass over the frames needs:
+    a correction is a pass of its own, and the masks are in the store."""
     from sam2model import VideoTracker
 
-    return VideoTracker(predictor.model, frames)
+    return VideoTracker(predictor.model, frames, history_frames=HISTORY_FRAMES)
 
 
 def _wait(future: Future[T], timeout: float, what: str) -> T:

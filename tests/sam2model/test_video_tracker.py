@@ -287,6 +287,33 @@ def test_two_trackers_take_turns_and_leave_no_mode_behind(fast_model: SAM2) -> N
             np.testing.assert_array_equal(answer.logits, alone[i])
 
 
+def test_a_short_history_changes_no_mask_and_bounds_host_memory(tiny_images_model: SAM2) -> None:
+    clip = Clip(60)
+    trackers = {
+        "all": VideoTracker(tiny_images_model, clip),
+        "short": VideoTracker(tiny_images_model, clip, history_frames=16),
+    }
+    answers: dict[str, dict[int, FrameMasks]] = {}
+    for name, tracker in trackers.items():
+        tracker.prompt(0, 1, points=[clip.centre(0)])
+        tracker.prompt(30, 1, points=[clip.centre(30)])
+        tracker.prompt(5, 2, mask=clip.truth(5))
+        answers[name] = by_frame(tracker.propagate())
+    for frame, answer in answers["all"].items():
+        np.testing.assert_array_equal(answer.logits, answers["short"][frame].logits)
+    kept = {
+        name: [len(track.history) for track in tracker._tracks.values()]
+        for name, tracker in trackers.items()
+    }
+    assert kept == {"all": [58, 59], "short": [16, 16]}
+    # A frame that is forgotten is prompted as if it had not been tracked.
+    fresh = VideoTracker(tiny_images_model, clip).prompt(9, 1, points=[clip.centre(9)])
+    again = trackers["short"].prompt(9, 1, points=[clip.centre(9)])
+    np.testing.assert_array_equal(again.logits[0], fresh.logits[0])
+    with pytest.raises(ValueError, match="at least 16"):
+        VideoTracker(tiny_images_model, clip, history_frames=15)
+
+
 def held_tensor_bytes() -> int:
     """Bytes of all tensors alive, each storage once."""
     gc.collect()
