@@ -8,6 +8,8 @@ defines but does not call.
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -16,6 +18,8 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from backend.doctor.routes import add_diagnostics
 from backend.engine.engine import State
+from backend.finetune.jobs import FinetuneJob, FinetuneJobs
+from backend.finetune.service import Finetuning
 from backend.guard import guard, refuse
 from backend.labelstudio.setup import parse_setup
 from backend.metrics import Metrics
@@ -36,6 +40,7 @@ def create_app(settings: Settings, service: Service, metrics: Metrics) -> Flask:
     _add_probes(app, service, metrics)
     _add_contract(app, service, metrics)
     _add_jobs(app, service)
+    _add_training(app, service.finetuning)
     add_diagnostics(app, settings, service)
     guard(app, settings, metrics)
     return app
@@ -100,7 +105,9 @@ def _add_contract(app: Flask, service: Service, metrics: Metrics) -> None:
 
     @app.get("/versions")
     def versions() -> Response:
-        return jsonify(versions=[service.engine.model_version])
+        if service.finetuning is None:
+            return jsonify(versions=[service.engine.model_version])
+        return jsonify(versions=service.finetuning.versions())
 
     @app.post("/webhook")
     def webhook() -> tuple[Response, int]:
@@ -111,7 +118,8 @@ def _add_contract(app: Flask, service: Service, metrics: Metrics) -> None:
         action = body.get("action") if isinstance(body, dict) else None
         known = isinstance(action, str) and action.isupper() and len(action) < 40
         metrics.webhooks.labels(action if known else "unknown").inc()
-        return jsonify(status="ok"), HTTPStatus.CREATED
+        done = service.finetuning.webhook(body) if service.finetuning is not None else None
+        return jsonify(status="ok", detail=done or ""), HTTPStatus.CREATED
 
 
 def _add_jobs(app: Flask, service: Service) -> None:
@@ -132,6 +140,29 @@ def _add_jobs(app: Flask, service: Service) -> None:
         if store.job(job_id) is None:
             return refuse(HTTPStatus.NOT_FOUND, f"no job {job_id}")
         return jsonify(_job(runner.cancel(job_id)))
+
+
+def _add_training(app: Flask, finetuning: Finetuning | None) -> None:
+    def one(project: str, find: Callable[[FinetuneJobs, int], FinetuneJob | None]) -> Response:
+        if finetuning is not None and re.fullmatch(r"[0-9]{1,9}", project):
+            job = find(finetuning.jobs, int(project))
+            if job is not None:
+                return jsonify(finetuning.shown(job))
+        return refuse(HTTPStatus.NOT_FOUND, "there was no fine-tuning on this project")
+
+    @app.get("/train")
+    def trainings() -> Response:
+        if finetuning is None:
+            return jsonify(jobs=[])
+        return jsonify(jobs=[finetuning.shown(job) for job in finetuning.jobs.jobs()])
+
+    @app.get("/train/<project>")
+    def one_training(project: str) -> Response:
+        return one(project, FinetuneJobs.job)
+
+    @app.post("/train/<project>/cancel")
+    def cancel_training(project: str) -> Response:
+        return one(project, FinetuneJobs.cancel)
 
 
 def _job(job: Job) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from itertools import groupby
 from typing import Any
@@ -46,7 +46,7 @@ class Batch:
         answers: Answers,
         videos: VideoCommands,
         *,
-        model_version: str,
+        model_version: Callable[[], str],
         open_seconds: float,
         retrieve_seconds: float,
     ) -> None:
@@ -132,7 +132,7 @@ class Batch:
         if not regions:
             return None
         score = sum(scores) / len(scores)
-        return {"result": regions, "score": score, "model_version": self._version}
+        return {"result": regions, "score": score, "model_version": self._version()}
 
     def _track_all(self, project: str, tasks: Sequence[Task], label_config: str) -> list[Any]:
         """All begin now; only few are worth waiting for, the others are stored one by one."""
@@ -158,7 +158,7 @@ class Batch:
             logger.exception("task %s: not tracked", task.get("id"))
             return None
         score = sum(scores) / len(scores) if scores else 0.0
-        return {"result": results, "score": score, "model_version": self._version}
+        return {"result": results, "score": score, "model_version": self._version()}
 
     def _predict_page(
         self, task: Task, config: LabelConfig, prompts: list[ObjectPrompt], deadline: float

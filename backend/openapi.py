@@ -21,7 +21,7 @@ def document() -> Json:
             "description": "A Label Studio ML backend, and its jobs.",
         },
         "security": [{"basic": []}, {"bearer": []}],
-        "paths": {**_probes(), **_contract(), **_jobs(), **_diagnostics()},
+        "paths": {**_probes(), **_contract(), **_jobs(), **_training(), **_diagnostics()},
         "components": {
             "securitySchemes": {
                 "basic": {"type": "http", "scheme": "basic"},
@@ -69,9 +69,15 @@ def _contract() -> Json:
         _object(config=_text(), required=["config"]),
         _object(valid={"type": "boolean"}, problems=_list(_text())),
     )
-    webhook = _post("webhook", "An event of Label Studio; counted", {}, None, done="201")
+    webhook = _post(
+        "webhook",
+        "An event of Label Studio; START_TRAINING may fine-tune the model",
+        {},
+        None,
+        done="201",
+    )
     webhook["requestBody"]["required"] = False
-    webhook["responses"]["201"] = _reply("Taken", _object(status={"enum": ["ok"]}))
+    webhook["responses"]["201"] = _reply("Taken", _object(status={"enum": ["ok"]}, detail=_text()))
     del webhook["responses"]["400"]
     versions = _get("versions", "Model versions", _object(versions=_list(_text())))
     return {
@@ -115,6 +121,21 @@ def _diagnostics() -> Json:
     return {"/diagnostics": {"get": _closed(found)}}
 
 
+def _training() -> Json:
+    name = {"name": "project", "in": "path", "required": True, "schema": _text()}
+    jobs = _object(jobs=_list(_ref("FinetuneJob")))
+    every = _get("trainings", "The last fine-tuning of every project, the newest first", jobs)
+    one = _get("one_training", "The last fine-tuning of a project", _ref("FinetuneJob"))
+    cancel = _get("cancel_training", "End a fine-tuning", _ref("FinetuneJob"))
+    for each in (one, cancel):
+        each["responses"]["404"] = _error("There was none")
+    return {
+        "/train": {"get": _closed(every)},
+        "/train/{project}": {"parameters": [name], "get": _closed(one)},
+        "/train/{project}/cancel": {"parameters": [name], "post": _closed(cancel)},
+    }
+
+
 def _schemas() -> Json:
     number = {"type": "number"}
     count = {"type": "integer", "minimum": 0}
@@ -127,6 +148,19 @@ def _schemas() -> Json:
             model_state=_text(),
             detail=_text(),
             required=["status", "model_version"],
+        ),
+        "FinetuneJob": _object(
+            project=count,
+            state={"enum": ["queued", "running", "done", "failed", "cancelled"]},
+            message=_text(),
+            stage=_text(),
+            pictures=count,
+            step=count,
+            steps=count,
+            curve=_list({"type": "object"}),
+            version={**_text(), "nullable": True},
+            created=number,
+            updated=number,
         ),
         "Job": _object(
             id=_text(),

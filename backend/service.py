@@ -11,6 +11,7 @@ from backend.admission import Admission
 from backend.batch import Batch
 from backend.context import log_place, serving
 from backend.engine.engine import Busy, Engine
+from backend.finetune.service import Finetuning
 from backend.interactive import Interactive, Request
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.label_config import LabelConfigError, parse_label_config
@@ -41,10 +42,12 @@ class Service:
         metrics: Metrics,
         *,
         protocol: VideoProtocol | None = None,
+        finetuning: Finetuning | None = None,
         threads: int = 16,
     ) -> None:
         """
         Args:
+            finetuning: fine-tunes the model; without it nothing does.
             protocol: answers the events of newer editors; without it they get nothing.
             threads: requests that the server answers at the same time.
         """
@@ -52,6 +55,7 @@ class Service:
         self.tracking = tracking
         self._interactive = interactive
         self.batch = batch
+        self.finetuning = finetuning
         self._protocol = protocol
         self._metrics = metrics
         self._admission = Admission(threads)
@@ -183,6 +187,8 @@ class Service:
     def close(self) -> None:
         """Stop background work and release the model."""
         self.drain()
+        if self.finetuning is not None:
+            self.finetuning.close()
         if self._protocol is not None:
             self._protocol.close()
         self.batch.close()

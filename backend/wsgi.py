@@ -17,8 +17,11 @@ from backend.app import create_app
 from backend.batch import Batch
 from backend.decoding.images import ImageDecoder
 from backend.engine.local import LocalEngine, ModelChoice
+from backend.finetune.jobs import FinetuneJobs
+from backend.finetune.registry import ModelRegistry
+from backend.finetune.service import Finetuning
 from backend.interactive import Interactive
-from backend.labelstudio.client import LabelStudioClient
+from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.logs import configure
 from backend.media.resolver import MediaResolver
 from backend.media.s3_clients import Bucket, S3Settings, read_buckets
@@ -106,7 +109,7 @@ def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) 
     batch = Batch(
         answers,
         tracking.videos,
-        model_version=engine.model_version,
+        model_version=lambda: engine.model_version,
         open_seconds=settings.open_budget_seconds,
         retrieve_seconds=settings.retrieve_budget_seconds,
     )
@@ -117,6 +120,7 @@ def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) 
         tracking,
         metrics,
         protocol=protocol,
+        finetuning=build_finetuning(settings, engine, label_studio) if resume else None,
         threads=settings.threads,
     )
 
@@ -128,8 +132,45 @@ def _states(tracking: Tracking) -> dict[str, int]:
         return {}
 
 
+def build_finetuning(
+    settings: Settings, engine: LocalEngine, label_studio: LabelStudioClient | None
+) -> Finetuning:
+    """What starts fine-tuning, and has the engine follow its results."""
+
+    def check(project: int) -> None:
+        if label_studio is None:
+            raise LabelStudioError(
+                "Set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY: annotations are read from there."
+            )
+        label_studio.get_project(project)
+
+    jobs = FinetuneJobs(settings.state_dir.expanduser() / "finetune", check=check)
+    finetuning = Finetuning(
+        jobs,
+        model_registry(settings),
+        engine,
+        settings.finetune_projects,
+        pinned=settings.model_version is not None,
+    )
+    finetuning.resume()
+    return finetuning
+
+
 def model_choice(settings: Settings) -> ModelChoice:
-    """The model that the settings ask for; nothing is loaded."""
+    """The model that answers under these settings: the fine-tuned version in use, if there is one.
+
+    Nothing is loaded.
+    """
+    return model_registry(settings).choice(settings.model_version)
+
+
+def model_registry(settings: Settings) -> ModelRegistry:
+    """The fine-tuned versions of the base model."""
+    return ModelRegistry(settings.state_dir.expanduser() / "models", base_choice(settings))
+
+
+def base_choice(settings: Settings) -> ModelChoice:
+    """The model that everything began with."""
     return ModelChoice(
         variant=settings.variant,
         checkpoint=settings.checkpoint,

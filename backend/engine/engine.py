@@ -146,6 +146,12 @@ class Engine(Protocol):
         """Names model, weights and input size; known before the model is loaded."""
         ...
 
+    @property
+    def family(self) -> str:
+        """The version of the model before any fine-tuning: tracks are kept by it, so that they
+        outlast the weights that made them."""
+        ...
+
     def status(self) -> Status:
         """What the model is doing now."""
         ...

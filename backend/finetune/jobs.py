@@ -118,11 +118,9 @@ class FinetuneJobs:
         self._waiting.put(project)
         return f"fine-tuning on project {project} begins in the background"
 
-    def resume(self) -> None:
-        """Take up what a stopped service left behind."""
-        for job in reversed(self.jobs()):
-            if not job.state.ended:
-                self.request(job.project)
+    def unfinished(self) -> list[FinetuneJob]:
+        """Jobs that have not ended, the oldest first; ``request`` takes one up again."""
+        return [job for job in reversed(self.jobs()) if not job.state.ended]
 
     def cancel(self, project: int) -> FinetuneJob | None:
         """End a job; the weights stay as they are. None where the project has none."""

@@ -110,6 +110,12 @@ class Finetuning:
             self._refused = choice
             logger.exception("%s cannot be used; the model stays as it is", choice.version)
 
+    def resume(self) -> None:
+        """Take up what a stopped service left behind, of projects that still may."""
+        for job in self.jobs.unfinished():
+            if job.project in self._allowed:
+                self.jobs.request(job.project)
+
     def close(self) -> None:
         """Stop; a job under way goes on at the next start."""
         self._stopping.set()

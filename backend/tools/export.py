@@ -23,7 +23,7 @@ from backend.tools.masks import Media, Origin, results_of
 from backend.tools.picture_masks import picture_media
 from backend.tools.video_masks import Fetch, video_media
 from backend.tracking.store import TrackStore
-from backend.wsgi import build_resolver, model_choice
+from backend.wsgi import base_choice, build_resolver
 
 
 def add_parser(commands: Any) -> None:
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     store = TrackStore(settings.state_dir.expanduser() / "tracks.sqlite3")
     source = _Source(
         store,
-        model_choice(settings).version,
+        base_choice(settings).version,
         lambda uri, task: resolver.open(uri, task_id=task),
         arguments.predictions,
     )

@@ -59,7 +59,7 @@ class SequenceCommands:
         tag = config.image(image)
         if tag is None:
             raise MissingMedia(f"the label config has no <Image name={image}>")
-        version = self._shop.engine.model_version
+        version = self._shop.engine.family
         return FrameSequence(project, task, label_config, config, tag, version, self._shop.store)
 
     def command(self, sequence: FrameSequence, parsed: ParsedCommand, fresh: Results) -> Reply:

@@ -222,7 +222,7 @@ class VideoCommands:
         with self._shop.images.video(task, tag, deadline) as file:
             table, duration = self._tables.get(file, deadline)
         timeline = read_timeline(config, name, data, regions, table, duration)  # type: ignore[arg-type]
-        version = self._shop.engine.model_version
+        version = self._shop.engine.family
         track = clip_track(project, task.get("id"), name, version, address)
         return Clip(track, project, task, label_config, config, name, timeline)
 

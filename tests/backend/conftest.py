@@ -115,7 +115,7 @@ class Bench:
         batch = Batch(
             answers,
             self.tracking.videos,
-            model_version="demo",
+            model_version=lambda: "demo",
             open_seconds=self.settings.open_budget_seconds,
             retrieve_seconds=self.settings.retrieve_budget_seconds,
         )

@@ -31,7 +31,7 @@ from backend.metrics import Metrics
 from backend.settings import Settings, SettingsError
 from backend.tools.common import EXPECTED, Project, ToolError, connect, read_project
 from backend.tracking.store import TrackStore
-from backend.wsgi import build_resolver, model_choice
+from backend.wsgi import base_choice, build_resolver, model_registry
 from sam2model import CheckpointError, build_model
 from training.finetuning.annotations import Reader
 from training.finetuning.dataset import AnnotatedPage, TooFewAnnotations
@@ -105,9 +105,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, settings: Settings, stack: ExitStack) -> int:
     source = _open(arguments, settings, stack)
-    base = model_choice(settings)
-    registry = ModelRegistry(settings.state_dir.expanduser() / "models", base)
-    begin = base if arguments.checkpoint else registry.choice(settings.model_version)
+    registry = model_registry(settings)
+    own = arguments.checkpoint is not None
+    begin = base_choice(settings) if own else registry.choice(settings.model_version)
     folder = settings.state_dir.expanduser() / "finetune" / source.name
     stack.enter_context(alone(folder))
     model = build_model(
