@@ -33,6 +33,7 @@ _PARTIAL = ".part"
 _LOCK_TIMEOUT_S = 10.0
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _USE_RESOLUTION_S = 1.0
+_WAL_PAGES = 250  # 1 MB; four times that is usual, and counts where the cache is small
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,7 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = OFF")
+        database.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
         database.execute("PRAGMA foreign_keys = ON")
         database.executescript(_SCHEMA)
     except sqlite3.DatabaseError:

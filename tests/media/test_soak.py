@@ -1,0 +1,38 @@
+"""Many objects through a small cache: disk, memory and open files stay flat."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from backend.media.resolver import MediaResolver
+from benchmarks.media_soak import soak
+from tests.media.servers import RecordingServer, Reply, Seen, file_reply
+
+CACHE_BYTES = 3_000_000
+PICTURE, VIDEO = 30_000, 2_000_000
+
+
+def test_everything_stays_flat(
+    server: RecordingServer, make_resolver: Callable[..., MediaResolver], tmp_path: Path
+) -> None:
+    def answer(seen: Seen) -> Reply:
+        del server.seen[:]
+        size = VIDEO if seen.path.endswith(".mp4") else PICTURE
+        body = random.Random(seen.path).randbytes(1000) * (size // 1000)
+        return file_reply(seen, body, {"ETag": f'"{seen.path}"'})
+
+    server.route("/", answer)
+    uris = [f"{server.url}/{n}.{'jpg' if n % 20 else 'mp4'}" for n in range(800)]
+    resolver = make_resolver(cache_bytes=CACHE_BYTES)
+    samples = soak(resolver, tmp_path / "cache", uris, threads=4, every=100)
+    settled = samples[3:]
+    # Beside the cached files: 256 folders of 4 kB, the index with its log, what is under way.
+    assert max(sample.disk for sample in samples) < CACHE_BYTES + 3_000_000
+    assert settled[-1].disk < settled[0].disk + 1_000_000
+    assert settled[-1].memory < settled[0].memory + 8_000_000
+    assert max(sample.files for sample in settled) < min(sample.files for sample in settled) + 20
+    stats = resolver.stats
+    assert (stats.fetches, stats.streams) == (760, 40)
+    assert stats.bytes_fetched < 760 * PICTURE + 40 * VIDEO
