@@ -147,7 +147,7 @@ class Settings:
 
     host: str = _setting("HOST", "0.0.0.0", _text, "address to listen on")  # noqa: S104
     port: int = _setting("PORT", 9090, _port, "port to listen on")
-    threads: int = _setting("THREADS", 16, _positive_int, "requests answered at the same time")
+    threads: int = _setting("THREADS", 32, _positive_int, "requests answered at the same time")
     log_level: str = _setting(
         "LOG_LEVEL", "INFO", _choice("DEBUG", "INFO", "WARNING", "ERROR"), "least severe log level"
     )
