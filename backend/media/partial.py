@@ -67,6 +67,8 @@ class PartialObject:
         self._flights: dict[int, Future[bytes]] = {}
         self._unstored: OrderedDict[int, bytes] = OrderedDict()
         self.changed = False
+        if len(self._here) == self.count:  # the last process ended before it could say so
+            pool.submit(self._complete)
 
     def get(self, block: int, source: RangedObject) -> bytes:
         """The content of a block, fetched if it is not here.

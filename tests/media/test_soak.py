@@ -11,7 +11,7 @@ from benchmarks.media_soak import soak
 from tests.media.servers import RecordingServer, Reply, Seen, file_reply
 
 CACHE_BYTES = 3_000_000
-PICTURE, VIDEO = 30_000, 2_000_000
+PICTURE, VIDEO = 30_000, 5_000_000
 
 
 def test_everything_stays_flat(

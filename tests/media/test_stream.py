@@ -137,6 +137,25 @@ def test_nothing_is_fetched_twice(
     assert again.stored_bytes == len(BODY)
 
 
+def test_what_was_completed_but_not_noted_is_noted_later(
+    server: RecordingServer,
+    make_resolver: MakeResolver,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server.serve("/a.mp4", BODY, **ETAG)
+    with monkeypatch.context() as patched:
+        patched.setattr("backend.media.partial.PartialObject._complete", lambda self: None)
+        first = make_resolver()
+        with first.open(server.url + "/a.mp4") as stream:
+            stream.read()
+        first.close()
+    assert whole_files(tmp_path) == []
+    with make_resolver().open(server.url + "/a.mp4") as stream:
+        assert stream.read() == BODY
+    until(lambda: whole_files(tmp_path) == [hashlib.sha256(BODY).hexdigest()])
+
+
 def test_readers_at_once_share_what_is_on_its_way(
     server: RecordingServer, resolver: MediaResolver
 ) -> None:
