@@ -226,6 +226,7 @@ class JobRunner:
     def _run(self, job_id: str) -> None:
         job = self._job(job_id)
         if job.state.ended or self._stopping:
+            self._cancelled.discard(job_id)
             return
         state, message = JobState.DONE, ""
         try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from backend.engine.engine import Engine
+from backend.labelstudio.client import LabelStudioError
 from backend.task_images import TaskImages
 from backend.tracking.jobs import JobRunner, Work
 from backend.tracking.sequence_commands import SequenceCommands
@@ -116,12 +117,15 @@ class Tracking:
                 task_id, results, model_version=self._engine.model_version, score=score
             )
             logger.info("job %s: %d results stored for task %s", job.id, len(results), task_id)
-            self._replace(job.track, stored.get("id"))
+            number = stored.get("id")
+            if isinstance(number, int):
+                self._replace(job, number, self._publisher)
 
-    def _replace(self, track: str, prediction: object) -> None:
-        """Delete the prediction that an earlier job of a track left: there is a newer one now."""
-        earlier = self.store.prediction(track)
-        if isinstance(prediction, int):
-            self.store.put_prediction(track, prediction)
-        if earlier is not None and self._publisher is not None:
-            self._publisher.delete_prediction(earlier)
+    def _replace(self, job: Job, prediction: int, publisher: Publisher) -> None:
+        """Delete what earlier jobs stored of the objects that a prediction shows now."""
+        objects = [str(each.get("id")) for each in job.request.get("objects", ())]
+        for earlier in self.store.replace_predictions(job.track, prediction, objects):
+            try:
+                publisher.delete_prediction(earlier)
+            except LabelStudioError as error:
+                logger.warning("the outdated prediction %d remains: %s", earlier, error)

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -58,9 +58,10 @@ CREATE TABLE IF NOT EXISTS earlier_masks (
     runs BLOB NOT NULL,
     PRIMARY KEY (track, object, frame)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS predictions (
-    track TEXT PRIMARY KEY,
-    prediction INTEGER NOT NULL
+CREATE TABLE IF NOT EXISTS delivered (
+    prediction INTEGER PRIMARY KEY,
+    track TEXT NOT NULL,
+    objects TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS generations (
     track TEXT NOT NULL,
@@ -287,20 +288,28 @@ class TrackStore:
             ).fetchone()
         return None if row is None else unpack(row["runs"], row["height"], row["width"])
 
-    def prediction(self, track: str) -> int | None:
-        """The prediction that shows a track in Label Studio."""
-        with self._transaction() as connection:
-            row = connection.execute(
-                "SELECT prediction FROM predictions WHERE track = ?", (track,)
-            ).fetchone()
-        return None if row is None else int(row["prediction"])
+    def replace_predictions(self, track: str, prediction: int, objects: Iterable[str]) -> list[int]:
+        """Remember the prediction of Label Studio that shows ``objects`` of a track now.
 
-    def put_prediction(self, track: str, prediction: int) -> None:
-        """See ``prediction``."""
+        Returns:
+            The earlier ones that show nothing else, which are forgotten here.
+        """
+        names = set(objects)
         with self._transaction() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO predictions VALUES (?, ?)", (track, prediction)
+            rows = connection.execute(
+                "SELECT prediction, objects FROM delivered WHERE track = ?", (track,)
+            ).fetchall()
+            outdated = [
+                row["prediction"] for row in rows if names >= set(json.loads(row["objects"]))
+            ]
+            connection.executemany(
+                "DELETE FROM delivered WHERE prediction = ?", [(number,) for number in outdated]
             )
+            connection.execute(
+                "INSERT OR REPLACE INTO delivered VALUES (?, ?, ?)",
+                (prediction, track, json.dumps(sorted(names))),
+            )
+        return outdated
 
     def generations(self, track: str) -> dict[tuple[str, int], int]:
         """By object and frame: how often the region that shows it was replaced by another, where

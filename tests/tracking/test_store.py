@@ -30,3 +30,14 @@ def test_a_store_without_prompted_masks_is_gone_on_with(tmp_path: Path) -> None:
     [found] = store.masks("track")
     assert found.prompted
     store.close()
+
+
+def test_a_prediction_replaces_those_that_show_nothing_else(tmp_path: Path) -> None:
+    store = TrackStore(tmp_path / "tracks.sqlite3")
+    assert store.replace_predictions("track", 1, ["cat"]) == []
+    assert store.replace_predictions("other", 2, ["cat"]) == []
+    assert store.replace_predictions("track", 3, ["dog"]) == []
+    assert store.replace_predictions("track", 4, ["cat"]) == [1]
+    assert store.replace_predictions("track", 5, ["cat", "dog"]) == [3, 4]
+    assert store.replace_predictions("track", 6, ["dog"]) == []
+    store.close()
