@@ -5,12 +5,13 @@ VENV := .venv
 LABEL_STUDIO_VENV ?= .venv-label-studio
 BIN := $(VENV)/bin
 
-.PHONY: help demo serve test lint format screenshot clean
+.PHONY: help demo serve test lint format screenshot clean secrets audit rehearse-image lock fuzz load soak
 
 help:
 	@echo "make demo    Label Studio with sample photos and this backend, on this machine"
 	@echo "make serve   the backend alone; settings from the environment (python -m backend settings)"
 	@echo "make test    everything: lint, types, unit, parity, contract and end-to-end tests"
+	@echo "make secrets audit rehearse-image fuzz load soak    for operators, see the README"
 
 demo: $(VENV)/.run $(LABEL_STUDIO_VENV)/.installed
 	@LABEL_STUDIO_VENV=$(LABEL_STUDIO_VENV) $(BIN)/python -m demo.run
@@ -32,6 +33,33 @@ lint: $(VENV)/.test
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# --- for operators; see "Run it for a team" in the README
+
+secrets:
+	@$(PYTHON) deploy/make_secrets.py
+
+# Known weaknesses of the pinned versions.
+audit: $(VENV)/.test
+	@$(BIN)/python deploy/audit.py
+
+# The Dockerfile's install step and entry point, without Docker.
+rehearse-image: $(VENV)/.run
+	@$(BIN)/python deploy/rehearse.py
+
+# After a change of requirements.txt.
+lock: $(VENV)/.test
+	@$(BIN)/python deploy/lock.py
+
+# What the service stands: bodies that nobody should send; many at once; for long, and killed.
+fuzz: $(VENV)/.test
+	@$(BIN)/python -m benchmarks.fuzz
+
+load: $(VENV)/.test
+	@$(BIN)/python -m benchmarks.load
+
+soak: $(VENV)/.test
+	@$(BIN)/python -m benchmarks.soak
 
 screenshot: $(VENV)/.test $(LABEL_STUDIO_VENV)/.installed
 	E2E_DOCS_SCREENSHOT=1 LABEL_STUDIO_VENV=$(LABEL_STUDIO_VENV) \
