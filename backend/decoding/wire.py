@@ -7,6 +7,7 @@ that was taken over by a hostile file may send anything.
 from __future__ import annotations
 
 import json
+import select
 import socket
 import struct
 import time
@@ -112,6 +113,12 @@ class Channel:
         data = bytearray(self.pending)
         self.take_into(memoryview(data), deadline)
         return data
+
+    def wait_until_closed(self) -> None:
+        """Return when the other side is gone; may be called in a thread of its own."""
+        poll = select.poll()
+        poll.register(self._socket, 0)  # hanging up is told without being asked for
+        poll.poll()
 
     def close(self) -> None:
         """Hang up. May be called again."""

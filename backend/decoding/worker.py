@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -119,6 +120,7 @@ class _FileOfTheService(io.RawIOBase):
 def run(channel: Channel, serve: Serve) -> None:
     """Answer requests until the service hangs up."""
     session = Session(channel)
+    threading.Thread(target=_end_with_the_service, args=(channel,), daemon=True).start()
     confine()
     channel.send({"ready": True})
     while True:
@@ -134,6 +136,13 @@ def run(channel: Channel, serve: Serve) -> None:
             logging.exception("decoding failed")
             channel.send({"error": "defect"})
         alarm(0)
+
+
+def _end_with_the_service(channel: Channel) -> None:
+    """Do not go on decoding for nobody. Where a decoder never lets this thread run, the alarm
+    ends it."""
+    channel.wait_until_closed()
+    os._exit(0)
 
 
 def main(arguments: list[str]) -> None:

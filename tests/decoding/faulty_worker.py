@@ -22,6 +22,10 @@ def _hang(session: Session) -> None:
     ctypes.PyDLL(None).sleep(1000)  # in C, and with the interpreter's lock held
 
 
+def _sleep(session: Session) -> None:
+    time.sleep(1000)  # in C, as decoders do it: without the lock
+
+
 def _spin(session: Session) -> None:
     while True:
         pass
@@ -105,8 +109,8 @@ def _tell(session: Session) -> None:
 
 FAULTS = {
     name: globals()[f"_{name}"]
-    for name in ("hang", "spin", "crash", "abort", "eat", "killed", "circle", "exit", "defect",
-                 "lie", "nonsense", "negative", "greedy", "deaf", "tell")
+    for name in ("hang", "sleep", "spin", "crash", "abort", "eat", "killed", "circle", "exit",
+                 "defect", "lie", "nonsense", "negative", "greedy", "deaf", "tell")
 }  # fmt: skip
 
 

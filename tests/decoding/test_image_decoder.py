@@ -251,9 +251,10 @@ def test_processes_end_with_the_decoder(photo: Path) -> None:
 ORPHANS = """
 import io, os, sys, threading, time
 from backend.decoding.images import ImageDecoder
-decoder = ImageDecoder(max_pixels=10, warm=2, seconds=1, module={module!r})
+decoder = ImageDecoder(max_pixels=10, warm=3, seconds=1, module={module!r})
 before = {{process.pid for process in decoder._idle}}
-threading.Thread(target=decoder.load, args=(io.BytesIO(b"hang:"),), daemon=True).start()
+for fault in (b"hang:", b"sleep:"):
+    threading.Thread(target=decoder.load, args=(io.BytesIO(fault),), daemon=True).start()
 time.sleep(0.9)
 print(*before, flush=True)
 os.kill(os.getpid(), 9)
@@ -261,7 +262,7 @@ os.kill(os.getpid(), 9)
 
 
 def test_processes_end_with_a_service_that_is_killed() -> None:
-    """The idle one at once, and the one that hangs at its own alarm."""
+    """The idle one and the one that decodes at once, and the one that hangs at its alarm."""
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", ORPHANS.format(module=FAULTY)],
@@ -272,7 +273,7 @@ def test_processes_end_with_a_service_that_is_killed() -> None:
     )
     orphans = [int(pid) for pid in done.stdout.split()]
     assert done.returncode == -signal.SIGKILL
-    assert len(orphans) == 2
+    assert len(orphans) == 3
     deadline = time.monotonic() + 10
     while any(running(pid) for pid in orphans):
         assert time.monotonic() < deadline
