@@ -98,7 +98,7 @@ def _project(
         resolver = build_resolver(settings, client, Metrics())
     except (SettingsError, MediaError, OSError, RuntimeError):
         return  # told by the settings' problems
-    decoder = ImageDecoder(max_pixels=settings.max_image_pixels)
+    decoder = ImageDecoder(max_pixels=settings.max_image_pixels, warm=1)
     try:
         tasks = single or itertools.islice(client.list_tasks(number), 200)
         yield from media_findings(resolver, decoder, config, tasks)

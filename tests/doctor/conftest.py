@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from backend.__main__ import main
+from backend.media.images import load_image
 from tests.media.servers import (
     PERSONAL_ACCESS_TOKEN,
     FakeLabelStudio,
@@ -101,6 +103,19 @@ class Ran:
         return [line[len(level) :].strip() for line in self.lines if line.startswith(level)]
 
 
+class DecoderHere:
+    """``ImageDecoder`` without a process of its own, which takes a second to start."""
+
+    def __init__(self, *, max_pixels: int, warm: int) -> None:
+        self._max_pixels = max_pixels
+
+    def load(self, path: Path) -> Any:
+        return load_image(path, max_pixels=self._max_pixels)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 @pytest.fixture
 def setup(tmp_path: Path) -> Iterator[SetUp]:
     with recording_server() as server, recording_server() as backend:
@@ -116,10 +131,15 @@ def setup(tmp_path: Path) -> Iterator[SetUp]:
 
 
 @pytest.fixture
-def doctor(setup: SetUp, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def doctor(
+    setup: SetUp,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+):
     """``doctor("--project", 1)``: the command with the settings of the set-up."""
-    import os
-
+    if request.node.name != "test_a_good_set_up":
+        monkeypatch.setattr("backend.doctor.examine.ImageDecoder", DecoderHere)
     for name in list(os.environ):
         if name.startswith((*SETTINGS, "AWS_")):
             monkeypatch.delenv(name)

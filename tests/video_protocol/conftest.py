@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from backend.media.cache import MediaFile
+from backend.video import VideoFrames
 from tests.backend.conftest import make_bench
 from tests.video.clips import HEIGHT, WIDTH, steady, write_clip
 
@@ -31,8 +32,23 @@ def clip(tmp_path_factory):
 
 
 @pytest.fixture
-def start(make_bench, clip):
+def decoding_process():
+    """For tests that decode as the service does."""
+
+
+@pytest.fixture
+def decode_here(monkeypatch):
+    """Decode without a process of its own, which takes half a second to start."""
+    for module in ("video_protocol.clips", "video_protocol.tracks", "tracking.clip"):
+        monkeypatch.setattr(f"backend.{module}.open_video", VideoFrames)
+
+
+@pytest.fixture
+def start(make_bench, clip, request):
     """A service whose model is loaded; called again, one that starts anew on the same state."""
+
+    if "decoding_process" not in request.fixturenames:
+        request.getfixturevalue("decode_here")
 
     def begin(**settings):
         bench = make_bench(**settings)

@@ -46,6 +46,11 @@ class TestTrack:
             [index * 1000 / 30 for index in range(15, FRAMES)], abs=0.1
         )
 
+    def test_decoded_in_a_process_of_its_own(self, decoding_process, editor):
+        frames, _ = editor.read_all(editor.track(box(10, 10, 20, 20)))
+        assert numbers(frames) == list(range(FRAMES))
+        assert editor.send("predict", time_ms=402, result=[point(50, 50)])["result"]
+
     def test_backward(self, editor):
         session = editor.track(box(40, 10, 20, 20), time_ms=502, direction="backward")
         assert numbers(editor.read_all(session)[0]) == list(range(15, -1, -1))
