@@ -33,7 +33,9 @@ from backend.labelstudio.brush_rle import encode_brush
 from benchmarks.cracks import CrackPicture, crack_picture
 from sam2model import build_model
 from training.finetuning.dataset import AnnotatedObject, AnnotatedPage, Dataset, prepare
+from training.finetuning.parts import What
 from training.finetuning.scores import MEASURES, Scores, evaluate
+from training.finetuning.tuner import Plan
 
 LABEL_CONFIG = """<View><Image name="image" value="$image"/>
   <BrushLabels name="mask" toName="image"><Label value="Crack"/></BrushLabels>
@@ -57,6 +59,8 @@ def main() -> None:
     """Run, print the table, and put it with the plot where ``--out`` says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--counts", type=int, nargs="+", default=[20, 50, 100])
+    parser.add_argument("--what", choices=list(What), type=What, default=What.DECODER)
+    parser.add_argument("--steps", type=int, default=Plan.steps)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -70,7 +74,8 @@ def main() -> None:
             keep_pixels=False,
         )
         before = _score(None, test)
-        rows = [_finetuned(count, folder, test) for count in arguments.counts]
+        how = ["--what", arguments.what, "--steps", str(arguments.steps)]
+        rows = [_finetuned(count, how, folder, test) for count in arguments.counts]
     text = _table(before, rows)
     print(text)
     if arguments.out:
@@ -110,7 +115,7 @@ def _annotation(picture: CrackPicture) -> dict[str, Any]:
     return {"id": 1, "result": results, "was_cancelled": False}
 
 
-def _finetuned(count: int, folder: Path, test: Dataset) -> Row:
+def _finetuned(count: int, how: Sequence[str], folder: Path, test: Dataset) -> Row:
     export, config = write_export(folder, range(count))
     weights = folder / f"finetuned-{count}.safetensors"
     environment = {
@@ -121,7 +126,7 @@ def _finetuned(count: int, folder: Path, test: Dataset) -> Row:
         "SAM2_CHECKPOINT": "",
     }
     command = [sys.executable, "-m", "training", "finetune", "--annotations", str(export)]
-    command += ["--label-config", str(config), "--out", str(weights)]
+    command += ["--label-config", str(config), "--out", str(weights), *how]
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.monotonic()
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

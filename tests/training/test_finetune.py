@@ -201,7 +201,7 @@ class TestGoingOn:
         command = [sys.executable, "-m", "training", "finetune", *arguments, "--steps", "100000"]
         killed = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 300
             while not list(finetune.state.glob("finetune/*/state.pt")):
                 assert killed.poll() is None, "it ended before it could be killed"
                 assert time.monotonic() < deadline

@@ -113,7 +113,7 @@ def _run(arguments: argparse.Namespace, settings: Settings, stack: ExitStack) ->
     model = build_model(
         begin.variant, begin.checkpoint, device="cpu", dtype="float32", image_size=begin.image_size
     )
-    plan = Plan(what=arguments.what, steps=arguments.steps, seed=arguments.seed)
+    plan = Plan.default(model, arguments.what, arguments.steps, arguments.seed)
     this = Run(folder, model, source.pages, plan)
     try:
         outcome = this.go()

@@ -23,6 +23,12 @@ from training.finetuning.steps import picture_losses
 
 _BETAS = (0.9, 0.98)
 _CLIP_NORM = 1.0
+# Learning rates without and with the image encoder. Those of the demo network were measured
+# (docs/finetuning.md); for official weights, which could not be had here, they are a guess on the
+# careful side: they begin with far better features.
+_RATES_SMALL = (3e-4, 2e-4)
+_RATES_LARGE = (1e-4, 1e-5)
+_LARGE_DIM = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +47,21 @@ class Plan:
     """
 
     what: What = What.DECODER
-    steps: int = 400
+    steps: int = 300
     seed: int = 0
     rate: float = 3e-4
-    batch: int = 4
+    batch: int = 8
     evaluate_every: int = 25
-    patience: int = 8
+    patience: int = 6
     ema: float = 0.98
     warm_up: int = 20
     weight_decay: float = 0.01
+
+    @classmethod
+    def default(cls, model: SAM2, what: What, steps: int, seed: int) -> Plan:
+        """What served well; large networks and encoders are changed more carefully."""
+        rates = _RATES_SMALL if model.variant.d_model < _LARGE_DIM else _RATES_LARGE
+        return cls(what=what, steps=steps, seed=seed, rate=rates[what is What.ALL])
 
     def rate_at(self, step: int) -> float:
         """Linear warm-up, then a cosine down to 2 %."""
