@@ -131,6 +131,13 @@ class S3Object(RangedObject):
                 pause = pause_before_retry(attempt, asked, deadline)
                 if pause is None or _status(error) not in RETRIED:
                     raise
+            except RecursionError:
+                # botocore takes it for a bucket in another region, and asks the server where.
+                raise MediaError(
+                    f"S3 at {self._host} redirects to another server instead of answering.",
+                    "Set S3_ENDPOINT_URL to the address that it is really served at.",
+                    reason=Reason.FAILED,
+                ) from None
             except botocore.exceptions.HTTPClientError as error:
                 pause = pause_before_retry(attempt, "", deadline)
                 if pause is None or isinstance(error, botocore.exceptions.SSLError):
