@@ -19,6 +19,7 @@ from backend.labelstudio.geometry import (
     mask_to_box,
     points_to_pixels,
 )
+from backend.labelstudio.json_values import task_name
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.prompts import ObjectPrompt
 from backend.labelstudio.regions import rasterise
@@ -184,7 +185,7 @@ def _warn_of_other_size(task: Mapping[str, Any], prompt: ObjectPrompt, image: Em
     if None not in seen and seen != (image.width, image.height):
         logger.warning(
             "task %s: the editor shows %sx%s pixels, the file has %dx%d; masks are rescaled",
-            task.get("id"),
+            task_name(task),
             *seen,
             image.width,
             image.height,

@@ -22,6 +22,7 @@ from backend.answers import Answers
 from backend.engine.fair_pool import FairPool
 from backend.engine.scheduler import Priority
 from backend.interactive import EXPECTED
+from backend.labelstudio.json_values import task_name
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_task
 from backend.labelstudio.results import region_id
 from backend.labelstudio.tags import LabelConfig
@@ -117,10 +118,10 @@ class Batch:
             try:
                 made, page_scores = self._predict_page(task, config, list(group), deadline)
             except EXPECTED as error:
-                logger.warning("task %s: not predicted: %s", task.get("id"), error)
+                logger.warning("task %s: not predicted: %s", task_name(task), error)
                 continue
             except Exception:  # thread boundary: one task must not spoil the others
-                logger.exception("task %s: not predicted", task.get("id"))
+                logger.exception("task %s: not predicted", task_name(task))
                 continue
             regions += made
             scores += page_scores
@@ -152,10 +153,10 @@ class Batch:
                 return None
             results, scores = self._videos.outcome(job)
         except EXPECTED as error:
-            logger.warning("task %s: not tracked: %s", task.get("id"), error)
+            logger.warning("task %s: not tracked: %s", task_name(task), error)
             return None
         except Exception:  # thread boundary: one task must not spoil the others
-            logger.exception("task %s: not tracked", task.get("id"))
+            logger.exception("task %s: not tracked", task_name(task))
             return None
         score = sum(scores) / len(scores) if scores else 0.0
         return {"result": results, "score": score, "model_version": self._version()}
@@ -190,9 +191,9 @@ class Batch:
             deadline = time.monotonic() + PREFETCH_SECONDS
             self._answers.page(task, config, prompt, Priority.PREFETCH, deadline)
         except EXPECTED as error:
-            logger.info("task %s: not encoded ahead: %s", task.get("id"), error)
+            logger.info("task %s: not encoded ahead: %s", task_name(task), error)
         except Exception:  # thread boundary: the click that follows reports the cause
-            logger.exception("task %s: not encoded ahead", task.get("id"))
+            logger.exception("task %s: not encoded ahead", task_name(task))
         finally:
             self._prefetches.release()
 

@@ -28,7 +28,7 @@ from backend.labelstudio.commands import (
     parse_command,
     unknown_command,
 )
-from backend.labelstudio.json_values import mappings, texts
+from backend.labelstudio.json_values import mappings, task_name, texts
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.prompts import Command, ContextPrompts, ObjectPrompt, PointPrompt
 from backend.labelstudio.results import LabelMismatch, region_id, status_results
@@ -67,8 +67,8 @@ class Request:
 
     @property
     def task_id(self) -> str:
-        """The task's id as text; ``None`` where Label Studio sent none."""
-        return str(self.task.get("id"))
+        """See ``task_name``."""
+        return task_name(self.task)
 
 
 class Interactive:

@@ -102,10 +102,17 @@ class TextFormatter(_Formatter):
         parts = self.parts(record)
         exception = parts.pop("exception", None)
         head = " ".join(str(parts.pop(name, "")) for name in ("time", "level", "logger"))
-        message = " ".join(str(parts.pop("message", "")).splitlines())
+        message = _printable(" ".join(str(parts.pop("message", "")).splitlines()))
         rest = " ".join(f"{name}={value}" for name, value in parts.items())
         line = f"{head}: {message}" + (f" [{rest}]" if rest else "")
         return f"{line}\n{exception}" if exception else line
+
+
+def _printable(text: str) -> str:
+    """``text`` with what would move a terminal's cursor written out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def configure(level: str, form: str, secrets: Iterable[str] = ()) -> None:

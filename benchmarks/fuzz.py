@@ -20,7 +20,7 @@ import requests
 from hypothesis import HealthCheck, given, settings
 
 from benchmarks.fuzz_bodies import ROUTES, Mutator, arbitrary, like_requests, recorded
-from benchmarks.server import CONFIG, SEQUENCE, Server
+from benchmarks.server import CONFIG, SEQUENCE, TRACEBACK, Server
 from benchmarks.table import table
 
 CONFIGS = (CONFIG, SEQUENCE)
@@ -51,7 +51,7 @@ class Tally:
 
     def report(self) -> int:
         log = self._server.text()
-        tracebacks = log.count("Traceback")
+        tracebacks = self._server.tracebacks()
         rows = []
         for route, answers in self.answers.items():
             counts = [answers[2], answers[4], answers[5]]
@@ -59,7 +59,7 @@ class Tally:
         print(table(["route", "bodies", "2xx", "4xx", "5xx", "slowest, s"], rows))
         print(f"tracebacks in the log: {tracebacks}")
         if tracebacks:
-            print(log[log.index("Traceback") - 500 :][:4000])
+            print(log[log.index(TRACEBACK) - 500 :][:4000])
         if self.first_defect:
             print(self.first_defect)
         failed = sum(answers[5] for answers in self.answers.values())

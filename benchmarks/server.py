@@ -26,6 +26,7 @@ CONFIG = """<View>
 </View>"""
 SEQUENCE = CONFIG.replace('value="$image"', 'valueList="$frames"')
 HEIGHT, WIDTH = 240, 320
+TRACEBACK = "Traceback (most recent call last)"
 
 
 class Server(Child):
@@ -101,6 +102,10 @@ class Server(Child):
     def text(self) -> str:
         """The whole log."""
         return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def tracebacks(self) -> int:
+        """How many are in the log."""
+        return self.text().count(TRACEBACK)
 
 
 def disc(seed: int, shift: int = 0) -> np.ndarray:

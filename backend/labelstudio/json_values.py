@@ -62,3 +62,12 @@ def mappings(value: object) -> Iterator[Mapping[str, object]]:
         for item in value:
             if isinstance(item, Mapping):
                 yield item
+
+
+def task_name(task: Mapping[str, Any]) -> str:
+    """The task's id as text, for keys and log lines; ``None`` where Label Studio sent none.
+
+    Who sends something else than a number or a name does not get it into the log.
+    """
+    name = task.get("id")
+    return str(name)[:60] if isinstance(name, (int, str)) else "None"

@@ -216,7 +216,7 @@ class JobRunner:
             if job.id not in self._taken:
                 self._taken.add(job.id)
                 with serving(project=str(job.request.get("project")), job=job.id):
-                    logger.info("the job for task %s begins", job.request.get("task", {}).get("id"))
+                    logger.info("the job begins")
                     self._pool.submit(self._run, job.id)
 
     def _notify(self) -> None:

@@ -329,6 +329,8 @@ class TestRequestId:
         caplog.set_level("DEBUG")
         bench.predict([click(50, 50)], task={"id": 7, "data": {"image": "/data/secret-name.png"}})
         bench.client.post("/predict", data=b"{broken secret-name")
+        bench.predict(None, task={"id": {"x": "secret-name"}, "data": {}})
+        bench.predict([click(50, 50)], task={"id": ["secret-name"], "data": {}})
         assert "secret-name" not in caplog.text
         assert "predict answered 200" in caplog.text
 

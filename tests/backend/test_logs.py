@@ -58,7 +58,9 @@ def test_a_message_cannot_forge_a_line_of_text(written):
     with serving(request_id="r-1"):
         log.info("task x\n2026-01-01 INFO forged: line")
     assert len(stream.getvalue().splitlines()) == 1
+    log.info("task \x1b[2K\x00 of %r", "\ud800")
     assert "request_id=r-1" in stream.getvalue()
+    assert stream.getvalue().replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("form", [JsonFormatter, TextFormatter])

@@ -1,0 +1,151 @@
+"""``python -m benchmarks.soak``: for long, and killed, on a real service with the demo weights.
+
+1. ``sequences``: 50 frame sequences, clicked and tracked one after another; the memory must not
+   grow.
+2. ``kills``: kill -9 at 20 random moments of one long track; what was finished before a kill must
+   be there after it, bit by bit, and the track must end complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sqlite3
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import requests
+
+from benchmarks.load import FLAT, report_memory, running
+from benchmarks.server import SEQUENCE, Server, body, click, disc, typed
+from benchmarks.table import table
+
+
+def clip(server: Server, seed: int, pages: int) -> dict[str, Any]:
+    """A task whose pages show a disc that moves."""
+    names = [f"c{seed}-{page}.png" for page in range(pages)]
+    for page, name in enumerate(names):
+        cv2.imwrite(str(server.media / name), disc(seed, shift=page % 60))
+    return {"id": seed, "data": {"frames": [f"/data/local-files/?d={name}" for name in names]}}
+
+
+def mark(server: Server, task: dict[str, Any]) -> list[dict[str, Any]]:
+    """Click on the first page; the regions that come back are saved as the task's draft."""
+    reply = server.predict(body(task, [click(task["id"], page=0)], config=SEQUENCE), timeout=120)
+    marked = [i for i in reply.json()["results"][0]["result"] if i["type"] == "brushlabels"]
+    task["drafts"] = [{"id": 1, "result": marked}]
+    return marked
+
+
+def track(server: Server, task: dict[str, Any], timeout: float) -> list[dict[str, Any]]:
+    """Type "track"; returns the regions that come back."""
+    reply = server.predict(body(task, [typed("track")], config=SEQUENCE), timeout=timeout)
+    return [i for i in reply.json()["results"][0]["result"] if i["type"] == "brushlabels"]
+
+
+def sequences(folder: Path, *, count: int, pages: int) -> int:
+    """See the module; returns the exit code."""
+    took, complete, memory = [], 0, []
+    settings = {"TRACK_BUDGET_SECONDS": "120", "EMBEDDING_CACHE_MB": "16"}
+    with running(folder / "sequences", settings) as server:
+        for seed in range(count):
+            task = clip(server, seed, pages)
+            begun = time.monotonic()
+            marked = mark(server, task)
+            tracked = track(server, task, 180)
+            took.append(time.monotonic() - begun)
+            seen = {region["item_index"] for region in (*marked, *tracked)}
+            jobs = requests.get(server.url + "/jobs", timeout=60).json()["jobs"]
+            complete += bool(seen) and jobs[0]["state"] == "done"
+            memory.append((seed, server.resident()))
+        defects = server.tracebacks()
+    head = ["sequences", "pages each", "tracked to the end", "median, s", "p95, s", "tracebacks"]
+    times = [f"{np.median(took):.2f}", f"{np.quantile(took, 0.95):.2f}"]
+    print(table(head, [[count, pages, complete, *times, defects]]))
+    growth = report_memory(memory)
+    return 1 if complete < count or defects or abs(growth) > FLAT else 0
+
+
+def kills(folder: Path, *, count: int, pages: int) -> int:
+    """See the module; returns the exit code."""
+    source = random.Random(0)
+    home = folder / "kills"
+    lost = changed = 0
+    progress = []
+    server = Server(home, {"TRACK_BUDGET_SECONDS": "0.1"}).wait_ready()
+    task = clip(server, 1, pages)
+    mark(server, task)
+    track(server, task, 60)
+    for _ in range(count):
+        before_restart = finished(home)
+        time.sleep(source.uniform(0.0, 2.5))
+        before = finished(home)
+        server.kill()
+        after = finished(home)
+        lost += len(before.keys() - after.keys())
+        changed += sum(after[place] != runs for place, runs in before.items() if place in after)
+        progress.append(len(before) - len(before_restart))
+        server = Server(home, {"TRACK_BUDGET_SECONDS": "0.1"}).wait_ready()
+        now = finished(home)
+        lost += len(after.keys() - now.keys())
+    state = wait_until_ended(server)
+    there = {frame for _, frame in finished(home)}
+    defects = server.tracebacks()
+    server.stop()
+    missing = len(set(range(1, pages)) - there)
+    head = ["kills", "pages", "finished between", "lost", "changed", "missing at the end", "state"]
+    between = f"{min(progress)} to {max(progress)}"
+    print(
+        table(
+            [*head, "tracebacks"], [[count, pages, between, lost, changed, missing, state, defects]]
+        )
+    )
+    return 1 if lost or changed or missing or state != "done" or defects else 0
+
+
+def finished(home: Path) -> dict[tuple[str, int], bytes]:
+    """By object and frame: the masks that are in the store, as they are stored."""
+    connection = sqlite3.connect(home / "state" / "tracks.sqlite3", timeout=30)
+    try:
+        rows = connection.execute("SELECT object, frame, runs FROM masks").fetchall()
+    finally:
+        connection.close()
+    return {(name, frame): runs for name, frame, runs in rows}
+
+
+def wait_until_ended(server: Server, seconds: float = 900.0) -> str:
+    """How the only job ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        [job] = requests.get(server.url + "/jobs", timeout=60).json()["jobs"]
+        if job["state"] in ("done", "failed", "cancelled"):
+            return str(job["state"])
+        time.sleep(0.5)
+    return "unfinished"
+
+
+def main() -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", nargs="?", choices=("sequences", "kills"))
+    parser.add_argument("--sequences", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--pages", type=int, help="of each sequence; for kills 400")
+    given = parser.parse_args()
+    code = 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if given.part in (None, "sequences"):
+            code |= sequences(folder, count=given.sequences, pages=given.pages or 12)
+        if given.part in (None, "kills"):
+            code |= kills(folder, count=given.kills, pages=given.pages or 400)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
