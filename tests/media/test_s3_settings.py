@@ -149,14 +149,17 @@ class _Empty:
 @pytest.mark.parametrize(
     ("bucket", "place"),
     [
-        (Bucket(endpoint="http://minio:9000"), "http://minio:9000/b/k"),
-        (Bucket(endpoint="http://cos.example", path_style=False), "http://b.cos.example/k"),
-        (Bucket(region="eu-west-3"), "https://b.s3.eu-west-3.amazonaws.com/k"),
-        (Bucket(region="eu-west-3", path_style=True), "https://s3.eu-west-3.amazonaws.com/b/k"),
+        (Bucket(endpoint="http://minio:9000"), "http://minio:9000/photos/k"),
+        (Bucket(endpoint="http://cos.example", path_style=False), "http://photos.cos.example/k"),
+        (Bucket(region="eu-west-3"), "https://photos.s3.eu-west-3.amazonaws.com/k"),
+        (
+            Bucket(region="eu-west-3", path_style=True),
+            "https://s3.eu-west-3.amazonaws.com/photos/k",
+        ),
     ],
 )
 def test_path_style(bucket: Bucket, place: str) -> None:
-    client = S3Clients(S3Settings(bucket), timeouts=Timeouts()).client("b")
+    client = S3Clients(S3Settings(bucket), timeouts=Timeouts()).client("photos")
     asked = []
 
     def answer(request: AWSPreparedRequest, **_: object) -> AWSResponse:
@@ -164,7 +167,7 @@ def test_path_style(bucket: Bucket, place: str) -> None:
         return AWSResponse(request.url, 200, {}, _Empty())
 
     client.meta.events.register("before-send.s3", answer)
-    client.head_object(Bucket="b", Key="k")
+    client.head_object(Bucket="photos", Key="k")
     assert asked == [place]
 
 
