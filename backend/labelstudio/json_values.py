@@ -64,7 +64,7 @@ def mappings(value: object) -> Iterator[Mapping[str, object]]:
                 yield item
 
 
-def task_name(task: Mapping[str, Any]) -> str:
+def task_name(task: Mapping[str, object]) -> str:
     """The task's id as text, for keys and log lines; ``None`` where Label Studio sent none.
 
     Who sends something else than a number or a name does not get it into the log.
