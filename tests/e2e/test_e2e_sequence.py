@@ -126,6 +126,48 @@ def test_a_submitted_annotation_that_is_opened_again_keeps_what_is_tracked_then(
         assert iou(saved[page][0], before[page][0]) < 0.5
 
 
+def test_every_prompt_is_tracked_on_where_the_operator_wants_it(
+    editor: Editor, services: Services
+) -> None:
+    project, task = services.demo_task("On prompt", SEQUENCE_PROJECT)
+    services.stop_backend()
+    services.start_backend(TRACK_ON_PROMPT="true")
+    try:
+        editor.open(project, task, auto_accept=True)
+        with editor.saved():
+            clicked = editor.point(*centre(BUD[0]), "Flower")
+        assert sorted(by_page(clicked.results)) == [0]
+        [prediction] = _predictions(services, task)
+        assert sorted(by_page(prediction["result"])) == list(range(FRAMES))
+        editor.go_to_page(CORRECTED)
+        with editor.saved():  # the answer brings the other pages too
+            boxed = editor.box(corners(BEE[CORRECTED]), "Animal")
+        brought = brush_masks(boxed.results)
+        pages = {
+            label: [i["item_index"] for _, i in brought if i["value"]["brushlabels"] == [label]]
+            for label in ("Flower", "Animal")
+        }
+        assert pages == {"Flower": list(range(1, FRAMES)), "Animal": [CORRECTED]}
+        _until_done(services, task)
+        second = by_page(editor.say("status").results)
+        assert sorted(second) == list(range(CORRECTED + 1, FRAMES))
+        editor.submit()
+    finally:
+        services.stop_backend()
+        services.start_backend()
+
+    [annotation] = services.api.annotations(task)
+    saved = brush_masks(annotation["result"])
+    assert len(saved) == FRAMES + FRAMES - CORRECTED
+    for truth, label in ((BUD, "Flower"), (BEE, "Animal")):
+        masks = [(m, i) for m, i in saved if i["value"].get("brushlabels") == [label]]
+        overlaps = [iou(mask, truth[item["item_index"]]) for mask, item in masks]
+        print(f"{label}: mean IoU with the true object {np.mean(overlaps):.3f}")
+        assert np.mean(overlaps) >= 0.6
+    [newest] = _predictions(services, task)  # it shows both objects
+    assert newest["id"] != prediction["id"]
+
+
 def test_a_track_survives_a_kill_of_the_backend(editor: Editor, services: Services) -> None:
     project, task = services.demo_task("Kill", SEQUENCE_PROJECT)
     services.stop_backend()
@@ -164,6 +206,14 @@ def _jobs(services: Services, task: int) -> list[dict[str, Any]]:
     """The tracks of a task that the backend was told to make, unfinished or not."""
     jobs = requests.get(services.backend.url + "/jobs", timeout=10).json()["jobs"]
     return [job for job in jobs if job["task"] == task]
+
+
+def _until_done(services: Services, task: int) -> None:
+    """Wait for all tracks of a task."""
+    deadline = time.monotonic() + TRACK_SECONDS
+    while any(job["state"] in ("queued", "running") for job in _jobs(services, task)):
+        assert time.monotonic() < deadline, _jobs(services, task)
+        time.sleep(0.5)
 
 
 def _predictions(services: Services, task: int) -> list[dict[str, Any]]:
