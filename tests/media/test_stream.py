@@ -11,8 +11,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from backend.decoding.videos import open_video
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.errors import MediaError, Reason
 from backend.media.partial import BLOCK_BYTES
@@ -26,6 +28,7 @@ from tests.media.servers import (
     file_reply,
     proxied,
 )
+from tests.video.clips import steady, write_clip
 
 MIB = 2**20
 BODY = random.Random(5).randbytes(10 * MIB + 12345)
@@ -529,3 +532,45 @@ def test_what_is_not_used_for_long_is_removed(
     later = make_resolver(cache_age=0.01)
     assert later.stored_bytes == 0
     assert list((tmp_path / "cache" / "objects").glob("*/*")) == []
+
+
+# --- videos --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def large_video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """9 MB in 150 frames, with the index at the end."""
+    noise = np.random.default_rng(1)
+
+    def noisy(picture: np.ndarray) -> np.ndarray:
+        return noise.integers(0, 255, picture.shape, np.uint8)
+
+    path = tmp_path_factory.mktemp("video") / "a.mp4"
+    return write_clip(path, times=steady(150, 25), size=(384, 216), transform=noisy).read_bytes()
+
+
+def test_first_frame_takes_little_of_a_video(
+    server: RecordingServer, resolver: MediaResolver, large_video: bytes
+) -> None:
+    server.serve("/a.mp4", large_video, **ETAG)
+    with (
+        resolver.open(server.url + "/a.mp4") as stream,
+        open_video(stream, read_ahead=0) as frames,
+    ):
+        assert len(frames) == 150
+        assert frames[0].shape == (216, 384, 3)
+    assert resolver.stats.bytes_fetched < 0.4 * len(large_video)
+
+
+def test_video_that_is_replaced_while_it_is_decoded(
+    server: RecordingServer, resolver: MediaResolver, large_video: bytes
+) -> None:
+    server.serve("/a.mp4", large_video, **ETAG)
+    with (
+        resolver.open(server.url + "/a.mp4") as stream,
+        open_video(stream, read_ahead=0) as frames,
+    ):
+        frames[0]
+        server.serve("/a.mp4", large_video[::-1], ETag='"2"')
+        with pytest.raises(MediaError, match="replaced while it was being read"):
+            frames[110]

@@ -1,0 +1,96 @@
+"""Tables of videos: read once, while nobody has to wait longer than he wants."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.engine.engine import Busy
+from backend.media.resolver import MediaFile, MediaStream
+from backend.tracking import clip as module
+from backend.tracking.clip import Tables
+from backend.video import VideoError
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Callable[[str], MediaStream]:
+    def make(key: str) -> MediaStream:
+        path = tmp_path / key
+        path.write_bytes(key.encode())
+        return MediaStream.of_file(MediaFile(path, key, len(key)))
+
+    return make
+
+
+class Reader:
+    """Stands for ``read_table``: counts, waits when told to, fails for "broken"."""
+
+    def __init__(self) -> None:
+        self.read: list[bytes] = []
+        self.may = threading.Event()
+        self.may.set()
+
+    def __call__(self, file: Any) -> tuple[str, float]:
+        content = file.read()
+        self.read.append(content)
+        assert self.may.wait(10)
+        if content == b"broken":
+            raise VideoError("no video")
+        return f"table of {content.decode()}", 3.0
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
+    made = Reader()
+    monkeypatch.setattr(module, "read_table", made)
+    monkeypatch.setattr(module, "SHORTEST_WAIT_S", 0.1)
+    return made
+
+
+def test_once_for_each_content(reader: Reader, video: Callable[[str], MediaStream]) -> None:
+    tables = Tables()
+    for key in ("a", "b", "a", "a"):
+        with video(key) as file:
+            assert tables.get(file, time.monotonic() + 5) == (f"table of {key}", 3.0)
+            assert file.read() == key.encode()  # its position is the caller's
+    assert sorted(reader.read) == [b"a", b"b"]
+
+
+def test_reading_goes_on_when_nobody_waits(
+    reader: Reader, video: Callable[[str], MediaStream]
+) -> None:
+    tables = Tables()
+    reader.may.clear()
+    for _ in range(3):
+        with video("a") as file, pytest.raises(Busy):
+            tables.get(file, time.monotonic())
+    reader.may.set()
+    with video("a") as file:
+        assert tables.get(file, time.monotonic() + 5)[0] == "table of a"
+    assert reader.read == [b"a"]
+
+
+def test_failure_is_told_and_tried_again(
+    reader: Reader, video: Callable[[str], MediaStream]
+) -> None:
+    tables = Tables()
+    for _ in range(2):
+        with video("broken") as file, pytest.raises(VideoError):
+            tables.get(file, time.monotonic() + 5)
+    assert len(reader.read) == 2
+
+
+def test_only_so_many_are_kept(
+    reader: Reader, video: Callable[[str], MediaStream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEPT_TABLES", 2)
+    tables = Tables()
+    for key in ("a", "b", "c", "a"):
+        with video(key) as file:
+            tables.get(file, time.monotonic() + 5)
+    assert reader.read == [b"a", b"b", b"c", b"a"]
