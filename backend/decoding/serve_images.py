@@ -43,11 +43,11 @@ def _serve(session: Session, request: Mapping[str, Any]) -> None:
         with opened_image(session.open_file(request), max_pixels) as image:
             pixels = image.width * image.height
             session.memory.limit(_MEMORY_BYTES + pixels * _MEMORY_BYTES_PER_PIXEL)
-            session.channel.send({"image": [image.width, image.height]})
+            session.send({"image": [image.width, image.height]})
             decoded = image.decoded()
-            session.channel.send({"decoded": [decoded.width, decoded.height]})
+            session.send({"decoded": [decoded.width, decoded.height]})
             for strip in decoded.strips():
-                session.channel.send({"rows": len(strip)}, strip.data)
+                session.send({"rows": len(strip)}, strip.data)
     except MediaError as error:
         described = {"sentence": error.sentence, "hint": error.hint, "reason": error.reason.value}
-        session.channel.send({"error": "media", **described})
+        session.send({"error": "media", **described})

@@ -41,7 +41,7 @@ class _Video:
             else:
                 self._read(session, self._decoder, request["first"], request["last"])
         except VideoError as error:
-            session.channel.send({"error": "video", "sentence": str(error)})
+            session.send({"error": "video", "sentence": str(error)})
 
     def _open(self, session: Session, request: Mapping[str, Any]) -> None:
         limits = VideoLimits(**request["limits"])
@@ -50,9 +50,8 @@ class _Video:
         decoder = self._decoder = Decoder(session.open_file(request), limits, table)
         header, payload = pack_table(decoder.table)
         size = {"width": decoder.width, "height": decoder.height, "duration": decoder.duration}
-        session.channel.send({**size, "table": header}, b"" if table else payload)
+        session.send({**size, "table": header}, b"" if table else payload)
 
     def _read(self, session: Session, decoder: Decoder, first: int, last: int) -> None:
         for index, picture in decoder.read(first, last):
-            session.channel.send({"frame": index}, picture.data)
-            session.allow(session.seconds)
+            session.send({"frame": index}, picture.data)

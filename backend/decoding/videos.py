@@ -67,6 +67,8 @@ class RemoteDecoder:
         module: str = WORKER,
     ) -> None:
         self._limits, self._frame_seconds = limits, frame_seconds
+        self._following = 0  # the frame after the last one that was read
+        self._asked: int | None = None  # a frame that was asked for in advance
         self._process: DecodingProcess | None = DecodingProcess("videos", module=module)
         try:
             self._open(self._process, file, table, open_seconds)
@@ -79,19 +81,38 @@ class RemoteDecoder:
         if self._process is None:
             raise VideoError("The decoder of the video is gone.")
         try:
-            self._process.ask({"first": first, "last": last}, seconds=self._frame_seconds)
+            self._ask_for(self._process, first, last)
             for index in range(first, last + 1):
-                self._process.allow(self._frame_seconds)
-                answer = _checked(self._process.answer())
-                if answer.get("frame") != index:
-                    raise self._process.nonsense()
-                picture = np.empty((self.height, self.width, 3), np.uint8)
-                self._process.take_into(memoryview(picture.data).cast("B"))
-                picture.flags.writeable = False
-                yield index, picture
+                yield index, self._picture(self._process, index)
         except DecoderGone as gone:
             self.close()
             raise VideoError(_explain(gone.cause, f"Frame {first + 1} of the video")) from gone
+
+    def _ask_for(self, process: DecodingProcess, first: int, last: int) -> None:
+        """Ask for frames; and for the one after them where frames are read in a row, so that it
+        is decoded while these are on their way and used."""
+        in_a_row, self._following = first == self._following, last + 1
+        if self._asked is not None and self._asked != first:
+            if process.answer().get("frame") == self._asked:  # for nothing
+                process.take(self.width * self.height * 3)
+            self._asked = None
+        start = first if self._asked is None else first + 1
+        self._asked = None
+        if start <= last:
+            process.ask({"first": start, "last": last}, seconds=self._frame_seconds)
+        if in_a_row and last + 1 < len(self.table):
+            self._asked = last + 1
+            process.ask({"first": last + 1, "last": last + 1}, seconds=self._frame_seconds)
+
+    def _picture(self, process: DecodingProcess, index: int) -> Picture:
+        process.allow(self._frame_seconds)
+        answer = _checked(process.answer())
+        if answer.get("frame") != index:
+            raise process.nonsense()
+        picture = np.empty((self.height, self.width, 3), np.uint8)
+        process.take_into(memoryview(picture.data).cast("B"))
+        picture.flags.writeable = False
+        return picture
 
     def group_start(self, index: int) -> int:
         """See ``Decoder.group_start``."""

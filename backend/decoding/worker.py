@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from backend.decoding.limits import Memory, alarm, confine
-from backend.decoding.wire import Channel, Closed, Nonsense
+from backend.decoding.wire import Buffer, Channel, Closed, Nonsense
 
 Serve = Callable[["Session", Mapping[str, Any]], None]
 
@@ -58,6 +58,12 @@ class Session:
         """Start the time for the work at hand."""
         self.seconds = seconds
         alarm(seconds + _ALARM_AFTER_S)
+
+    def send(self, header: Mapping[str, Any], payload: Buffer = b"") -> None:
+        """Send an answer, however long the service takes to read it."""
+        alarm(0)
+        self.channel.send(header, payload)
+        self.allow(self.seconds)
 
     def open_file(self, request: Mapping[str, Any]) -> io.BufferedReader:
         """Let the file be read that this request and the next ones are about."""

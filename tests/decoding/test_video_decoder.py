@@ -17,7 +17,7 @@ from backend.decoding.videos import RemoteDecoder, open_video
 from backend.media.errors import MediaError, Reason
 from backend.video import VideoError, VideoFrames, VideoLimits
 from tests.decoding.conftest import FAULTY, running
-from tests.video.clips import number_of
+from tests.video.clips import number_of, steady, write_clip
 
 Clip = Callable[[str], Path]
 
@@ -182,6 +182,28 @@ def test_faults_at_a_frame(
             frames[4]
         assert number_of(other[5]) == 5
         assert number_of(frames[3]) == 3  # still kept
+
+
+def test_an_unusable_frame_leaves_the_others(tmp_path: Path) -> None:
+    """Read in a row, so that it is asked for in advance; then back and forth around it."""
+    big = write_clip(tmp_path / "big.ts", times=steady(25, 25, 1))
+    small = write_clip(tmp_path / "small.ts", times=steady(25, 25, 2), size=(96, 64))
+    whole = io.BytesIO(big.read_bytes() + small.read_bytes())
+    with open_video(whole, read_ahead=0) as frames:
+        first = next(n for n in range(len(frames)) if number_of_or_none(frames, n) is None)
+        assert first >= 24
+        for _ in range(2):
+            with pytest.raises(VideoError, match="changes its picture size"):
+                frames[first]
+            assert number_of(frames[3]) == 3
+            assert number_of(frames[4]) == 4
+
+
+def number_of_or_none(frames: VideoFrames, index: int) -> int | None:
+    try:
+        return number_of(frames[index])
+    except VideoError:
+        return None
 
 
 def test_processes_end_with_the_video(clip: Clip) -> None:
