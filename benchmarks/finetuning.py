@@ -158,7 +158,7 @@ def _table(before: Scores, rows: Sequence[Row]) -> str:
     ]
     lines += [f"| {row.annotations} | {_cells(row.scores)} | {row.seconds:.0f} s |" for row in rows]
     quoted = "\n".join(f"- {row.annotations}: {row.message}" for row in rows)
-    objects = len(before.tasks)
+    objects = before.objects
     return (
         f"Mean IoU on {objects} cracks of {len(TEST_PICTURES)} pictures that no run has seen:\n\n"
         + "\n".join(lines)

@@ -11,6 +11,7 @@ from sam2model.sam2 import (
     NO_OBJECT_LOGIT,
     NUM_MASK_MEMORIES,
     SAM2,
+    ImageFeatures,
     ObjectPointer,
     SpatialMemory,
     is_ambiguous,
@@ -184,11 +185,18 @@ def clip_losses(model: SAM2, frames: Tensor, masks: np.ndarray, rng: np.random.G
         masks: bool ``[O, T, S, S]``, every object visible on frame 0.
         rng: decides the prompts.
     """
-    features = model.encode_image(frames)
-    bank = MemoryBank(len(frames))
+    return tracking_losses(model, model.encode_image(frames), masks, rng)
+
+
+def tracking_losses(
+    model: SAM2, features: ImageFeatures, masks: np.ndarray, rng: np.random.Generator
+) -> Losses:
+    """``clip_losses`` of frames that are encoded already, batch T."""
+    length = len(features.embedding)
+    bank = MemoryBank(length)
     losses = []
-    corrected = int(rng.integers(1, len(frames))) if rng.random() < _LATER_CLICK else -1
-    for t in range(len(frames)):
+    corrected = int(rng.integers(1, length)) if rng.random() < _LATER_CLICK else -1
+    for t in range(length):
         embedding = features.embedding[t : t + 1]
         high_res = (features.high_res[0][t : t + 1], features.high_res[1][t : t + 1])
         truth = masks[:, t]
@@ -210,7 +218,7 @@ def clip_losses(model: SAM2, frames: Tensor, masks: np.ndarray, rng: np.random.G
             points = prompts.corrections(wrong, truth, rng)
             answer = decode(model, conditioned, high_res, points)
             losses.append(_losses(answer, targets))
-        if t < len(frames) - 1:
+        if t < length - 1:
             bank.remember(model, embedding, answer, t, prompted=t in (0, corrected))
     return mean_losses(losses)
 

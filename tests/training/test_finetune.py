@@ -299,7 +299,7 @@ class TestSplit:
 
 class TestComparison:
     def scores(self, *values: float) -> Scores:
-        return Scores(range(len(values)), {"click": values})
+        return Scores({"click": list(enumerate(values))})
 
     def test_a_clear_gain_on_every_task_is_better(self) -> None:
         assert compare(self.scores(0.3, 0.4, 0.5), self.scores(0.5, 0.55, 0.68)).is_better
@@ -359,3 +359,42 @@ def test_the_rate_rises_and_falls() -> None:
     plan = Plan(steps=100)
     rates = [plan.rate_at(step) for step in range(101)]
     assert rates[0] < rates[19] > rates[60] > rates[100] > 0
+
+
+class TestSequences:
+    def page(self, task: int, page: int, *names: str) -> datasets.Example:
+        masks, boxes = np.ones((len(names), 4, 4), bool), np.full((len(names), 4), np.nan)
+        return datasets.Example(task, page, True, f"{task}x{page}", names, masks, boxes)
+
+    def test_a_clip_ends_where_an_object_has_no_mask(self) -> None:
+        pages = [self.page(1, 0, "a", "b"), self.page(1, 1, "b"), self.page(1, 2, "a")]
+        pages += [self.page(1, 4, "a"), self.page(2, 5, "a"), self.page(2, 6, "a", "b")]
+        found = [
+            [(page.task, page.page) for page in clip.pages] for clip in datasets.clips_of(pages)
+        ]
+        assert found == [[(1, 0), (1, 1)], [(2, 5), (2, 6)]]
+
+    def test_long_sequences_are_cut(self) -> None:
+        clips = datasets.clips_of([self.page(1, n, "a") for n in range(19)])
+        assert [len(clip.pages) for clip in clips] == [8, 8, 3]
+        assert clips[0].masks.shape == (1, 8, 4, 4)
+
+    def test_the_memory_is_trained_and_tracking_scored(self, finetune: Bench) -> None:
+        tasks = [project.sequence(number, 3) for number in range(1, 10)]
+        out = finetune.folder / "tuned.safetensors"
+        arguments = ("--what", "decoder+memory", "--steps", 25, "--out", out)
+        ran = finetune.on(tasks, *arguments, config=project.SEQUENCE_CONFIG)
+        assert ran.code == 0, ran.err
+        first, last = finetune.progress["curve"][0], finetune.progress["curve"][-1]
+        assert 0 < first["tracking"] <= 1
+        assert last["score"] > first["score"]
+        before, after = build_model("demo").state_dict(), build_model("demo", out).state_dict()
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert any(name.startswith("memory_attention.") for name in changed)
+        assert any(name.startswith("memory_encoder.") for name in changed)
+        assert encoder_digest(before) == encoder_digest(after)
+
+    def test_pictures_cannot_teach_the_memory(self, finetune: Bench) -> None:
+        ran = finetune.on(TASKS[:8], "--what", "decoder+memory")
+        assert ran.code == 1
+        assert "frame sequences" in ran.err

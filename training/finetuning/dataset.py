@@ -28,6 +28,8 @@ HELD_OUT_SHARE = 0.2
 MIN_HELD_OUT = 3
 MIN_TASKS = 8
 MAX_EXAMPLES = 2000
+MAX_CLIP = 8
+_MAX_CLIP_OBJECTS = 3
 _CPU = torch.device("cpu")
 _MANIFEST = "dataset.json"
 _MASKS = "masks.npz"
@@ -93,6 +95,22 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Clip:
+    """Pages of one sequence, one after the other, that all show the same objects.
+
+    A page on which an object has no mask ends its clip: whether the object is absent there or was
+    not marked, nobody knows.
+
+    Attributes:
+        pages: T examples.
+        masks: bool ``[O, T, S, S]``.
+    """
+
+    pages: Sequence[Example]
+    masks: np.ndarray
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A prepared folder.
 
@@ -128,6 +146,39 @@ class Dataset:
             for name in ("embedding", "stride_4", "stride_8")
         )
         return ImageFeatures(embedding, (stride_4, stride_8))
+
+
+def clips_of(examples: Sequence[Example]) -> list[Clip]:
+    """The clips of at least two pages among examples, at most ``MAX_CLIP`` pages each."""
+    pages = sorted((e for e in examples if e.is_sequence), key=lambda e: (e.task, e.page))
+    clips: list[Clip] = []
+    run: list[Example] = []
+    for example in pages:
+        if run and not (
+            _follows(run[-1], example) and len(run) < MAX_CLIP and _common([*run, example])
+        ):
+            clips += _clip(run)
+            run = []
+        run.append(example)
+    return clips + _clip(run)
+
+
+def _follows(one: Example, other: Example) -> bool:
+    return one.task == other.task and one.page + 1 == other.page
+
+
+def _common(pages: Sequence[Example]) -> list[str]:
+    """Objects that all pages show."""
+    every = [set(page.names) for page in pages]
+    return [name for name in pages[0].names if all(name in names for names in every)]
+
+
+def _clip(pages: Sequence[Example]) -> list[Clip]:
+    if len(pages) < 2:
+        return []
+    names = _common(pages)[:_MAX_CLIP_OBJECTS]
+    masks = [[page.masks[page.names.index(name)] for page in pages] for name in names]
+    return [Clip(list(pages), np.array(masks))]
 
 
 def prepare(

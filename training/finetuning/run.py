@@ -121,7 +121,7 @@ class Run:
             "pictures": len(dataset.train),
             "objects": sum(len(example.masks) for example in dataset.train),
             "held_out_pictures": len(dataset.held_out),
-            "held_out_objects": len(before.tasks),
+            "held_out_objects": before.objects,
             "before": {"score": before.score, **before.means},
             "after": {"score": after.score, **after.means},
             "gain": found.gain,
@@ -129,7 +129,7 @@ class Run:
             "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         numbers = (
-            f"IoU on {len(before.tasks)} held-out objects {before.score:.3f} before, "
+            f"IoU on {before.objects} held-out objects {before.score:.3f} before, "
             f"{after.score:.3f} after; by task {found}"
         )
         if not found.is_better:

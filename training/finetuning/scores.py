@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sam2model.sam2 import SAM2
 from training import prompts
-from training.finetuning.dataset import Dataset, Example
+from training.finetuning.dataset import Clip, Dataset, Example, clips_of
 from training.losses import mask_iou
-from training.unroll import decode
+from training.unroll import MemoryBank, decode
 
 MEASURES = ("click", "box", "corrections")
 MIN_GAIN = 0.01
@@ -23,6 +23,7 @@ MIN_GAIN = 0.01
 NOISE = 2.0
 """A gain must exceed so many standard errors of its mean over tasks."""
 _MAX_OBJECTS = 8
+_MAX_CLIPS = 16
 _CORRECTIONS = 3
 
 
@@ -31,18 +32,22 @@ class Scores:
     """IoU of held-out objects.
 
     Attributes:
-        tasks: for each object, the task it is of.
-        ious: by measure, IoU of each object: after one click in its middle, for its box, and
-            after three corrective clicks.
+        ious: by measure, (task, IoU) of each object: after one click in its middle, for its box,
+            after three corrective clicks; and where there are sequences, tracked from a box on
+            the first page through the next, averaged over those.
     """
 
-    tasks: Sequence[int]
-    ious: dict[str, Sequence[float]]
+    ious: Mapping[str, Sequence[tuple[int, float]]]
 
     @property
     def means(self) -> dict[str, float]:
         """By measure."""
-        return {name: float(np.mean(values)) for name, values in self.ious.items()}
+        return {name: float(np.mean([v for _, v in found])) for name, found in self.ious.items()}
+
+    @property
+    def objects(self) -> int:
+        """How many were prompted."""
+        return len(self.ious[MEASURES[0]])
 
     @property
     def score(self) -> float:
@@ -52,8 +57,8 @@ class Scores:
     def by_task(self) -> dict[int, float]:
         """Mean IoU over measures and objects of each task."""
         gathered: dict[int, list[float]] = defaultdict(list)
-        for values in self.ious.values():
-            for task, value in zip(self.tasks, values, strict=True):
+        for found in self.ious.values():
+            for task, value in found:
                 gathered[task].append(value)
         return {task: float(np.mean(values)) for task, values in gathered.items()}
 
@@ -95,14 +100,33 @@ def evaluate(model: SAM2, dataset: Dataset, examples: Sequence[Example] | None =
         model: in evaluation mode.
         examples: others than the dataset's held-out ones.
     """
-    tasks: list[int] = []
-    ious: dict[str, list[float]] = {name: [] for name in MEASURES}
+    ious: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for example in dataset.held_out if examples is None else examples:
         truth = example.masks[:_MAX_OBJECTS]
-        tasks += [example.task] * len(truth)
         for name, values in _score(model, dataset, example, truth).items():
-            ious[name] += values
-    return Scores(tasks, dict(ious))
+            ious[name] += [(example.task, value) for value in values]
+    for clip in clips_of(dataset.held_out)[:_MAX_CLIPS] if examples is None else ():
+        ious["tracking"] += [(clip.pages[0].task, value) for value in _track(model, dataset, clip)]
+    return Scores(dict(ious))
+
+
+def _track(model: SAM2, dataset: Dataset, clip: Clip) -> list[float]:
+    """IoU of each object, averaged over the pages after the one with its box."""
+    bank = MemoryBank(len(clip.pages))
+    found = []
+    for t, page in enumerate(clip.pages):
+        features = dataset.features(model, [(page, 0)])
+        conditioned = bank.condition(model, features.embedding, t)
+        if t == 0:
+            conditioned = conditioned.expand(len(clip.masks), -1, -1, -1)
+            points = prompts.boxes(clip.masks[:, 0], None)
+            answer = decode(model, conditioned, features.high_res, points)
+        else:
+            answer = decode(model, conditioned, features.high_res, None)
+            truth = np.ascontiguousarray(clip.masks[:, t])
+            found.append(_ious(_masks(model, answer.masked_logits), truth))
+        bank.remember(model, features.embedding, answer, t, prompted=t == 0)
+    return np.mean(found, axis=0).tolist()
 
 
 def _score(

@@ -9,10 +9,10 @@ import torch
 
 from sam2model.sam2 import SAM2, ImageFeatures
 from training import prompts
-from training.finetuning.dataset import Dataset, Example, turned_boxes, turned_masks
+from training.finetuning.dataset import Clip, Dataset, Example, turned_boxes, turned_masks
 from training.losses import Losses, mean_losses, segmentation_losses
 from training.prompts import Points
-from training.unroll import Answer, answer_masks, decode
+from training.unroll import Answer, answer_masks, decode, tracking_losses
 
 MAX_OBJECTS = 4
 _BOX_SHARE = 0.4
@@ -46,6 +46,18 @@ def picture_losses(
     boxed = rng.random() < _BOX_SHARE
     points = _boxes(truth, own, rng) if boxed else prompts.clicks(truth, rng)
     return prompted_losses(model, features, owners, truth, points, rng)
+
+
+def clip_losses(model: SAM2, dataset: Dataset, clip: Clip, rng: np.random.Generator) -> Losses:
+    """Losses on a clip: prompted on its first page, tracked through the others.
+
+    Args:
+        model: in training mode.
+        rng: decides view and prompts.
+    """
+    view = int(rng.integers(dataset.views))
+    features = dataset.features(model, [(page, view) for page in clip.pages])
+    return tracking_losses(model, features, turned_masks(clip.masks, view), rng)
 
 
 def prompted_losses(

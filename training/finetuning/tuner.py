@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from sam2model.sam2 import SAM2
-from training.finetuning.dataset import Dataset, Example
+from training.finetuning.dataset import Dataset, Example, TooFewAnnotations, clips_of
 from training.finetuning.parts import What, trained_names
 from training.finetuning.scores import Scores, evaluate
-from training.finetuning.steps import picture_losses
+from training.finetuning.steps import clip_losses, picture_losses
 
 _BETAS = (0.9, 0.98)
 _CLIP_NORM = 1.0
+_CLIP_SHARE = 0.5  # of the steps, where there are clips and what they teach is trained
 # Learning rates without and with the image encoder. Those of the demo network were measured
 # (docs/finetuning.md); for official weights, which could not be had here, they are a guess on the
 # careful side: they begin with far better features.
@@ -88,6 +89,12 @@ class Tuner:
         self.step = 0
         self.curve: list[dict[str, float]] = []
         self._path = folder / "state.pt"
+        self._clips = [] if plan.what is What.DECODER else clips_of(dataset.train)
+        if plan.what is What.DECODER_AND_MEMORY and not self._clips:
+            raise TooFewAnnotations(
+                "the memory learns from frame sequences, and no task has an object on two pages "
+                "in a row; train the decoder alone"
+            )
         self._names = trained_names(model, plan.what)
         parameters = dict(model.named_parameters())
         for name, parameter in parameters.items():
@@ -136,7 +143,11 @@ class Tuner:
             group["lr"] = self.plan.rate_at(self.step)
         self.model.train()
         self._optimizer.zero_grad()
-        losses = picture_losses(self.model, self.dataset, self._batch(rng), rng)
+        if self._clips and rng.random() < _CLIP_SHARE:
+            clip = self._clips[int(rng.integers(len(self._clips)))]
+            losses = clip_losses(self.model, self.dataset, clip, rng)
+        else:
+            losses = picture_losses(self.model, self.dataset, self._batch(rng), rng)
         losses.total().backward()
         torch.nn.utils.clip_grad_norm_(self._trained.values(), _CLIP_NORM)
         self._optimizer.step()
