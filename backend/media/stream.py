@@ -18,7 +18,6 @@ from backend.media.ranged import Part, RangedObject
 from backend.media.source import Download, Restart, Unchanged, Validators
 
 _THREADS = 8
-_OPENING_LOCKS = 64
 
 
 class _Content(Protocol):
@@ -170,8 +169,8 @@ class StreamCache:
         self._cache, self._store = cache, cache.store
         self._max_bytes = max_bytes
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ranges")
-        self._opening = [threading.Lock() for _ in range(_OPENING_LOCKS)]
-        self._shared_lock = threading.Lock()
+        self._shared_lock = threading.Lock()  # both of the following
+        self._opening: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
         self._shared: WeakValueDictionary[str, PartialObject] = WeakValueDictionary()
 
     def close(self) -> None:
@@ -185,7 +184,9 @@ class StreamCache:
             MediaError: it cannot be had, or there is no room for it.
         """
         key = identity_key(source.identity)
-        with self._opening[int(key[:8], 16) % _OPENING_LOCKS]:
+        with self._shared_lock:
+            opening = self._opening.setdefault(key, threading.Lock())
+        with opening:
             return self._store.using_index(lambda: self._open(key, source))
 
     def _open(self, key: str, source: RangedObject) -> MediaStream:

@@ -123,6 +123,24 @@ def test_what_does_not_fit_is_left_to_the_scan(
         assert_equal(found, scanned)
 
 
+def test_positions_beyond_4_gb(clip: Callable[[str], Path]) -> None:
+    """Large files have their positions in ``co64`` instead of ``stco``."""
+    content = bytearray(clip("b_frames.mp4").read_bytes())
+    movie = content.index(b"moov") - 4  # at the end, so that nothing moves that has a position
+    narrow = content.index(b"stco", movie) - 4
+    length, count = struct.unpack_from(">I8xI", content, narrow)
+    positions = struct.unpack_from(f">{count}I", content, narrow + 16)
+    wide = struct.pack(f">I4sII{count}Q", 16 + 8 * count, b"co64", 0, count, *positions)
+    content[narrow : narrow + length] = wide
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        at = content.index(kind, movie) - 4
+        size = struct.unpack_from(">I", content, at)[0] + len(wide) - length
+        struct.pack_into(">I", content, at, size)
+    found, scanned = both(io.BytesIO(bytes(content)))
+    assert_equal(found, scanned)
+    assert len(scanned) == 60
+
+
 class Counting(io.BytesIO):
     """Notes which bytes are read."""
 
