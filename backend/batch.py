@@ -148,10 +148,14 @@ class Batch:
         self, project: str, task: Task, label_config: str, patient: bool
     ) -> Prediction | None:
         try:
-            job = self._videos.retrieve(project, task, label_config, patient=patient)
-            if job is None or job.state is not JobState.DONE:
+            results: list[dict[str, Any]] = []
+            scores: list[float] = []
+            for job in self._videos.retrieve(project, task, label_config, patient=patient):
+                if job.state is JobState.DONE:
+                    made, each = self._videos.outcome(job)
+                    results, scores = results + made, scores + each
+            if not results:
                 return None
-            results, scores = self._videos.outcome(job)
         except EXPECTED as error:
             logger.warning("task %s: not tracked: %s", task_name(task), error)
             return None

@@ -36,7 +36,8 @@ def segment_batch(
 ) -> list[Segment]:
     """One mask for each prompt of a batch, in order; see ``batches``."""
     if len(prompts) > 1:
-        found = predictor.predict_boxes(image, np.stack([prompt.box for prompt in prompts]))
+        boxes = [prompt.box for prompt in prompts if prompt.box is not None]
+        found = predictor.predict_boxes(image, np.stack(boxes))
     else:
         found = [_predict(predictor, image, prompt) for prompt in prompts]
     return [

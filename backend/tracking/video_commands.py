@@ -11,10 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
 from backend.decoding.videos import open_video
-from backend.engine.engine import PixelPrompt
 from backend.labelstudio.commands import (
     TRACK_HELP,
     Kind,
@@ -24,7 +21,7 @@ from backend.labelstudio.commands import (
     parse_command,
     unknown_command,
 )
-from backend.labelstudio.geometry import Box, box_to_pixels, mask_to_box
+from backend.labelstudio.geometry import Box, mask_to_box
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.keyframes import Keyframe, merge_human, thin
 from backend.labelstudio.label_config import parse_label_config
@@ -43,7 +40,6 @@ from backend.labelstudio.video_regions import (
 from backend.tracking.clip import (
     Clip,
     Tables,
-    box_digest,
     box_numbers,
     clip_track,
     read_timeline,
@@ -51,11 +47,17 @@ from backend.tracking.clip import (
     saved_results,
     video_tag,
 )
-from backend.tracking.jobs import Goal, Work
-from backend.tracking.plan import Direction, plan_spans
+from backend.tracking.jobs import Work
 from backend.tracking.progress import progress, ranges
 from backend.tracking.review import doubts
 from backend.tracking.store import Job
+from backend.tracking.video_marks import (
+    by_frame,
+    goal_of,
+    on_one,
+    read_keyframes,
+    write_keyframes,
+)
 from backend.tracking.workshop import Workshop
 
 FETCH_SECONDS = 600.0  # for a video, inside a job
@@ -97,7 +99,7 @@ class VideoCommands:
         if found.trigger in (Trigger.NOTHING, Trigger.NOTE) or parsed.kind in (Kind.NOTE, Kind.OWN):
             return []
         saved = saved_results(task)
-        regions = _on_one(
+        regions = on_one(
             found.commanded or found.regions or tuple(read_video_regions(saved, config))
         )
         name = regions[0].to_name if regions else config.videos[0].name
@@ -121,21 +123,26 @@ class VideoCommands:
 
     def retrieve(
         self, project: str, task: Mapping[str, Any], label_config: str, *, patient: bool
-    ) -> Job | None:
+    ) -> list[Job]:
         """Track the boxes that a task holds already, both ways, for "Retrieve predictions".
 
         Args:
-            patient: wait for the job as long as a reply may.
+            patient: wait for each job as long as a reply may.
 
         Returns:
-            The job, ended or to be stored as a prediction when it ends; None without boxes.
+            A job for each video with boxes, ended or to be stored as a prediction when it ends.
 
         Raises:
             MissingMedia, MediaError, VideoError, EngineError: why there is no track.
         """
         parsed = replace(TRACK, direction="both")
-        planned = self.plan(project, task, label_config, parsed, saved_results(task))
-        return None if isinstance(planned, str) else self._shop.run(*planned, wait=patient)
+        saved = saved_results(task)
+        jobs = []
+        for tag in self._parse(label_config).videos:
+            planned = self.plan(project, task, label_config, parsed, saved, tag.name)
+            if not isinstance(planned, str):
+                jobs.append(self._shop.run(*planned, wait=patient))
+        return jobs
 
     def plan(
         self,
@@ -155,7 +162,7 @@ class VideoCommands:
         Raises:
             MissingMedia, MediaError, VideoError, EngineError: the video cannot be had, or read.
         """
-        regions = _on_one(read_video_regions(results, self._parse(label_config)), name)
+        regions = on_one(read_video_regions(results, self._parse(label_config)), name)
         if not regions:
             return "no box yet"
         clip = self.clip(project, task, label_config, regions[0].to_name, regions)
@@ -266,7 +273,7 @@ class VideoCommands:
         table, _ = self._tables.get(file, deadline)
         frames = open_video(file, table=table)
         size = (frames.width, frames.height)
-        goals = [_goal(each, request, *size) for each in request["objects"]]
+        goals = [goal_of(each, request, *size) for each in request["objects"]]
 
         def close() -> None:
             frames.close()
@@ -285,31 +292,33 @@ class VideoCommands:
         results: Results = []
         for region in regions:
             results += self.results(clip, self._marked(clip, region))
-        return results, [mask.iou for mask in self._shop.store.masks(clip.track)]
+        names = {region.id for region in regions}
+        found = self._shop.store.masks(clip.track)
+        return results, [mask.iou for mask in found if mask.object_id in names]
 
     def _marked(self, clip: Clip, region: VideoRegion) -> Marked:
         """Tell a human's key frames from those that the service sent."""
         known = self._shop.store.objects(clip.track).get(region.id, {})
-        before = _read_keyframes(known.get("human", ()))
+        before = read_keyframes(known.get("human", ()))
         sent: dict[int, list[Keyframe]] = {}
-        for each in _read_keyframes(known.get("sent", ())):
+        for each in read_keyframes(known.get("sent", ())):
             sent.setdefault(each.frame, []).append(each)
         human, _ = split_keyframes(region, sent, before)
         if saved_before(clip.task, known.get("answered", 0.0)):
             # The draft is older than the last answer, which held boxes that it does not.
-            human = tuple(_by_frame([*before, *human]))
+            human = tuple(by_frame([*before, *human]))
         return Marked(region, human)
 
     def _remember(self, clip: Clip, marked: Marked, merged: Sequence[Keyframe]) -> None:
         """Keep what is sent, to tell it from what a human does with it."""
         known = self._shop.store.objects(clip.track).get(marked.region.id, {})
         earlier = known.get("sent", ())
-        new = [each for each in _write_keyframes(merged) if each not in earlier]
+        new = [each for each in write_keyframes(merged) if each not in earlier]
         description = {
             "labels": list(marked.region.labels),
             "from_name": marked.region.from_name,
             "sent": [*earlier, *new][-KEPT_KEYFRAMES:],
-            "human": _write_keyframes(marked.human),
+            "human": write_keyframes(marked.human),
             "answered": time.time(),
         }
         self._shop.store.describe(clip.track, marked.region.id, description)
@@ -363,39 +372,8 @@ class VideoCommands:
         return "; ".join(parts)
 
 
-def _on_one(regions: Sequence[VideoRegion], name: str | None = None) -> list[VideoRegion]:
-    """The regions on one Video tag, that of the first region where no name is given."""
-    names = [name] if name is not None else [region.to_name for region in regions[:1]]
-    return [region for region in regions if region.to_name in names]
-
-
-def _by_frame(keyframes: Sequence[Keyframe]) -> list[Keyframe]:
-    """One key frame for each frame, the last of several, ascending."""
-    found = {each.frame: each for each in keyframes}
-    return [found[frame] for frame in sorted(found)]
-
-
 def _items(context: object) -> object:
     return context.get("result") if isinstance(context, Mapping) else None
-
-
-def _goal(
-    described: Mapping[str, Any], request: Mapping[str, Any], width: int, height: int
-) -> Goal:
-    boxes = {int(frame): Box(*numbers) for frame, numbers in described["prompts"].items()}
-    nothing = np.zeros((0, 2)), np.zeros(0, dtype=bool)
-    prompts = {
-        frame: PixelPrompt(*nothing, box=box_to_pixels(box, width, height))
-        for frame, box in boxes.items()
-    }
-    digests = {frame: box_digest(box) for frame, box in boxes.items()}
-    direction = Direction(request["direction"])
-    spans = plan_spans(boxes, first=request["first"], last=request["last"], direction=direction)
-    # Where the human says that the object ends, nothing is tracked on from there.
-    ends = set(described["ends"])
-    spans = [span for span in spans if span.reverse or span.anchor not in ends]
-    answers = [frame for frame in boxes if request["first"] <= frame <= request["last"]]
-    return Goal(described["id"], prompts, digests, spans, answers)
 
 
 def _region_items(region: VideoRegion, clip: Clip) -> Results:
@@ -403,11 +381,3 @@ def _region_items(region: VideoRegion, clip: Clip) -> Results:
     framerate = clip.timeline.framerate
     made = region_results(region, region.keyframes, clip.config, framerate=framerate)
     return [dict(item) for item in made]
-
-
-def _write_keyframes(keyframes: Sequence[Keyframe]) -> list[list[Any]]:
-    return [[each.frame, box_numbers(each.box), each.enabled] for each in keyframes]
-
-
-def _read_keyframes(written: Sequence[Sequence[Any]]) -> list[Keyframe]:
-    return [Keyframe(frame, Box(*numbers), enabled) for frame, numbers, enabled in written]

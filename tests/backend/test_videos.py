@@ -207,6 +207,29 @@ def test_retrieve_predictions_tracks_existing_boxes_both_ways(bench):
     assert box_at(keyframes, 30).x == pytest.approx(10 + 20 * PIXEL, abs=PIXEL)
 
 
+def test_every_video_of_a_task_is_retrieved(bench):
+    second = CONFIG.replace('name="', 'name="second_').replace('toName="video"', 'toName="second"')
+    second = second.replace('"second_video"', '"second"').replace("$video", "$other")
+    config = CONFIG.replace("</View>", second.replace("<View>", ""))
+    other = region("r2", keyframe(10, 50)) | {"from_name": "second_box", "to_name": "second"}
+    boxes = [region("r1", keyframe(10, 10)), other]
+    data = {"video": "/a.mp4", "other": "/b.mp4"}
+    tasks = [
+        {"id": 9, "data": data, "predictions": [{"id": 3, "result": boxes}]},
+        {"id": 10, "data": data},
+    ]
+    body = {"tasks": tasks, "project": "1.1", "label_config": config, "params": {"context": None}}
+    first, _ = bench.client.post("/predict", json=body).json["results"]
+    tracked = {item["id"]: item for item in first["result"]}
+    assert {name: item["to_name"] for name, item in tracked.items()} == {
+        "r1": "video",
+        "r2": "second",
+    }
+    for name, x in (("r1", 10), ("r2", 50)):
+        shown = box_at(read_sequence(tracked[name]["value"]), 20)
+        assert shown.x == pytest.approx(x + 10 * PIXEL, abs=PIXEL)
+
+
 def test_many_retrieved_videos_are_stored_one_by_one(bench):
     tasks = [
         {
