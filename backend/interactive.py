@@ -166,6 +166,9 @@ class Interactive:
         except EXPECTED as error:
             logger.warning("task %s: not tracked on: %s", request.task_id, error)
             return [], str(error)
+        except Exception:  # request boundary: the prompt itself is answered
+            logger.exception("task %s: could not be tracked on", request.task_id)
+            return [], f"the backend failed to track on; its log says why{log_place()}"
 
     def _mask(
         self, request: Request, prompt: ObjectPrompt, deadline: float

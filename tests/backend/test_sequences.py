@@ -482,6 +482,14 @@ class TestOnPrompt:
             edge + 4 for edge in columns(editor.masks()[0][0])
         )
 
+    def test_a_defect_of_tracking_costs_no_click(self, editor, bench):
+        def broken(*args):
+            raise ZeroDivisionError
+
+        bench.store.add_job = broken
+        assert len(editor.click(30, 50, page=0)) == 1
+        assert "failed to track on" in editor.text
+
     def test_a_picture_is_no_sequence(self, bench):
         bench.engine.wait_ready(5)
         config = CONFIG.replace('valueList="$frames"', 'value="$image"')
