@@ -24,6 +24,7 @@ def main() -> int:
             lost += not fine
             told = outcome.text if fine else f"**FAILED** {outcome.text} {outcome.violations}"
             told = re.sub(r"127\.0\.0\.1:\d+", "attacker", told).replace("|", "\\|")
+            told = re.sub(r"/\d{9,}(\.\w+)?", "/...", told)
             kind = "refused" if outcome.refused else "harmless"
             print(f"| {attack.group} | {attack.name} | {kind}: {told} | {outcome.seconds:.1f} |")
     print(f"\n{len(found)} attacks, {lost} did harm.")
