@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -161,5 +160,7 @@ class TestStop:
         assert len(kept.anchors(job.track)) >= job.done
         kept.close()
         assert "Traceback" not in server.text()
-        ids = re.findall(r'"job": "(\w+)"', server.text())
-        assert set(ids) == {job.id}
+        lines = [json.loads(line) for line in server.text().splitlines()]
+        [begun] = [line for line in lines if line["message"] == "the job begins"]
+        asked = replies[0].headers["X-Request-ID"]  # by the request that typed "track"
+        assert (begun["job"], begun["project"], begun["request_id"]) == (job.id, "1.100", asked)
