@@ -96,13 +96,15 @@ def test_open_videos_are_bounded_and_the_idle_go_first(bench):
 
 
 def test_a_video_in_use_is_not_closed(bench):
-    """The network of one click runs while other editors open videos and release."""
+    """While the first frame of a request is encoded, other editors open videos, and this one's are
+    released; its second frame is decoded all the same."""
     bench.predictor.hold.clear()
     editor = Editor(bench, task="first")
     replies = []
 
     def click():
-        replies.append(editor.send("predict", time_ms=0, result=[point(50, 50)]))
+        prompts = [point(50, 50, frame=1), point(50, 50, frame=20)]
+        replies.append(editor.send("predict", result=prompts))
 
     thread = threading.Thread(target=click)
     thread.start()
@@ -112,7 +114,8 @@ def test_a_video_in_use_is_not_closed(bench):
     Editor(bench, task="first").send("release")
     bench.predictor.hold.set()
     thread.join(10)
-    assert replies[0]["result"]
+    frames = [item["value"]["frame"] for item in replies[0]["result"]]
+    assert frames == [0, 19], replies[0]
 
 
 def test_editors_that_open_one_video_together_share_it(bench):
