@@ -14,13 +14,13 @@ import base64
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,9 @@ def main() -> None:
         )
         before = _score(None, test)
         how = ["--what", arguments.what, "--steps", str(arguments.steps)]
-        rows = [_finetuned(count, how, folder, test) for count in arguments.counts]
+        with ThreadPoolExecutor(len(arguments.counts)) as side_by_side:
+            run = partial(_finetuned, how=how, folder=folder, test=test)
+            rows = list(side_by_side.map(run, arguments.counts))
     text = _table(before, rows)
     print(text)
     if arguments.out:
@@ -120,22 +122,23 @@ def _finetuned(count: int, how: Sequence[str], folder: Path, test: Dataset) -> R
     weights = folder / f"finetuned-{count}.safetensors"
     environment = {
         **os.environ,
-        "STATE_DIR": str(folder / "state"),
-        "CACHE_DIR": str(folder / "cache"),
+        "STATE_DIR": str(folder / f"state-{count}"),
+        "CACHE_DIR": str(folder / f"cache-{count}"),
         "SAM2_VARIANT": "demo",
         "SAM2_CHECKPOINT": "",
     }
     command = [sys.executable, "-m", "training", "finetune", "--annotations", str(export)]
     command += ["--label-config", str(config), "--out", str(weights), *how]
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    started = time.monotonic()
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    seconds = time.monotonic() - started
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    message = ran.stdout.splitlines()[0]
-    print(f"{count}: {seconds:.0f} s, {after.ru_utime - used.ru_utime:.0f} s of CPU: {message}")
-    scores = _score(weights if weights.exists() else None, test)
-    return Row(count, message, scores, after.ru_utime - used.ru_utime)
+    said = folder / f"{count}.txt"
+    with said.open("w", encoding="utf-8") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"the run with {count} pictures failed")
+    message = said.read_text(encoding="utf-8").splitlines()[0]
+    seconds = used.ru_utime + used.ru_stime
+    print(f"{count}: {seconds:.0f} s of CPU: {message}", flush=True)
+    return Row(count, message, _score(weights if weights.exists() else None, test), seconds)
 
 
 def _test_pages() -> Iterator[AnnotatedPage]:

@@ -48,7 +48,7 @@ class Plan:
     """
 
     what: What = What.DECODER
-    steps: int = 300
+    steps: int = 200
     seed: int = 0
     rate: float = 3e-4
     batch: int = 8
