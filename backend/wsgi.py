@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import signal
 import threading
@@ -34,11 +35,18 @@ from backend.tracking.service import Tracking, TrackSettings
 from backend.tracking.store import StoreError, TrackStore
 from backend.video_protocol import VideoProtocol
 
+logger = logging.getLogger(__name__)
+
 
 def application() -> Flask:
     """What gunicorn calls (``backend.wsgi:application()``)."""
     settings = Settings.from_env(os.environ)
     configure(settings.log_level, settings.log_format, settings.secrets())
+    if settings.auth_token is not None and settings.basic_auth_user is None:
+        logger.warning(
+            "Label Studio is shut out: it can send a user name and a password but no token; "
+            "set BASIC_AUTH_USER and BASIC_AUTH_PASS too"
+        )
     metrics = Metrics()
     service = build_service(settings, metrics)
     atexit.register(service.close)

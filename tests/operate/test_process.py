@@ -59,6 +59,7 @@ def test_requests_are_logged_as_json_with_their_id_and_nothing_else(start):
     assert said(reply)  # why there is no mask
     server.stop()
     lines = [json.loads(line) for line in server.text().splitlines()]
+    assert any("Label Studio is shut out" in line["message"] for line in lines)
     assert {"backend.access", "gunicorn.error", "backend.engine.local"} <= {
         line["logger"] for line in lines
     }
