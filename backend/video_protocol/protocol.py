@@ -9,19 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from backend.answers import UnusableShape, to_pixels
-from backend.engine.engine import Engine, EngineError, ImageSource, Segment
+from backend.answers import to_pixels
+from backend.engine.engine import Engine, ImageSource, Segment
 from backend.engine.scheduler import Priority
-from backend.interactive import OnlyBackground, Request
-from backend.labelstudio.media_refs import MissingMedia
+from backend.interactive import EXPECTED, OnlyBackground, Request
 from backend.labelstudio.prompts import ObjectPrompt
 from backend.labelstudio.tags import ImageTag
-from backend.media.errors import MediaError
 from backend.task_images import TaskImages
 from backend.tracking.plan import Direction
 from backend.tracking.service import Tracking
 from backend.tracking.store import JobState, TrackedMask
-from backend.video import VideoError
 from backend.video_protocol.ask import Ask, Event, read_ask
 from backend.video_protocol.clips import Clips, OpenClip
 from backend.video_protocol.order import Order
@@ -41,17 +38,6 @@ from backend.video_protocol.wire import (
 logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 10.0  # how often idle videos and abandoned tracks are looked for
-
-# What can be said in a sentence; anything else is a defect of the service.
-EXPECTED = (
-    MediaError,
-    MissingMedia,
-    VideoError,
-    EngineError,
-    OnlyBackground,
-    UnusableShape,
-    TooMany,
-)
 
 
 class Nothing(ValueError):
@@ -131,7 +117,7 @@ class VideoProtocol:
             if not call.target.to_name and event in (Event.PREWARM, Event.PREDICT, Event.TRACK):
                 raise Nothing("the label config has no tag that takes masks or boxes")
             return handlers[event](call)
-        except (*EXPECTED, Nothing) as error:
+        except (*EXPECTED, TooMany, Nothing) as error:
             logger.warning("task %s: %s: %s", request.task_id, event, error)
             return self._failed(event, call, str(error))
         except Exception:  # request boundary: the editor would hide a 500

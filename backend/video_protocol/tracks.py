@@ -177,9 +177,8 @@ class Tracks:
         sessions = sorted(self._sessions.values(), key=lambda session: session.touched)
         spare = len(sessions) - MAX_SESSIONS
         for session in sessions:
-            job = self._store.job(session.job_id)
             idle = now - session.touched
-            if job is not None and not job.state.ended:
+            if not self._job(session.job_id).state.ended:
                 if idle > ABANDONED_SECONDS:
                     logger.info("track %s is cancelled: nobody asks about it", session.job_id)
                     self._jobs.cancel(session.job_id)
@@ -244,10 +243,10 @@ class Tracks:
         return session
 
     def _job(self, job_id: str) -> Job:
-        job = self._store.job(job_id)
-        if job is None:
-            raise NoSession(job_id)
-        return job
+        try:
+            return self._jobs.wait(job_id, 0.0)  # knows of ends that could not be stored
+        except KeyError as error:
+            raise NoSession(job_id) from error
 
     def _forget(self, session: Session) -> None:
         with self._lock:

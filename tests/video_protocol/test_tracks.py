@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from backend.tracking.store import JobState
+from backend.tracking.store import JobState, StoreError
 from backend.video import VideoError
 from tests.video.clips import HEIGHT, WIDTH
 from tests.video_protocol.conftest import FRAMES, Editor, box, left_of, mask_of, point, until
@@ -288,6 +288,24 @@ class TestProgress:
         frames, last = editor.read_all(session)
         assert numbers(frames) == list(range(12))
         assert last["done"] and "broken at 12" in last["error"]
+
+    def test_a_store_that_takes_nothing_more(self, editor, bench, monkeypatch):
+        """The disk is full: neither masks nor the end of the job can be written."""
+
+        def full(*args, **kwargs):
+            raise StoreError("the disk is full")
+
+        bench.track_hold.clear()
+        session = editor.track(point(50, 50))
+        until(lambda: bench.store.job(session).state is JobState.RUNNING)
+        monkeypatch.setattr(bench.store, "put_masks", full)
+        monkeypatch.setattr(bench.store, "update_job", full)
+        bench.track_hold.set()
+        frames, last = editor.read_all(session)
+        assert (frames, last["error"]) == ([], "the disk is full")
+        monkeypatch.setattr(bench.store, "add_job", full)
+        refused = editor.send("track", time_ms=0, result=[point(20, 50)])
+        assert (refused["result"], refused["error"]) == ([], "the disk is full")
 
     def test_many_readers_at_once(self, editor, bench):
         bench.track_hold.clear()
