@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -29,6 +30,8 @@ KEPT_TABLES = 64
 SHORTEST_WAIT_S = 5.0  # for a table; with an index it takes a moment
 
 Results = list[dict[str, Any]]
+
+MAX_EDITOR_FRAMES = 1_000_000  # as many as a file may have, see ``VideoLimits``
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def read_timeline(
         table, duration: of the file.
 
     Raises:
-        MissingMedia: the tag's framerate cannot be used.
+        MissingMedia: the tag's framerate cannot be used, or makes too many frames.
     """
     video = config.video_config(name)
     try:
@@ -153,6 +156,12 @@ def read_timeline(
     except ValueError as error:
         raise MissingMedia(str(error)) from error
     stated = next((region.frames_count for region in regions if region.frames_count), None)
+    # Both come from the task: a number like 1e12 would be counted through for hours.
+    if not (stated or duration * framerate) <= MAX_EDITOR_FRAMES or framerate == math.inf:
+        raise MissingMedia(
+            f"the editor would count more than {MAX_EDITOR_FRAMES} frames in this video: check the "
+            "framerate of its <Video> tag"
+        )
     return Timeline(table.times.tolist(), framerate, stated or frames_count(duration, framerate))
 
 

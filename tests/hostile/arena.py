@@ -19,6 +19,7 @@ from unittest import mock
 from backend.decoding.images import ImageDecoder
 from backend.decoding.videos import open_video
 from backend.labelstudio.client import LabelStudioClient
+from backend.labelstudio.media_refs import MissingMedia
 from backend.media.errors import MediaError
 from backend.media.patience import Timeouts
 from backend.media.resolver import MediaResolver
@@ -222,7 +223,7 @@ class Arena:
         violations = []
         try:
             text, refused = attack(self), False
-        except (MediaError, VideoError) as error:
+        except (MediaError, MissingMedia, VideoError) as error:
             text, refused = str(error), True
         except AssertionError as error:
             text, refused = "", False

@@ -35,7 +35,7 @@ class Attack:
 
 def attacks() -> list[Attack]:
     """All of them."""
-    from tests.hostile import addresses, images, redirects, servers, videos
+    from tests.hostile import addresses, images, redirects, servers, timelines, videos
 
-    parts = (addresses, redirects, servers, images, videos)
+    parts = (addresses, timelines, redirects, servers, images, videos)
     return [attack for part in parts for attack in part.attacks()]
