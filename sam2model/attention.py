@@ -2,8 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from sam2model.dot_product import dot_product_attention, takes_narrow_values
+from sam2model.layers import Linear
 from sam2model.position_encoding import apply_rope
 
 
@@ -31,26 +32,19 @@ class _ProjectedAttention(nn.Module):
         kv_in_dim = embedding_dim if kv_in_dim is None else kv_in_dim
         self.num_heads = num_heads
         self.dropout = dropout
-        self.q_proj = nn.Linear(embedding_dim, inner_dim)
-        self.k_proj = nn.Linear(kv_in_dim, inner_dim)
-        self.v_proj = nn.Linear(kv_in_dim, inner_dim)
-        self.out_proj = nn.Linear(inner_dim, embedding_dim)
-
-    def _project(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Project and split into heads: ``[B, heads, tokens, head_dim]`` each."""
-        return (
-            self._split_heads(self.q_proj(q)),
-            self._split_heads(self.k_proj(k)),
-            self._split_heads(self.v_proj(v)),
-        )
+        self.q_proj = Linear(embedding_dim, inner_dim)
+        self.k_proj = Linear(kv_in_dim, inner_dim)
+        self.v_proj = Linear(kv_in_dim, inner_dim)
+        self.out_proj = Linear(inner_dim, embedding_dim)
 
     def _split_heads(self, x: Tensor) -> Tensor:
+        """``[B, tokens, C]`` to ``[B, heads, tokens, C / heads]``."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        return self.out_proj(out.transpose(1, 2).flatten(2))
+        out = dot_product_attention(q, k, v, dropout)
+        return out.transpose(1, 2).flatten(2)
 
 
 class Attention(_ProjectedAttention):
@@ -67,7 +61,9 @@ class Attention(_ProjectedAttention):
         Returns:
             ``[B, N, embedding_dim]``.
         """
-        return self._attend(*self._project(q, k, v))
+        q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
+        heads = (self._split_heads(x) for x in (q, k, v))
+        return self.out_proj(self._attend(*heads))
 
 
 class RoPEAttention(_ProjectedAttention):
@@ -84,7 +80,8 @@ class RoPEAttention(_ProjectedAttention):
         """Attend.
 
         Args:
-            q: ``[B, N, embedding_dim]``, one token per cell of the feature map.
+            q: ``[B or 1, N, embedding_dim]``, one token per cell of the feature map; 1 where
+                the queries of all objects are the same.
             k: ``[B, R * N + P, kv_in_dim]``.
             v: ``[B, R * N + P, kv_in_dim]``.
             rope: ``[2, N, head_dim / 2]`` from ``axial_rope``.
@@ -93,8 +90,18 @@ class RoPEAttention(_ProjectedAttention):
         Returns:
             ``[B, N, embedding_dim]``.
         """
-        q, k, v = self._project(q, k, v)
-        num_placed = k.shape[2] - num_keys_without_rope
-        placed, unplaced = k.split((num_placed, num_keys_without_rope), dim=2)
-        placed = apply_rope(placed.unflatten(2, (-1, q.shape[2])), rope).flatten(2, 3)
-        return self._attend(apply_rope(q, rope), torch.cat((placed, unplaced), dim=2), v)
+        queries = apply_rope(self._split_heads(self.q_proj(q)), rope)
+        queries = queries.expand(len(k), -1, -1, -1)
+        keys = self._placed_keys(k, rope, num_keys_without_rope)
+        # The weights of a query add up to 1, so what it takes from the values can be projected
+        # after mixing: a quarter of the channels to mix, and N tokens to project, not R * N.
+        if self.num_heads == 1 and takes_narrow_values(queries, k.shape[1]):
+            mixed = self._attend(queries, keys, v.to(keys.dtype)[:, None])
+            return self.out_proj(self.v_proj(mixed))
+        return self.out_proj(self._attend(queries, keys, self._split_heads(self.v_proj(v))))
+
+    def _placed_keys(self, k: Tensor, rope: Tensor, num_unplaced: int) -> Tensor:
+        keys = self._split_heads(self.k_proj(k))
+        placed, unplaced = keys.split((keys.shape[2] - num_unplaced, num_unplaced), dim=2)
+        placed = apply_rope(placed.unflatten(2, (-1, rope.shape[1])), rope).flatten(2, 3)
+        return torch.cat((placed, unplaced), dim=2) if num_unplaced else placed

@@ -1,11 +1,49 @@
 """The image encoder: Hiera trunk and feature pyramid neck."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam2model.hiera import Hiera
+from sam2model.inference_weights import Derived, compute_dtype
+from sam2model.matrix_product import linear
 from sam2model.variants import Variant
+
+
+class Pointwise:
+    """1x1 convolutions one after the other; without gradients, as one matrix product.
+
+    Two that follow each other with nothing in between are one, with the product of their
+    weights, and never visit the channels in between.
+    """
+
+    def __init__(self) -> None:
+        self._product: Derived[tuple[Tensor, Tensor]] = Derived()
+
+    def __call__(self, x: Tensor, *convs: nn.Conv2d) -> Tensor:
+        """Map ``[B, C, H, W]`` to ``[B, channels of the last, H, W]``."""
+        if torch.is_grad_enabled():
+            for conv in convs:
+                x = conv(x)
+            return x
+        dtype = compute_dtype(x)
+        parameters = [p for conv in convs for p in (conv.weight, conv.bias)]
+        weight, bias = self._product.get(parameters, dtype, lambda: _multiplied(convs, dtype))
+        return linear(x.permute(0, 2, 3, 1).to(dtype), weight, bias).permute(0, 3, 1, 2)
+
+
+def _multiplied(convs: Sequence[nn.Conv2d], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Weight ``[out, in]`` and bias ``[out]`` of all of them together."""
+    channels = convs[0].in_channels
+    weight = torch.eye(channels, device=convs[0].weight.device)
+    bias = torch.zeros(channels, device=convs[0].weight.device)
+    for conv in convs:
+        following = conv.weight.flatten(1).float()
+        weight, bias = following @ weight, F.linear(bias, following, conv.bias)
+    return weight.to(dtype), bias.to(dtype)
 
 
 class FpnNeck(nn.Module):
@@ -28,11 +66,26 @@ class FpnNeck(nn.Module):
             level = nn.Sequential()
             level.add_module("conv", nn.Conv2d(channels, d_model, kernel_size=1))
             self.convs.append(level)
+        self._pointwise = [Pointwise() for _ in trunk_channels]
 
-    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Map the trunk's four maps to ``[B, d_model, S/s, S/s]`` for s = 4, 8, 16."""
+    def forward(
+        self, maps: list[Tensor], narrowing: tuple[nn.Conv2d, nn.Conv2d]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run.
+
+        Args:
+            maps: the trunk's four maps, strides 4 to 32.
+            narrowing: 1x1 convolutions that the stride-4 and stride-8 maps go through next.
+
+        Returns:
+            The narrowed maps of strides 4 and 8, and ``[B, d_model, S/16, S/16]``.
+        """
+        following: list[list[nn.Conv2d]] = [[], [], [narrowing[1]], [narrowing[0]]]
         stride_32, stride_16, stride_8, stride_4 = (
-            conv(x) for conv, x in zip(self.convs, reversed(maps), strict=True)
+            pointwise(x, cast("nn.Conv2d", level.conv), *convs)
+            for pointwise, level, convs, x in zip(
+                self._pointwise, self.convs, following, reversed(maps), strict=True
+            )
         )
         # The sum is kept in float32 under autocast, as in the reference.
         top_down = F.interpolate(stride_32.to(torch.float32), scale_factor=2.0, mode="nearest")
@@ -48,6 +101,8 @@ class ImageEncoder(nn.Module):
         channels = tuple(variant.trunk.embed_dim * 2**stage for stage in range(4))
         self.neck = FpnNeck(variant.d_model, channels)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map ``[B, 3, S, S]`` to ``[B, d_model, S/s, S/s]`` for s = 4, 8, 16."""
-        return self.neck(self.trunk(images))
+    def forward(
+        self, images: Tensor, narrowing: tuple[nn.Conv2d, nn.Conv2d]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Map ``[B, 3, S, S]`` to the maps of :meth:`FpnNeck.forward`."""
+        return self.neck(self.trunk(images), narrowing)

@@ -10,10 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sam2model.layers import MLP
+from sam2model.dot_product import dot_product_attention
+from sam2model.inference_weights import Derived, compute_dtype
+from sam2model.layers import MLP, Linear
 from sam2model.variants import TrunkConfig
 
 _NORM_EPS = 1e-6
+# Tokens of the first stage that a CPU takes at a time where attention is local: few enough for
+# all that is computed of them to stay in its caches and in memory it has in hand.
+_TOKENS_PER_STRIP = 8192
 
 
 class PatchEmbed(nn.Module):
@@ -35,8 +40,8 @@ class MultiScaleAttention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.pool = pool
-        self.qkv = nn.Linear(dim, 3 * dim_out)
-        self.proj = nn.Linear(dim_out, dim_out)
+        self.qkv = Linear(dim, 3 * dim_out)
+        self.proj = Linear(dim_out, dim_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, H, W, dim]`` to ``[B, H, W, dim_out]``, H and W halved by pooling."""
@@ -44,7 +49,7 @@ class MultiScaleAttention(nn.Module):
         if self.pool:
             q = max_pool_2x2(q)
         height, width = q.shape[1:3]
-        out = F.scaled_dot_product_attention(
+        out = dot_product_attention(
             self._split_heads(q), self._split_heads(k), self._split_heads(v)
         )
         return self.proj(out.transpose(1, 2).flatten(2).unflatten(1, (height, width)))
@@ -66,14 +71,18 @@ class MultiScaleBlock(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=_NORM_EPS)
         self.attn = MultiScaleAttention(dim, dim_out, num_heads, pool)
         self.norm2 = nn.LayerNorm(dim_out, eps=_NORM_EPS)
-        self.mlp = MLP(dim_out, 4 * dim_out, dim_out, num_layers=2, activation=F.gelu)
+        self.mlp = MLP(dim_out, 4 * dim_out, dim_out, num_layers=2, activation="gelu")
         # Only blocks that widen have a projection on their shortcut (and in checkpoints).
-        self.proj = nn.Linear(dim, dim_out) if dim != dim_out else None
+        self.proj = Linear(dim, dim_out) if dim != dim_out else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, H, W, dim]`` to ``[B, H, W, dim_out]``, H and W halved by pooling."""
+        """Map ``[B, H, W, dim]`` to ``[B, H, W, dim_out]``, H and W halved by pooling.
+
+        Takes maps, and single windows too, each as a map of its size.
+        """
         shortcut = x
         x = self.norm1(x)
+        x = x.to(compute_dtype(x))
         if self.proj is not None:
             shortcut = self.proj(x)
             if self.pool:
@@ -82,7 +91,7 @@ class MultiScaleBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
     def _attend(self, x: Tensor, height_out: int, width_out: int) -> Tensor:
-        if self.window_size == 0:
+        if self.window_size == 0 or x.shape[1:3] == (self.window_size, self.window_size):
             return self.attn(x)
         batch = x.shape[0]
         windows, rows = split_into_windows(x, self.window_size)
@@ -103,6 +112,7 @@ class Hiera(nn.Module):
         )
         self.pos_embed_window = nn.Parameter(torch.zeros(1, embed_dim, window, window))
         self.blocks = nn.ModuleList()
+        self._position: Derived[Tensor] = Derived()
         self.stage_ends: list[int] = []
         dim, heads = embed_dim, config.num_heads
         for stage, depth in enumerate(config.stages):
@@ -118,6 +128,10 @@ class Hiera(nn.Module):
                 self.blocks.append(MultiScaleBlock(dim, dim_out, heads, window, opens_stage))
                 dim = dim_out
             self.stage_ends.append(len(self.blocks) - 1)
+        # The windows of stages 1 and 2 are the same pieces of the image, and those in which the
+        # block after them, the opening one of stage 3, attends.
+        self.local_window = config.window_spec[0]
+        self.num_local_blocks = self.stage_ends[1] + 2
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Encode.
@@ -131,15 +145,53 @@ class Hiera(nn.Module):
         """
         x = self.patch_embed(image)
         x = x + self._position_embedding(x.shape[1], x.shape[2])
-        maps = []
-        for i, block in enumerate(self.blocks):
+        strips = [self._local_stages(strip) for strip in x.split(self._strip_height(x), dim=1)]
+        stride_4, stride_8, x = (torch.cat(maps, dim=1) for maps in zip(*strips, strict=True))
+        maps = [stride_4, stride_8]
+        for i, block in enumerate(self.blocks[self.num_local_blocks :], self.num_local_blocks):
             x = block(x)
             if i in self.stage_ends:
-                maps.append(x.permute(0, 3, 1, 2))
+                maps.append(x)
+        return [x.permute(0, 3, 1, 2) for x in maps]
+
+    def _strip_height(self, x: Tensor) -> int:
+        """Rows of the first map that go through the local stages together."""
+        if x.device.type != "cpu" or torch.is_grad_enabled():
+            return x.shape[1]
+        row_of_windows = self.local_window * x.shape[0] * x.shape[2]
+        return self.local_window * max(1, _TOKENS_PER_STRIP // row_of_windows)
+
+    def _local_stages(self, strip: Tensor) -> list[Tensor]:
+        """Stages 1 and 2 and the opening block of stage 3, on rows of whole windows.
+
+        Tokens are put in the order of windows once and stay so.
+
+        Args:
+            strip: ``[B, h, W, C]``.
+
+        Returns:
+            The maps at the end of stage 1, of stage 2, and after the opening block.
+        """
+        batch = strip.shape[0]
+        windows, rows = split_into_windows(strip, self.local_window)
+        maps = []
+        for i, block in enumerate(self.blocks[: self.num_local_blocks]):
+            windows = block(windows)
+            if i in self.stage_ends or i == self.num_local_blocks - 1:
+                maps.append(join_windows(windows, batch, rows))
         return maps
 
     def _position_embedding(self, height: int, width: int) -> Tensor:
         """``[1, height, width, embed_dim]``."""
+        if torch.is_grad_enabled():
+            return self._stretched_positions(height, width)
+        return self._position.get(
+            (self.pos_embed, self.pos_embed_window),
+            (height, width),
+            lambda: self._stretched_positions(height, width).contiguous(),
+        )
+
+    def _stretched_positions(self, height: int, width: int) -> Tensor:
         background = F.interpolate(self.pos_embed, size=(height, width), mode="bicubic")
         window = self.pos_embed_window
         tiles = window.tile(1, 1, height // window.shape[2], width // window.shape[3])

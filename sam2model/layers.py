@@ -3,11 +3,33 @@
 Parameter names follow Meta's ``sam2`` package (``sam2/modeling/sam2_utils.py``).
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sam2model.inference_weights import Derived, compute_dtype
+from sam2model.matrix_product import Activation, activate, linear
+
+
+class Linear(nn.Linear):
+    """Linear layer and activation; without gradients its weights are cast once, not every time."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self._cast: Derived[tuple[Tensor, Tensor]] = Derived()
+
+    def forward(self, x: Tensor, activation: Activation = "none") -> Tensor:
+        """Map ``[..., in_features]`` to ``[..., out_features]``."""
+        if torch.is_grad_enabled():
+            return activate(super().forward(x), activation)
+        dtype = compute_dtype(x)
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if weight.dtype != dtype:
+            weight, bias = self._cast.get(
+                (weight, bias), dtype, lambda: (self.weight.to(dtype), self.bias.to(dtype))
+            )
+        return linear(x.to(dtype), weight, bias, activation)
 
 
 class MLP(nn.Module):
@@ -28,12 +50,12 @@ class MLP(nn.Module):
         hidden_dim: int,
         output_dim: int,
         num_layers: int,
-        activation: Callable[[Tensor], Tensor] = F.relu,
+        activation: Activation = "relu",
         sigmoid_output: bool = False,
     ) -> None:
         super().__init__()
         dims = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
-        self.layers = nn.ModuleList(nn.Linear(dims[i], dims[i + 1]) for i in range(len(dims) - 1))
+        self.layers = nn.ModuleList(Linear(dims[i], dims[i + 1]) for i in range(len(dims) - 1))
         self.activation = activation
         self.sigmoid_output = sigmoid_output
 
@@ -41,9 +63,7 @@ class MLP(nn.Module):
         """Map ``[..., input_dim]`` to ``[..., output_dim]``."""
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            x = layer(x)
-            if i < last:
-                x = self.activation(x)
+            x = layer(x, self.activation if i < last else "none")
         return x.sigmoid() if self.sigmoid_output else x
 
 
@@ -62,7 +82,7 @@ class LayerNorm2d(nn.Module):
         Always in float32, as the reference is under autocast: squares of float16 overflow
         at 256.
         """
-        centred = x.float() - x.float().mean(dim=1, keepdim=True)
-        variance = centred.square().mean(dim=1, keepdim=True)
-        normalised = centred * torch.rsqrt(variance + self.eps)
-        return normalised * self.weight[:, None, None] + self.bias[:, None, None]
+        # Channels last, where normalising is one pass over memory. Maps mostly are so already.
+        tokens = x.float().permute(0, 2, 3, 1)
+        normalised = F.layer_norm(tokens, self.weight.shape, self.weight, self.bias, self.eps)
+        return normalised.permute(0, 3, 1, 2)

@@ -1,9 +1,9 @@
 """Memory attention: a frame's features look at what is remembered of the object."""
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sam2model.attention import RoPEAttention
+from sam2model.layers import Linear
 from sam2model.position_encoding import axial_rope
 from sam2model.variants import Variant
 
@@ -20,8 +20,8 @@ class MemoryAttentionLayer(nn.Module):
         self.cross_attn_image = RoPEAttention(
             dim, num_heads=1, kv_in_dim=memory_dim, dropout=dropout
         )
-        self.linear1 = nn.Linear(dim, feedforward)
-        self.linear2 = nn.Linear(feedforward, dim)
+        self.linear1 = Linear(dim, feedforward)
+        self.linear2 = Linear(feedforward, dim)
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
@@ -30,12 +30,15 @@ class MemoryAttentionLayer(nn.Module):
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, rope: Tensor, num_pointer_tokens: int
     ) -> Tensor:
-        """Update ``[B, N, C]``; see :class:`MemoryAttention` for the other arguments."""
+        """Update ``[B or 1, N, C]`` to ``[B, N, C]``.
+
+        Arguments as in :class:`MemoryAttention`.
+        """
         y = self.norm1(x)
         x = x + self.dropout(self.self_attn(y, y, y, rope))
         y = self.norm2(x)
         x = x + self.dropout(self.cross_attn_image(y, keys, values, rope, num_pointer_tokens))
-        y = self.linear2(self.dropout(F.relu(self.linear1(self.norm3(x)))))
+        y = self.linear2(self.dropout(self.linear1(self.norm3(x), "relu")))
         return x + self.dropout(y)
 
 
@@ -74,7 +77,8 @@ class MemoryAttention(nn.Module):
         """Condition a frame's features on memories.
 
         Args:
-            features: ``[B, N, C]``, the frame's features, N = h * w.
+            features: ``[B or 1, N, C]``, the frame's features, N = h * w. Until the objects'
+                memories come in, one frame is computed once for all of them.
             position: ``[1, N, C]``, their positions.
             memory: ``[B, R * N + P, memory_dim]``: R spatial memories, then P tokens of
                 object pointers.

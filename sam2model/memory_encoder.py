@@ -2,9 +2,8 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from sam2model.layers import LayerNorm2d
+from sam2model.layers import LayerNorm2d, Linear
 
 _NUM_FUSER_BLOCKS = 2
 _LAYER_SCALE = 1e-6
@@ -39,14 +38,14 @@ class CXBlock(nn.Module):
         super().__init__()
         self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
         self.norm = LayerNorm2d(dim)
-        self.pwconv1 = nn.Linear(dim, 4 * dim)
-        self.pwconv2 = nn.Linear(4 * dim, dim)
+        self.pwconv1 = Linear(dim, 4 * dim)
+        self.pwconv2 = Linear(4 * dim, dim)
         self.gamma = nn.Parameter(torch.full((dim,), _LAYER_SCALE))
 
     def forward(self, x: Tensor) -> Tensor:
         """Update ``[B, dim, h, w]``."""
         y = self.norm(self.dwconv(x)).permute(0, 2, 3, 1)
-        y = self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))
+        y = self.gamma * self.pwconv2(self.pwconv1(y, "gelu"))
         return x + y.permute(0, 3, 1, 2)
 
 

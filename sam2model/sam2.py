@@ -204,10 +204,12 @@ class SAM2(nn.Module):
             raise ValueError(
                 f"this model takes images of shape [B, 3, {size}, {size}], not {list(images.shape)}"
             )
-        stride_4, stride_8, embedding = self.image_encoder(images)
-        # Narrowed here, once per image, rather than in every decode.
         decoder = self.sam_mask_decoder
-        return ImageFeatures(embedding, (decoder.conv_s0(stride_4), decoder.conv_s1(stride_8)))
+        # Narrowed here, once per image, rather than in every decode.
+        stride_4, stride_8, embedding = self.image_encoder(
+            images, narrowing=(decoder.conv_s0, decoder.conv_s1)
+        )
+        return ImageFeatures(embedding, (stride_4, stride_8))
 
     def without_memory(self, embedding: Tensor) -> Tensor:
         """Condition on "nothing is remembered": for images, and where an object starts.
@@ -253,9 +255,8 @@ class SAM2(nn.Module):
             tokens.append(pointer_tokens)
             positions.append(pointer_positions)
         memory = torch.cat([t.to(embedding.dtype) for t in tokens], dim=1)
-        features = to_tokens(embedding).expand(len(memory), -1, -1)
         out = self.memory_attention(
-            features,
+            to_tokens(embedding),
             self.image_position,
             memory,
             torch.cat(positions, dim=1),
