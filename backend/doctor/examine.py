@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,7 +12,9 @@ from backend.doctor.project import config_findings, connection_findings
 from backend.doctor.samples import media_findings
 from backend.doctor.server import server_findings
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
+from backend.labelstudio.json_values import mappings, whole_number
 from backend.labelstudio.label_config import LabelConfigError, parse_label_config
+from backend.labelstudio.tags import LabelConfig
 from backend.logs import Redactor
 from backend.media.errors import MediaError
 from backend.metrics import Metrics
@@ -21,6 +22,7 @@ from backend.settings import Settings, SettingsError
 from backend.tools.common import ToolError, read_task
 from backend.wsgi import build_resolver, ca_bundle, model_choice
 
+PAGE = 100  # Label Studio's own
 API_SECONDS = 30.0  # Label Studio tries every backend of a project before it answers
 
 
@@ -95,18 +97,48 @@ def _project(
     yield from config_findings(number, config)
     yield from connection_findings(client, settings, number, _version(settings))
     try:
+        tasks = single or _tasks(client, number)
+    except (LabelStudioError, ValueError) as error:
+        yield broken("media", f"the tasks cannot be listed: {error}")
+        return
+    yield from _media(settings, client, config, tasks)
+
+
+def _media(
+    settings: Settings,
+    client: LabelStudioClient,
+    config: LabelConfig,
+    tasks: list[Mapping[str, Any]],
+) -> Iterator[Finding]:
+    try:
         resolver = build_resolver(settings, client, Metrics())
     except (SettingsError, MediaError, OSError, RuntimeError):
         return  # told by the settings' problems
     decoder = ImageDecoder(max_pixels=settings.max_image_pixels, warm=1)
     try:
-        tasks = single or itertools.islice(client.list_tasks(number), 200)
         yield from media_findings(resolver, decoder, config, tasks)
-    except LabelStudioError as error:
-        yield broken("media", f"the tasks cannot be listed: {error}")
     finally:
         decoder.close()
         resolver.close()
+
+
+def _tasks(client: LabelStudioClient, project: int) -> list[Mapping[str, Any]]:
+    """The first and the last tasks of a project, without what was drawn on them: those of a
+    storage that was added later are among the last.
+
+    Raises:
+        LabelStudioError, ValueError: they cannot be listed.
+    """
+
+    def page(number: int) -> Mapping[str, Any]:
+        wanted = {"project": project, "resolve_uri": "false", "page": number, "page_size": PAGE}
+        found = client.request("GET", "/api/tasks/", params=wanted).json()
+        return found if isinstance(found, dict) else {}
+
+    first = page(1)
+    total = whole_number(first.get("total")) or 0
+    last = page(-(-total // PAGE)) if total > PAGE else {}
+    return [*mappings(first.get("tasks")), *mappings(last.get("tasks"))]
 
 
 def _version(settings: Settings) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from backend.media.errors import MediaError, shown
 from backend.media.resolver import MediaResolver
 from backend.video import VideoError
 
-MAX_TASKS = 200  # looked at for kinds of addresses
 MAX_KINDS = 12
 SAMPLE_SECONDS = 60.0
 
@@ -65,7 +63,7 @@ def media_findings(
     samples: dict[tuple[str, bool], Sample] = {}
     missing: dict[str, object] = {}
     seen = 0
-    for task in itertools.islice(tasks, MAX_TASKS):
+    for task in tasks:
         seen += 1
         for found in _addresses(config, task):
             if isinstance(found, str):

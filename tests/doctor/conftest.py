@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from PIL import Image
@@ -88,7 +89,12 @@ class SetUp:
 
     def _task(self, seen: Seen) -> Reply:
         if seen.path == "/api/tasks/":
-            return answer({"tasks": self.tasks, "total": len(self.tasks)})
+            query = parse_qs(seen.target.partition("?")[2])
+            number, size = int(query["page"][0]), int(query["page_size"][0])
+            page = self.tasks[(number - 1) * size : number * size]
+            if not page and number > 1:
+                return answer({"detail": "Invalid page."}, 404)
+            return answer({"tasks": page, "total": len(self.tasks)})
         found = [task for task in self.tasks if seen.path == f"/api/tasks/{task['id']}/"]
         return answer(found[0]) if found else answer({"detail": "Not found."}, 404)
 

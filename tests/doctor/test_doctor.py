@@ -268,6 +268,17 @@ def test_every_kind_of_address_is_tried_once(doctor, setup, foreign):
     assert setup.label_studio.server.count("/data/upload/1/again.png") == 0
 
 
+def test_the_last_tasks_of_a_large_project_are_looked_at_too(doctor, setup):
+    setup.tasks = [
+        {"id": number, "project": 1, "data": {"image": "/data/upload/1/a.png"}}
+        for number in range(250)
+    ]
+    setup.tasks[249]["data"] = {"image": "s3://added-later/a.png"}
+    ran = doctor("--project", 1)
+    assert "media in s3://added-later: task 249" in ran.of("broken")[0]
+    assert setup.label_studio.server.count("/api/tasks/") == 2
+
+
 def test_a_video_is_read_and_not_downloaded(doctor, setup, tmp_path):
     clip = write_clip(tmp_path / "a.mp4", times=steady(30, 30))
     setup.config = (
