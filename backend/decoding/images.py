@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from backend.decoding.process import WORKER, Cause, DecoderGone, DecodingProcess
+from backend.decoding.process import WORKER, Cause, DecoderGone, DecodingProcess, plain
 from backend.media.errors import MediaError, Reason
 from backend.media.images import opened_for_decoding
 
@@ -84,6 +84,8 @@ class ImageDecoder:
         try:
             return self._decode(process, file)
         except DecoderGone as gone:
+            with self._changed:
+                self.failures += 1
             raise self._explain(gone.cause) from gone
         finally:
             self._give_back(process)
@@ -151,9 +153,7 @@ class ImageDecoder:
     def _give_back(self, process: DecodingProcess) -> None:
         with self._changed:
             self._busy.remove(process)
-            lost = not process.alive
-            self.failures += lost
-            keep = not lost and not self._closed and len(self._idle) < self._warm
+            keep = process.alive and not self._closed and len(self._idle) < self._warm
             if keep:
                 self._idle.append(process)
             while not self._closed and len(self._idle) < self._warm:
@@ -190,4 +190,5 @@ def _checked(answer: dict[str, Any]) -> dict[str, Any]:
         reason = Reason(answer.get("reason"))
     except ValueError:
         reason = Reason.DAMAGED
-    raise MediaError(str(answer.get("sentence")), str(answer.get("hint")), reason=reason)
+    sentence, hint = plain(answer.get("sentence")), plain(answer.get("hint"))
+    raise MediaError(sentence, hint, reason=reason)

@@ -28,6 +28,7 @@ T = TypeVar("T")
 WORKER = "backend.decoding.worker"
 _START_SECONDS = 60.0
 _EXIT_SECONDS = 5.0
+_LONGEST_SENTENCE = 500
 _HEAD_BYTES = 1 << 20
 _LONGEST_READ = 1 << 23
 # A decoder may read a file several times over (a search for an index, a seek), but not for ever.
@@ -238,6 +239,12 @@ class DecodingProcess:
             cause, told = Cause.CRASHED, f"ended with code {code}"
         logger.warning("decoding process %d %s", self._process.pid, told)
         return DecoderGone(cause)
+
+
+def plain(text: object) -> str:
+    """A sentence that a process sent, fit for a message and a log: one line, not too long."""
+    line = "".join(char if char.isprintable() else "?" for char in str(text))
+    return line[:_LONGEST_SENTENCE]
 
 
 def _environment() -> dict[str, str]:

@@ -48,6 +48,8 @@ class _Video:
         session.memory.limit(_MEMORY_BYTES + limits.max_pixels * _MEMORY_BYTES_PER_PIXEL)
         table = request["table"] and unpack_table(request["table"], session.payload)
         decoder = self._decoder = Decoder(session.open_file(request), limits, table)
+        pixels = decoder.width * decoder.height
+        session.memory.limit(_MEMORY_BYTES + pixels * _MEMORY_BYTES_PER_PIXEL)
         header, payload = pack_table(decoder.table)
         size = {"width": decoder.width, "height": decoder.height, "duration": decoder.duration}
         session.send({**size, "table": header}, b"" if table else payload)

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from backend.decoding.process import WORKER, Cause, DecoderGone, DecodingProcess
+from backend.decoding.process import WORKER, Cause, DecoderGone, DecodingProcess, plain
 from backend.decoding.tables import pack_table, unpack_table
 from backend.video.containers import VideoLimits
 from backend.video.errors import VideoError
@@ -157,7 +157,7 @@ def _positive(value: Any) -> int:
 def _checked(answer: dict[str, Any]) -> dict[str, Any]:
     """An answer that is no error. Raises the VideoError it describes."""
     if answer.get("error") == "video":
-        raise VideoError(str(answer.get("sentence")))
+        raise VideoError(plain(answer.get("sentence")))
     return answer
 
 

@@ -91,7 +91,11 @@ def _deaf(session: Session) -> None:
 
 def _tell(session: Session) -> None:
     """What a decoder that was taken over could see and do."""
-    told: dict[str, Any] = {"environment": dict(os.environ), "arguments": sys.argv[1:]}
+    values = [*os.environ.values(), *sys.argv]
+    told: dict[str, Any] = {
+        "names": sorted(os.environ),
+        "secret": any("secret-key" in value for value in values),
+    }
     for name, attempt in (
         ("read", lambda: Path("/etc/passwd").read_bytes()),
         ("write", lambda: Path("/tmp/written-by-a-decoder").write_bytes(b"")),
@@ -107,10 +111,18 @@ def _tell(session: Session) -> None:
     session.channel.send({"error": "media", "sentence": json.dumps(told), **reason})
 
 
+def _shout(session: Session) -> None:
+    """An answer that would forge lines of a log."""
+    sentence = "It failed.\n2026-01-01 INFO all is well\x1b[2J" + "x" * 10_000
+    session.channel.send(
+        {"error": "media", "sentence": sentence, "hint": "", "reason": "no reason"}
+    )
+
+
 FAULTS = {
     name: globals()[f"_{name}"]
     for name in ("hang", "sleep", "spin", "crash", "abort", "eat", "killed", "circle", "exit",
-                 "defect", "lie", "nonsense", "negative", "greedy", "deaf", "tell")
+                 "defect", "shout", "lie", "nonsense", "negative", "greedy", "deaf", "tell")
 }  # fmt: skip
 
 
