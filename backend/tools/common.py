@@ -16,7 +16,7 @@ from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.results import LabelMismatch
 from backend.labelstudio.tags import LabelConfig
 from backend.media.errors import MediaError
-from backend.settings import Settings
+from backend.settings import Settings, SettingsError
 from backend.video import VideoError
 
 
@@ -31,6 +31,7 @@ EXPECTED = (
     LabelStudioError,
     MediaError,
     MissingMedia,
+    SettingsError,
     ToolError,
     UnusableShape,
     VideoError,

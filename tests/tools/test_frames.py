@@ -255,3 +255,13 @@ def test_back_refuses_pages_and_tasks_it_does_not_know(back: Back) -> None:
     assert "is not a tasks.json" in back.convert([region(0)]).err
     back.tasks.write_text("{")
     assert "is not JSON" in back.convert([region(0)]).err
+
+
+def test_settings_that_cannot_be_used_are_told(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("S3_BUCKETS", str(tmp_path / "missing.json"))
+    ran = run("frames", "--video", "s3://media/a.mp4", "--out", tmp_path / "out")
+    assert ran.code == 1
+    assert "S3_BUCKETS: " in ran.err
+    assert "cannot be read" in ran.err
