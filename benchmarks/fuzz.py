@@ -70,7 +70,7 @@ def run(server: Server, count: int, seed: int) -> int:
     """Send ``count`` bodies; returns the exit code."""
     addresses = [server.picture(number) for number in range(5)]
     tally = Tally(server)
-    share = count // len(ROUTES) // 2
+    share = -(-count // (2 * len(ROUTES)))  # rounded up
     for route in ROUTES:
         seeds = recorded(route) or recorded("/predict")
         for data in islice(Mutator(seeds, seed, addresses), share):
