@@ -46,5 +46,10 @@ class SAM2Backend(LabelStudioMLBase):
         return results
 
     def fit(self, event: str, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Label Studio's annotation and training events; this model does not learn from them."""
-        return {"event": event, "trained": False, "reason": "training is not part of this backend"}
+        """Label Studio's annotation and training events; START_TRAINING may begin a fine-tuning,
+        which goes on in the background."""
+        finetuning = shared_service().finetuning
+        done = None
+        if finetuning is not None:
+            done = finetuning.webhook({"action": event, "project": data.get("project")})
+        return {"event": event, "trained": False, "reason": done or "nothing to train for"}

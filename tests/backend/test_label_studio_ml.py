@@ -88,9 +88,23 @@ def test_it_names_its_model(backend_class):
     assert backend_class(project_id="5", label_config=CONFIG).model_version == "demo"
 
 
-def test_training_events_are_declined_in_words(backend_class):
+def test_training_events_are_handed_on(backend_class, bench):
+    asked = []
+
+    class Finetuning:
+        def webhook(self, body):
+            asked.append(body)
+            return "fine-tuning on project 5 begins"
+
+        def close(self):
+            pass
+
     model = backend_class(project_id="5", label_config=CONFIG)
-    assert model.fit("START_TRAINING", {})["trained"] is False
+    assert model.fit("START_TRAINING", {"project": {"id": 5}})["trained"] is False  # it is off
+    bench.service.finetuning = Finetuning()
+    answer = model.fit("START_TRAINING", {"project": {"id": 5}, "more": "ignored"})
+    assert asked == [{"action": "START_TRAINING", "project": {"id": 5}}]
+    assert answer["reason"] == "fine-tuning on project 5 begins"
 
 
 def test_the_served_folder_finds_it_without_shadowing_the_package(tmp_path):
