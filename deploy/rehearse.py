@@ -1,31 +1,40 @@
 """Carries out what the Dockerfile says on a machine without Docker, as far as that goes.
 
 ``python deploy/rehearse.py`` makes a folder with exactly the files that the image gets, runs the
-Dockerfile's own install step in a fresh virtual environment there, and starts its own entry point
-until ``/ready`` answers. ``--venv FOLDER`` takes an environment that is there instead of
-installing; ``--build-arg NAME=VALUE`` is as in ``docker build``.
+Dockerfile's own install step in a fresh virtual environment there, starts its own entry point,
+waits until ``/ready`` answers and clicks on a picture. ``--venv FOLDER`` takes an environment that
+is there instead of installing; ``--build-arg NAME=VALUE`` is as in ``docker build``.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 READY_SECONDS = 180.0
+SIDE = 256  # of the picture that is clicked on
+CONFIG = """<View>
+  <Image name="image" value="$image"/>
+  <BrushLabels name="mask" toName="image"><Label value="Cat"/></BrushLabels>
+  <KeyPointLabels name="click" toName="image" smart="true"><Label value="Cat"/></KeyPointLabels>
+</View>"""
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,7 @@ def rehearse(folder: Path, venv: Path | None, arguments: dict[str, str], port: i
         checked = subprocess.run(health_check(steps), cwd=app, env=variables, check=False)
         if checked.returncode:
             raise SystemExit("the health check failed on a service that is ready")
-        return answer
+        return answer + _click(port)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(15)
@@ -148,6 +157,56 @@ def _wait_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> str:
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.3)
     raise SystemExit(f"the entry point was not ready:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def _click(port: int) -> str:
+    """Click on a picture that comes along, and return what the editor would show: the picture is
+    fetched, written to /data, decoded and encoded."""
+    item = {
+        "value": {"x": 50, "y": 50, "width": 1, "keypointlabels": ["Cat"]},
+        "original_width": SIDE,
+        "original_height": SIDE,
+        "is_positive": True,
+        "id": "1",
+        "from_name": "click",
+        "to_name": "image",
+        "type": "keypointlabels",
+    }
+    body = {
+        "tasks": [{"id": 1, "data": {"image": _picture()}}],
+        "project": "1.1",
+        "label_config": CONFIG,
+        "params": {"context": {"result": [item]}},
+    }
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/predict",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        results = json.load(reply)["results"][0]["result"]
+    if not any(each["type"] == "brushlabels" for each in results):
+        raise SystemExit(f"a click gave no mask: {results}")
+    return f"a click gave {len(results)} regions"
+
+
+def _picture() -> str:
+    """A light square on a dark ground, as a data: URI of a PNG."""
+    inside = range(SIDE // 4, 3 * SIDE // 4)
+    rows = (
+        bytes([0, *(230 if x in inside and y in inside else 20 for x in range(SIDE))])
+        for y in range(SIDE)
+    )
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, 8, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"".join(rows))),
+        (b"IEND", b""),
+    ]
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def _expanded(value: str, arguments: dict[str, str]) -> str:

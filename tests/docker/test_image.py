@@ -110,6 +110,7 @@ def test_the_constraints_agree_with_the_requirements():
 def test_the_entry_point_serves_from_the_files_of_the_image_alone(tmp_path):
     answer = rehearse.rehearse(tmp_path, Path(sys.prefix), {}, free_port(19_300))
     assert '"ready"' in answer
+    assert "a click gave 1 regions" in answer
     made = {path.name for path in tmp_path.iterdir()}
     assert made == {"app", "data", "log"}
     # The root file system may be read-only; Python itself does without bytecode then.
