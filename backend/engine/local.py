@@ -195,8 +195,11 @@ class LocalEngine:
         predictor = self._model(0.0).predictor
 
         def run(call: Callable[[], T]) -> T:
-            with self._metrics.stage("track"):
-                return _result(self._submit(call, Priority.TRACK).future)
+            def timed() -> T:
+                with self._metrics.stage("track"):
+                    return call()
+
+            return _result(self._submit(timed, Priority.TRACK).future)
 
         tracker = partial(self._build_tracker, predictor)
         return QueuedTracker(
@@ -204,6 +207,7 @@ class LocalEngine:
             frames,
             run,
             spare=self._spare,
+            reading=partial(self._metrics.stage, "frame"),
             tracked=self._metrics.frames_tracked.inc,
             speck_share=self._speck_share,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -36,6 +37,7 @@ class QueuedTracker:
         run: Run,
         *,
         spare: Run = lambda call: call(),
+        reading: Callable[[], AbstractContextManager[None]] = nullcontext,
         tracked: Callable[[], None] = lambda: None,
         speck_share: float = 0.0,
     ) -> None:
@@ -43,11 +45,13 @@ class QueuedTracker:
         Args:
             run: executes a call on the inference thread and waits for it.
             spare: executes a call that may run out of memory; see ``memory.Spare``.
+            reading: entered while a frame is fetched and decoded.
             tracked: called after every frame.
         """
         self._frames = frames
         self._run = run
         self._spare = spare
+        self._reading = reading
         self._tracked = tracked
         self._speck_share = speck_share
         self._tracker = build(self._frames)
@@ -55,7 +59,8 @@ class QueuedTracker:
     def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> TrackedObject:
         """See ``Tracker``. A mask goes before points, and both before an earlier answer's logits,
         which a tracker keeps by itself."""
-        self._frames[frame]
+        with self._reading():
+            self._frames[frame]
         has_points = len(prompt.points) > 0 and prompt.mask is None
 
         def call() -> FrameMasks:
@@ -89,7 +94,8 @@ class QueuedTracker:
                 raise
 
         while left > 0 and 0 <= frame < len(self._frames):
-            self._frames[frame]
+            with self._reading():
+                self._frames[frame]
             found = self._run(lambda: self._spare(advance))
             if found is None:
                 return

@@ -96,7 +96,9 @@ class TestOutOfMemory:
         short.append(OutOfMemoryError("CUDA out of memory"))
         tracked = editor.say("track")
         assert sorted(region["item_index"] for region in tracked) == list(range(1, PAGES))
-        assert f"sam2_frames_tracked_total {PAGES}.0" in bench.metrics.exposition().decode()
+        exposed = bench.metrics.exposition().decode()
+        assert f"sam2_frames_tracked_total {PAGES}.0" in exposed
+        assert f'sam2_stage_seconds_count{{stage="frame"}} {PAGES + 1}.0' in exposed
 
     def test_a_track_that_cannot_go_on_keeps_what_it_has(self, bench, short):
         editor = Editor(bench)
