@@ -98,7 +98,7 @@ def _tell(session: Session) -> None:
     }
     for name, attempt in (
         ("read", lambda: Path("/etc/passwd").read_bytes()),
-        ("write", lambda: Path("/tmp/written-by-a-decoder").write_bytes(b"")),
+        ("write", lambda: Path(os.devnull).write_bytes(b"")),
         ("connect", lambda: socket.create_connection(("127.0.0.1", 9), 1)),
         ("run", lambda: os.pipe()),
     ):
