@@ -200,6 +200,8 @@ class LabelStudioObject(HttpObject):
                 return request_headers(asked)
             if self._proxied:
                 length = min(asked.length or _PROXY_RANGE_BYTES, _PROXY_RANGE_BYTES)
+                if asked.version and asked.version.size:  # some storages refuse more than there is
+                    length = min(length, asked.version.size - asked.start)
                 return {**auth, **range_header(asked.start, length)}
             return {**auth, **request_headers(asked)}
 

@@ -99,7 +99,7 @@ class S3Object(RangedObject):
             status = _status(error)
             if status == 304 and asked.known:
                 return Unchanged()
-            if status == 416 and asked.start == 0:  # of an empty object no range can be had
+            if asked.start == 0 and _is_no_range(error):
                 return Part(iter(()), 0, Validators(size=0), ranged=False, close=lambda: None)
             if status in (412, 416) and asked.version:
                 raise Restart from None
@@ -228,6 +228,13 @@ def _body(body: Any, deadline: Deadline) -> Iterator[bytes]:
             deadline.check()
     except (botocore.exceptions.BotoCoreError, OSError):
         raise BrokenOff from None
+
+
+def _is_no_range(error: botocore.exceptions.ClientError) -> bool:
+    """Whether a server refuses a range: of an empty object there is none, and some refuse one
+    that is longer than the object."""
+    code = error.response.get("Error", {}).get("Code")
+    return _status(error) == 416 or (_status(error) == 400 and code == "InvalidArgument")
 
 
 def _status(error: botocore.exceptions.ClientError) -> int:

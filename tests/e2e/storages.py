@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 import sys
 import threading
 import time
@@ -107,12 +108,21 @@ class RecordingProxy:
         upstream: the server's URL.
         prefix: a sub-path under which the server is published.
         ranges: False to drop the Range header, as some proxies do.
+        bytes_per_second: what passes, of a slow connection; None for all there is.
     """
 
-    def __init__(self, upstream: str, *, prefix: str = "", ranges: bool = True) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        *,
+        prefix: str = "",
+        ranges: bool = True,
+        bytes_per_second: int | None = None,
+    ) -> None:
         parts = urlsplit(upstream)
         self.upstream = parts.hostname or "", parts.port or 80
         self.prefix, self.ranges = prefix, ranges
+        self.pause = _PASSED_ON / bytes_per_second if bytes_per_second else 0.0
         self.passed: list[Passed] = []
         self._http = _Server(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._http.server_port}{prefix}"
@@ -152,6 +162,9 @@ def _handler(proxy: RecordingProxy) -> type[BaseHTTPRequestHandler]:
             dropped = _HOP_BY_HOP if proxy.ranges else {*_HOP_BY_HOP, "range"}
             kept = {n: v for n, v in self.headers.items() if n.lower() not in dropped}
             connection = http.client.HTTPConnection(*proxy.upstream, timeout=60)
+            connection.connect()
+            if proxy.pause:  # else all of it fits into the buffers on the way
+                connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PASSED_ON)
             try:
                 target = self.path.removeprefix(proxy.prefix)
                 connection.request(self.command, target, body, kept)
@@ -169,6 +182,7 @@ def _handler(proxy: RecordingProxy) -> type[BaseHTTPRequestHandler]:
             self.close_connection = True
             while chunk := answer.read(_PASSED_ON):
                 self.wfile.write(chunk)
+                time.sleep(proxy.pause)
 
         do_GET = do_POST = do_HEAD = do_PUT = _pass_on
 

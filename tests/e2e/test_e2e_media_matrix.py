@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import pytest
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.errors import MediaError
 from backend.media.partial import BLOCK_BYTES
+from backend.media.patience import Timeouts
 from backend.media.resolver import MediaResolver
 from backend.media.s3_clients import Bucket, S3Settings
 from demo.api import LabelStudioApi
@@ -99,6 +100,7 @@ class World:
             settings={
                 "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
                 "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(local),
+                "RESOLVER_PROXY_TIMEOUT": "1",  # of 20 s
             },
         )
         stack.callback(label_studio.stop)
@@ -111,6 +113,7 @@ class World:
         self.ls = proxy(label_studio.url)
         self.ls_sub_path = proxy(label_studio.url, prefix="/label-studio")
         self.ls_no_ranges = proxy(label_studio.url, ranges=False)
+        self.ls_slow = proxy(label_studio.url, bytes_per_second=2_000_000)
         self.s3, self.s3_no_ranges = proxy(s3.url), proxy(s3.url, ranges=False)
         self.web = stack.enter_context(recording_server())
         self.api = LabelStudioApi(label_studio.url, ACCOUNT)
@@ -252,7 +255,9 @@ class World:
                 yield f"{scheme}, {kind} (scripted)", Place(uri, way, True, 1, through="scripted")
 
     @contextmanager
-    def resolver(self, credential: str, place: Place) -> Iterator[MediaResolver]:
+    def resolver(
+        self, credential: str, place: Place, timeouts: Timeouts | None = None
+    ) -> Iterator[MediaResolver]:
         """With an empty cache."""
         token, url = self.tokens[credential], place.through or self.ls.url
         if place.through == "scripted":
@@ -273,6 +278,7 @@ class World:
             label_studio=LabelStudioClient(url, token),
             s3=S3Settings(Bucket(endpoint=place.own_s3)),
             allowed_private_hosts=["127.0.0.1"],
+            timeouts=timeouts,
         )
         try:
             yield resolver
@@ -364,6 +370,11 @@ def _no_token_went_astray(world: World) -> None:
         assert not any(request.is_signed and request.token for request in proxy.passed)
 
 
+def _ranges(proxy: RecordingProxy) -> list[str]:
+    """The Range headers of the requests for storages' objects."""
+    return [each.headers["range"] for each in proxy.passed if each.target.startswith("/tasks/")]
+
+
 def test_large_object_through_the_proxy_stays_within_its_limits(
     world: World, own_credentials: Callable[[Place], None]
 ) -> None:
@@ -374,9 +385,25 @@ def test_large_object_through_the_proxy_stays_within_its_limits(
         with resolver.open(place.uri, task_id=place.task) as stream:
             assert hashlib.sha256(stream.read()).digest() == hashlib.sha256(LARGE).digest()
         assert resolver.stats.bytes_fetched == len(LARGE)
-    ranges = [r.headers["range"] for r in world.ls.passed if r.target.startswith("/tasks/")]
-    spans = [[int(end) for end in text.removeprefix("bytes=").split("-")] for text in ranges]
+    spans = [
+        [int(end) for end in text.removeprefix("bytes=").split("-")] for text in _ranges(world.ls)
+    ]
     assert all(last - first < 8 * 2**20 for first, last in spans)
+
+
+def test_large_object_is_read_whole_though_the_proxy_stops_in_the_middle(
+    world: World, own_credentials: Callable[[Place], None]
+) -> None:
+    """Label Studio's proxy gives up after some seconds, whatever has been sent by then. The
+    shorter ranges of reading ahead mostly fit into the buffers on the way, so read it whole."""
+    place = replace(world.places["s3, presign off, 20 MiB"], through=world.ls_slow.url)
+    own_credentials(place)
+    with world.resolver(CREDENTIALS[1], place, Timeouts(read=2)) as resolver:
+        found = resolver.fetch(place.uri, task_id=place.task)
+        assert found.content_key == hashlib.sha256(LARGE).hexdigest()
+        assert resolver.stats.bytes_fetched == len(LARGE)
+    starts = [int(text.removeprefix("bytes=").split("-")[0]) for text in _ranges(world.ls_slow)]
+    assert any(start % (8 * 2**20) for start in starts)  # gone on from where it stopped
 
 
 def test_object_replaced_on_s3_is_never_mixed(

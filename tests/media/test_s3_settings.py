@@ -219,6 +219,22 @@ def test_unchanged_parts_are_not_asked_for_again(
     assert resolver.stats.bytes_fetched < len(BODY) // 2
 
 
+@pytest.mark.parametrize(("status", "code"), [(416, "InvalidRange"), (400, "InvalidArgument")])
+def test_server_that_refuses_more_than_there_is(
+    server: RecordingServer, make_resolver: MakeResolver, status: int, code: str
+) -> None:
+    """The object is shorter than the first range asked for, or empty."""
+
+    def handler(seen: Seen) -> Reply:
+        if "range" in seen.headers:
+            return Reply(status, f"<Error><Code>{code}</Code></Error>".encode())
+        return Reply(200, BODY[:100], {"ETag": '"1"'})
+
+    server.route("/media/", handler)
+    with make_resolver(s3=at(server.url)).open("s3://media/a.mp4") as file:
+        assert file.read() == BODY[:100]
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_busy_server_is_asked_again_when_it_wishes(
     server: RecordingServer, make_resolver: MakeResolver, status: int
