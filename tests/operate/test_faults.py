@@ -7,12 +7,16 @@ import contextlib
 import itertools
 import resource
 import sqlite3
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import pytest
 
+from backend.engine.scheduler import Priority
+from backend.labelstudio.client import LabelStudioError
 from backend.tracking.store import JobState, StoreError, TrackStore
 from benchmarks.server import body, disc, said
 from benchmarks.server import click as disc_click
@@ -164,6 +168,56 @@ class TestStore:
     def test_a_folder_that_cannot_be_used_is_named(self):
         with pytest.raises(StoreError, match=r"/proc/state \(STATE_DIR\) cannot be used"):
             TrackStore(Path("/proc/state/tracks.sqlite3"))
+
+
+def test_a_track_whose_result_label_studio_does_not_take_is_kept(make_bench, monkeypatch, caplog):
+    bench = make_bench(track_budget_seconds=0.3)
+    bench.engine.wait_ready(5)
+    refused = threading.Event()
+
+    def down(*args, **kwargs):
+        refused.set()
+        raise LabelStudioError("Label Studio at http://ls does not answer.")
+
+    monkeypatch.setattr(bench, "create_prediction", down)
+    editor = Editor(bench)
+    editor.click(30, 50, page=0)
+    bench.track_hold.clear()
+    editor.say("track")
+    bench.track_hold.set()
+    assert refused.wait(10)
+    assert len(editor.say("status")) == PAGES - 1
+    assert "could not be delivered" in caplog.text
+    [job] = bench.store.jobs()
+    assert job.state is JobState.DONE
+
+
+def test_a_stop_in_the_middle_tells_those_who_wait_and_fails_no_job(make_bench):
+    bench = make_bench(track_budget_seconds=20)
+    bench.engine.wait_ready(5)
+    editor = Editor(bench)
+    editor.click(30, 50, page=0)
+    bench.track_hold.clear()
+    with ThreadPoolExecutor(2) as pool:
+        track = pool.submit(editor.say, "track")
+        deadline = time.monotonic() + 10
+        while not bench.engine.busy_seconds:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        other = {"id": 8, "data": {"image": "/other.png"}}
+        waiting = pool.submit(bench.predict, [click(50, 50)], task=other)
+        while not bench.engine._thread.depth(Priority.CLICK):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        begun = time.monotonic()
+        bench.service.drain()
+        assert "being restarted; try again" in status(waiting.result(5))
+        track.result(5)
+        assert time.monotonic() - begun < 5
+        bench.track_hold.set()
+    bench.tracking.jobs.close()
+    [job] = bench.store.jobs()
+    assert job.state is JobState.RUNNING  # for the next start to take up
 
 
 def data_uri(seed):
