@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -28,7 +28,6 @@ from backend.labelstudio.media_refs import MissingMedia, media_uri
 from backend.labelstudio.results_in import Region, read_results
 from backend.media.cache import MediaFile
 from backend.media.errors import MediaError
-from backend.media.images import load_image
 from backend.tools.common import Project, ToolError
 from backend.tools.masks import MaskPage, Media, ObjectMask, Origin, joined, results_of
 from backend.tools.picture_masks import picture_media
@@ -54,6 +53,7 @@ class Reader:
 
     Attributes:
         project: whose label config says what is what.
+        decode: a picture file to uint8 RGB ``[H, W, 3]``.
         store: knows which regions of different pages are one object.
         passed_over: by reason, how many tasks or boxes.
     """
@@ -61,7 +61,7 @@ class Reader:
     project: Project
     store: TrackStore
     fetcher: Fetcher
-    max_pixels: int
+    decode: Callable[[Path], np.ndarray]
     passed_over: Counter[str] = field(default_factory=Counter)
 
     def pages(self, tasks: Iterable[Mapping[str, Any]]) -> Iterator[AnnotatedPage]:
@@ -109,7 +109,7 @@ class Reader:
             page=page.index,
             is_sequence=sequence,
             content=file.content_key,
-            pixels=load_image(Path(file.path), max_pixels=self.max_pixels),
+            pixels=self.decode(Path(file.path)),
             objects=[_object(each, near) for each in drawn],
         )
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from backend.decoding.images import ImageDecoder
 from backend.engine.local import ModelChoice
 from backend.finetune.registry import ModelRegistry, replace_file
 from backend.labelstudio.label_config import parse_label_config
@@ -172,7 +173,9 @@ def _open(arguments: argparse.Namespace, settings: Settings, stack: ExitStack) -
         project, tasks = _read_export(arguments)
         digest = hashlib.sha256(str(arguments.annotations.resolve()).encode()).hexdigest()[:8]
         name = f"file-{arguments.annotations.stem}-{digest}"
-    reader = Reader(project, store, resolver, settings.max_image_pixels)
+    decoder = ImageDecoder(max_pixels=settings.max_image_pixels, warm=1)
+    stack.callback(decoder.close)
+    reader = Reader(project, store, resolver, decoder.load)
 
     def pages() -> Iterator[AnnotatedPage]:
         yield from reader.pages(tasks)
