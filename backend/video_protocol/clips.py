@@ -14,15 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from backend.decoding.process import DecoderGone
 from backend.decoding.videos import open_video
 from backend.engine.engine import Busy, ImageSource
 from backend.labelstudio.media_refs import media_uri
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.timing import Timeline, frame_on_screen
+from backend.media.errors import MediaError
 from backend.media.resolver import MediaStream
 from backend.task_images import TaskImages
 from backend.tracking.clip import Tables, read_timeline, video_tag
-from backend.video import FrameTable, VideoFrames
+from backend.video import FrameTable, VideoError, VideoFrames
 from backend.video_protocol.ask import Where
 
 MAX_OPEN = 8
@@ -56,6 +58,7 @@ class OpenClip:
     users: int = 0
     used: float = 0.0
     dropped: bool = False
+    broken: bool = False  # file or decoder failed: it must be opened anew
     _decoder: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -84,7 +87,14 @@ class OpenClip:
 
     def _read(self, index: int) -> np.ndarray:
         with self._decoder:
-            return self.frames[index]
+            try:
+                return self.frames[index]
+            except MediaError:
+                self.broken = True
+                raise
+            except VideoError as error:
+                self.broken = self.broken or isinstance(error.__cause__, DecoderGone)
+                raise
 
 
 class Clips:
@@ -179,8 +189,21 @@ class Clips:
                 clip = future.result(max(deadline - time.monotonic(), 0.0))
             except FutureTimeout as error:
                 raise Busy("the video is still being opened; try again in a moment") from error
-            if self.hold(clip):
+            if clip.broken:
+                self._forget_broken(key, future, clip)
+            elif self.hold(clip):
                 return clip
+
+    def _forget_broken(
+        self, key: tuple[Task, str], future: Future[OpenClip], clip: OpenClip
+    ) -> None:
+        with self._lock:
+            mine = self._open.get(key) is future
+            if mine:
+                self._forget(key, clip)
+            over = mine and clip.users == 0
+        if over:
+            clip.close()
 
     def _make_room(self) -> None:
         """Drop the video that was not used for longest; called with the lock."""
