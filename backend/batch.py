@@ -57,6 +57,8 @@ class Batch:
         self._open_seconds = open_seconds
         self._retrieve_seconds = retrieve_seconds
         self._pool = FairPool(2, "batch")
+        # Of their own: encoding ahead waits for everything else, and must let nobody wait for it.
+        self._ahead = FairPool(2, "ahead")
         self._prefetches = threading.BoundedSemaphore(MAX_PREFETCHES)
 
     def reply(
@@ -106,7 +108,8 @@ class Batch:
 
     def close(self) -> None:
         """Stop; what runs is abandoned."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._ahead):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _predict(
         self, task: Task, config: LabelConfig, prompts: Sequence[ObjectPrompt], deadline: float
@@ -185,7 +188,7 @@ class Batch:
                 return  # enough is waiting already; the click will encode
             page = 0 if tag.is_sequence else None
             try:
-                self._pool.submit(self._encode, task, config, ObjectPrompt(tag.name, page))
+                self._ahead.submit(self._encode, task, config, ObjectPrompt(tag.name, page))
             except BaseException:
                 self._prefetches.release()
                 raise

@@ -89,6 +89,7 @@ def test_a_full_queue_before_the_model_is_told_too(bench):
         assert 'sam2_queue_depth{priority="prefetch"} 128.0' in exposed
     finally:
         gate.set()
+    thread.submit(lambda: None, Priority.PREFETCH).future.result(20)  # after all of them
     assert status(bench.predict([click(50, 50)])) == ""
 
 
@@ -139,6 +140,33 @@ def test_a_project_that_retrieves_a_lot_does_not_hold_up_another(bench):
         assert len([r for r in flood.result(20) if r]) == 20
     assert served.index("quiet") < 15
     assert len(served) - served[::-1].index("quiet") < 18  # long before the last of the flood
+
+
+def test_encoding_ahead_does_not_hold_up_a_retrieval(bench):
+    bench.engine.wait_ready(5)
+    bench.predict([click(50, 50)], task={"id": 1, "data": {"image": "/known.png"}})
+    fetch = bench.shelf.fetch
+    opened = threading.Semaphore(0)
+    gate = threading.Event()
+
+    def slow(uri, *, task_id=None):
+        if "opened" in uri:
+            opened.release()
+            assert gate.wait(20)
+        return fetch(uri, task_id=task_id)
+
+    bench.shelf.fetch = slow
+    for number in range(4):
+        bench.predict(None, task={"id": number, "data": {"image": f"/opened-{number}.png"}})
+    assert opened.acquire(timeout=5)
+    drawn = {"id": 1, "result": [box(10, 10, 40, 40)]}
+    task = {"id": 1, "data": {"image": "/known.png"}, "annotations": [drawn], "predictions": [{}]}
+    try:
+        begun = time.monotonic()
+        assert bench.predict(None, task=task)["result"]
+        assert time.monotonic() - begun < 5
+    finally:
+        gate.set()
 
 
 def test_nothing_is_kept_of_the_caller_between_requests(bench):
