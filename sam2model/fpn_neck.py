@@ -69,18 +69,19 @@ class FpnNeck(nn.Module):
         self._pointwise = [Pointwise() for _ in trunk_channels]
 
     def forward(
-        self, maps: list[Tensor], narrowing: tuple[nn.Conv2d, nn.Conv2d]
+        self, maps: list[Tensor], narrowing: Sequence[nn.Conv2d] = ()
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Run.
 
         Args:
             maps: the trunk's four maps, strides 4 to 32.
-            narrowing: 1x1 convolutions that the stride-4 and stride-8 maps go through next.
+            narrowing: two 1x1 convolutions that the stride-4 and stride-8 maps go through
+                next, or none.
 
         Returns:
-            The narrowed maps of strides 4 and 8, and ``[B, d_model, S/16, S/16]``.
+            ``[B, d_model, S/s, S/s]`` for s = 4, 8, 16, the first two narrowed.
         """
-        following: list[list[nn.Conv2d]] = [[], [], [narrowing[1]], [narrowing[0]]]
+        following = ((), (), narrowing[1:], narrowing[:1])
         stride_32, stride_16, stride_8, stride_4 = (
             pointwise(x, cast("nn.Conv2d", level.conv), *convs)
             for pointwise, level, convs, x in zip(
@@ -102,7 +103,7 @@ class ImageEncoder(nn.Module):
         self.neck = FpnNeck(variant.d_model, channels)
 
     def forward(
-        self, images: Tensor, narrowing: tuple[nn.Conv2d, nn.Conv2d]
+        self, images: Tensor, narrowing: Sequence[nn.Conv2d] = ()
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Map ``[B, 3, S, S]`` to the maps of :meth:`FpnNeck.forward`."""
         return self.neck(self.trunk(images), narrowing)

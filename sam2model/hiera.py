@@ -148,6 +148,8 @@ class Hiera(nn.Module):
         strips = [self._local_stages(strip) for strip in x.split(self._strip_height(x), dim=1)]
         stride_4, stride_8, x = (torch.cat(maps, dim=1) for maps in zip(*strips, strict=True))
         maps = [stride_4, stride_8]
+        if self.num_local_blocks - 1 in self.stage_ends:
+            maps.append(x)
         for i, block in enumerate(self.blocks[self.num_local_blocks :], self.num_local_blocks):
             x = block(x)
             if i in self.stage_ends:

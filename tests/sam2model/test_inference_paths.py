@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -88,6 +89,18 @@ def test_strips_of_any_size_make_the_whole_map(name, size, monkeypatch):
         monkeypatch.setattr("sam2model.hiera._TOKENS_PER_STRIP", tokens)
         with torch.inference_mode():
             assert relative_error(model.encode_image(images).embedding, expected) <= 1e-5
+
+
+def test_stages_of_a_single_block():
+    demo = VARIANTS["demo"]
+    trunk = replace(demo.trunk, stages=(1, 1, 1, 1), global_att_blocks=(3,))
+    model = SAM2(replace(demo, trunk=trunk), 64).eval()
+    images = noise(1, 3, 64, 64)
+    expected = model.image_encoder(images)
+    assert [x.shape[1:] for x in expected] == [(128, 16, 16), (128, 8, 8), (128, 4, 4)]
+    with torch.inference_mode():
+        for ours, theirs in zip(model.image_encoder(images), expected, strict=True):
+            assert relative_error(ours, theirs.detach()) <= 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
