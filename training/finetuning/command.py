@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,7 +57,7 @@ class Source:
 
     number: int
     name: str
-    pages: Any
+    pages: Callable[[], Iterator[AnnotatedPage]]
 
 
 def add_parser(commands: Any) -> None:
@@ -164,7 +164,7 @@ def _open(arguments: argparse.Namespace, settings: Settings, stack: ExitStack) -
     stack.callback(resolver.close)
     store = TrackStore(settings.state_dir.expanduser() / "tracks.sqlite3")
     stack.callback(store.close)
-    tasks: Any
+    tasks: Iterable[Mapping[str, Any]]
     if arguments.project is not None:
         assert client is not None  # noqa: S101 - connect() has refused
         project = read_project(client, arguments.project)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,7 @@ def prepare(
     *,
     views: int,
     keep_pixels: bool,
-    progress: Any = None,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> Dataset:
     """Make or complete the dataset in ``folder``.
 
@@ -215,8 +215,7 @@ def prepare(
         else:
             _keep_features(folder / kind, page, model, views)
         examples.append(example)
-        if progress is not None:
-            progress(len(examples))
+        progress(len(examples))
     held_out = held_out_tasks({each.task: each.content for each in reversed(examples)})
     _forget_others(folder / kind, {each.content for each in examples})
     _write(folder, examples, held_out, views)
