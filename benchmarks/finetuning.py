@@ -66,13 +66,9 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        test = prepare(
-            folder / "test",
-            _test_pages(),
-            build_model("demo", device="cpu"),
-            views=1,
-            keep_pixels=False,
-        )
+        # Pictures, not embeddings: with ``--what all`` every run has an encoder of its own.
+        model = build_model("demo", device="cpu")
+        test = prepare(folder / "test", _test_pages(), model, views=1, keep_pixels=True)
         before = _score(None, test)
         how = ["--what", arguments.what, "--steps", str(arguments.steps)]
         with ThreadPoolExecutor(len(arguments.counts)) as side_by_side:
