@@ -28,7 +28,7 @@ from training.__main__ import main
 from training.finetuning import dataset as datasets
 from training.finetuning import tuner as tuner_module
 from training.finetuning.parts import What, trained_names
-from training.finetuning.scores import Scores, compare
+from training.finetuning.scores import Scores, compare, evaluate
 from training.finetuning.tuner import Plan, Tuner
 from training.initialisation import initialise
 
@@ -398,3 +398,14 @@ class TestSequences:
         ran = finetune.on(TASKS[:8], "--what", "decoder+memory")
         assert ran.code == 1
         assert "frame sequences" in ran.err
+
+
+def test_everything_can_be_trained_and_is_scored_with_its_own_encoder(finetune: Bench) -> None:
+    out = finetune.folder / "tuned.safetensors"
+    ran = finetune.on(TASKS[:8], "--what", "all", "--steps", 25, "--out", out)
+    assert ran.code == 0, ran.err
+    better = build_model("demo", out, image_size=64)
+    assert encoder_digest(better.state_dict()) != encoder_digest(build_model("demo").state_dict())
+    scores = evaluate(better, finetune.dataset)
+    assert scores.score == pytest.approx(finetune.progress["curve"][-1]["score"])
+    assert scores.score > finetune.progress["curve"][0]["score"] + 0.01
