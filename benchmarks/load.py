@@ -15,8 +15,9 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -202,21 +203,14 @@ def report_memory(memory: list[tuple[int, int]]) -> float:
     return growth
 
 
-class running:
+@contextmanager
+def running(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
     """A server that is ready, stopped at the end of the block."""
-
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
-        self._server = Server(folder, settings)
-
-    def __enter__(self) -> Server:
-        try:
-            return self._server.wait_ready()
-        except BaseException:
-            self._server.stop()
-            raise
-
-    def __exit__(self, *error: object) -> None:
-        self._server.stop()
+    server = Server(folder, settings)
+    try:
+        yield server.wait_ready()
+    finally:
+        server.stop()
 
 
 def main() -> int:
