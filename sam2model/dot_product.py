@@ -6,9 +6,9 @@ from torch.nn import functional as F
 
 from sam2model.matrix_product import linear, pack
 
-# Scores that a CPU computes at a time, few enough to stay in its caches; and how many queries
-# they may belong to.
-_SCORES_PER_BLOCK = 1 << 21
+# Bytes of scores that a CPU computes at a time, and the queries they may belong to: more of them
+# make the products faster, until malloc has to ask for new memory each time (32 MiB).
+_BYTES_PER_BLOCK = 16 << 20
 _QUERIES_PER_BLOCK = (64, 256)
 # Below this torch's own kernel wins; windows have at most 256 keys.
 _MIN_KEYS = 1024
@@ -44,7 +44,7 @@ def takes_narrow_values(q: Tensor, num_keys: int) -> bool:
 def _in_blocks_of_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     batch, heads, queries, _ = q.shape
     fewest, most = _QUERIES_PER_BLOCK
-    block = min(max(_SCORES_PER_BLOCK // k.shape[2], fewest), most)
+    block = min(max(_BYTES_PER_BLOCK // (k.shape[2] * k.element_size()), fewest), most)
     q = q * q.shape[3] ** -0.5
     # Laid out as torch's kernel does, so that joining the heads afterwards copies nothing.
     out = q.new_empty(batch, queries, heads, v.shape[3]).transpose(1, 2)
@@ -54,6 +54,7 @@ def _in_blocks_of_queries(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             values = pack(v[i, head].T.contiguous())
             for start in range(0, queries, block):
                 rows = slice(start, start + block)
-                weights = linear(q[i, head, rows].contiguous(), keys).softmax(dim=-1)
-                out[i, head, rows] = linear(weights, values)
+                scores = linear(q[i, head, rows].contiguous(), keys)
+                torch.softmax(scores, dim=-1, out=scores)
+                out[i, head, rows] = linear(scores, values)
     return out
