@@ -112,10 +112,33 @@ def image_losses(
     features = model.encode_image(images)
     owners = torch.tensor([i for i, group in enumerate(masks) for _ in group])
     truth = np.concatenate(masks)
-    targets = torch.from_numpy(truth)
+    points = prompts.boxes(truth, rng) if rng.random() < 0.4 else prompts.clicks(truth, rng)
+    return prompted_losses(model, features, owners, truth, points, rng, rounds)
+
+
+def prompted_losses(
+    model: SAM2,
+    features: ImageFeatures,
+    owners: Tensor,
+    truth: np.ndarray,
+    points: Points,
+    rng: np.random.Generator,
+    rounds: int,
+) -> Losses:
+    """Losses of a first prompt and of corrective clicks after it.
+
+    Args:
+        model: in training mode.
+        features: of a batch of pictures.
+        owners: int ``[B]``, for each object the picture it is on.
+        truth: bool ``[B, S, S]``.
+        points: the first prompt.
+        rng: decides the corrections.
+        rounds: how many.
+    """
     conditioned = model.without_memory(features.embedding)[owners]
     high_res = (features.high_res[0][owners], features.high_res[1][owners])
-    points = prompts.boxes(truth, rng) if rng.random() < 0.4 else prompts.clicks(truth, rng)
+    targets = torch.from_numpy(truth)
     answer = decode(model, conditioned, high_res, points)
     losses = [_losses(answer, targets)]
     for _ in range(rounds):
