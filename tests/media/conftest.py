@@ -11,6 +11,7 @@ import pytest
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.patience import Timeouts
 from backend.media.resolver import MediaResolver
+from tests.media.s3_server import s3_server
 from tests.media.servers import (
     PERSONAL_ACCESS_TOKEN,
     FakeLabelStudio,
@@ -28,6 +29,18 @@ def no_credentials_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+
+
+@pytest.fixture(scope="module")
+def moto_url() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATESTTESTTEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3ts3cr3t")
 
 
 @pytest.fixture

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import gzip
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.errors import MediaError, Reason
@@ -43,21 +42,6 @@ MakeResolver = Callable[..., MediaResolver]
 def at(endpoint: str, **options: Any) -> S3Settings:
     """One server for all buckets."""
     return S3Settings(Bucket(endpoint=endpoint, **options))
-
-
-@pytest.fixture(scope="module")
-def moto_url() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATESTTESTTEST")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3ts3cr3t")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from moto.server import ThreadedMotoServer
 
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.errors import MediaError
@@ -28,23 +27,10 @@ from backend.settings import Settings, SettingsError
 from backend.wsgi import ca_bundle, s3_settings
 from tests.media.servers import FakeLabelStudio, RecordingServer, Reply, Seen, file_reply
 
+pytestmark = pytest.mark.usefixtures("credentials")
+
 BODY = random.Random(4).randbytes(2 * 2**20)
 MakeResolver = Callable[..., MediaResolver]
-
-
-@pytest.fixture(autouse=True)
-def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATESTTESTTEST")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3ts3cr3t")
-
-
-@pytest.fixture(scope="module")
-def moto_url() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import boto3
 import cv2
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
+from tests.media.s3_server import s3_server
 from tests.tools.conftest import LabelStudio, Run
 from tests.video.clips import number_of, steady, uneven, write_clip
 
@@ -122,11 +122,8 @@ def test_addresses_of_a_web_server_and_of_label_studios_document_root(
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture
