@@ -1,50 +1,79 @@
-"""Time of an image embedding, beside the official ``sam2`` package.
+"""Time of an image embedding, beside the official ``sam2`` package and ``transformers``.
 
     python -m benchmarks.embedding [--variants NAME ...] [--rounds 3] [--out FILE]
 
-Both encode the same image with the same random weights, in turns. Errors are those of the features
+All encode the same image with the same random weights, in turns. Errors are those of the features
 of stride 16 against the official ones in float32, as a fraction of their root mean square; in
-bfloat16 the official package's own error stands beside ours.
+bfloat16 the peer's own error stands beside ours. ``transformers`` is an optional peer
+(``pip install transformers==5.23.0``); without it its rows say so.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.pairing import COMPARED, compared, load, machine, take_turns
-from benchmarks.reference import Pair, make_pair
+from benchmarks import transformers_peer
+from benchmarks.pairing import compared, load, machine, take_turns
+from benchmarks.reference import make_pair
 from benchmarks.table import table
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+HEAD = (
+    "variant",
+    "dtype",
+    "peer",
+    "ours, s",
+    "peer, s",
+    "times faster",
+    "ours, CPU s",
+    "peer, CPU s",
+    "times less CPU",
+    "error, ours",
+    "error, peer",
+    "load",
+)
 
 
-def rows(variant: str, rounds: int) -> Iterator[list[str]]:
-    """A row per dtype."""
-    pair = make_pair(variant)
+def rows(
+    variant: str, rounds: int, *, size: int | None = None, transformers: bool | None = None
+) -> Iterator[list[str]]:
+    """A row per dtype and peer.
+
+    Args:
+        size: side of the square input in pixels; the variant's own where None.
+        transformers: whether it is a peer; whether it is installed where None.
+    """
+    pair = make_pair(variant, size)
     size = pair.ours.image_size
+
+    def official(image: Tensor) -> Tensor:
+        features: Tensor = pair.official.forward_image(image)["backbone_fpn"][2]
+        return features
+
+    encoders: dict[str, Callable[[Tensor], Tensor]] = {
+        "ours": lambda image: pair.ours.encode_image(image).embedding,
+        "sam2": official,
+    }
+    if transformers_peer.is_installed() if transformers is None else transformers:
+        weights = pair.official.state_dict()
+        encoders["transformers"] = transformers_peer.build_encoder(variant, size, weights)
     image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    expected = _official(pair, image)
+    expected = official(image)
     for name, dtype in DTYPES.items():
+        runs = {each: lambda encode=encode: encode(image) for each, encode in encoders.items()}
         with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-            timings, features = take_turns(
-                {
-                    "ours": lambda: pair.ours.encode_image(image).embedding,
-                    "sam2": lambda: _official(pair, image),
-                },
-                rounds,
-            )
-        ours, theirs = (_error(features[which], expected) for which in ("ours", "sam2"))
-        yield [variant, name, *compared(timings, "ours", "sam2"), ours, theirs, load()]
-
-
-def _official(pair: Pair, image: Tensor) -> Tensor:
-    features: Tensor = pair.official.forward_image(image)["backbone_fpn"][2]
-    return features
+            timings, features = take_turns(runs, rounds)
+        for peer in ("sam2", "transformers"):
+            if peer not in runs:
+                yield [variant, name, peer, "not installed", *([""] * (len(HEAD) - 4))]
+                continue
+            errors = [_error(features[which], expected) for which in ("ours", peer)]
+            yield [variant, name, peer, *compared(timings, "ours", peer), *errors, load()]
 
 
 def _error(features: Tensor, expected: Tensor) -> str:
@@ -65,13 +94,12 @@ def main() -> None:
             for row in rows(variant, arguments.rounds):
                 print(*row, flush=True)
                 measured.append(row)
-    head = ["variant", "dtype", *COMPARED, "error, ours", "error, sam2", "load"]
     text = (
         "# The time of an image embedding\n\n"
         f"Medians at 1024 pixels, rounds: {arguments.rounds}. {machine()}. Where others use the "
         "machine (load above\nthe number of threads), CPU seconds say more than seconds. Printed "
         "by `python -m benchmarks.embedding`, whose head says\nwhat is compared.\n\n"
-        f"{table(head, measured)}\n"
+        f"{table(HEAD, measured)}\n"
     )
     print(text)
     if arguments.out:

@@ -1,0 +1,33 @@
+"""The benchmark of embeddings compares like with like."""
+
+import torch
+
+from benchmarks.embedding import HEAD, rows
+
+SIZE = 64
+
+
+def measure(**options):
+    with torch.inference_mode():
+        return [dict(zip(HEAD, row, strict=True)) for row in rows("demo", 1, size=SIZE, **options)]
+
+
+def test_every_peer_computes_the_same_features():
+    measured = measure(transformers=True)
+    assert [(row["dtype"], row["peer"]) for row in measured] == [
+        ("float32", "sam2"),
+        ("float32", "transformers"),
+        ("bfloat16", "sam2"),
+        ("bfloat16", "transformers"),
+    ]
+    for row in measured:
+        bound = 1e-4 if row["dtype"] == "float32" else 0.05
+        assert float(row["error, ours"]) <= bound
+        assert float(row["error, peer"]) <= bound
+        assert float(row["times less CPU"]) > 0
+
+
+def test_a_missing_peer_is_told():
+    [told] = [row for row in measure(transformers=False) if row["peer"] == "transformers"][:1]
+    assert told["ours, s"] == "not installed"
+    assert told["times faster"] == ""
