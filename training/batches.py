@@ -11,6 +11,7 @@ from sam2model.preprocessing import preprocess
 from training.clips import compose_clip
 from training.composites import compose
 from training.library import Library
+from training.sprites import HARD, PLAIN, Recipe
 
 _CPU = torch.device("cpu")
 
@@ -21,16 +22,21 @@ def to_tensor(images: np.ndarray) -> Tensor:
 
 
 def image_batch(
-    size: int, count: int, max_objects: int, library: Library, rng: np.random.Generator
+    size: int,
+    count: int,
+    max_objects: int,
+    library: Library,
+    rng: np.random.Generator,
+    plain: float = 0.0,
 ) -> tuple[Tensor, list[np.ndarray]]:
-    """``count`` composed images, and of each at most ``max_objects`` masks.
+    """Compose images, a share ``plain`` of them plain, and at most ``max_objects`` masks of each.
 
     Returns:
         ``[count, 3, S, S]``, and per image bool ``[N, S, S]``.
     """
     images, masks = [], []
     for _ in range(count):
-        composite = compose(size, library, rng)
+        composite = compose(size, library, rng, _recipe(plain, rng))
         chosen = rng.permutation(len(composite.masks))[:max_objects]
         images.append(composite.image)
         masks.append(composite.masks[chosen])
@@ -38,13 +44,22 @@ def image_batch(
 
 
 def clip_batch(
-    size: int, length: int, max_objects: int, library: Library, rng: np.random.Generator
+    size: int,
+    length: int,
+    max_objects: int,
+    library: Library,
+    rng: np.random.Generator,
+    plain: float = 0.0,
 ) -> tuple[Tensor, np.ndarray]:
-    """A composed clip and at most ``max_objects`` of its objects.
+    """A composed clip, plain with probability ``plain``, and at most ``max_objects`` masks.
 
     Returns:
         ``[T, 3, S, S]`` and bool ``[O, T, S, S]``.
     """
-    clip = compose_clip(size, length, library, rng)
+    clip = compose_clip(size, length, library, rng, recipe=_recipe(plain, rng))
     chosen = rng.permutation(len(clip.masks))[:max_objects]
     return to_tensor(clip.frames), clip.masks[chosen]
+
+
+def _recipe(plain: float, rng: np.random.Generator) -> Recipe:
+    return PLAIN if rng.random() < plain else HARD

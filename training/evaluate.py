@@ -232,7 +232,11 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     cv2.setNumThreads(1)
     model = build_model(
-        options.variant, options.weights, device="cpu", image_size=options.image_size
+        options.variant,
+        options.weights,
+        device="cpu",
+        dtype="float32",
+        image_size=options.image_size,
     )
     library = Library(options.data, "held-out")
     sums = evaluate(

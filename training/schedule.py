@@ -15,6 +15,8 @@ class Stage:
         image_size: side of images and frames, pixels.
         images: images per step and process.
         max_objects: objects asked for per image.
+        plain: share of images and clips of separate, visible objects of fair size; of the
+            others even a careful person could not say which object a click means.
         clip_share: share of steps that train on a clip.
         clip_length: longest clip, frames.
     """
@@ -23,6 +25,7 @@ class Stage:
     image_size: int
     images: int
     max_objects: int = 4
+    plain: float = 0.0
     clip_share: float = 0.0
     clip_length: int = 8
 
@@ -91,8 +94,8 @@ class Schedule:
 
 DEMO = Schedule(
     stages=(
-        Stage(until=2000, image_size=128, images=12),
-        Stage(until=4500, image_size=256, images=4),
-        Stage(until=None, image_size=256, images=4, clip_share=0.3, clip_length=8),
+        Stage(until=1450, image_size=128, images=12),
+        Stage(until=2600, image_size=128, images=12, plain=0.6, clip_share=0.15),
+        Stage(until=None, image_size=256, images=4, plain=0.6, clip_share=0.3),
     )
 )

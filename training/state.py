@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -21,7 +22,7 @@ class RunState:
         step: the next step to do.
         model: weights being trained.
         ema: their moving average.
-        optimizer: state of AdamW.
+        optimizer: state of :class:`training.optimizer.Optimizer`.
         best: best held-out score so far.
         decay: (first step, steps) of the final decay, once it has been asked for.
     """
@@ -29,7 +30,7 @@ class RunState:
     step: int
     model: dict[str, Tensor]
     ema: dict[str, Tensor]
-    optimizer: dict[str, object]
+    optimizer: dict[str, Any]
     best: float = 0.0
     decay: tuple[int, int] | None = None
 

@@ -20,11 +20,11 @@ from training.initialisation import (
 )
 from training.library import Library
 from training.losses import Losses
+from training.optimizer import Optimizer
 from training.schedule import Schedule, Stage
 from training.state import RunState, update_ema
 from training.unroll import clip_losses, image_losses
 
-_BETAS = (0.9, 0.98)
 _SHORTEST_CLIP = 4
 _MAX_CLIP_OBJECTS = 3
 
@@ -75,7 +75,7 @@ class Trainer:
         self._average = average
         self.model = SAM2(variant, schedule.stage(0).image_size).train()
         self.ema: dict[str, Tensor] = {}
-        self._optimizer = self._new_optimizer()
+        self._optimizer = Optimizer(self.model, schedule.peak_rate, schedule.weight_decay)
 
     def start(self) -> list[float]:
         """Begin at step 0; returns the losses of the decoder's warm-up."""
@@ -117,8 +117,7 @@ class Trainer:
         if self.step == self.schedule.first_clip_step():
             self._fit_memory_norm(stage)
         rate = self.schedule.learning_rate(self.step, self.decay)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        self._optimizer.set_rate(rate)
         kind = "clip" if self.schedule.is_clip_step(self.step, self.seed) else "image"
         rng = np.random.default_rng([self.seed, self.rank, self.step])
         self._optimizer.zero_grad()
@@ -142,9 +141,13 @@ class Trainer:
         size = stage.image_size
         if kind == "clip":
             length = int(rng.integers(_SHORTEST_CLIP, stage.clip_length + 1))
-            frames, clip_masks = clip_batch(size, length, _MAX_CLIP_OBJECTS, self.library, rng)
+            frames, clip_masks = clip_batch(
+                size, length, _MAX_CLIP_OBJECTS, self.library, rng, stage.plain
+            )
             return clip_losses(self.model, frames, clip_masks, rng)
-        images, masks = image_batch(size, stage.images, stage.max_objects, self.library, rng)
+        images, masks = image_batch(
+            size, stage.images, stage.max_objects, self.library, rng, stage.plain
+        )
         return image_losses(self.model, images, masks, rng, rounds=int(rng.integers(0, 4)))
 
     def _resize(self, size: int) -> None:
@@ -177,18 +180,6 @@ class Trainer:
         used, *grads = flat.split([len(parameters), *(p.numel() for p in parameters)])
         for parameter, grad, share in zip(parameters, grads, used.tolist(), strict=True):
             parameter.grad = grad.view_as(parameter) if share > 0 else None
-
-    def _new_optimizer(self) -> torch.optim.AdamW:
-        matrices: list[Tensor] = []
-        others: list[Tensor] = []
-        for name, parameter in self.model.named_parameters():
-            decays = parameter.ndim >= 2 and "embed" not in name and "token" not in name
-            (matrices if decays else others).append(parameter)
-        groups = [
-            {"params": matrices, "weight_decay": self.schedule.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=self.schedule.peak_rate, betas=_BETAS)
 
 
 def default_run_directory() -> Path:

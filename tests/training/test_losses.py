@@ -9,6 +9,7 @@ from training.losses import (
     FOCAL_WEIGHT,
     balanced_cross_entropy,
     dice_loss,
+    focal_and_dice,
     focal_loss,
     mask_iou,
     mean_losses,
@@ -110,3 +111,27 @@ def test_balance_exchanges_the_focal_term():
     assert difference.item() == pytest.approx(
         (losses.balanced - FOCAL_WEIGHT * losses.focal).item(), rel=1e-4
     )
+
+
+def test_one_pass_gives_the_losses_and_gradients_of_their_definitions():
+    generator = torch.Generator().manual_seed(3)
+    logits = (torch.randn(3, 6, 5, generator=generator, dtype=torch.float64) * 6).requires_grad_()
+    targets = (torch.rand(3, 6, 5, generator=generator) > 0.6).double()
+    weights = torch.rand(2, 3, generator=generator).double()
+    expected = focal_loss(logits, targets), dice_loss(logits, targets)
+    got = focal_and_dice(logits, targets)
+    gradients = []
+    for losses in (expected, got):
+        total = (weights[0] * losses[0] + weights[1] * losses[1]).sum()
+        gradients.append(torch.autograd.grad(total, logits)[0])
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_one_pass_stays_finite_on_confident_pixels():
+    logits = torch.tensor([[[-80.0, 80.0], [80.0, -80.0]]], requires_grad=True)
+    targets = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+    focal, dice = focal_and_dice(logits, targets)
+    (focal + dice).sum().backward()
+    assert focal.item() == pytest.approx(20.0)  # two of four: 0.25 * 80 and 0.75 * 80
+    assert torch.isfinite(logits.grad).all()
