@@ -121,6 +121,7 @@ def _our_service(variant: str, weights: Path, folder: Path) -> tuple[Any, Any]:
     settings = Settings(
         variant=variant,
         checkpoint=weights,
+        dtype="float32",
         cache_dir=folder / "cache" / variant,
         state_dir=folder / "state" / variant,
         allowed_private_hosts=("127.0.0.1",),

@@ -108,6 +108,7 @@ def _service(variant: str, folder: Path) -> tuple[Any, Any]:
     settings = Settings(
         variant=variant,
         checkpoint=weights,
+        dtype="float32",
         cache_dir=folder / "cache" / variant,
         state_dir=folder / "state" / variant,
         allowed_private_hosts=("127.0.0.1",),

@@ -67,7 +67,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # Pictures, not embeddings: with ``--what all`` every run has an encoder of its own.
-        model = build_model("demo", device="cpu")
+        model = build_model("demo", device="cpu", dtype="float32")
         test = prepare(folder / "test", _test_pages(), model, views=1, keep_pixels=True)
         before = _score(None, test)
         how = ["--what", arguments.what, "--steps", str(arguments.steps)]
@@ -145,7 +145,7 @@ def _test_pages() -> Iterator[AnnotatedPage]:
 
 
 def _score(weights: Path | None, test: Dataset) -> Scores:
-    model = build_model("demo", weights, device="cpu")
+    model = build_model("demo", weights, device="cpu", dtype="float32")
     return evaluate(model, test, [*test.train, *test.held_out])
 
 

@@ -5,7 +5,7 @@ from os import PathLike
 import torch
 
 from sam2model.checkpoints import find_checkpoint, load_checkpoint
-from sam2model.precision import cuda_capability, resolve_device, resolve_dtype
+from sam2model.precision import native_dtypes, resolve_device, resolve_dtype
 from sam2model.sam2 import SAM2
 from sam2model.variants import get_variant
 
@@ -26,7 +26,7 @@ def build_model(
             Hugging Face hub; or the path of a ``.pt`` or ``.safetensors`` file that holds
             a state dict, or ``{"model": state_dict}``.
         device: "auto" (CUDA, else MPS, else CPU), or a torch device.
-        dtype: "auto" (bfloat16 or float16 where the device has it natively, see
+        dtype: "auto" (bfloat16 or float16 where the device, CPUs too, has it natively, see
             :func:`sam2model.precision.resolve_dtype`), or a dtype to compute in.
         image_size: side of the square images are resized to; a multiple of 32. None for
             the size the variant was trained at. Smaller is faster and coarser.
@@ -37,7 +37,7 @@ def build_model(
     """
     variant = get_variant(name)
     resolved_device = resolve_device(device)
-    compute_dtype = resolve_dtype(resolved_device, cuda_capability(resolved_device), dtype)
+    compute_dtype = resolve_dtype(native_dtypes(resolved_device), dtype)
     model = SAM2(variant, image_size)
     load_checkpoint(model, find_checkpoint(name, checkpoint), name)
     model.compute_dtype = compute_dtype

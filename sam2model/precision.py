@@ -1,5 +1,7 @@
 """Which device to run on, and in which number format."""
 
+from collections.abc import Collection
+
 import torch
 
 # The compute capability from which bfloat16 arithmetic is native (Ampere).
@@ -41,33 +43,43 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
-def cuda_capability(device: torch.device) -> tuple[int, int] | None:
-    """Compute capability of a CUDA device, None for any other device."""
-    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+def native_dtypes(device: torch.device) -> frozenset[torch.dtype]:
+    """The dtypes below float32 in which a device computes faster than in float32."""
+    if device.type == "cpu":
+        return frozenset({torch.bfloat16} if _cpu_multiplies_bfloat16() else ())
+    if device.type != "cuda":
+        return frozenset()
+    capability = torch.cuda.get_device_capability(device)
+    least = {torch.bfloat16: _BFLOAT16_CAPABILITY, torch.float16: _FLOAT16_CAPABILITY}
+    return frozenset(dtype for dtype, since in least.items() if capability >= since)
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    # Where bfloat16 is emulated it is slower than float32. ARM's was never measured.
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def resolve_dtype(
-    device: torch.device,
-    capability: tuple[int, int] | None,
-    dtype: str | torch.dtype = "auto",
+    native: Collection[torch.dtype], dtype: str | torch.dtype = "auto"
 ) -> torch.dtype:
     """Choose the dtype to compute in; weights stay float32 and are cast on the fly.
 
-    "auto" means bfloat16 on CUDA devices that have it natively (capability 8.0 and above),
-    float16 on 7.x, and float32 on older ones, on MPS and on the CPU.
+    "auto" means bfloat16 on devices that have it natively: CUDA from capability 8.0, CPUs with
+    AVX512-BF16 or AMX (AMD from Zen 4, Intel from Cooper Lake). Else it is float16 on CUDA from
+    7.0, and float32 on older cards, on MPS and on other CPUs. What that costs in masks is in
+    docs/speed_modes.md.
 
     Args:
-        device: where the model runs.
-        capability: of that device, from :func:`cuda_capability`.
+        native: of the device, from :func:`native_dtypes`.
         dtype: "auto", "float32", "bfloat16", "float16", or the torch dtype itself.
 
     Raises:
         ValueError: another dtype.
     """
     if dtype == "auto":
-        if device.type != "cuda" or capability is None or capability < _FLOAT16_CAPABILITY:
-            return torch.float32
-        return torch.bfloat16 if capability >= _BFLOAT16_CAPABILITY else torch.float16
+        faster = (each for each in (torch.bfloat16, torch.float16) if each in native)
+        return next(faster, torch.float32)
     resolved = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if resolved is None or resolved not in _DTYPES.values():
         raise ValueError(f"unknown dtype {dtype!r}: use auto, {', '.join(_DTYPES)}")

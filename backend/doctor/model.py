@@ -35,12 +35,12 @@ def model_findings(settings: Settings) -> Iterator[Finding]:
 def _device(settings: Settings) -> Iterator[Finding]:
     import torch
 
-    from sam2model.precision import cuda_capability, resolve_device, resolve_dtype
+    from sam2model.precision import native_dtypes, resolve_device, resolve_dtype
 
     subject = "SAM2_DEVICE"
     try:
         device = resolve_device(settings.device)
-        dtype = resolve_dtype(device, cuda_capability(device), settings.dtype)
+        dtype = resolve_dtype(native_dtypes(device), settings.dtype)
         started = torch.ones(8, 8, device=device, dtype=dtype)
         worked = float((started @ started).sum()) == 512.0
     except (ValueError, RuntimeError) as error:
@@ -49,8 +49,8 @@ def _device(settings: Settings) -> Iterator[Finding]:
         return
     if not worked:
         yield broken(subject, f"{device} computes wrongly in {dtype}", "use another device")
-    elif device.type == "cpu" and dtype is not torch.float32:
-        yield warning("SAM2_DTYPE", f"{settings.dtype} is slow on a CPU", "use auto")
+    elif device.type == "cpu" and dtype not in (torch.float32, *native_dtypes(device)):
+        yield warning("SAM2_DTYPE", f"{settings.dtype} is slow on this CPU", "use auto")
     else:
         name = str(dtype).removeprefix("torch.")
         card = "" if device.type != "cuda" else f", {torch.cuda.get_device_name(device)}"

@@ -8,12 +8,14 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import torch
 
 from backend.doctor.project import connection_findings
 from backend.doctor.samples import address_kind
 from backend.doctor.server import server_findings
 from backend.labelstudio.client import LabelStudioClient
 from backend.settings import MIB
+from sam2model.precision import native_dtypes, resolve_dtype
 from tests.doctor.conftest import CONFIG, SetUp, picture
 from tests.media.servers import LEGACY_TOKEN, PERSONAL_ACCESS_TOKEN, Reply, jwt
 from tests.video.clips import steady, write_clip
@@ -31,7 +33,8 @@ def test_a_good_set_up(doctor, setup):
     assert "API key: a personal access token of a@b.co is accepted" in said
     assert "clock: within 60 s" in said
     assert "CACHE_DIR:" in said and "STATE_DIR:" in said
-    assert "SAM2_DEVICE: cpu computes in float32" in said
+    name = str(resolve_dtype(native_dtypes(torch.device("cpu")))).removeprefix("torch.")
+    assert f"SAM2_DEVICE: cpu computes in {name}" in said
     assert "model: demo loads strictly from demo.safetensors" in said
     assert "label config of project 1: <Image name=image> can be answered" in said
     assert f"connection of project 1: {setup.backend.url} is connected" in said

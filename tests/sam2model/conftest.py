@@ -14,7 +14,7 @@ Disc = Callable[..., tuple[NDArray[np.uint8], NDArray[np.bool_]]]
 @pytest.fixture(scope="session")
 def predictor() -> ImagePredictor:
     """A predictor with the demo weights, on the CPU."""
-    return ImagePredictor(build_model("demo", device="cpu"))
+    return ImagePredictor(build_model("demo", device="cpu", dtype="float32"))
 
 
 @pytest.fixture(scope="session")

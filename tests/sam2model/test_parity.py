@@ -203,7 +203,7 @@ def test_demo_weights_in_the_official_model(disc):
     """The shipped weights, through the official classes and ours, on a picture."""
     from sam2model.preprocessing import preprocess
 
-    ours = build_model("demo", device="cpu")
+    ours = build_model("demo", device="cpu", dtype="float32")
     pair = make_pair("demo")
     pair.official.load_state_dict(ours.state_dict(), strict=True)
     image, inside = disc(256, 256, centre=(128, 128), radius=50)

@@ -1,44 +1,72 @@
-"""The table of dtypes, and the names of devices."""
+"""Which dtype a device computes in, and the names of devices."""
 
 import pytest
 import torch
 
-from sam2model.precision import resolve_device, resolve_dtype
+from sam2model import build_model
+from sam2model.precision import native_dtypes, resolve_device, resolve_dtype
 
 CUDA, CPU, MPS = torch.device("cuda"), torch.device("cpu"), torch.device("mps")
 
 
 @pytest.mark.parametrize(
-    ("device", "capability", "dtype"),
+    ("capability", "dtype"),
     [
-        (CPU, None, torch.float32),
-        (MPS, None, torch.float32),
-        (CUDA, (6, 0), torch.float32),  # P100
-        (CUDA, (6, 1), torch.float32),  # GTX 1080, P40: float16 at 1/64 of the rate
-        (CUDA, (7, 0), torch.float16),  # V100
-        (CUDA, (7, 5), torch.float16),  # T4
-        (CUDA, (8, 0), torch.bfloat16),  # A100
-        (CUDA, (8, 6), torch.bfloat16),  # RTX 3090
-        (CUDA, (8, 9), torch.bfloat16),  # L4
-        (CUDA, (9, 0), torch.bfloat16),  # H100
-        (CUDA, (12, 0), torch.bfloat16),  # RTX 5090
+        ((6, 0), torch.float32),  # P100
+        ((6, 1), torch.float32),  # GTX 1080, P40: float16 at 1/64 of the rate
+        ((7, 0), torch.float16),  # V100
+        ((7, 5), torch.float16),  # T4
+        ((8, 0), torch.bfloat16),  # A100
+        ((8, 6), torch.bfloat16),  # RTX 3090
+        ((8, 9), torch.bfloat16),  # L4
+        ((9, 0), torch.bfloat16),  # H100
+        ((12, 0), torch.bfloat16),  # RTX 5090
     ],
 )
-def test_auto(device, capability, dtype):
-    assert resolve_dtype(device, capability) == dtype
+def test_auto_on_cuda(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert resolve_dtype(native_dtypes(CUDA)) == dtype
 
 
-@pytest.mark.parametrize("device", [CPU, CUDA])
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ({"architecture": "x86_64", "avx512_f": True, "avx2": True}, torch.float32),
+        ({"architecture": "aarch64", "bf16": True}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
+def test_auto_on_cpus(monkeypatch, capabilities, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert resolve_dtype(native_dtypes(CPU)) == dtype
+    assert resolve_dtype(native_dtypes(CPU), "float32") == torch.float32
+
+
+def test_auto_on_mps():
+    assert resolve_dtype(native_dtypes(MPS)) == torch.float32
+
+
+def test_a_model_computes_in_what_its_cpu_has(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert build_model("demo", device="cpu").compute_dtype == torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert build_model("demo", device="cpu").compute_dtype == torch.float32
+
+
+@pytest.mark.parametrize("native", [frozenset(), frozenset({torch.bfloat16})])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_named_dtype_is_taken(device, dtype):
-    assert resolve_dtype(device, (9, 0), dtype) == getattr(torch, dtype)
-    assert resolve_dtype(device, (9, 0), getattr(torch, dtype)) == getattr(torch, dtype)
+def test_a_named_dtype_is_taken(native, dtype):
+    assert resolve_dtype(native, dtype) == getattr(torch, dtype)
+    assert resolve_dtype(native, getattr(torch, dtype)) == getattr(torch, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "int8", torch.float64, torch.int8])
 def test_other_dtypes_are_refused(dtype):
     with pytest.raises(ValueError, match="use auto, float32, bfloat16, float16"):
-        resolve_dtype(CPU, None, dtype)
+        resolve_dtype(frozenset(), dtype)
 
 
 def test_devices(monkeypatch):

@@ -26,13 +26,13 @@ def model(predictor: ImagePredictor) -> SAM2:
 @pytest.fixture(scope="module")
 def fast_model() -> SAM2:
     """For tests of bookkeeping: rough masks, a few milliseconds per frame."""
-    return build_model("demo", device="cpu", image_size=64)
+    return build_model("demo", device="cpu", dtype="float32", image_size=64)
 
 
 @pytest.fixture(scope="module")
 def tiny_images_model() -> SAM2:
     """For tests of many frames, whatever their masks."""
-    return build_model("demo", device="cpu", image_size=32)
+    return build_model("demo", device="cpu", dtype="float32", image_size=32)
 
 
 class Clip:
