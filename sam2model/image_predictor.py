@@ -1,6 +1,6 @@
 """Masks for one image from prompts: numpy in, numpy out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from sam2model.preprocessing import preprocess
 from sam2model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
 from sam2model.prompts import check_boxes, check_mask, check_points
 from sam2model.sam2 import SAM2, ImageFeatures
+from sam2model.yield_point import yielding_to
 
 # Logits handed out, and taken back as mask prompts, are clipped to this range, as in the
 # reference.
@@ -68,10 +69,12 @@ class ImagePredictor:
 
     Args:
         model: from :func:`sam2model.build_model`.
+        yield_to: called between the steps of a computation; see :mod:`sam2model.yield_point`.
     """
 
-    def __init__(self, model: SAM2) -> None:
+    def __init__(self, model: SAM2, yield_to: Callable[[], None] | None = None) -> None:
         self.model = model
+        self._yield_to = yield_to
 
     def embed(self, image: NDArray[np.uint8]) -> ImageEmbedding:
         """Encode an image, once for any number of predictions.
@@ -161,7 +164,7 @@ class ImagePredictor:
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
-        with torch.inference_mode(), self.model.autocast():
+        with torch.inference_mode(), self.model.autocast(), yielding_to(self._yield_to):
             yield
 
     def _check_embedding(self, embedding: ImageEmbedding) -> None:

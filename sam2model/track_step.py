@@ -22,6 +22,7 @@ from sam2model.sam2 import (
     is_ambiguous,
 )
 from sam2model.track_memory import Answer, PromptedFrame, Recall, SpilledAnswer
+from sam2model.yield_point import yield_point
 
 # Logits of an earlier answer are clipped to this range where they become a prompt.
 _LOGIT_LIMIT = 32.0
@@ -126,6 +127,7 @@ def follow(
             features.high_res,
             multimask=is_ambiguous(num_points=0),
         )
+        yield_point()
         memories = model.encode_memory(
             features.embedding, masks.high_res_logits, masks.object_score_logits
         ).to(_MEMORY_DTYPE)

@@ -19,7 +19,7 @@ are independent of each other), with these differences, all deliberate:
   float32 layers as bfloat16, which raises outside autocast.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -45,6 +45,7 @@ from sam2model.track_step import (
     no_answer,
     unspill,
 )
+from sam2model.yield_point import yielding_to
 
 ObjectId: TypeAlias = Hashable
 
@@ -98,6 +99,8 @@ class VideoTracker:
             starts anew, can build on; older ones are as if they had never been tracked. None:
             all of them, for up to ``S * S / 4 + 1024`` bytes of host memory per frame and
             object (200 KiB at S = 1024), S being the model's image size.
+        yield_to: called between the steps of a computation; see :mod:`sam2model.yield_point`.
+            It may raise: whatever was begun is then as if it had not been asked for.
 
     Raises:
         ValueError: there are no frames, or fewer than 16 ``history_frames``, which a step reads.
@@ -110,6 +113,7 @@ class VideoTracker:
         *,
         add_all_frames_to_correct_as_cond: bool = True,
         history_frames: int | None = None,
+        yield_to: Callable[[], None] | None = None,
     ) -> None:
         if len(frames) == 0:
             raise ValueError("the video has no frames")
@@ -118,6 +122,7 @@ class VideoTracker:
                 f"history_frames must be at least {MAX_OBJECT_POINTERS}, not {history_frames}"
             )
         self._history_frames = history_frames
+        self._yield_to = yield_to
         self._model = model
         self._frames = frames
         self._corrections_condition = add_all_frames_to_correct_as_cond
@@ -388,7 +393,7 @@ class VideoTracker:
     @contextmanager
     def _inference(self) -> Iterator[None]:
         # Entered within a step, never around a ``yield``: it would reach the caller's code.
-        with torch.inference_mode(), self._model.autocast():
+        with torch.inference_mode(), self._model.autocast(), yielding_to(self._yield_to):
             yield
 
 

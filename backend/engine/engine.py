@@ -123,7 +123,8 @@ class TrackedObject:
 class Tracker(Protocol):
     """Objects through one sequence of frames; for one thread at a time.
 
-    Every frame is a job of its own for the model, so that clicks go between two of them.
+    Every frame is a job of its own for the model, so that trackers take turns; clicks go between
+    the steps of its computation.
     """
 
     def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> TrackedObject:
@@ -131,10 +132,19 @@ class Tracker(Protocol):
         ...
 
     def step(
-        self, start: int, count: int, *, reverse: bool
+        self,
+        start: int,
+        count: int,
+        *,
+        reverse: bool,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> Iterator[tuple[int, list[TrackedObject]]]:
         """Carry all objects through ``count`` frames from ``start``; work is done only while
-        the iterator is asked for its next frame."""
+        the iterator is asked for its next frame.
+
+        Where ``stopped``, asked from another thread now and then while a frame is computed, says
+        so, that frame is given up and the iterator ends.
+        """
         ...
 
 
@@ -158,7 +168,7 @@ class Engine(Protocol):
 
     @property
     def busy_seconds(self) -> float:
-        """How long the model has been at the call it runs now; 0 while it rests."""
+        """How long the model has been at the step of a call it runs now; 0 while it rests."""
         ...
 
     def wait_ready(self, timeout: float) -> None:

@@ -69,18 +69,13 @@ class FairQueue(Generic[T]):
         with self._changed:
             while not self._places and not self._closed:
                 self._changed.wait()
-            if not self._places:
-                return None
-            level = self._levels[min(self._levels)]
-            owner, items = next(iter(level.items()))
-            item = items[0]
-            self._remove(item)
-            if owner in level:
-                level.move_to_end(owner)  # the others' turn
-            self._owned[owner] -= 1
-            if not self._owned[owner]:
-                del self._owned[owner]
-            return item
+            return self._take() if self._places else None
+
+    def get_before(self, priority: int) -> T | None:
+        """The next item that goes before ``priority``; None, at once, if none waits."""
+        with self._changed:
+            waits = bool(self._levels) and min(self._levels) < priority
+            return self._take() if waits else None
 
     def close(self) -> list[T]:
         """Refuse what comes from now on; returns what is waiting, which may still be got."""
@@ -88,6 +83,18 @@ class FairQueue(Generic[T]):
             self._closed = True
             self._changed.notify_all()
             return list(self._places)
+
+    def _take(self) -> T:
+        level = self._levels[min(self._levels)]
+        owner, items = next(iter(level.items()))
+        item = items[0]
+        self._remove(item)
+        if owner in level:
+            level.move_to_end(owner)  # the others' turn
+        self._owned[owner] -= 1
+        if not self._owned[owner]:
+            del self._owned[owner]
+        return item
 
     def _insert(self, item: T, priority: int, owner: str) -> None:
         self._places[item] = priority, owner

@@ -11,12 +11,10 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
 from backend.context import caller, carried
+from backend.engine.building import ModelChoice, build_predictor, build_video_tracker
 from backend.engine.embeddings import EmbeddingCache
 from backend.engine.engine import (
     Busy,
@@ -42,35 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-HISTORY_FRAMES = 16  # what a step of a tracker reads
 STOPPING = "the service is being restarted; try again in a moment"
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """The arguments of ``sam2model.build_model`` as the operator chose them.
-
-    Attributes:
-        family: the version of the model that this one was fine-tuned from, at the very beginning;
-            None for that model itself.
-    """
-
-    variant: str
-    checkpoint: Path | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    image_size: int | None = None
-    family: str | None = None
-
-    @property
-    def version(self) -> str:
-        """What Label Studio shows and stores as the model version."""
-        parts = [self.variant]
-        if self.checkpoint is not None:
-            parts.append(self.checkpoint.stem)
-        if self.image_size is not None:
-            parts.append(f"{self.image_size}px")
-        return "-".join(parts)
 
 
 @dataclass(frozen=True)
@@ -114,14 +84,15 @@ class LocalEngine:
         self._choice = choice
         self._metrics = metrics
         self._speck_share = speck_share
-        self._build = build or build_predictor
-        self._build_tracker = build_tracker or build_video_tracker
         self._cache: EmbeddingCache[LocalEmbedding] = EmbeddingCache(cache_bytes)
         self._spare = Spare(self._cache.clear, metrics)
         self._urgency_lock = threading.Lock()
         self._urgency: dict[str, Priority] = {}
         self._encodes: dict[str, Job[None]] = {}
         self._thread = InferenceThread(on_start=self._waited)
+        yield_to = self._thread.yield_point
+        self._build = build or partial(build_predictor, yield_to=yield_to)
+        self._build_tracker = build_tracker or partial(build_video_tracker, yield_to=yield_to)
         self._started = time.monotonic()
         self._loading = self._thread.submit(self._load, Priority.CLICK).future
         self._export(metrics)
@@ -194,12 +165,12 @@ class LocalEngine:
         """See ``Engine``."""
         predictor = self._model(0.0).predictor
 
-        def run(call: Callable[[], T]) -> T:
+        def run(call: Callable[[], T], stopped: Callable[[], bool] = lambda: False) -> T:
             def timed() -> T:
-                with self._metrics.stage("track"):
+                with self._metrics.stage("track"):  # and the clicks that go first meanwhile
                     return call()
 
-            return _result(self._submit(timed, Priority.TRACK).future)
+            return _result(self._submit(timed, Priority.TRACK, stopped).future)
 
         tracker = partial(self._build_tracker, predictor)
         return QueuedTracker(
@@ -300,9 +271,14 @@ class LocalEngine:
         other = max(0, used_bytes(model) - weights - embeddings)
         return {"model": weights, "embeddings": embeddings, "other": other}
 
-    def _submit(self, call: Callable[[], T], priority: Priority) -> Job[T]:
+    def _submit(
+        self,
+        call: Callable[[], T],
+        priority: Priority,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Job[T]:
         try:
-            return self._thread.submit(carried(call), priority, caller().project)
+            return self._thread.submit(carried(call), priority, caller().project, stopped=stopped)
         except QueueFull as error:
             raise Busy(f"the service is busy ({error}); try again in a moment") from error
 
@@ -350,32 +326,6 @@ class LocalEngine:
 
 def _loaded(predictor: ImagePredictor) -> _Model:
     return _Model(predictor, encoder_digest(predictor.model.state_dict()))
-
-
-def build_predictor(choice: ModelChoice) -> ImagePredictor:
-    """Build and load the model; imports torch, so it is called on the inference thread."""
-    from sam2model import ImagePredictor, build_model
-
-    model = build_model(
-        choice.variant,
-        checkpoint=choice.checkpoint,
-        device=choice.device,
-        dtype=choice.dtype,
-        image_size=choice.image_size,
-    )
-    predictor = ImagePredictor(model)
-    # The first run sets up kernels and memory; better here than in somebody's click.
-    blank = predictor.embed(np.zeros((64, 64, 3), np.uint8))
-    predictor.predict(blank, points=[[32, 32]])
-    return predictor
-
-
-def build_video_tracker(predictor: ImagePredictor, frames: Frames) -> VideoTracker:
-    """A tracker on the predictor's model, with the history that one pass over the frames needs:
-    a correction is a pass of its own, and the masks are in the store."""
-    from sam2model import VideoTracker
-
-    return VideoTracker(predictor.model, frames, history_frames=HISTORY_FRAMES)
 
 
 def _wait(future: Future[T], timeout: float, what: str) -> T:

@@ -2,6 +2,10 @@
 
 PyTorch calls from several threads compete for the same cores or device, and compiled
 graphs must stay on one thread (pytorch/pytorch#123177), so requests queue here instead.
+
+Long jobs call ``yield_point`` between their steps, where what is more urgent goes first: within
+that call, on top of the job's own frames of the stack. So nothing has to be taken apart into
+pieces that can be queued, and no more jobs are begun at a time than there are priorities.
 """
 
 from __future__ import annotations
@@ -15,11 +19,15 @@ from typing import Any, Generic, TypeVar
 
 from backend.engine.fair_queue import FairQueue, QueueFull
 
-__all__ = ["InferenceThread", "Job", "Priority", "QueueFull"]
+__all__ = ["InferenceThread", "Job", "Priority", "QueueFull", "Stopped"]
 
 T = TypeVar("T")
 
 FOLLOW_UP_SECONDS = 0.05  # in which the second call of a click comes
+
+
+class Stopped(Exception):
+    """A job ended before it was finished, because it was not wanted any more."""
 
 
 class Priority(IntEnum):
@@ -34,9 +42,12 @@ class Priority(IntEnum):
 class Job(Generic[T]):
     """A queued call. ``future`` carries its result; see ``InferenceThread.promote``."""
 
-    def __init__(self, call: Callable[[], T], priority: Priority) -> None:
+    def __init__(
+        self, call: Callable[[], T], priority: Priority, stopped: Callable[[], bool]
+    ) -> None:
         self.call = call
         self.priority = priority
+        self.stopped = stopped
         self.queued = time.monotonic()
         self.future: Future[T] = Future()
 
@@ -59,6 +70,7 @@ class InferenceThread:
         self._queue: FairQueue[Job[Any]] = FairQueue(capacity, max(1, capacity // 2))
         self._on_start = on_start
         self._begun: float | None = None
+        self._running: Job[Any] | None = None  # the innermost one
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
 
@@ -69,7 +81,7 @@ class InferenceThread:
 
     @property
     def busy_seconds(self) -> float:
-        """How long the running job has been at it; 0 while nothing runs."""
+        """How long the running job has been at its present step; 0 while nothing runs."""
         begun = self._begun
         return time.monotonic() - begun if begun is not None else 0.0
 
@@ -77,21 +89,30 @@ class InferenceThread:
         """Jobs of one priority that wait."""
         return self._queue.depth(priority)
 
-    def submit(self, call: Callable[[], T], priority: Priority, owner: str = "") -> Job[T]:
+    def submit(
+        self,
+        call: Callable[[], T],
+        priority: Priority,
+        owner: str = "",
+        *,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Job[T]:
         """Queue ``call``.
 
         Args:
             owner: the project it is for; projects take turns.
+            stopped: asked at the yield points of the call; where it says so, the call is ended,
+                and its future raises ``Stopped``.
 
         Raises:
             QueueFull: the queue or the owner's share of it is full, or the thread is stopping.
         """
-        job = Job(call, priority)
+        job = Job(call, priority, stopped)
         self._queue.put(job, priority, owner)
         return job
 
     def promote(self, job: Job[Any], priority: Priority) -> None:
-        """Let a waiting job go earlier; nothing happens to one that already runs."""
+        """Let a waiting job go earlier; one that runs yields only to what is more urgent still."""
         job.priority = min(job.priority, priority)
         self._queue.promote(job, priority)
 
@@ -105,16 +126,36 @@ class InferenceThread:
         self.cancel_waiting()
         self._thread.join(timeout)
 
+    def yield_point(self) -> None:
+        """Run what is more urgent than the running job, which calls this between two steps.
+
+        Raises:
+            Stopped: the job is not wanted any more.
+        """
+        job = self._running
+        if job is None or threading.current_thread() is not self._thread:
+            return
+        if job.stopped():
+            raise Stopped("the job was stopped")
+        while (urgent := self._queue.get_before(job.priority)) is not None:
+            self._execute(urgent)
+        self._begun = time.monotonic()
+
     def _run(self) -> None:
         while (job := self._queue.get()) is not None:
-            if job.future.set_running_or_notify_cancel():
-                self._begun = time.monotonic()
-                self._on_start(job.priority, self._begun - job.queued)
-                _finish(job)
-                self._begun = None
-                if job.priority is Priority.CLICK:
-                    self._await_follow_up()
+            self._execute(job)
             del job  # hold no image or result while waiting for the next
+
+    def _execute(self, job: Job[Any]) -> None:
+        if not job.future.set_running_or_notify_cancel():
+            return
+        interrupted, self._running = self._running, job
+        self._begun = time.monotonic()
+        self._on_start(job.priority, self._begun - job.queued)
+        _finish(job)
+        self._running, self._begun = interrupted, None
+        if job.priority is Priority.CLICK:
+            self._await_follow_up()
 
     def _await_follow_up(self) -> None:
         """A first click is two calls, to encode and to answer: the frame of a track that went

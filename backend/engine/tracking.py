@@ -10,6 +10,7 @@ import numpy as np
 
 from backend.engine.cleanup import clean
 from backend.engine.engine import Frames, PixelPrompt, TrackedObject
+from backend.engine.scheduler import Stopped
 
 if TYPE_CHECKING:
     from sam2model import FrameMasks, VideoTracker
@@ -17,8 +18,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def _never() -> bool:
+    return False
+
+
 class Run(Protocol):
-    """Executes a call somewhere, and gives its result."""
+    """Executes a call on the inference thread, and gives its result."""
+
+    def __call__(self, call: Callable[[], T], /, stopped: Callable[[], bool] = ...) -> T:
+        """Raises ``Stopped`` where ``stopped`` ended the call."""
+        ...
+
+
+class Spare(Protocol):
+    """Executes a call that may run out of memory; see ``memory.Spare``."""
 
     def __call__(self, call: Callable[[], T], /) -> T: ...
 
@@ -36,7 +49,7 @@ class QueuedTracker:
         frames: Frames,
         run: Run,
         *,
-        spare: Run = lambda call: call(),
+        spare: Spare = lambda call: call(),
         reading: Callable[[], AbstractContextManager[None]] = nullcontext,
         tracked: Callable[[], None] = lambda: None,
         speck_share: float = 0.0,
@@ -44,7 +57,7 @@ class QueuedTracker:
         """
         Args:
             run: executes a call on the inference thread and waits for it.
-            spare: executes a call that may run out of memory; see ``memory.Spare``.
+            spare: executes it there.
             reading: entered while a frame is fetched and decoded.
             tracked: called after every frame.
         """
@@ -77,7 +90,7 @@ class QueuedTracker:
         return next(each for each in found if each.object_id == object_id)
 
     def step(
-        self, start: int, count: int, *, reverse: bool
+        self, start: int, count: int, *, reverse: bool, stopped: Callable[[], bool] = _never
     ) -> Iterator[tuple[int, list[TrackedObject]]]:
         """See ``Tracker``."""
         steps: Iterator[FrameMasks] | None = None
@@ -96,7 +109,10 @@ class QueuedTracker:
         while left > 0 and 0 <= frame < len(self._frames):
             with self._reading():
                 self._frames[frame]
-            found = self._run(lambda: self._spare(advance))
+            try:
+                found = self._run(lambda: self._spare(advance), stopped)
+            except Stopped:
+                return
             if found is None:
                 return
             self._tracked()

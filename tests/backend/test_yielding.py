@@ -1,0 +1,265 @@
+"""A click does not wait for a whole tracked frame, and the frame's masks are the same."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from backend.engine.engine import ImageSource, PixelPrompt
+from backend.engine.fair_queue import FairQueue
+from backend.engine.local import LocalEngine, ModelChoice
+from backend.engine.scheduler import InferenceThread, Priority, Stopped
+from backend.metrics import Metrics
+from benchmarks.clips import MovingDiscs
+from tests.waiting import PATIENCE, until
+
+
+@pytest.fixture
+def thread(monkeypatch):
+    monkeypatch.setattr("backend.engine.scheduler.FOLLOW_UP_SECONDS", 0.0)
+    thread = InferenceThread(capacity=8)
+    yield thread
+    thread.stop(timeout=PATIENCE)
+
+
+@pytest.fixture
+def steps(thread):
+    """A job of two steps; others are queued before it comes to its yield point."""
+    return Steps(thread)
+
+
+class Steps:
+    def __init__(self, thread):
+        self.thread = thread
+        self.done = []
+        self.entered, self.go_on = threading.Event(), threading.Event()
+
+    def submit(self, priority, **arguments):
+        job = self.thread.submit(self._run, priority, **arguments)
+        assert self.entered.wait(PATIENCE)
+        return job
+
+    def other(self, name, priority):
+        return self.thread.submit(lambda: self.done.append(name), priority)
+
+    def _run(self):
+        self.entered.set()
+        assert self.go_on.wait(PATIENCE)
+        self.thread.yield_point()
+        self.done.append("second step")
+
+
+def test_what_is_more_urgent_goes_between_two_steps(thread, steps):
+    jobs = [steps.submit(Priority.TRACK)]
+    jobs += [
+        steps.other(name, priority)
+        for name, priority in [
+            ("retrieve", Priority.RETRIEVE),
+            ("another track", Priority.TRACK),
+            ("click 1", Priority.CLICK),
+            ("click 2", Priority.CLICK),
+        ]
+    ]
+    steps.go_on.set()
+    for job in jobs:
+        job.future.result(PATIENCE)
+    assert steps.done == ["click 1", "click 2", "second step", "another track", "retrieve"]
+
+
+def test_a_promoted_job_that_runs_yields_to_what_is_more_urgent_still(thread, steps):
+    encode = steps.submit(Priority.PREFETCH)
+    tracked = steps.other("track", Priority.TRACK)
+    thread.promote(encode, Priority.CLICK)
+    steps.go_on.set()
+    tracked.future.result(PATIENCE)
+    assert steps.done == ["second step", "track"]
+
+
+def test_jobs_stack_by_priority_and_go_on_where_they_were(thread, steps):
+    """A click interrupts the track that interrupts a prefetch."""
+    prefetch = steps.submit(Priority.PREFETCH)
+    inner = Steps(thread)
+    inner.done = steps.done
+    tracked = thread.submit(inner._run, Priority.TRACK)
+    steps.go_on.set()
+    assert inner.entered.wait(PATIENCE)
+    steps.other("click", Priority.CLICK)
+    inner.go_on.set()
+    tracked.future.result(PATIENCE)
+    prefetch.future.result(PATIENCE)
+    assert steps.done == ["click", "second step", "second step"]
+
+
+def test_a_click_that_fails_leaves_the_interrupted_job_alone(thread, steps):
+    def fail():
+        raise ValueError("broken")
+
+    tracked = steps.submit(Priority.TRACK)
+    click = thread.submit(fail, Priority.CLICK)
+    steps.go_on.set()
+    with pytest.raises(ValueError, match="broken"):
+        click.future.result(PATIENCE)
+    tracked.future.result(PATIENCE)
+    assert steps.done == ["second step"]
+
+
+def test_a_job_that_is_not_wanted_any_more_ends_at_its_next_step(thread, steps):
+    wanted = threading.Event()
+    wanted.set()
+    job = steps.submit(Priority.TRACK, stopped=lambda: not wanted.is_set())
+    wanted.clear()
+    steps.go_on.set()
+    with pytest.raises(Stopped):
+        job.future.result(PATIENCE)
+    assert steps.done == []
+    steps.other("next", Priority.TRACK).future.result(PATIENCE)
+    assert steps.done == ["next"]
+
+
+def test_the_model_is_not_stuck_while_it_comes_to_yield_points(thread, steps):
+    """How long it has been busy is counted from the last one."""
+    job = steps.submit(Priority.TRACK)
+    until(lambda: thread.busy_seconds > 0.2)
+    seconds = []
+    click = thread.submit(lambda: seconds.append(thread.busy_seconds), Priority.CLICK)
+    steps.go_on.set()
+    click.future.result(PATIENCE)
+    job.future.result(PATIENCE)
+    assert seconds[0] < 0.2
+    until(lambda: thread.busy_seconds == 0)
+
+
+def test_a_yield_point_elsewhere_runs_nothing(thread, steps):
+    """Not in another thread, and not where no job runs."""
+    job = steps.submit(Priority.TRACK)
+    steps.other("click", Priority.CLICK)
+    thread.yield_point()
+    assert steps.done == []
+    steps.go_on.set()
+    job.future.result(PATIENCE)
+    assert steps.done == ["click", "second step"]
+
+
+def test_the_queue_hands_out_only_what_is_earlier():
+    queue = FairQueue(10, 10)
+    assert queue.get_before(9) is None
+    queue.put("track", 3, "a")
+    queue.put("click a", 0, "a")
+    queue.put("click b", 0, "b")
+    assert [queue.get_before(3) for _ in range(3)] == ["click a", "click b", None]
+    assert queue.get_before(4) == "track"
+    assert len(queue) == 0
+    queue.close()
+    assert queue.get() is None
+
+
+# With the demo model.
+
+
+class Bench:
+    """An engine whose tracker calls ``at_yield_point`` before it yields."""
+
+    def __init__(self):
+        self.at_yield_point = lambda: None
+        self.engine = LocalEngine(
+            ModelChoice("demo", device="cpu", image_size=64),
+            cache_bytes=100_000_000,
+            metrics=Metrics(),
+            build_tracker=self._tracker,
+        )
+        self.engine.wait_ready(PATIENCE)
+        self.clip = MovingDiscs(6, 96)
+
+    def _tracker(self, predictor, frames):
+        from sam2model import VideoTracker
+
+        return VideoTracker(predictor.model, frames, history_frames=16, yield_to=self._yield)
+
+    def _yield(self):
+        self.at_yield_point()
+        self.engine._thread.yield_point()
+
+    def tracker(self):
+        tracker = self.engine.open_tracker(self.clip)
+        tracker.prompt(0, "a", click_at(30, 30))
+        return tracker
+
+    def click(self, key):
+        pixels = np.random.default_rng(ord(key)).integers(0, 255, (50, 60, 3), np.uint8)
+        image = self.engine.embed(
+            ImageSource(key, lambda: pixels), Priority.CLICK, timeout=PATIENCE
+        )
+        return self.engine.segment(image, [click_at(25, 25)], Priority.CLICK, PATIENCE)[0].mask
+
+
+@pytest.fixture(scope="module")
+def bench():
+    bench = Bench()
+    yield bench
+    bench.engine.close()
+
+
+def click_at(x, y):
+    return PixelPrompt(np.array([[x, y]], np.float32), np.array([True]))
+
+
+def masks(steps):
+    return {frame: found[0].mask for frame, found in steps}
+
+
+def test_clicks_within_tracked_frames_and_the_same_masks(bench):
+    bench.at_yield_point = lambda: None
+    expected = masks(bench.tracker().step(0, 5, reverse=False))
+    answer = bench.click("x")
+    tracker = bench.tracker()
+    answers, clickers, encoded = [], [], []
+    points = 0
+
+    def at_yield_point():
+        """At every tenth, somebody clicks on a new picture; at the next, it has been encoded."""
+        nonlocal points
+        points += 1
+        if points % 10 == 0:
+            bench.engine._cache.clear()
+            clickers.append(threading.Thread(target=lambda: answers.append(bench.click("x"))))
+            clickers[-1].start()
+            until(lambda: bench.engine._thread.depth(Priority.CLICK))
+        if points % 10 == 1 and clickers:
+            encoded.append(len(bench.engine._cache))
+
+    bench.at_yield_point = at_yield_point
+    found = masks(tracker.step(0, 5, reverse=False))
+    bench.at_yield_point = lambda: None
+    for clicker in clickers:
+        clicker.join(PATIENCE)
+    assert len(answers) == len(clickers) > 4
+    assert len(encoded) > 4
+    assert all(encoded)
+    for mask in answers:
+        np.testing.assert_array_equal(mask, answer)
+    for frame, mask in expected.items():
+        np.testing.assert_array_equal(found[frame], mask)
+
+
+def test_a_stopped_track_ends_within_its_frame_and_can_go_on(bench):
+    bench.at_yield_point = lambda: None
+    expected = masks(bench.tracker().step(0, 5, reverse=False))
+    tracker = bench.tracker()
+    stopped = threading.Event()
+    points = []
+
+    def at_yield_point():
+        points.append(1)
+        if len(points) == 40:
+            stopped.set()
+
+    bench.at_yield_point = at_yield_point
+    before = masks(tracker.step(0, 5, reverse=False, stopped=stopped.is_set))
+    bench.at_yield_point = lambda: None
+    assert len(points) == 40
+    assert 0 < len(before) < 5
+    after = masks(tracker.step(len(before), 5 - len(before), reverse=False))
+    for frame, mask in expected.items():
+        np.testing.assert_array_equal({**before, **after}[frame], mask)
