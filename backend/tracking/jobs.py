@@ -175,7 +175,7 @@ class JobRunner:
                 self._changed.wait(min(left, 1.0))
 
     def cancel(self, job_id: str) -> Job:
-        """Stop a job after the frame it is at; what it finished stays.
+        """Stop a job within the frame it is at; what it finished stays.
 
         Raises:
             KeyError: there is no such job.
@@ -194,12 +194,12 @@ class JobRunner:
         return None if pace is None else pace.seconds_left(job.total)
 
     def stop_soon(self) -> None:
-        """Stop after the frames under way; those who wait are told how far the jobs are."""
+        """Stop within the frames under way; those who wait are told how far the jobs are."""
         self._stopping = True
         self._notify()
 
     def close(self) -> None:
-        """Stop after the frames under way; unfinished jobs are taken up at the next start."""
+        """Stop within the frames under way; unfinished jobs are taken up at the next start."""
         self.stop_soon()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
@@ -329,7 +329,10 @@ class JobRunner:
                 return
             self._prompt(run, tracker, frame, object_id, prompt)
         first, count = sweep.frames
-        for frame, objects in tracker.step(first, count, reverse=sweep.reverse):
+        steps = tracker.step(
+            first, count, reverse=sweep.reverse, stopped=lambda: self._interrupted(run.job.id)
+        )
+        for frame, objects in steps:
             size = run.work.size_of(frame)
             found = [
                 _tracked(each, frame, sweep.wanted[each.object_id][frame], size)

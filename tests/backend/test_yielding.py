@@ -12,7 +12,11 @@ from backend.engine.fair_queue import FairQueue
 from backend.engine.local import LocalEngine, ModelChoice
 from backend.engine.scheduler import InferenceThread, Priority, Stopped
 from backend.metrics import Metrics
+from backend.tracking.jobs import Goal, JobRunner, Work
+from backend.tracking.plan import Span
+from backend.tracking.store import JobState, TrackStore
 from benchmarks.clips import MovingDiscs
+from tests.backend.fakes import FakeFrameMasks, FakePredictor
 from tests.waiting import PATIENCE, until
 
 
@@ -153,6 +157,53 @@ def test_the_queue_hands_out_only_what_is_earlier():
     assert len(queue) == 0
     queue.close()
     assert queue.get() is None
+
+
+class Endless:
+    """A tracker whose second frame never ends, but comes to yield points."""
+
+    def __init__(self, begun):
+        self._begun = begun
+        self.yield_point = lambda: None
+
+    def prompt(self, frame, object_id, **prompt):
+        return self._masks(frame)
+
+    def propagate(self, start, count, reverse):
+        yield self._masks(start)
+        self._begun.set()
+        while True:
+            self.yield_point()
+
+    def _masks(self, frame):
+        return FakeFrameMasks(frame, ("a",), np.ones((1, 8, 8), bool), np.ones(1), np.ones(1))
+
+
+@pytest.mark.parametrize("end", ["cancel", "close"])
+def test_a_cancelled_job_ends_within_its_frame(tmp_path, end):
+    begun = threading.Event()
+    tracker = Endless(begun)
+    engine = LocalEngine(
+        ModelChoice("demo"),
+        cache_bytes=1000,
+        metrics=Metrics(),
+        build=lambda choice: FakePredictor(),
+        build_tracker=lambda predictor, frames: tracker,
+    )
+    tracker.yield_point = engine._thread.yield_point
+    goal = Goal("a", {0: click_at(3, 3)}, {0: "digest"}, [Span(0, 5)])
+    work = Work(MovingDiscs(6, 8), [goal], lambda frame: (8, 8), lambda: None)
+    store = TrackStore(tmp_path / "tracks.sqlite3")
+    runner = JobRunner(store, engine, lambda request: work, delivered=lambda job: None)
+    job = runner.submit("track", {})
+    assert begun.wait(PATIENCE)
+    if end == "cancel":
+        runner.cancel(job.id)
+        until(lambda: runner.wait(job.id, 0).state is JobState.CANCELLED)
+    runner.close()
+    state = runner.wait(job.id, 0).state
+    assert state is (JobState.CANCELLED if end == "cancel" else JobState.RUNNING)
+    engine.close()
 
 
 # With the demo model.
