@@ -26,7 +26,8 @@ from backend.task_images import TaskImages
 from backend.tracking.service import Tracking, TrackSettings
 from backend.tracking.store import TrackStore
 from backend.video_protocol import VideoProtocol
-from tests.backend.fakes import FakePredictor, FakeVideoTracker
+from tests.backend.fakes import FakePredictor, FakeVideoTracker, Gate
+from tests.waiting import LONGER, PATIENCE
 
 CONFIG = """
 <View>
@@ -41,6 +42,13 @@ CONFIG = """
   <TextArea name="status" toName="image" editable="false" maxSubmissions="0"/>
 </View>
 """
+
+BUDGETS = (
+    "click_budget_seconds",
+    "open_budget_seconds",
+    "track_budget_seconds",
+    "retrieve_budget_seconds",
+)
 
 
 class Shelf:
@@ -58,7 +66,7 @@ class Shelf:
 
     def fetch(self, uri, *, task_id=None):
         self.fetched.append(uri)
-        assert self.hold.wait(20)
+        assert self.hold.wait(LONGER)
         if "missing" in uri:
             raise MediaError("the picture is not there", reason=Reason.NOT_FOUND)
         key = hashlib.sha256(uri.encode()).hexdigest()
@@ -70,17 +78,17 @@ class Shelf:
 
 
 class Bench:
-    """The service with its parts within reach of a test."""
+    """The service with its parts within reach of a test, and time for everything: budgets that a
+    test is about are its own."""
 
     def __init__(self, folder: Path, **settings) -> None:
-        self.settings = Settings(**settings)
+        self.settings = Settings(**{**dict.fromkeys(BUDGETS, PATIENCE), **settings})
         self.metrics = Metrics()
         self.predictor = FakePredictor()
         self.shelf = Shelf(folder)
         self.now = 0.0
         self.steps: list[int] = []  # frames tracked
-        self.track_hold = threading.Event()
-        self.track_hold.set()
+        self.track_hold = Gate()
         self.published: list[dict] = []
         self.deleted: list[int] = []
         self.engine = LocalEngine(

@@ -8,6 +8,26 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from tests.waiting import LONGER
+
+
+class Gate(threading.Event):
+    """Open at first; while it is cleared, it holds who comes to it. ``reached`` tells whether
+    somebody has come since."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = threading.Event()
+        self.set()
+
+    def clear(self) -> None:
+        self.reached.clear()
+        super().clear()
+
+    def pass_through(self) -> None:
+        self.reached.set()
+        assert self.wait(LONGER)
+
 
 @dataclass(frozen=True)
 class FakeEmbedding:
@@ -37,7 +57,7 @@ class FakePredictor:
     def embed(self, pixels):
         self.embeds += 1
         self.entered.set()
-        assert self.hold.wait(10)
+        assert self.hold.wait(LONGER)
         return FakeEmbedding(pixels)
 
     def predict(self, embedding, points=None, labels=None, box=None, mask=None, multimask=True):
@@ -93,7 +113,7 @@ class FakeVideoTracker:
 
     def propagate(self, start, count, reverse):
         for frame in range(start, start - count, -1) if reverse else range(start, start + count):
-            assert self.hold.wait(20)
+            self.hold.pass_through()
             self.frames[frame]
             self.steps.append(frame)
             names = tuple(self.prompts)

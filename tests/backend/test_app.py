@@ -6,7 +6,6 @@ import base64
 import json
 import re
 import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 
 from backend.context import caller
 from tests.backend.conftest import CONFIG, click
+from tests.waiting import PATIENCE
 
 CAPTURES = sorted((Path(__file__).parents[1] / "captures").glob("*.json"))
 JSON = st.recursive(
@@ -150,7 +150,7 @@ class TestSetup:
         assert "BrushLabels" in reply.status
 
     def test_a_broken_model_is_told_on_connecting(self, bench):
-        bench.engine.wait_ready(5)
+        bench.engine.wait_ready(PATIENCE)
         bench.engine._loading = _failed(RuntimeError("no such file: /models/x.pt"))
         reply = self.setup(bench)
         assert reply.status_code == 503
@@ -171,22 +171,21 @@ def _failed(error):
 
 
 def test_probes_answer_while_the_model_is_busy(bench):
-    bench.engine.wait_ready(5)
+    bench.engine.wait_ready(PATIENCE)
     bench.predictor.hold.clear()
     worker = threading.Thread(target=lambda: bench.predict([click(50, 50)]))
     worker.start()
-    assert bench.predictor.entered.wait(5)
-    start = time.perf_counter()
+    assert bench.predictor.entered.wait(PATIENCE)
     assert bench.client.get("/health").json["status"] == "UP"
-    assert time.perf_counter() - start < 0.2
     assert bench.client.get("/").status_code == 200
     assert bench.client.get("/ready").json["status"] == "ready"
+    assert worker.is_alive()  # they did not wait for the model
     bench.predictor.hold.set()
-    worker.join(5)
+    worker.join(PATIENCE)
 
 
 def test_ready_says_failed_and_why(bench):
-    bench.engine.wait_ready(5)
+    bench.engine.wait_ready(PATIENCE)
     bench.engine._loading = _failed(RuntimeError("no such file"))
     reply = bench.client.get("/ready")
     assert reply.status_code == 503
@@ -376,7 +375,7 @@ def test_the_openapi_document_names_every_route(bench):
 
 
 def test_a_device_that_hangs_is_down(bench, monkeypatch):
-    bench.engine.wait_ready(5)
+    bench.engine.wait_ready(PATIENCE)
     assert bench.client.get("/health").status_code == 200
     monkeypatch.setattr(type(bench.engine), "busy_seconds", 3600.0)
     reply = bench.client.get("/health")

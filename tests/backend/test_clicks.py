@@ -7,6 +7,7 @@ import pytest
 from label_studio_sdk.converter.brush import decode_rle
 
 from tests.backend.conftest import box, click
+from tests.waiting import PATIENCE
 
 
 def masks(reply):
@@ -177,7 +178,7 @@ class TestReasons:
 
     def test_a_model_that_is_too_slow(self, make_bench):
         bench = make_bench(click_budget_seconds=0.2)
-        bench.engine.wait_ready(5)
+        bench.engine.wait_ready(PATIENCE)
         bench.predictor.hold.clear()
         assert "try again" in status(bench.predict([click(50, 50)]))
 
@@ -220,7 +221,7 @@ class TestTextBox:
 
     @pytest.mark.parametrize(("word", "part"), [("help", "Alt+click"), ("status", "demo is ready")])
     def test_commands_are_answered(self, bench, word, part):
-        bench.engine.wait_ready(5)
+        bench.engine.wait_ready(PATIENCE)
         assert part in status(self.say(bench, word))
 
     def test_a_note_is_left_alone_and_never_replaced(self, bench):
@@ -243,7 +244,7 @@ class TestTextBox:
         assert reply["result"] == []
 
     def test_a_defect_of_the_service_is_no_500(self, bench, caplog):
-        bench.engine.wait_ready(5)
+        bench.engine.wait_ready(PATIENCE)
         bench.engine.status = None  # broken
         assert "failed on this request" in status(self.say(bench, "status"))
         assert "could not be answered" in caplog.text

@@ -10,6 +10,7 @@ from backend.context import caller, serving
 from backend.engine.engine import Busy
 from backend.engine.fair_pool import FairPool
 from backend.engine.fair_queue import FairQueue, QueueFull
+from tests.waiting import LONGER, PATIENCE
 
 
 def drained(queue):
@@ -76,8 +77,8 @@ class TestFairPool:
     @pytest.fixture
     def gate(self, pool):
         entered, gate = threading.Event(), threading.Event()
-        pool.submit(lambda: (entered.set(), gate.wait(5)))
-        assert entered.wait(5)
+        pool.submit(lambda: (entered.set(), gate.wait(LONGER)))
+        assert entered.wait(PATIENCE)
         yield gate
         gate.set()
 
@@ -89,14 +90,14 @@ class TestFairPool:
                 futures.append(pool.submit(lambda: served.append(caller())))
         gate.set()
         for future in futures:
-            future.result(5)
+            future.result(PATIENCE)
         assert [each.project for each in served] == ["flood", "quiet", "flood", "flood"]
         assert served[1].request_id == "r-quiet"
 
     def test_a_failing_call_tells_its_waiter_and_spares_the_next(self, pool):
         with pytest.raises(ZeroDivisionError):
-            pool.submit(lambda: 1 / 0).result(5)
-        assert pool.submit(lambda a, b: a + b, 1, b=2).result(5) == 3
+            pool.submit(lambda: 1 / 0).result(PATIENCE)
+        assert pool.submit(lambda a, b: a + b, 1, b=2).result(PATIENCE) == 3
 
     def test_shutdown_cancels_what_waits(self, pool, gate):
         waiting = pool.submit(lambda: None)

@@ -13,6 +13,7 @@ from backend.engine.local import LocalEngine, ModelChoice
 from backend.engine.scheduler import Priority
 from backend.metrics import Metrics
 from tests.backend.fakes import FakePredictor
+from tests.waiting import LONGER, PATIENCE, until
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def make_engine(metrics):
 @pytest.fixture
 def engine(make_engine, predictor):
     engine = make_engine(lambda choice: predictor)
-    engine.wait_ready(5)
+    engine.wait_ready(PATIENCE)
     return engine
 
 
@@ -69,7 +70,7 @@ def test_it_answers_while_the_model_loads(make_engine, predictor):
     loaded = threading.Event()
 
     def build(choice):
-        assert loaded.wait(5)
+        assert loaded.wait(LONGER)
         return predictor
 
     engine = make_engine(build)
@@ -77,7 +78,7 @@ def test_it_answers_while_the_model_loads(make_engine, predictor):
     with pytest.raises(NotReady, match="loading"):
         engine.embed(source(), Priority.CLICK, timeout=0.05)
     loaded.set()
-    engine.wait_ready(5)
+    engine.wait_ready(PATIENCE)
     assert engine.status().state is State.READY
 
 
@@ -87,16 +88,16 @@ def test_a_model_that_does_not_load_says_why(make_engine):
 
     engine = make_engine(build)
     with pytest.raises(NotReady, match=r"could not be loaded: no weights at /models/tiny\.pt"):
-        engine.wait_ready(5)
+        engine.wait_ready(PATIENCE)
     assert engine.status().state is State.FAILED
 
 
 def test_the_second_click_neither_decodes_nor_encodes(engine, predictor, metrics):
     loads = []
     for x in (10, 20):
-        image = engine.embed(source(count=loads), Priority.CLICK, 5)
+        image = engine.embed(source(count=loads), Priority.CLICK, PATIENCE)
         assert (image.width, image.height) == (60, 40)
-        [segment] = engine.segment(image, [click(x, 20)], Priority.CLICK, 5)
+        [segment] = engine.segment(image, [click(x, 20)], Priority.CLICK, PATIENCE)
         assert segment.mask[20, x]
     assert (predictor.embeds, len(loads)) == (1, 1)
     assert (lookups(metrics, "miss"), lookups(metrics, "hit")) == (1, 1)
@@ -105,10 +106,12 @@ def test_the_second_click_neither_decodes_nor_encodes(engine, predictor, metrics
 def test_many_first_clicks_on_one_image_encode_once(engine, predictor, metrics):
     predictor.hold.clear()
     with ThreadPoolExecutor(8) as pool:
-        futures = [pool.submit(engine.embed, source("a"), Priority.CLICK, 10.0) for _ in range(8)]
-        assert predictor.entered.wait(5)
+        futures = [
+            pool.submit(engine.embed, source("a"), Priority.CLICK, PATIENCE) for _ in range(8)
+        ]
+        assert predictor.entered.wait(PATIENCE)
         predictor.hold.set()
-        images = [future.result(10) for future in futures]
+        images = [future.result(PATIENCE) for future in futures]
     assert predictor.embeds == 1
     assert all(image is images[0] for image in images)
     assert lookups(metrics, "miss") == 1
@@ -118,8 +121,8 @@ def test_a_click_hurries_the_encode_that_a_page_began(engine, predictor):
     """The click joins a queued prefetch and pulls it ahead of the other prefetches."""
     predictor.hold.clear()
     with ThreadPoolExecutor(8) as pool:
-        pool.submit(engine.embed, source("running"), Priority.PREFETCH, 10.0)
-        assert predictor.entered.wait(5)
+        pool.submit(engine.embed, source("running"), Priority.PREFETCH, PATIENCE)
+        assert predictor.entered.wait(PATIENCE)
         encoded = []
 
         def loader(key):
@@ -133,24 +136,15 @@ def test_a_click_hurries_the_encode_that_a_page_began(engine, predictor):
         embed = predictor.embed
         predictor.embed = lambda pixels: (encoded.append(chr(pixels[0, 0, 0])), embed(pixels))[1]
         for key in "xyz":
-            pool.submit(engine.embed, loader(key), Priority.PREFETCH, 10.0)
-            assert queued.acquire(timeout=5)
-        _until(lambda: engine._thread.waiting == 3)
-        clicked = pool.submit(engine.embed, loader("z"), Priority.CLICK, 10.0)
+            pool.submit(engine.embed, loader(key), Priority.PREFETCH, PATIENCE)
+            assert queued.acquire(timeout=PATIENCE)
+        until(lambda: len(engine._encodes) == 4 and engine._thread.waiting == 3)
+        clicked = pool.submit(engine.embed, loader("z"), Priority.CLICK, PATIENCE)
         [waiting] = [job for key, job in engine._encodes.items() if key.endswith(" z")]
-        _until(lambda: waiting.priority == Priority.CLICK)
+        until(lambda: waiting.priority == Priority.CLICK)
         predictor.hold.set()
-        clicked.result(10)
+        clicked.result(PATIENCE)
     assert encoded[0] == "z"
-
-
-def _until(condition, seconds=5.0):
-    event = threading.Event()
-    for _ in range(int(seconds / 0.01)):
-        if condition():
-            return
-        event.wait(0.01)
-    raise AssertionError("it did not happen in time")
 
 
 def test_an_image_that_cannot_be_decoded_fails_for_all_and_is_tried_again(engine):
@@ -163,8 +157,8 @@ def test_an_image_that_cannot_be_decoded_fails_for_all_and_is_tried_again(engine
         return np.zeros((4, 4, 3), np.uint8)
 
     with pytest.raises(ValueError, match="not an image"):
-        engine.embed(ImageSource("k", load), Priority.CLICK, 5)
-    assert engine.embed(ImageSource("k", load), Priority.CLICK, 5).width == 4
+        engine.embed(ImageSource("k", load), Priority.CLICK, PATIENCE)
+    assert engine.embed(ImageSource("k", load), Priority.CLICK, PATIENCE).width == 4
 
 
 def test_an_impatient_click_is_told_and_the_encode_serves_the_next_one(engine, predictor):
@@ -172,18 +166,18 @@ def test_an_impatient_click_is_told_and_the_encode_serves_the_next_one(engine, p
     with pytest.raises(Busy, match="try again"):
         engine.embed(source(), Priority.CLICK, 0.05)
     predictor.hold.set()
-    engine.embed(source(), Priority.CLICK, 5)
+    engine.embed(source(), Priority.CLICK, PATIENCE)
     assert predictor.embeds == 1
 
 
 def test_the_cache_holds_its_bound(make_engine, predictor):
     engine = make_engine(lambda choice: predictor, cache_bytes=2500)
     for key in "abc":
-        engine.embed(source(key), Priority.CLICK, 5)
+        engine.embed(source(key), Priority.CLICK, PATIENCE)
     assert engine._cache.nbytes == 2000
-    engine.embed(source("c"), Priority.CLICK, 5)
+    engine.embed(source("c"), Priority.CLICK, PATIENCE)
     assert predictor.embeds == 3
-    engine.embed(source("a"), Priority.CLICK, 5)
+    engine.embed(source("a"), Priority.CLICK, PATIENCE)
     assert predictor.embeds == 4
 
 
@@ -197,17 +191,17 @@ def test_the_cache_holds_its_bound(make_engine, predictor):
     ],
 )
 def test_only_one_click_is_ambiguous(engine, predictor, prompt, multimask):
-    image = engine.embed(source(), Priority.CLICK, 5)
-    engine.segment(image, [prompt], Priority.CLICK, 5)
+    image = engine.embed(source(), Priority.CLICK, PATIENCE)
+    engine.segment(image, [prompt], Priority.CLICK, PATIENCE)
     assert predictor.calls[-1]["multimask"] is multimask
 
 
 def test_a_drawn_shape_becomes_a_mask_prompt(engine, predictor):
-    image = engine.embed(source(), Priority.CLICK, 5)
+    image = engine.embed(source(), Priority.CLICK, PATIENCE)
     shape = np.zeros((40, 60), bool)
     shape[10:20, 10:20] = True
     prompt = PixelPrompt(np.zeros((0, 2), np.float32), np.zeros(0, bool), mask=shape)
-    engine.segment(image, [prompt], Priority.CLICK, 5)
+    engine.segment(image, [prompt], Priority.CLICK, PATIENCE)
     assert predictor.calls[-1]["mask"].max() > 0 > predictor.calls[-1]["mask"].min()
 
 
@@ -217,11 +211,11 @@ def test_version_names_what_changes_the_masks(tmp_path):
 
 
 def test_boxes_are_decoded_together_and_answered_in_order(engine, predictor):
-    image = engine.embed(source(), Priority.CLICK, 5)
+    image = engine.embed(source(), Priority.CLICK, PATIENCE)
     boxes = [np.array([x, 0.0, x + 3, 3.0]) for x in range(40)]
     prompts = [PixelPrompt(np.zeros((0, 2)), np.zeros(0, bool), box=each) for each in boxes]
     prompts[5] = click(30, 30)
-    found = engine.segment(image, prompts, Priority.RETRIEVE, 5)
+    found = engine.segment(image, prompts, Priority.RETRIEVE, PATIENCE)
     assert predictor.batches == [32, 7]
     for number, segment in enumerate(found):
         first = np.flatnonzero(segment.mask.any(axis=0))[0]
@@ -229,7 +223,7 @@ def test_boxes_are_decoded_together_and_answered_in_order(engine, predictor):
 
 
 def test_a_click_goes_between_the_boxes_of_a_large_batch(engine, predictor):
-    image = engine.embed(source(), Priority.CLICK, 5)
+    image = engine.embed(source(), Priority.CLICK, PATIENCE)
     box = PixelPrompt(np.zeros((0, 2)), np.zeros(0, bool), box=np.array([0.0, 0.0, 9.0, 9.0]))
     answered = []
     entered, hold = threading.Event(), threading.Event()
@@ -237,17 +231,17 @@ def test_a_click_goes_between_the_boxes_of_a_large_batch(engine, predictor):
 
     def slowly(embedding, boxes):
         entered.set()
-        assert hold.wait(10)
+        assert hold.wait(LONGER)
         answered.append(len(boxes))
         return decode(embedding, boxes)
 
     predictor.predict_boxes = slowly
     with ThreadPoolExecutor(2) as pool:
-        batch = pool.submit(engine.segment, image, [box] * 96, Priority.RETRIEVE, 10)
-        assert entered.wait(5)
-        clicked = pool.submit(engine.segment, image, [click(5, 5)], Priority.CLICK, 10)
+        batch = pool.submit(engine.segment, image, [box] * 96, Priority.RETRIEVE, PATIENCE)
+        assert entered.wait(PATIENCE)
+        clicked = pool.submit(engine.segment, image, [click(5, 5)], Priority.CLICK, PATIENCE)
         clicked.add_done_callback(lambda future: answered.append("click"))
-        _until(lambda: engine._thread.waiting)
+        until(lambda: engine._thread.waiting)
         hold.set()
-        assert len(batch.result(10)) == 96
+        assert len(batch.result(PATIENCE)) == 96
     assert answered.index("click") <= 2

@@ -11,6 +11,7 @@ import pytest
 
 from backend.context import carried, serving
 from backend.logs import HIDDEN, JsonFormatter, Redactor, TextFormatter, request_id
+from tests.waiting import PATIENCE
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJzYW0ifQ.c2lnbmF0dXJl"
 
@@ -119,5 +120,5 @@ def test_the_caller_goes_along_into_threads_and_does_not_stay():
     for call in calls:
         thread = threading.Thread(target=call)
         thread.start()
-        thread.join(5)
+        thread.join(PATIENCE)
     assert seen == ["r-2", ""]

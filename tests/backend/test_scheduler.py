@@ -8,13 +8,14 @@ from concurrent.futures import CancelledError
 import pytest
 
 from backend.engine.scheduler import InferenceThread, Priority, QueueFull
+from tests.waiting import LONGER, PATIENCE
 
 
 @pytest.fixture
 def thread():
     thread = InferenceThread(capacity=8)
     yield thread
-    thread.stop(timeout=5)
+    thread.stop(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -24,10 +25,10 @@ def gate(thread):
 
     def hold():
         started.set()
-        assert gate.wait(5)
+        assert gate.wait(LONGER)
 
     thread.submit(hold, Priority.CLICK)
-    assert started.wait(5)
+    assert started.wait(PATIENCE)
     return gate
 
 
@@ -44,19 +45,25 @@ def test_urgent_work_goes_first_and_equals_keep_their_order(thread, gate):
     ]
     gate.set()
     for job in jobs:
-        job.future.result(5)
+        job.future.result(PATIENCE)
     assert done == ["click 1", "click 2", "retrieve", "prefetch"]
 
 
 def test_nothing_goes_between_the_two_calls_of_a_click(thread, gate, monkeypatch):
-    monkeypatch.setattr("backend.engine.scheduler.FOLLOW_UP_SECONDS", 1.0)  # a busy machine
+    wait = "backend.engine.scheduler.FOLLOW_UP_SECONDS"
+    monkeypatch.setattr(wait, LONGER)  # a busy machine
     done = []
+
+    def answer():
+        done.append("answer")
+        monkeypatch.setattr(wait, 0.0)  # that was the click
+
     tracked = thread.submit(lambda: done.append("track"), Priority.TRACK)
     encoded = thread.submit(lambda: done.append("encode"), Priority.CLICK)
     gate.set()
-    encoded.future.result(5)
-    thread.submit(lambda: done.append("answer"), Priority.CLICK)
-    tracked.future.result(5)
+    encoded.future.result(PATIENCE)
+    thread.submit(answer, Priority.CLICK)
+    tracked.future.result(PATIENCE)
     assert done == ["encode", "answer", "track"]
 
 
@@ -66,8 +73,8 @@ def test_a_promoted_job_runs_once_and_early(thread, gate):
     other = thread.submit(lambda: done.append("other"), Priority.RETRIEVE)
     thread.promote(slow, Priority.CLICK)
     gate.set()
-    other.future.result(5)
-    thread.submit(lambda: None, Priority.PREFETCH).future.result(5)
+    other.future.result(PATIENCE)
+    thread.submit(lambda: None, Priority.PREFETCH).future.result(PATIENCE)
     assert done == ["wanted", "other"]
     assert thread.waiting == 0
 
@@ -77,7 +84,7 @@ def test_a_cancelled_job_does_not_run(thread, gate):
     job = thread.submit(lambda: done.append("cancelled"), Priority.CLICK)
     assert job.future.cancel()
     gate.set()
-    thread.submit(lambda: None, Priority.PREFETCH).future.result(5)
+    thread.submit(lambda: None, Priority.PREFETCH).future.result(PATIENCE)
     assert done == []
 
 
@@ -86,8 +93,8 @@ def test_a_failing_job_tells_its_waiter_and_spares_the_next(thread):
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        thread.submit(fail, Priority.CLICK).future.result(5)
-    assert thread.submit(lambda: 7, Priority.CLICK).future.result(5) == 7
+        thread.submit(fail, Priority.CLICK).future.result(PATIENCE)
+    assert thread.submit(lambda: 7, Priority.CLICK).future.result(PATIENCE) == 7
 
 
 def test_the_queue_is_bounded(thread, gate):
@@ -103,9 +110,9 @@ def test_stop_finishes_what_runs_and_cancels_what_waits(thread, gate):
     stopper = threading.Thread(target=thread.stop)
     stopper.start()
     with pytest.raises(CancelledError):
-        waiting.future.result(5)
+        waiting.future.result(PATIENCE)
     gate.set()
-    stopper.join(5)
+    stopper.join(PATIENCE)
     assert not stopper.is_alive()
     with pytest.raises(QueueFull, match="stopping"):
         thread.submit(lambda: None, Priority.CLICK)

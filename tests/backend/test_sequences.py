@@ -11,6 +11,7 @@ import pytest
 from backend.labelstudio.results import region_mask
 from backend.tracking.store import JobState
 from tests.backend.conftest import box, click
+from tests.waiting import LONGER, PATIENCE, until
 
 CONFIG = """<View>
   <Image name="image" valueList="$frames"/>
@@ -67,8 +68,15 @@ class Editor:
 
 @pytest.fixture
 def editor(bench):
-    bench.engine.wait_ready(5)
+    bench.engine.wait_ready(PATIENCE)
     return Editor(bench)
+
+
+def noted(bench):
+    """Whether the store knows of the newest prediction."""
+    with bench.store._transaction() as connection:
+        rows = connection.execute("SELECT prediction FROM delivered").fetchall()
+    return len(bench.published) in [row["prediction"] for row in rows]
 
 
 def columns(mask):
@@ -312,11 +320,11 @@ class TestLongTracks:
         bench.track_hold.clear()
         start = time.monotonic()
         assert editor.say("track") == []
-        assert time.monotonic() - start < 1.5
+        assert time.monotonic() - start < PATIENCE / 2  # every other budget is longer
         assert "type status" in editor.text
         bench.track_hold.set()
         job = bench.store.jobs()[0]
-        assert bench.tracking.jobs.wait(job.id, 5).state is JobState.DONE
+        assert bench.tracking.jobs.wait(job.id, PATIENCE).state is JobState.DONE
         assert len(editor.say("status")) == PAGES - 1
 
     def test_a_job_that_outlives_its_request_is_stored_as_a_prediction(self, editor, bench):
@@ -324,15 +332,17 @@ class TestLongTracks:
         bench.track_hold.clear()
         editor.say("track")
         bench.track_hold.set()
-        _until(lambda: bench.published)
+        until(lambda: bench.published)
         [published] = bench.published
         pages = [region["item_index"] for region in published["result"]]
         assert sorted(pages) == list(range(PAGES))
 
     def test_a_corrected_page_is_stored_once(self, editor, bench):
         editor.click(30, 50, page=0)
+        bench.track_hold.clear()
         editor.say("track")
-        _until(lambda: all(job.state.ended for job in bench.store.jobs()))
+        bench.track_hold.set()
+        until(lambda: bench.published)
         editor.say("status")
         [gone] = [r["id"] for r in editor.regions.values() if r["item_index"] == 5]
         del editor.regions[gone]
@@ -341,7 +351,7 @@ class TestLongTracks:
         bench.published.clear()
         editor.say("track")
         bench.track_hold.set()
-        _until(lambda: bench.published)
+        until(lambda: bench.published)
         pages = [region["item_index"] for region in bench.published[-1]["result"]]
         assert sorted(pages) == list(range(PAGES))
 
@@ -351,8 +361,9 @@ class TestLongTracks:
             bench.track_hold.clear()
             editor.say("redo")
             bench.track_hold.set()
-            _until(lambda count=count: len(bench.published) == count)
-        _until(lambda: bench.deleted)
+            until(lambda count=count: len(bench.published) == count)
+            until(lambda: noted(bench))
+        until(lambda: bench.deleted)
         assert bench.deleted == [1]
 
     def test_what_is_left_is_told_from_the_frames_of_this_run(self, editor, bench):
@@ -364,7 +375,7 @@ class TestLongTracks:
         def halfway(track, masks, **kwargs):
             if masks[0].frame == 5:
                 reached.set()
-                assert go_on.wait(30)
+                assert go_on.wait(LONGER)
             put(track, masks, **kwargs)
 
         bench.store.put_masks = halfway
@@ -378,7 +389,7 @@ class TestLongTracks:
 
         bench.store.add_job = long_ago
         editor.say("track")
-        assert reached.wait(30)
+        assert reached.wait(PATIENCE)
         editor.say("status")
         go_on.set()
         assert "frames 1-4 of 10 done" in editor.text
@@ -398,15 +409,8 @@ class TestLongTracks:
         editor.say("track")
         bench.track_hold.set()
         editor.say("stop")
-        _until(lambda: bench.store.jobs()[0].state.ended)
+        until(lambda: bench.store.jobs()[0].state.ended)
         assert editor.say("status") is not None
-
-    def test_clear_forgets(self, editor, bench):
-        editor.click(30, 50, page=0)
-        editor.say("track")
-        editor.say("clear")
-        assert editor.text == ""
-        assert editor.say("status") == []
 
     def test_a_page_that_cannot_be_read_is_told_and_the_rest_is_kept(self, editor, bench):
         editor.click(30, 50, page=0)
@@ -417,7 +421,7 @@ class TestLongTracks:
 
         bench.shelf.fetch = broken
         editor.say("track")
-        _until(lambda: bench.store.jobs()[0].state.ended)
+        until(lambda: bench.store.jobs()[0].state.ended)
         editor.say("status")
         assert "not there" in editor.text
         assert sorted(editor.masks()) == [0, 1, 2, 3, 4]
@@ -436,7 +440,7 @@ class TestOnPrompt:
         assert answer["item_index"] == 0
         assert "no frame done yet" in editor.text
         bench.track_hold.set()
-        _until(lambda: bench.published)
+        until(lambda: bench.published)
         assert sorted(r["item_index"] for r in editor.say("status")) == list(range(1, PAGES))
         start, _ = columns(editor.masks()[0][0])
         assert columns(editor.masks()[9][0])[0] == start + 9
@@ -445,7 +449,7 @@ class TestOnPrompt:
 
     def test_the_next_prompt_brings_what_is_done(self, editor, bench):
         editor.click(30, 50, page=0)
-        _until(lambda: bench.store.jobs()[0].state.ended)
+        until(lambda: bench.store.jobs()[0].state.ended)
         answer = editor.click(60, 20, page=0, label="Dog")
         assert sorted(r["item_index"] for r in answer if r["value"]["brushlabels"] == ["Cat"]) == (
             list(range(1, PAGES))
@@ -457,11 +461,11 @@ class TestOnPrompt:
         [first] = bench.store.jobs()
         editor.click(60, 50, page=5)
         bench.track_hold.set()
-        _until(lambda: all(job.state.ended for job in bench.store.jobs()))
+        until(lambda: all(job.state.ended for job in bench.store.jobs()))
         second, _ = bench.store.jobs()
         assert bench.store.job(first.id).state is JobState.CANCELLED
         assert second.state is JobState.DONE
-        _until(lambda: bench.published)
+        until(lambda: bench.published)
         assert len(bench.published) == 1
         editor.say("status")
         masks = {page: columns(found[0])[0] for page, found in editor.masks().items()}
@@ -471,12 +475,12 @@ class TestOnPrompt:
 
     def test_a_correction_of_the_same_page_counts_though_the_draft_is_older(self, editor, bench):
         [first] = editor.click(30, 50, page=0)
-        _until(lambda: bench.store.jobs()[0].state.ended)
+        until(lambda: bench.store.jobs()[0].state.ended)
         item = {**box(23, 39, 17, 24, identifier="again"), "item_index": 0}
         saved = dict(editor.regions)
         editor.send({**item, "id": "kp-30-50-0-0"})  # the same prompt's region, in place
         assert first["id"] in saved
-        _until(lambda: all(job.state.ended for job in bench.store.jobs()))
+        until(lambda: all(job.state.ended for job in bench.store.jobs()))
         editor.say("status")
         assert columns(editor.masks()[4][0]) == tuple(
             edge + 4 for edge in columns(editor.masks()[0][0])
@@ -491,11 +495,19 @@ class TestOnPrompt:
         assert "failed to track on" in editor.text
 
     def test_a_picture_is_no_sequence(self, bench):
-        bench.engine.wait_ready(5)
+        bench.engine.wait_ready(PATIENCE)
         config = CONFIG.replace('valueList="$frames"', 'value="$image"')
         reply = bench.predict([click(30, 50)], config=config)
         assert [item["type"] for item in reply["result"]] == ["brushlabels", "textarea"]
         assert bench.store.jobs() == []
+
+
+def test_clear_forgets(editor):
+    editor.click(30, 50, page=0)
+    editor.say("track")
+    editor.say("clear")
+    assert editor.text == ""
+    assert editor.say("status") == []
 
 
 def test_redo_tracks_anew(editor, bench):
@@ -507,8 +519,8 @@ def test_redo_tracks_anew(editor, bench):
 
 
 def test_a_restart_goes_on_after_the_last_finished_frame(make_bench):
-    first = make_bench(track_budget_seconds=0.2)
-    first.engine.wait_ready(5)
+    first = make_bench()
+    first.engine.wait_ready(PATIENCE)
     editor = Editor(first)
     editor.click(30, 50, page=0)
     put = first.store.put_masks
@@ -522,11 +534,11 @@ def test_a_restart_goes_on_after_the_last_finished_frame(make_bench):
     editor.say("track")
     first.tracking.jobs.close()
     assert first.store.jobs()[0].state is JobState.RUNNING  # as a kill would leave it
-    second = make_bench(track_budget_seconds=5)
-    second.engine.wait_ready(5)
+    second = make_bench()
+    second.engine.wait_ready(PATIENCE)
     assert second.tracking.jobs.resume() == 1
     job = second.store.jobs()[0]
-    assert second.tracking.jobs.wait(job.id, 5).state is JobState.DONE
+    assert second.tracking.jobs.wait(job.id, PATIENCE).state is JobState.DONE
     assert min(second.steps) >= 4
     editor.bench = second
     editor.say("status")
@@ -534,10 +546,3 @@ def test_a_restart_goes_on_after_the_last_finished_frame(make_bench):
     assert [columns(editor.masks()[page][0])[0] - start for page in range(PAGES)] == list(
         range(PAGES)
     )
-
-
-def _until(condition, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from backend.labelstudio.keyframes import box_at, read_sequence
 from backend.media.cache import MediaFile
 from tests.video.clips import WIDTH, steady, write_clip
+from tests.waiting import PATIENCE, until
 
 FRAMES = 30
 CONFIG = """<View>
@@ -27,9 +26,9 @@ def clip(tmp_path_factory):
 
 @pytest.fixture
 def bench(make_bench, clip):
-    bench = make_bench(track_budget_seconds=20)
+    bench = make_bench()
     bench.shelf.fetch = lambda uri, *, task_id=None: MediaFile(clip, "clip", clip.stat().st_size)
-    bench.engine.wait_ready(5)
+    bench.engine.wait_ready(PATIENCE)
     return bench
 
 
@@ -243,10 +242,7 @@ def test_many_retrieved_videos_are_stored_one_by_one(bench):
     bench.track_hold.clear()
     assert bench.client.post("/predict", json=body).json["results"] == [[]] * 5
     bench.track_hold.set()
-    end = time.monotonic() + 10
-    while len(bench.published) < 5:
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    until(lambda: len(bench.published) == 5)
     assert sorted(each["task"] for each in bench.published) == [1, 2, 3, 4, 5]
 
 
@@ -291,17 +287,14 @@ def test_a_file_that_is_no_video_is_told(editor, bench, tmp_path):
 def test_a_long_track_is_stored_when_it_ends(make_bench, clip):
     bench = make_bench(track_budget_seconds=0.3)
     bench.shelf.fetch = lambda uri, *, task_id=None: MediaFile(clip, "clip", 1)
-    bench.engine.wait_ready(5)
+    bench.engine.wait_ready(PATIENCE)
     editor = Editor(bench)
     editor.regions["r1"] = region("r1", keyframe(1, 10))
     bench.track_hold.clear()
     editor.send(command("track"))
     assert "type status" in editor.texts[0]
     bench.track_hold.set()
-    end = time.monotonic() + 5
-    while not bench.published:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: bench.published)
     [stored] = bench.published[0]["result"]
     assert stored["id"] == "r1"
     assert box_at(read_sequence(stored["value"]), 30).x > 20

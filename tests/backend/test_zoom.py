@@ -17,6 +17,7 @@ from backend.engine.scheduler import Priority
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
 from backend.zoom import Window, window_for
+from tests.waiting import PATIENCE
 
 NOTHING = np.full((64, 64), -5.0, np.float32)
 
@@ -102,7 +103,7 @@ def test_prompts_go_into_the_window_and_masks_come_out():
 @pytest.fixture(scope="module")
 def engine():
     engine = LocalEngine(ModelChoice("demo", device="cpu"), cache_bytes=10**8, metrics=Metrics())
-    engine.wait_ready(60)
+    engine.wait_ready(PATIENCE)
     yield engine
     engine.close()
 

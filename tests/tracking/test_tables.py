@@ -15,13 +15,15 @@ from backend.media.resolver import MediaFile, MediaStream
 from backend.tracking import clip as module
 from backend.tracking.clip import Tables
 from backend.video import VideoError
+from tests.waiting import LONGER, PATIENCE
 
 
 @pytest.fixture
 def video(tmp_path: Path) -> Callable[[str], MediaStream]:
     def make(key: str) -> MediaStream:
         path = tmp_path / key
-        path.write_bytes(key.encode())
+        if not path.exists():  # somebody may be reading it
+            path.write_bytes(key.encode())
         return MediaStream.of_file(MediaFile(path, key, len(key)))
 
     return make
@@ -38,7 +40,7 @@ class Reader:
     def __call__(self, file: Any) -> tuple[str, float]:
         content = file.read()
         self.read.append(content)
-        assert self.may.wait(10)
+        assert self.may.wait(LONGER)
         if content == b"broken":
             raise VideoError("no video")
         return f"table of {content.decode()}", 3.0
@@ -56,7 +58,7 @@ def test_once_for_each_content(reader: Reader, video: Callable[[str], MediaStrea
     tables = Tables()
     for key in ("a", "b", "a", "a"):
         with video(key) as file:
-            assert tables.get(file, time.monotonic() + 5) == (f"table of {key}", 3.0)
+            assert tables.get(file, time.monotonic() + PATIENCE) == (f"table of {key}", 3.0)
             assert file.read() == key.encode()  # its position is the caller's
     assert sorted(reader.read) == [b"a", b"b"]
 
@@ -71,7 +73,7 @@ def test_reading_goes_on_when_nobody_waits(
             tables.get(file, time.monotonic())
     reader.may.set()
     with video("a") as file:
-        assert tables.get(file, time.monotonic() + 5)[0] == "table of a"
+        assert tables.get(file, time.monotonic() + PATIENCE)[0] == "table of a"
     assert reader.read == [b"a"]
 
 
@@ -81,7 +83,7 @@ def test_failure_is_told_and_tried_again(
     tables = Tables()
     for _ in range(2):
         with video("broken") as file, pytest.raises(VideoError):
-            tables.get(file, time.monotonic() + 5)
+            tables.get(file, time.monotonic() + PATIENCE)
     assert len(reader.read) == 2
 
 
@@ -92,5 +94,5 @@ def test_only_so_many_are_kept(
     tables = Tables()
     for key in ("a", "b", "c", "a"):
         with video(key) as file:
-            tables.get(file, time.monotonic() + 5)
+            tables.get(file, time.monotonic() + PATIENCE)
     assert reader.read == [b"a", b"b", b"c", b"a"]

@@ -15,6 +15,7 @@ from backend.video import VideoError, VideoFrames
 from backend.video.buffer import FrameBuffer
 from backend.video.picture import Picture
 from tests.video.clips import number_of
+from tests.waiting import until
 
 Clip = Callable[[str], Path]
 
@@ -57,22 +58,15 @@ def buffer(source: Source, *, read_ahead: int = 0, keep: int = 10) -> FrameBuffe
     )
 
 
-def wait_for(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 5
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return condition()
-
-
 def test_forward_reading_is_ahead_by_so_much_and_no_more() -> None:
     source = Source()
     frames = buffer(source, read_ahead=4)
     frames[0]
-    assert wait_for(lambda: len(source.reads) == 5)
+    until(lambda: len(source.reads) == 5)
     time.sleep(0.05)
     assert source.reads == [(index, index) for index in range(5)]
     assert [int(frames[index][0, 0, 0]) for index in range(1, 60)] == list(range(1, 60))
-    assert wait_for(lambda: len(source.reads) == 64)
+    until(lambda: len(source.reads) == 64)
     assert source.reads == [(index, index) for index in range(64)]  # each once, in order
     frames.close()
     assert source.threads - {threading.current_thread().name}
@@ -173,8 +167,12 @@ def test_memory_is_bounded(read_ahead: int) -> None:
 
 
 def test_threads_end_with_the_frames(clip: Clip) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())  # others may end meanwhile
+
+    def begun() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread not in before]
+
     with VideoFrames(clip("25.mp4")) as frames:
         assert [number_of(frames[index]) for index in range(10)] == list(range(10))
-        assert threading.active_count() == before + 1
-    assert threading.active_count() == before
+        assert len(begun()) == 1
+    assert begun() == []

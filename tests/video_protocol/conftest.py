@@ -14,6 +14,7 @@ from backend.media.cache import MediaFile
 from backend.video import VideoFrames
 from tests.backend.conftest import make_bench
 from tests.video.clips import HEIGHT, WIDTH, steady, write_clip
+from tests.waiting import PATIENCE
 
 __all__ = ["make_bench"]
 
@@ -44,9 +45,9 @@ def decode_here(monkeypatch):
 
 
 @pytest.fixture
-def start(make_bench, clip, request):
+def start(make_bench, clip, request, monkeypatch):
     """A service whose model is loaded; called again, one that starts anew on the same state."""
-
+    monkeypatch.setattr("backend.video_protocol.tracks.WAIT_SECONDS", PATIENCE)
     if "decoding_process" not in request.fixturenames:
         request.getfixturevalue("decode_here")
 
@@ -55,7 +56,7 @@ def start(make_bench, clip, request):
         bench.shelf.fetch = lambda uri, *, task_id=None: MediaFile(
             clip, "clip", clip.stat().st_size
         )
-        bench.engine.wait_ready(5)
+        bench.engine.wait_ready(PATIENCE)
         return bench
 
     return begin
@@ -107,9 +108,9 @@ class Editor:
         context.setdefault("time_ms", 0)
         return self.value("track", result=list(prompts), **context)["session_id"]
 
-    def read_all(self, session, seconds=10.0):
+    def read_all(self, session):
         """Everything of a track, read as an editor without cursors does; ends when it is done."""
-        frames, end = [], time.monotonic() + seconds
+        frames, end = [], time.monotonic() + PATIENCE
         while True:
             value = self.value("track_progress", session_id=session)
             frames += value["frames"]
@@ -143,10 +144,3 @@ def mask_of(value):
 def left_of(value):
     """The leftmost column of a mask, in pixels."""
     return int(np.flatnonzero(mask_of(value).any(axis=0))[0])
-
-
-def until(condition, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)

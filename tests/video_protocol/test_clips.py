@@ -15,6 +15,7 @@ from backend.media.resolver import MediaStream
 from backend.media.source import Validators
 from backend.video_protocol.clips import Clips
 from tests.video.clips import steady, write_clip
+from tests.waiting import PATIENCE
 
 CONFIG = parse_label_config(
     '<View><Video name="video" value="$video" framerate="25"/>'
@@ -61,7 +62,7 @@ def test_a_video_whose_storage_failed_is_opened_anew(storage: Storage) -> None:
     clips = Clips(storage)  # type: ignore[arg-type]
 
     def frame(index: int) -> np.ndarray:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         body = {"id": 2, "data": {"video": "/data/upload/1/a.mp4"}}
         with clips.use(TASK, body, CONFIG, "video", deadline) as clip:
             return clip.source(index).load()

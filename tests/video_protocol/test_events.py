@@ -14,8 +14,8 @@ from tests.video_protocol.conftest import (
     left_of,
     mask_of,
     point,
-    until,
 )
+from tests.waiting import until
 
 PICTURE = """<View><Image name="image" value="$image"/>
 <BitmaskLabels name="mask" toName="image"><Label value="Cat"/></BitmaskLabels></View>"""

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from backend.video_protocol.ask import Event
 from backend.video_protocol.clips import IDLE_SECONDS, MAX_OPEN
-from tests.video_protocol.conftest import Editor, box, point, until
+from tests.video_protocol.conftest import Editor, box, point
+from tests.waiting import LONGER, PATIENCE, until
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -113,7 +114,7 @@ def test_a_video_in_use_is_not_closed(bench):
         Editor(bench, task=number).value("prewarm", time_ms=900, window=0)
     Editor(bench, task="first").send("release")
     bench.predictor.hold.set()
-    thread.join(10)
+    thread.join(PATIENCE)
     frames = [item["value"]["frame"] for item in replies[0]["result"]]
     assert frames == [0, 19], replies[0]
 
@@ -123,7 +124,7 @@ def test_editors_that_open_one_video_together_share_it(bench):
     gate = threading.Event()
 
     def slow(uri, *, task_id=None):
-        assert gate.wait(10)
+        assert gate.wait(LONGER)
         return fetch(uri, task_id=task_id)
 
     bench.shelf.fetch = slow
@@ -138,7 +139,7 @@ def test_editors_that_open_one_video_together_share_it(bench):
         thread.start()
     gate.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE)
     assert len(bench.protocol.clips) == 1
     assert all(reply["result"] for reply in replies)
 
@@ -148,7 +149,7 @@ def test_a_video_that_is_slow_to_arrive_is_told_of_and_found_later(start):
     fetch, gate = bench.shelf.fetch, threading.Event()
 
     def slow(uri, *, task_id=None):
-        assert gate.wait(10)
+        assert gate.wait(LONGER)
         return fetch(uri, task_id=task_id)
 
     bench.shelf.fetch = slow

@@ -9,7 +9,8 @@ import pytest
 from backend.tracking.store import JobState, StoreError
 from backend.video import VideoError
 from tests.video.clips import HEIGHT, WIDTH
-from tests.video_protocol.conftest import FRAMES, Editor, box, left_of, mask_of, point, until
+from tests.video_protocol.conftest import FRAMES, Editor, box, left_of, mask_of, point
+from tests.waiting import PATIENCE, until
 
 
 class Breaking:
@@ -328,7 +329,7 @@ class TestProgress:
             reader.start()
         bench.track_hold.set()
         for reader in readers:
-            reader.join(20)
+            reader.join(PATIENCE)
         assert results == [list(range(FRAMES))] * 6
 
 
@@ -381,6 +382,7 @@ class TestRelease:
     def test_tracks_and_videos_are_gone(self, editor, bench):
         bench.track_hold.clear()
         session = editor.track(point(50, 50))
+        until(lambda: bench.store.job(session).state is JobState.RUNNING)
         editor.value("prewarm", time_ms=0)
         assert len(bench.protocol.clips) == 1
         item = editor.send("release")["result"][0]
@@ -470,7 +472,7 @@ class TestRestart:
         editor = Editor(first)
         prompts = [box(10, 10, 20, 20, object_id="a"), box(50, 50, 20, 20, object_id="b")]
         session = editor.track(*prompts, direction="both", time_ms=102)
-        assert reached.wait(20)
+        assert reached.wait(PATIENCE)
         monkeypatch.setattr("backend.video_protocol.tracks.WAIT_SECONDS", 0.3)
         before = editor.value("track_progress", session_id=session, cursor=0)["frames"]
         first.tracking.jobs.close()
@@ -481,7 +483,7 @@ class TestRestart:
         assert second.tracking.jobs.resume() == 1
         again = editor.value("track_progress", session_id=session, cursor=0)["frames"]
         assert numbers(again)[: len(before)] == numbers(before)
-        monkeypatch.setattr("backend.video_protocol.tracks.WAIT_SECONDS", 5)
+        monkeypatch.setattr("backend.video_protocol.tracks.WAIT_SECONDS", PATIENCE)
         until(lambda: second.store.job(session).state is JobState.DONE)
         frames, cursor = [], 0
         while True:
