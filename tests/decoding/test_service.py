@@ -20,6 +20,7 @@ from backend.settings import Settings
 from backend.tracking.clip import read_table
 from backend.wsgi import build_service
 from tests.backend.fakes import FakePredictor
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_pictures_of_tasks(
     try:
         task = {"id": 1, "data": {"image": f"/data/local-files/?d={photo.name}"}}
         images = service.tracking.sequences._shop.images
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         source = images.source(task, ImageTag("image", value="$image"), None, deadline)
         assert source.load().shape == (300, 400, 3)
         assert b"sam2_decoders_lost 0.0" in metrics.exposition()

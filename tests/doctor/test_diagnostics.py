@@ -8,6 +8,7 @@ import pytest
 
 from backend.doctor.findings import ok
 from tests.backend.conftest import make_bench
+from tests.waiting import LONGER, PATIENCE
 
 __all__ = ["make_bench"]
 
@@ -18,7 +19,7 @@ ADA = {"auth": ("ada", "word")}
 @pytest.fixture
 def bench(make_bench, tmp_path):
     bench = make_bench(cache_dir=tmp_path / "c", state_dir=tmp_path / "s", **CLOSED)
-    bench.engine.wait_ready(5)
+    bench.engine.wait_ready(PATIENCE)
     return bench
 
 
@@ -46,7 +47,7 @@ def test_a_scripted_label_studio(make_bench, setup, tmp_path):
         label_studio_api_key=setup.env["LABEL_STUDIO_API_KEY"],
         **CLOSED,
     )
-    bench.engine.wait_ready(5)
+    bench.engine.wait_ready(PATIENCE)
     reply = bench.client.get("/diagnostics?task=7", **ADA)
     assert reply.json["ok"] is True, reply.json
     setup.backends.clear()
@@ -77,7 +78,7 @@ def test_one_at_a_time(bench, monkeypatch):
 
     def slow(*args, **kwargs):
         begun.set()
-        assert go.wait(10)
+        assert go.wait(LONGER)
         yield ok("a", "b")
 
     monkeypatch.setattr("backend.doctor.examine.examine", slow)
@@ -86,9 +87,9 @@ def test_one_at_a_time(bench, monkeypatch):
         target=lambda: codes.append(bench.client.get("/diagnostics", **ADA).status_code)
     )
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(PATIENCE)
     second = bench.client.application.test_client()
     assert second.get("/diagnostics", **ADA).status_code == 429
     go.set()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert codes == [200]

@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from backend.finetune.jobs import FinetuneJobs, State
+from tests.waiting import until
 
 SCRIPT = """
 import json, os, sys, threading, time
@@ -81,13 +81,6 @@ class Bench:
 
     def _count(self) -> None:
         self.ended += 1
-
-
-def until(what: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def alive(pid: int) -> bool:
@@ -205,7 +198,7 @@ def test_the_process_ends_with_the_service_even_if_that_is_killed(tmp_path: Path
             folder / "finetune", check=lambda project: None, command=lambda project: words
         )
         jobs.request(5)
-        time.sleep(60)
+        time.sleep(600)
     """)
     root = Path(__file__).parents[2]
     running = subprocess.Popen([sys.executable, "-c", service], cwd=root)

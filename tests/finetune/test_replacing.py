@@ -17,6 +17,7 @@ from backend.engine.local import LocalEngine, ModelChoice
 from backend.engine.scheduler import Priority
 from backend.metrics import Metrics
 from tests.backend.fakes import FakePredictor
+from tests.waiting import LONGER, PATIENCE
 
 TUNED = ModelChoice("demo", Path("ft1-p5.safetensors"), family="demo")
 IMAGE = ImageSource("photo", lambda: np.zeros((40, 60, 3), np.uint8))
@@ -52,7 +53,7 @@ def start() -> Iterator[Callable[..., LocalEngine]]:
         engine = LocalEngine(
             ModelChoice("demo"), cache_bytes=10_000, metrics=Metrics(), build=build
         )
-        engine.wait_ready(10.0)
+        engine.wait_ready(PATIENCE)
         engines.append(engine)
         return engine
 
@@ -62,7 +63,7 @@ def start() -> Iterator[Callable[..., LocalEngine]]:
 
 
 def embed(engine: Engine) -> Any:
-    return engine.embed(IMAGE, Priority.CLICK, 10.0)
+    return engine.embed(IMAGE, Priority.CLICK, PATIENCE)
 
 
 def test_another_decoder_answers_on_the_embeddings_that_are_there(
@@ -75,7 +76,7 @@ def test_another_decoder_answers_on_the_embeddings_that_are_there(
     assert engine.model_version == "demo-ft1-p5"
     assert engine.family == "demo"
     assert "demo-ft1-p5" in engine.status().detail
-    engine.segment(image, [CLICK], Priority.CLICK, 10.0)
+    engine.segment(image, [CLICK], Priority.CLICK, PATIENCE)
     assert (len(old.calls), len(new.calls)) == (0, 1)
     embed(engine)
     assert (old.embeds, new.embeds) == (1, 0)
@@ -87,8 +88,8 @@ def test_another_encoder_encodes_anew(start: Callable[..., LocalEngine]) -> None
     image = embed(engine)
     engine.replace(TUNED)
     with pytest.raises(Busy, match="replaced"):  # a request between its two steps
-        engine.segment(image, [CLICK], Priority.CLICK, 10.0)
-    engine.segment(embed(engine), [CLICK], Priority.CLICK, 10.0)
+        engine.segment(image, [CLICK], Priority.CLICK, PATIENCE)
+    engine.segment(embed(engine), [CLICK], Priority.CLICK, PATIENCE)
     assert (old.embeds, new.embeds) == (1, 1)
     assert len(new.calls) == 1
 
@@ -99,7 +100,7 @@ def test_weights_that_cannot_be_loaded_change_nothing(start: Callable[..., Local
     with pytest.raises(ValueError):
         engine.replace(TUNED)
     assert engine.model_version == "demo"
-    engine.segment(embed(engine), [CLICK], Priority.CLICK, 10.0)
+    engine.segment(embed(engine), [CLICK], Priority.CLICK, PATIENCE)
     assert len(old.calls) == 1
 
 
@@ -110,15 +111,15 @@ def test_clicks_are_answered_while_the_new_weights_load(start: Callable[..., Loc
 
     def slow(choice: ModelChoice) -> Any:
         loading.set()
-        assert go_on.wait(10)
+        assert go_on.wait(LONGER)
         return Predictor(1, 2)
 
     engine._build = slow
     thread = threading.Thread(target=engine.replace, args=(TUNED,))
     thread.start()
-    assert loading.wait(10)
-    engine.segment(embed(engine), [CLICK], Priority.CLICK, 10.0)
+    assert loading.wait(PATIENCE)
+    engine.segment(embed(engine), [CLICK], Priority.CLICK, PATIENCE)
     assert engine.model_version == "demo"
     go_on.set()
-    thread.join()
+    thread.join(PATIENCE)
     assert engine.model_version == "demo-ft1-p5"

@@ -6,8 +6,11 @@ import pytest
 
 from benchmarks.server import Server
 from tests.backend.conftest import bench, make_bench
+from tests.waiting import PATIENCE
 
 __all__ = ["bench", "make_bench"]
+
+PATIENT = {"CLICK_BUDGET_SECONDS": f"{PATIENCE}"}
 
 
 @pytest.fixture
@@ -16,7 +19,7 @@ def start(tmp_path):
     started = []
 
     def run(**settings):
-        server = Server(tmp_path / f"run-{len(started)}", settings)
+        server = Server(tmp_path / f"run-{len(started)}", {**PATIENT, **settings})
         started.append(server)
         return server
 

@@ -9,6 +9,7 @@ from openapi_spec_validator import validate
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from backend.openapi import document
+from tests.waiting import PATIENCE
 
 HEADERS = {"Authorization": "Bearer t0ken"}
 
@@ -16,7 +17,7 @@ HEADERS = {"Authorization": "Bearer t0ken"}
 @pytest.fixture
 def api(make_bench):
     bench = make_bench(auth_token="t0ken")
-    bench.engine.wait_ready(5)
+    bench.engine.wait_ready(PATIENCE)
     bench.store.add_job("abc", "track", "digest", {"project": "1.1", "task": {"id": 7}})
     return schemathesis.openapi.from_wsgi(
         "/openapi.json", bench.client.application, headers=HEADERS

@@ -24,6 +24,7 @@ from tests.backend.conftest import click
 from tests.backend.fakes import FakeVideoTracker
 from tests.backend.test_sequences import PAGES, Editor
 from tests.operate.test_overload import outcomes, status
+from tests.waiting import LONGER, PATIENCE, until
 
 
 class OutOfMemoryError(RuntimeError):
@@ -34,7 +35,7 @@ class TestOutOfMemory:
     @pytest.fixture
     def scarce(self, bench):
         """Makes calls of the model fail: as many as stand in the list."""
-        bench.engine.wait_ready(5)
+        bench.engine.wait_ready(PATIENCE)
         failures: list[Exception] = []
         for name in ("embed", "predict"):
             call = getattr(bench.predictor, name)
@@ -119,7 +120,7 @@ class TestOutOfMemory:
 
 class TestStore:
     def test_a_full_disk_is_told_and_the_next_track_works(self, bench):
-        bench.engine.wait_ready(5)
+        bench.engine.wait_ready(PATIENCE)
         editor = Editor(bench)
         editor.click(30, 50, page=0)
         connection = bench.store._connection
@@ -143,8 +144,9 @@ class TestStore:
         editor.say("redo")
         assert len(editor.masks()) == PAGES
 
-    def test_a_job_whose_end_cannot_be_stored_is_not_waited_for(self, bench, monkeypatch):
-        bench.engine.wait_ready(5)
+    def test_a_job_whose_end_cannot_be_stored_is_not_waited_for(self, make_bench, monkeypatch):
+        bench = make_bench(track_budget_seconds=LONGER)
+        bench.engine.wait_ready(PATIENCE)
         editor = Editor(bench)
         editor.click(30, 50, page=0)
 
@@ -162,7 +164,7 @@ class TestStore:
         )
         begun = time.monotonic()
         editor.say("track")
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < PATIENCE
         assert "disk full" in editor.text
 
     def test_a_folder_that_cannot_be_used_is_named(self):
@@ -172,7 +174,7 @@ class TestStore:
 
 def test_a_track_whose_result_label_studio_does_not_take_is_kept(make_bench, monkeypatch, caplog):
     bench = make_bench(track_budget_seconds=0.3)
-    bench.engine.wait_ready(5)
+    bench.engine.wait_ready(PATIENCE)
     refused = threading.Event()
 
     def down(*args, **kwargs):
@@ -185,35 +187,28 @@ def test_a_track_whose_result_label_studio_does_not_take_is_kept(make_bench, mon
     bench.track_hold.clear()
     editor.say("track")
     bench.track_hold.set()
-    assert refused.wait(10)
+    assert refused.wait(PATIENCE)
     assert len(editor.say("status")) == PAGES - 1
-    assert "could not be delivered" in caplog.text
+    until(lambda: "could not be delivered" in caplog.text)  # written after the refusal
     [job] = bench.store.jobs()
     assert job.state is JobState.DONE
 
 
 def test_a_stop_in_the_middle_tells_those_who_wait_and_fails_no_job(make_bench):
-    bench = make_bench(track_budget_seconds=20)
-    bench.engine.wait_ready(5)
+    bench = make_bench(track_budget_seconds=LONGER)
+    bench.engine.wait_ready(PATIENCE)
     editor = Editor(bench)
     editor.click(30, 50, page=0)
     bench.track_hold.clear()
     with ThreadPoolExecutor(2) as pool:
         track = pool.submit(editor.say, "track")
-        deadline = time.monotonic() + 10
-        while not bench.engine.busy_seconds:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        assert bench.track_hold.reached.wait(PATIENCE)
         other = {"id": 8, "data": {"image": "/other.png"}}
         waiting = pool.submit(bench.predict, [click(50, 50)], task=other)
-        while not bench.engine._thread.depth(Priority.CLICK):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        begun = time.monotonic()
+        until(lambda: bench.engine._thread.depth(Priority.CLICK))
         bench.service.drain()
-        assert "being restarted; try again" in status(waiting.result(5))
-        track.result(5)
-        assert time.monotonic() - begun < 5
+        assert "being restarted; try again" in status(waiting.result(PATIENCE))
+        track.result(PATIENCE)
         bench.track_hold.set()
     bench.tracking.jobs.close()
     [job] = bench.store.jobs()
@@ -236,9 +231,7 @@ def test_others_down_and_a_full_disk_are_told_and_pass(start):
     ).wait_ready()
 
     def ask(image):
-        begun = time.monotonic()
         reply = server.predict(body({"id": 7, "data": {"image": image}}, [disc_click(1)]))
-        assert time.monotonic() - begun < 25
         assert reply.status_code == 200
         return reply
 

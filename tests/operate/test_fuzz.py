@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 
 from benchmarks.fuzz_bodies import ROUTES, Mutator, arbitrary, like_requests, recorded
 from tests.backend.conftest import CONFIG
+from tests.waiting import PATIENCE
 
 SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 
@@ -21,7 +22,7 @@ def send(bench, route, data):
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_mutations_of_what_label_studio_sent(bench, route, caplog):
-    bench.engine.wait_ready(5)
+    bench.engine.wait_ready(PATIENCE)
     seeds = recorded(route) or recorded("/predict")
     for data in islice(Mutator(seeds, seed=1, addresses=["/data/upload/1/a.png"]), 150):
         send(bench, route, data)

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import requests
 
 from benchmarks.server import ROOT, SEQUENCE, body, click, disc, said, typed
+from tests.waiting import LONGER, PATIENCE, until
 
 
 def serve(**variables):
@@ -25,7 +26,7 @@ def serve(**variables):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -53,7 +54,7 @@ def test_requests_are_logged_as_json_with_their_id_and_nothing_else(start):
     task = {"id": 7, "data": {"image": "http://127.0.0.1:9/a.png?X-Amz-Signature=abc123def"}}
     headers = {"Authorization": "Bearer t0ken-value", "X-Request-ID": "trace-1"}
     reply = requests.post(
-        server.url + "/predict", json=body(task, [click(1)]), headers=headers, timeout=30
+        server.url + "/predict", json=body(task, [click(1)]), headers=headers, timeout=PATIENCE
     )
     assert reply.headers["X-Request-ID"] == "trace-1"
     assert said(reply)  # why there is no mask
@@ -77,46 +78,46 @@ def test_a_body_without_a_length_is_limited_too(start):
         for _ in range(40):
             yield b" " * 2**16
 
-    reply = requests.post(server.url + "/predict", data=chunks(), timeout=30)
+    reply = requests.post(server.url + "/predict", data=chunks(), timeout=PATIENCE)
     assert reply.status_code == 413
     assert "MAX_BODY_MB" in reply.json()["error"]
-    assert requests.get(server.url + "/health", timeout=10).status_code == 200
+    assert requests.get(server.url + "/health", timeout=PATIENCE).status_code == 200
 
 
 def test_a_broken_model_file_is_told_by_the_probe_the_editor_and_the_log(start, tmp_path):
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"not weights at all" * 100)
     server = start(SAM2_CHECKPOINT=str(weights))
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            ready = requests.get(server.url + "/ready", timeout=10)
-            if ready.json()["status"] == "failed":
-                break
-        except requests.ConnectionError:
-            pass
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+
+    def failed():
+        with suppress(requests.ConnectionError):
+            reply = requests.get(server.url + "/ready", timeout=PATIENCE)
+            return [reply] if reply.json()["status"] == "failed" else []
+
+    [ready] = until(failed, LONGER, pause=0.2)
     assert ready.status_code == 503
     assert str(weights) in ready.json()["detail"]
-    assert requests.get(server.url + "/health", timeout=10).status_code == 200  # not restarted
+    health = requests.get(server.url + "/health", timeout=PATIENCE)
+    assert health.status_code == 200  # not restarted
     task = {"id": 7, "data": {"image": server.picture(1)}}
     assert "could not be loaded" in said(server.predict(body(task, [click(1)])))
     assert "could not be loaded" in server.text()
 
 
 class TestStop:
-    PAGES = 400
+    PAGES = 2000  # not to be tracked before the signal comes, on any machine
+    PICTURES = 40
 
     @pytest.fixture
     def tracking(self, start, tmp_path):
         """A server in the middle of a long track, and a request that waits for it."""
         import cv2
 
-        server = start(TRACK_BUDGET_SECONDS="60", LOG_FORMAT="json").wait_ready()
-        for page in range(self.PAGES):
-            cv2.imwrite(str(server.media / f"p{page}.png"), disc(1, shift=page % 40))
-        frames = [f"/data/local-files/?d=p{page}.png" for page in range(self.PAGES)]
+        server = start(TRACK_BUDGET_SECONDS=f"{LONGER}", LOG_FORMAT="json").wait_ready()
+        for shift in range(self.PICTURES):
+            cv2.imwrite(str(server.media / f"p{shift}.png"), disc(1, shift=shift))
+        pictures = [f"/data/local-files/?d=p{shift}.png" for shift in range(self.PICTURES)]
+        frames = pictures * (self.PAGES // self.PICTURES)
         task = {"id": 7, "data": {"frames": frames}}
         first = server.predict(body(task, [click(1, page=0)], config=SEQUENCE))
         marked = [i for i in first.json()["results"][0]["result"] if i["type"] == "brushlabels"]
@@ -124,31 +125,24 @@ class TestStop:
         replies = []
         waiting = threading.Thread(
             target=lambda: replies.append(
-                server.predict(body(task, [typed("track")], config=SEQUENCE), timeout=90)
+                server.predict(body(task, [typed("track")], config=SEQUENCE), timeout=2 * LONGER)
             )
         )
         waiting.start()
-        deadline = time.monotonic() + 60
-        while not any(job["done"] > 3 for job in self.jobs(server)):
-            assert time.monotonic() < deadline, server.tail()
-            time.sleep(0.1)
+        until(lambda: any(job["done"] > 3 for job in self.jobs(server)), pause=0.1)
         yield server, waiting, replies
-        waiting.join(60)
+        waiting.join(PATIENCE)
 
     @staticmethod
     def jobs(server):
-        return requests.get(server.url + "/jobs", timeout=10).json()["jobs"]
+        return requests.get(server.url + "/jobs", timeout=PATIENCE).json()["jobs"]
 
-    def test_within_ten_seconds_and_nothing_finished_is_lost(self, tracking):
+    def test_nobody_is_cut_off_and_nothing_finished_is_lost(self, tracking):
         server, waiting, replies = tracking
         [before] = self.jobs(server)
-        begun = time.monotonic()
         os.kill(server.pid, signal.SIGTERM)
-        server._process.wait(10)
-        took = time.monotonic() - begun
-        waiting.join(5)
-        assert took < 10
-        assert server._process.returncode == 0
+        assert server._process.wait(PATIENCE) == 0  # the reply would wait longer for the track
+        waiting.join(PATIENCE)
         assert replies, "the request that waited for the track was cut off"
         assert replies[0].status_code == 200
         store = Path(server.folder / "state" / "tracks.sqlite3")
