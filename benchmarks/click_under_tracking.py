@@ -36,7 +36,7 @@ from backend.metrics import Metrics
 from backend.settings import Settings
 from backend.tracking.store import JobState, TrackStore
 from backend.wsgi import build_service
-from benchmarks.click_latency import _iou, _our_click, _serve_photos
+from benchmarks.click_latency import mask_iou, our_click, serve_photos
 from benchmarks.clips import MovingDiscs
 from benchmarks.reference import build_official, draw_weights
 from sam2model import VARIANTS
@@ -60,7 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        base = _serve_photos(Path(folder), arguments.clicks + 1)
+        base = serve_photos(Path(folder), arguments.clicks + 1)
         _draw_pages(Path(folder))
         for variant in arguments.variants:
             rows += _measure(variant, arguments.clicks, Path(folder), base)
@@ -90,7 +90,9 @@ def _measure(variant: str, clicks: int, folder: Path, base: str) -> Iterator[str
         service.close()
     for kind, name in (("first", "first click"), ("further", "further click")):
         agreement = min(
-            _iou(answers[place], mask) for place, mask in busy_answers.items() if place[1] == kind
+            mask_iou(answers[place], mask)
+            for place, mask in busy_answers.items()
+            if place[1] == kind
         )
         yield (
             f"| {variant} | {name} | {_spread(idle[kind])} | {_spread(busy[kind])} "
@@ -196,6 +198,11 @@ def _click_all(
     client: Any, clicks: int, base: str, tracks: _Tracks | None
 ) -> tuple[Times, dict[tuple[int, str], np.ndarray]]:
     """Seconds of first and further clicks, and the masks by photo and kind."""
+
+    def post(body: dict[str, Any]) -> dict[str, Any]:
+        reply: dict[str, Any] = client.post("/predict", json=body).json
+        return reply
+
     times: Times = {"first": [], "further": []}
     masks = {}
     for number in range(clicks + 1):  # the first round warms up
@@ -203,11 +210,11 @@ def _click_all(
             time.sleep(PAUSE_SECONDS)  # an annotator's; the tracks go on in it
             while True:
                 before = tracks.both() if tracks else set()
-                seconds, mask = _our_click(client, f"{base}/{number}.jpg", number, x)
+                seconds, mask = our_click(post, f"{base}/{number}.jpg", number, x)
                 if tracks is None or len(before & tracks.both()) == 2:
                     break
                 if kind == "first":  # it is encoded now: click elsewhere, to forget it
-                    _our_click(client, f"{base}/{(number + 1) % (clicks + 1)}.jpg", number, x)
+                    our_click(post, f"{base}/{(number + 1) % (clicks + 1)}.jpg", number, x)
                 tracks.keep()
                 time.sleep(PAUSE_SECONDS)
             masks[number, kind] = mask
@@ -231,7 +238,7 @@ def _report(rows: list[str], clicks: int) -> str:
         f"{' '.join(f'{load:.1f}' for load in os.getloadavg())} at the end (2 is this program "
         "alone). Printed by `python -m benchmarks.click_under_tracking`, whose head says what is "
         "measured. IoU is the smallest agreement of the mask with the one of the idle service. A "
-        "click waits for the frame that is being tracked, and for no other.",
+        "click goes between two steps of the frame that is being tracked.",
         "",
         "| variant | click | idle, median | 95 % | max | two tracks, median | 95 % | max "
         "| IoU | frames tracked per second |",

@@ -72,11 +72,12 @@ def rows(
             if peer not in runs:
                 yield [variant, name, peer, "not installed", *([""] * (len(HEAD) - 4))]
                 continue
-            errors = [_error(features[which], expected) for which in ("ours", peer)]
+            errors = [relative_rms(features[which], expected) for which in ("ours", peer)]
             yield [variant, name, peer, *compared(timings, "ours", peer), *errors, load()]
 
 
-def _error(features: Tensor, expected: Tensor) -> str:
+def relative_rms(features: Tensor, expected: Tensor) -> str:
+    """The difference, as a fraction of the root mean square of what is expected."""
     difference = (features.float() - expected).square().mean().sqrt()
     return f"{float(difference / expected.square().mean().sqrt()):.1e}"
 

@@ -108,6 +108,20 @@ class Server(Child):
         return self.text().count(TRACEBACK)
 
 
+def cpu_seconds(pid: int) -> float:
+    """Of a process, of those it has started and waited for, and of those that run; from Linux'
+    procfs."""
+    folder = Path(f"/proc/{pid}")
+    fields = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    own = sum(int(fields[place]) for place in (11, 12, 13, 14)) / os.sysconf("SC_CLK_TCK")
+    children = [
+        child
+        for thread in (folder / "task").iterdir()
+        for child in (thread / "children").read_text(encoding="ascii").split()
+    ]
+    return own + sum(cpu_seconds(int(child)) for child in children)
+
+
 def disc(seed: int, shift: int = 0) -> np.ndarray:
     """uint8 BGR ``[HEIGHT, WIDTH, 3]``; ``shift`` moves the disc to the right."""
     random = np.random.default_rng(seed)

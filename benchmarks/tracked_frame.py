@@ -36,7 +36,7 @@ class Frame:
         self._generator = torch.Generator().manual_seed(0)
         model = pair.ours
         side, dim = model.embedding_size, model.variant.d_model
-        self._image = self._noise(1, 3, model.image_size, model.image_size)
+        self.image = self._noise(1, 3, model.image_size, model.image_size)
         # Frame 0 is prompted, as always; the frames before this one are tracked.
         remembered = [0, *range(_FRAME - MAX_OBJECT_POINTERS + 1, _FRAME)]
         self._memories = {
@@ -50,22 +50,33 @@ class Frame:
     def ours(self) -> Tensor:
         """All objects together; their masks ``[O, 1, S/4, S/4]``."""
         model = self._pair.ours
-        features = model.encode_image(self._image)
-        near = range(_FRAME - NUM_MASK_MEMORIES + 1, _FRAME)
-        memories = [SpatialMemory(0, self._memories[0])]
-        memories += [SpatialMemory(_FRAME - t, self._memories[t]) for t in near]
-        pointers = [ObjectPointer(_FRAME - t, vector) for t, vector in self._pointers.items()]
-        conditioned = model.condition_on_memory(
-            features.embedding, memories, pointers, MAX_OBJECT_POINTERS - 1
-        )
+        features = model.encode_image(self.image)
+        conditioned = self.conditioned(features.embedding)
         found = model.segment_object(conditioned, features.high_res, multimask=True)
         model.encode_memory(features.embedding, found.high_res_logits, found.object_score_logits)
         return found.logits > 0
 
+    def conditioned(self, embedding: Tensor) -> Tensor:
+        """Our memory attention: the frame's features as each object's memories change them.
+
+        Args:
+            embedding: ``[1, C, h, w]`` of the frame.
+
+        Returns:
+            ``[O, C, h, w]``.
+        """
+        near = range(_FRAME - NUM_MASK_MEMORIES + 1, _FRAME)
+        memories = [SpatialMemory(0, self._memories[0])]
+        memories += [SpatialMemory(_FRAME - t, self._memories[t]) for t in near]
+        pointers = [ObjectPointer(_FRAME - t, vector) for t, vector in self._pointers.items()]
+        return self._pair.ours.condition_on_memory(
+            embedding, memories, pointers, MAX_OBJECT_POINTERS - 1
+        )
+
     def official(self) -> Tensor:
         """The same, object by object."""
         model = self._pair.official
-        output = model.forward_image(self._image)
+        output = model.forward_image(self.image)
         _, features, positions, sizes = model._prepare_backbone_features(output)
         masks = []
         for i in range(self._objects):
@@ -82,6 +93,26 @@ class Frame:
             )
             masks.append(found["pred_masks"] > 0)
         return torch.cat(masks)
+
+    def official_conditioned(self) -> Tensor:
+        """The official memory attention, object by object, ``[O, C, h, w]``."""
+        model = self._pair.official
+        output = model.forward_image(self.image)
+        _, features, positions, sizes = model._prepare_backbone_features(output)
+        return torch.cat(
+            [
+                model._prepare_memory_conditioned_features(
+                    frame_idx=_FRAME,
+                    is_init_cond_frame=False,
+                    current_vision_feats=features[-1:],
+                    current_vision_pos_embeds=positions[-1:],
+                    feat_sizes=sizes[-1:],
+                    output_dict=self._official_outputs(i),
+                    num_frames=100,
+                )
+                for i in range(self._objects)
+            ]
+        )
 
     def _official_outputs(self, i: int) -> dict[str, dict[int, Any]]:
         outputs = {
