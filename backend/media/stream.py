@@ -17,7 +17,7 @@ from backend.media.partial import BLOCK_BYTES, READ_AHEAD_BLOCKS, PartialObject
 from backend.media.ranged import Part, RangedObject
 from backend.media.source import Download, Restart, Unchanged, Validators
 
-_THREADS = 8
+THREADS = 8
 
 
 class _Content(Protocol):
@@ -168,7 +168,7 @@ class StreamCache:
     def __init__(self, cache: MediaCache, *, max_bytes: int) -> None:
         self._cache, self._store = cache, cache.store
         self._max_bytes = max_bytes
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="ranges")
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="ranges")
         self._shared_lock = threading.Lock()  # both of the following
         self._opening: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
         self._shared: WeakValueDictionary[str, PartialObject] = WeakValueDictionary()

@@ -18,6 +18,7 @@ from tests.media.servers import (
     RecordingServer,
     recording_server,
 )
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +76,7 @@ def make_resolver(tmp_path: Path) -> Callable[..., MediaResolver]:
             "cache_directory": tmp_path / "cache",
             "cache_bytes": 50_000_000,
             "allowed_private_hosts": ["127.0.0.1"],
-            "timeouts": Timeouts(connect=2, read=2, total=10),
+            "timeouts": Timeouts(connect=PATIENCE, read=PATIENCE, total=PATIENCE),
         }
         return MediaResolver(**{**defaults, **options})
 

@@ -15,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests.waiting import LONGER
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -260,7 +262,7 @@ def proxied(
         if seen.headers.get("if-none-match") == headers["ETag"]:
             return Reply(304)
         if cut is not None and cut < len(body):
-            return Reply(200, body[:cut], headers, length=len(body), hang=30)
+            return Reply(200, body[:cut], headers, length=len(body), hang=LONGER)
         return Reply(200, body, headers)
 
     return handler

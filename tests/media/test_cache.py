@@ -9,14 +9,15 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from backend.media.cache import MediaCache
+from backend.media.cache import MediaCache, MediaFile
 from backend.media.errors import MediaError, Reason
 from backend.media.source import Download, Restart, Unchanged, Validators
+from tests.waiting import LONGER, PATIENCE, until
 
 MIB = 2**20
 
@@ -29,13 +30,14 @@ class Source:
         self.body = body
         self.etag = validators.get("etag")
         self.asked: list[Validators | None] = []
-        self.delay = 0.0
+        self.hold = threading.Event()
+        self.hold.set()
         self.failure: Exception | None = None
         self.announced: int | None = None
 
     def download(self, known: Validators | None) -> Download | Unchanged:
         self.asked.append(known)
-        time.sleep(self.delay)
+        assert self.hold.wait(LONGER)
         if self.failure:
             raise self.failure
         size = len(self.body) if self.announced is None else self.announced
@@ -144,9 +146,13 @@ def test_same_content_is_stored_once(make_cache: Callable[..., MediaCache], tmp_
 
 def test_together_they_download_once(make_cache: Callable[..., MediaCache]) -> None:
     cache, source = make_cache(), Source("a")
-    source.delay = 0.2
+    source.hold.clear()
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda _: cache.fetch(source), range(32)))
+        fetches = [pool.submit(cache.fetch, source) for _ in range(32)]
+        until(lambda: source.asked)
+        time.sleep(0.2)  # the others come to it, or later: it is all the same
+        source.hold.set()
+        found = [fetch.result(PATIENCE) for fetch in fetches]
     assert len(source.asked) == 1
     assert len(set(found)) == 1
 
@@ -155,31 +161,37 @@ def test_different_objects_do_not_wait_for_each_other(
     make_cache: Callable[..., MediaCache],
 ) -> None:
     cache = make_cache()
-    sources = [Source(str(number)) for number in range(8)]
-    for source in sources:
-        source.delay = 0.5
-    start = time.monotonic()
+    together = threading.Barrier(8)
+
+    class Waiting(Source):
+        def download(self, known: Validators | None) -> Download | Unchanged:
+            together.wait(PATIENCE)
+            return super().download(known)
+
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(cache.fetch, sources))
-    assert time.monotonic() - start < 3  # one after the other: four
+        list(pool.map(cache.fetch, [Waiting(str(number)) for number in range(8)]))
 
 
-def test_failure_is_shared_but_not_remembered(make_cache: Callable[..., MediaCache]) -> None:
+def test_failure_is_shared_but_not_remembered(
+    make_cache: Callable[..., MediaCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache, source = make_cache(), Source("a")
-    source.delay, source.failure = 0.2, MediaError("down", reason=Reason.FAILED)
-    outcomes = []
+    source.failure = MediaError("down", reason=Reason.FAILED)
+    source.hold.clear()
+    joined = threading.Semaphore(0)
 
-    def fetch() -> None:
-        try:
-            cache.fetch(source)
-        except MediaError as error:
-            outcomes.append(str(error))
+    class Flight(Future[MediaFile]):
+        def result(self, timeout: float | None = None) -> MediaFile:
+            joined.release()
+            return super().result(timeout)
 
-    threads = [threading.Thread(target=fetch) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    monkeypatch.setattr("backend.media.cache.Future", Flight)
+    with ThreadPoolExecutor(8) as pool:
+        fetches = [pool.submit(cache.fetch, source) for _ in range(8)]
+        for _ in range(7):
+            assert joined.acquire(timeout=PATIENCE)
+        source.hold.set()
+        outcomes = [str(fetch.exception(PATIENCE)) for fetch in fetches]
     assert outcomes == ["down"] * 8
     assert len(source.asked) == 1
     source.failure = None
@@ -431,7 +443,7 @@ def test_processes_share_the_folder(tmp_path: Path) -> None:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(LONGER)
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert failures.empty()
     assert sum(path.stat().st_size for path in files(tmp_path)) <= 200_000
@@ -441,7 +453,7 @@ def _start(
     directories: list[Path], barrier: multiprocessing.Barrier, failures: multiprocessing.Queue
 ) -> None:
     for directory in directories:
-        barrier.wait(60)
+        barrier.wait(LONGER)
         try:
             MediaCache(directory, max_bytes=10, max_object_bytes=10).close()
         except MediaError as error:
@@ -458,7 +470,7 @@ def test_processes_that_start_together_set_up_one_index(tmp_path: Path) -> None:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(120)
+        worker.join(2 * LONGER)
     assert [worker.exitcode for worker in workers] == [0] * 4
     assert failures.empty()
 

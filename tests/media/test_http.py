@@ -21,6 +21,7 @@ from backend.media.http import unsigned_url
 from backend.media.patience import Timeouts
 from backend.media.resolver import MediaResolver
 from tests.media.servers import RecordingServer, Reply, Seen, file_reply
+from tests.waiting import LONGER, PATIENCE
 
 BODY = bytes(range(256)) * 40
 MakeResolver = Callable[..., MediaResolver]
@@ -153,10 +154,10 @@ def test_body_of_a_redirect_is_not_read(
     server: RecordingServer, make_resolver: MakeResolver
 ) -> None:
     server.serve("/b.jpg", BODY)
-    server.route("/a.jpg", Reply(302, b"x" * 100, {"Location": "/b.jpg"}, drip=0.1))
+    server.route("/a.jpg", Reply(302, b"x" * 200, {"Location": "/b.jpg"}, drip=LONGER / 200))
     start = time.monotonic()
     make_resolver().fetch(server.url + "/a.jpg")
-    assert time.monotonic() - start < 5  # ten seconds' worth of body
+    assert time.monotonic() - start < PATIENCE
 
 
 def test_redirect_into_a_private_network_is_refused(
@@ -209,7 +210,7 @@ def test_long_retry_after_is_not_waited_for(
     start = time.monotonic()
     with pytest.raises(MediaError, match="fewer requests"):
         make_resolver().fetch(server.url + "/a.jpg")
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < PATIENCE
     assert server.count() == 1
 
 
@@ -274,20 +275,20 @@ def test_stalled_body_is_resumed(server: RecordingServer, make_resolver: MakeRes
         whole = file_reply(seen, BODY, {"ETag": '"1"'})
         if "range" in seen.headers:
             return whole
-        return Reply(200, whole.body[:100], whole.headers, length=len(BODY), hang=5)
+        return Reply(200, whole.body[:100], whole.headers, length=len(BODY), hang=LONGER)
 
     server.route("/a.jpg", handler)
-    resolver = make_resolver(timeouts=Timeouts(connect=2, read=0.5, total=10))
+    resolver = make_resolver(timeouts=Timeouts(PATIENCE, 1.0, PATIENCE))
     assert resolver.fetch(server.url + "/a.jpg").size == len(BODY)
 
 
 def test_silent_server_times_out(server: RecordingServer, make_resolver: MakeResolver) -> None:
     def handler(seen: Seen) -> Reply:
-        time.sleep(1)
+        time.sleep(LONGER)
         return Reply()
 
     server.route("/a.jpg", handler)
-    resolver = make_resolver(timeouts=Timeouts(connect=2, read=0.1, total=10))
+    resolver = make_resolver(timeouts=Timeouts(PATIENCE, 0.1, PATIENCE))
     with pytest.raises(MediaError, match=r"did not answer within 0.1 s") as caught:
         resolver.fetch(server.url + "/a.jpg")
     assert caught.value.reason is Reason.TIMEOUT
@@ -301,7 +302,7 @@ def test_server_that_drips_its_headers_is_cut_off(
     def drip(connection: socket.socket) -> None:
         with connection, suppress(OSError):
             connection.sendall(b"HTTP/1.1 200 OK\r\n")
-            for _ in range(200):
+            for _ in range(int(LONGER / 0.05)):
                 connection.sendall(b"X")
                 time.sleep(0.05)
 
@@ -312,13 +313,13 @@ def test_server_that_drips_its_headers_is_cut_off(
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=accept, daemon=True).start()
-        resolver = make_resolver(timeouts=Timeouts(connect=0.1, read=0.2, total=10))
+        resolver = make_resolver(timeouts=Timeouts(connect=0.5, read=0.5, total=PATIENCE))
         start = time.monotonic()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/a.jpg"
         with pytest.raises(MediaError) as caught:
             resolver.fetch(f"{url}?X-Amz-Signature=s3cr3t")
         assert caught.value.reason is Reason.TIMEOUT
-        assert time.monotonic() - start < 8  # ten seconds' worth of headers
+        assert time.monotonic() - start < PATIENCE
     assert url in caplog.text  # urllib3 complains about the headers
     assert "s3cr3t" not in caplog.text
 
@@ -336,12 +337,12 @@ def test_headers_that_break_off_are_no_empty_file(
 def test_dripping_server_meets_the_deadline(
     server: RecordingServer, make_resolver: MakeResolver
 ) -> None:
-    server.route("/a.jpg", Reply(200, b"x" * 200, drip=0.05))
-    resolver = make_resolver(timeouts=Timeouts(connect=2, read=2, total=0.5))
+    server.route("/a.jpg", Reply(200, b"x" * 1000, drip=LONGER / 1000))
+    resolver = make_resolver(timeouts=Timeouts(PATIENCE, PATIENCE, total=0.5))
     start = time.monotonic()
     with pytest.raises(MediaError, match=r"did not arrive within 0.5 s"):
         resolver.fetch(server.url + "/a.jpg")
-    assert time.monotonic() - start < 5  # ten seconds' worth of body
+    assert time.monotonic() - start < PATIENCE
 
 
 def test_unreachable_server_is_named(make_resolver: MakeResolver) -> None:

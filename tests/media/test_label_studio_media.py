@@ -25,6 +25,7 @@ from tests.media.servers import (
     file_reply,
     proxied,
 )
+from tests.waiting import PATIENCE
 
 BODY = bytes(range(256)) * 40
 UPLOAD = "/data/upload/5/3de85bcf-plain.jpg"
@@ -387,7 +388,7 @@ def test_proxy_that_stops_without_closing_is_resumed(
         return full(seen)
 
     label_studio.cloud[URI] = handler
-    resolver = make_resolver(label_studio=client, timeouts=Timeouts(connect=2, read=0.5, total=10))
+    resolver = make_resolver(label_studio=client, timeouts=Timeouts(PATIENCE, 1.0, PATIENCE))
     assert resolver.fetch(URI, task_id=1).path.read_bytes() == BODY
     assert resolver.stats.bytes_fetched == len(BODY)
 

@@ -14,6 +14,7 @@ from backend.media.guarded_session import guarded_session
 from backend.media.resolver import MediaResolver
 from backend.media.safety import AddressPolicy, is_public
 from tests.media.servers import RecordingServer, Reply
+from tests.waiting import PATIENCE
 
 PRIVATE = [
     "127.0.0.1", "127.8.9.1", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1",
@@ -111,8 +112,10 @@ def test_name_is_resolved_once_per_connection(
     """DNS rebinding: the second answer would be another address. It is never asked for."""
     server.route("/", Reply(200, b"x"))
     asked = answering(monkeypatch, ["127.0.0.1"], ["127.0.0.2"])
-    session = guarded_session(AddressPolicy(private_hosts=["127.0.0.1/32"]), answer_seconds=5)
-    response = session.get(f"http://rebind.test:{server.port}/", stream=True, timeout=2)
+    session = guarded_session(
+        AddressPolicy(private_hosts=["127.0.0.1/32"]), answer_seconds=PATIENCE
+    )
+    response = session.get(f"http://rebind.test:{server.port}/", stream=True, timeout=PATIENCE)
     assert response.status_code == 200
     assert asked == ["rebind.test"]
     assert server.seen[0].headers["host"] == f"rebind.test:{server.port}"

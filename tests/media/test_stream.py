@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from backend.media.errors import MediaError, Reason
 from backend.media.partial import BLOCK_BYTES
 from backend.media.patience import Timeouts
 from backend.media.resolver import MediaResolver, MediaStream
+from backend.media.stream import THREADS
 from tests.media.servers import (
     FakeLabelStudio,
     RecordingServer,
@@ -29,6 +31,7 @@ from tests.media.servers import (
     proxied,
 )
 from tests.video.clips import steady, write_clip
+from tests.waiting import LONGER, PATIENCE, until
 
 MIB = 2**20
 BODY = random.Random(5).randbytes(10 * MIB + 12345)
@@ -48,23 +51,14 @@ def read_at(stream: MediaStream, position: int, length: int) -> bytes:
 
 
 def settled(resolver: MediaResolver) -> None:
-    """Wait until reading ahead has ended."""
-    seen = -1
-    while seen != resolver.stats.bytes_fetched:
-        seen = resolver.stats.bytes_fetched
-        time.sleep(0.1)
+    """Wait until reading ahead has ended: until its threads have nothing to do but to meet."""
+    pool, together = resolver._streams._pool, threading.Barrier(THREADS)
+    for meeting in [pool.submit(together.wait, PATIENCE) for _ in range(THREADS)]:
+        meeting.result(PATIENCE)
 
 
 def whole_files(tmp_path: Path) -> list[str]:
     return [path.name for path in (tmp_path / "cache" / "objects").glob("*/*") if not path.suffix]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it did not happen within 4 s")
 
 
 # --- a seekable file -----------------------------------------------------------------------
@@ -132,7 +126,8 @@ def test_nothing_is_fetched_twice(
         assert stream.read() == BODY
     assert first.stats.bytes_fetched + again.stats.bytes_fetched == len(BODY)
     # Now it is a file like any other.
-    until(lambda: whole_files(tmp_path) == [hashlib.sha256(BODY).hexdigest()])
+    until(lambda: again.stats.fetches == 1)
+    assert whole_files(tmp_path) == [hashlib.sha256(BODY).hexdigest()]
     requests = server.count()
     assert again.fetch(uri).path.read_bytes() == BODY
     assert again.open(uri).content_key == hashlib.sha256(BODY).hexdigest()
@@ -321,18 +316,19 @@ class Trouble:
 
 
 def test_busy_server_is_asked_again_when_it_wishes(
-    server: RecordingServer, resolver: MediaResolver
+    server: RecordingServer, resolver: MediaResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.route("/a.mp4", Trouble(lambda seen: Reply(429, b"", {"Retry-After": "1"})))
+    pauses: list[float] = []
+    monkeypatch.setattr("backend.media.http.time", SimpleNamespace(sleep=pauses.append))
+    server.route("/a.mp4", Trouble(lambda seen: Reply(429, b"", {"Retry-After": "7"})))
     with resolver.open(server.url + "/a.mp4") as stream:
-        start = time.monotonic()
         assert read_at(stream, 5 * MIB, 10) == BODY[5 * MIB : 5 * MIB + 10]
-    assert 1 <= time.monotonic() - start < 1.9
+    assert pauses == [7.0]
 
 
 def _stalled(seen: Seen) -> Reply:
     reply = file_reply(seen, BODY, ETAG)
-    return Reply(206, reply.body[:1000], reply.headers, length=len(reply.body), hang=5)
+    return Reply(206, reply.body[:1000], reply.headers, length=len(reply.body), hang=LONGER)
 
 
 def _broken(seen: Seen) -> Reply:
@@ -345,7 +341,8 @@ def test_body_that_stops_is_taken_up_again(
     server: RecordingServer, make_resolver: MakeResolver, trouble: Callable[[Seen], Reply]
 ) -> None:
     server.route("/a.mp4", Trouble(trouble))
-    resolver = make_resolver(timeouts=Timeouts(connect=2, read=0.5, total=10))
+    make_resolver().open(server.url + "/a.mp4").close()  # so that opening needs no request below
+    resolver = make_resolver(timeouts=Timeouts(PATIENCE, 0.5, PATIENCE))
     with resolver.open(server.url + "/a.mp4") as stream:
         assert read_at(stream, 5 * MIB, 10_000) == BODY[5 * MIB : 5 * MIB + 10_000]
     begins, ends = (int(text) for text in server.seen[-1].headers["range"][6:].split("-"))
@@ -367,11 +364,12 @@ def test_silent_server_times_out(server: RecordingServer, make_resolver: MakeRes
     silence = threading.Event()
 
     def silent(seen: Seen) -> Reply:
-        silence.wait(5)
+        silence.wait(LONGER)
         return Reply(503)
 
     server.route("/a.mp4", Trouble(*[silent] * 3))
-    resolver = make_resolver(timeouts=Timeouts(connect=1, read=0.2, total=3))
+    make_resolver().open(server.url + "/a.mp4").close()  # as above
+    resolver = make_resolver(timeouts=Timeouts(PATIENCE, 0.2, PATIENCE))
     with (
         resolver.open(server.url + "/a.mp4") as stream,
         pytest.raises(MediaError, match="did not answer") as caught,
@@ -485,6 +483,7 @@ def test_parts_are_evicted_when_nobody_reads_them(
         server.serve(f"/{number}.mp4", BODY, **ETAG)
         with resolver.open(f"{server.url}/{number}.mp4") as stream:
             assert read_at(stream, 5 * MIB, 10) == BODY[5 * MIB : 5 * MIB + 10]
+        settled(resolver)  # the thread that fetched it reads no more either
     assert resolver.stored_bytes <= 3 * MIB
     assert len(list((tmp_path / "cache" / "objects").glob("*/*.part"))) == 3
     assert resolver.stats.evictions == 5
