@@ -15,8 +15,11 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
+from contextlib import suppress
 
+from backend.engine.engine import Busy
+from backend.engine.fair_pool import FairPool
 from backend.media.cache_index import Entry
 from backend.media.cache_store import CacheStore, Lease
 from backend.media.errors import MediaError, Reason
@@ -52,7 +55,7 @@ class PartialObject:
         content_key: str,
         validators: Validators,
         lease: Lease,
-        pool: Executor,
+        pool: FairPool,
     ) -> None:
         self.content_key = content_key
         self.validators = validators
@@ -68,7 +71,7 @@ class PartialObject:
         self._unstored: OrderedDict[int, bytes] = OrderedDict()
         self.changed = False
         if len(self._here) == self.count:  # the last process ended before it could say so
-            pool.submit(self._complete)
+            self._complete_soon()
 
     def get(self, block: int, source: RangedObject) -> bytes:
         """The content of a block, fetched if it is not here.
@@ -105,7 +108,10 @@ class PartialObject:
             claimed: dict[int, Future[bytes]] = {block: Future() for block in missing}
             self._flights |= claimed
         for run in _runs(missing):
-            self._pool.submit(self._fetch, run, source)
+            try:
+                self._pool.submit(self._fetch, run, source)
+            except Busy as busy:
+                self._fail(run, MediaError(f"{source.what}: {busy}.", reason=Reason.TIMEOUT))
         return claimed
 
     def take(self, first: int, stop: int, chunks: Iterable[bytes]) -> None:
@@ -143,11 +149,15 @@ class PartialObject:
         except Exception:  # the end of this thread's work; its readers must not wait for ever
             logger.exception("reading %s failed", source.what)
         finally:
-            with self._lock:
-                left = [self._flights.pop(block, None) for block in run]
-            for flight in left:
-                if flight is not None:
-                    flight.set_exception(error)
+            self._fail(run, error)
+
+    def _fail(self, run: range, error: MediaError) -> None:
+        """Tell those who wait for blocks that did not arrive."""
+        with self._lock:
+            left = [self._flights.pop(block, None) for block in run]
+        for flight in left:
+            if flight is not None:
+                flight.set_exception(error)
 
     def _arrived(self, block: int, content: bytes) -> None:
         checksum = zlib.crc32(content)
@@ -165,7 +175,7 @@ class PartialObject:
         if flight is not None:
             flight.set_result(content)
         if stored and whole:
-            self._pool.submit(self._complete)
+            self._complete_soon()
 
     def _at_hand(self, block: int) -> bytes | None:
         with self._lock:
@@ -205,6 +215,10 @@ class PartialObject:
         except (OSError, sqlite3.Error) as error:
             logger.warning("Media cache: a block cannot be kept: %s", error)
             return False
+
+    def _complete_soon(self) -> None:
+        with suppress(Busy):  # else when it is opened next
+            self._pool.submit(self._complete)
 
     def _complete(self) -> None:
         """In the pool: all blocks are here; make it a file like any other."""

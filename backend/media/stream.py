@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, Protocol
 from weakref import WeakValueDictionary
 
+from backend.engine.fair_pool import FairPool
 from backend.media.cache import MediaCache, MediaFile
 from backend.media.cache_index import Entry, partial_key
 from backend.media.cache_store import Lease, identity_key
@@ -168,13 +168,13 @@ class StreamCache:
     def __init__(self, cache: MediaCache, *, max_bytes: int) -> None:
         self._cache, self._store = cache, cache.store
         self._max_bytes = max_bytes
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="ranges")
+        self._pool = FairPool(THREADS, "ranges")
         self._shared_lock = threading.Lock()  # both of the following
         self._opening: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
         self._shared: WeakValueDictionary[str, PartialObject] = WeakValueDictionary()
 
     def close(self) -> None:
-        """Begin nothing more; what is under way ends within its time-outs."""
+        """Begin nothing more; what is under way is abandoned when the process ends."""
         self._pool.shutdown(wait=False)
 
     def open(self, source: RangedObject) -> MediaStream:

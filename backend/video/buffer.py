@@ -10,9 +10,9 @@ from __future__ import annotations
 import operator
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
+from backend.engine.fair_pool import FairPool
 from backend.video.errors import VideoError
 from backend.video.picture import Picture
 
@@ -52,9 +52,7 @@ class FrameBuffer:
         self._kept: dict[int, Picture] = {}
         self._last = -1
         self._waiting = self._closed = False
-        self._executor = (
-            ThreadPoolExecutor(1, thread_name_prefix="read-ahead") if self._read_ahead > 0 else None
-        )
+        self._pool = FairPool(1, "read-ahead") if self._read_ahead > 0 else None
 
     def __len__(self) -> int:
         return self._count
@@ -72,16 +70,16 @@ class FrameBuffer:
             self._waiting = frame is None
         if frame is None:
             frame = self._load(index, backward)
-        if forward and self._executor is not None:
-            self._executor.submit(self._fill)
+        if forward and self._pool is not None:
+            self._pool.submit(self._fill)
         return frame
 
     def close(self) -> None:
         """Stop the thread, drop all frames and close the source. May be called again."""
         with self._state:
             self._closed = True
-        if self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
         with self._reading, self._state:
             self._kept.clear()
             self._source.close()

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
-from backend.context import carried
-from backend.engine.engine import Engine, EngineError
+from backend.engine.engine import Busy, Engine, EngineError
+from backend.engine.fair_pool import FairPool
 from backend.engine.scheduler import Priority
 from backend.video import VideoError
 from backend.video_protocol.clips import Clips, OpenClip
@@ -27,7 +25,7 @@ class Prewarmer:
         self._engine = engine
         self._clips = clips
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prewarm")
+        self._pool = FairPool(1, "prewarm")
 
     def ask(self, clip: OpenClip, frames: Sequence[int]) -> tuple[list[int], list[int]]:
         """Have ``frames`` encoded, in this order; frames asked for earlier and no longer wanted
@@ -52,8 +50,8 @@ class Prewarmer:
 
     def _next(self, clip: OpenClip) -> None:
         try:
-            self._pool.submit(carried(partial(self._step, clip)))
-        except RuntimeError:  # the service is stopping
+            self._pool.submit(self._step, clip)
+        except Busy:  # or the service is stopping
             clip.draining = False
 
     def _step(self, clip: OpenClip) -> None:

@@ -68,8 +68,9 @@ def client(label_studio: FakeLabelStudio) -> LabelStudioClient:
 
 
 @pytest.fixture
-def make_resolver(tmp_path: Path) -> Callable[..., MediaResolver]:
+def make_resolver(tmp_path: Path) -> Iterator[Callable[..., MediaResolver]]:
     """A resolver for tests: everything on loopback is allowed unless said otherwise."""
+    made: list[MediaResolver] = []
 
     def make(**options: Any) -> MediaResolver:
         defaults: dict[str, Any] = {
@@ -78,6 +79,9 @@ def make_resolver(tmp_path: Path) -> Callable[..., MediaResolver]:
             "allowed_private_hosts": ["127.0.0.1"],
             "timeouts": Timeouts(connect=PATIENCE, read=PATIENCE, total=PATIENCE),
         }
-        return MediaResolver(**{**defaults, **options})
+        made.append(MediaResolver(**{**defaults, **options}))
+        return made[-1]
 
-    return make
+    yield make
+    for resolver in made:
+        resolver.close()

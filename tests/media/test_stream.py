@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -377,6 +379,59 @@ def test_silent_server_times_out(server: RecordingServer, make_resolver: MakeRes
         read_at(stream, 5 * MIB, 10)
     silence.set()
     assert caught.value.reason is Reason.TIMEOUT
+
+
+HANGING = """
+import sys, threading
+from pathlib import Path
+from backend.media.patience import Timeouts
+from backend.media.resolver import MediaResolver
+resolver = MediaResolver(
+    cache_directory=Path(sys.argv[1]),
+    cache_bytes=10**8,
+    allowed_private_hosts=["127.0.0.1"],
+    timeouts=Timeouts({longer}, {longer}, {longer}),
+)
+stream = resolver.open(sys.argv[2])
+stream.seek(5 << 20)
+threading.Thread(target=stream.read, args=(10,), daemon=True).start()
+sys.stdin.read()
+"""
+
+
+def test_download_that_hangs_does_not_keep_a_stopping_process(
+    server: RecordingServer, tmp_path: Path
+) -> None:
+    silence = threading.Event()
+
+    def silent(seen: Seen) -> Reply:
+        silence.wait(LONGER)
+        return Reply(503)
+
+    server.route("/a.mp4", Trouble(silent))
+    process = subprocess.Popen(
+        [sys.executable, "-c", HANGING.format(longer=LONGER), tmp_path, server.url + "/a.mp4"],
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+    )
+    try:
+        until(lambda: server.count() == 2)
+        assert process.stdin
+        process.stdin.close()
+        assert process.wait(PATIENCE) == 0
+    finally:
+        process.kill()
+        silence.set()
+
+
+def test_reading_after_the_end_is_told(server: RecordingServer, resolver: MediaResolver) -> None:
+    server.serve("/a.mp4", BODY, **ETAG)
+    with resolver.open(server.url + "/a.mp4") as stream:
+        stream.read(10)
+        resolver.close()
+        for _ in range(2):
+            with pytest.raises(MediaError, match="stopping"):
+                read_at(stream, 5 * MIB, 10)
 
 
 # --- Label Studio --------------------------------------------------------------------------
