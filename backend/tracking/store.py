@@ -47,6 +47,7 @@ CREATE TABLE IF NOT EXISTS masks (
     iou REAL NOT NULL,
     presence REAL NOT NULL,
     prompted INTEGER NOT NULL DEFAULT 0,
+    stride INTEGER NOT NULL DEFAULT 1,
     PRIMARY KEY (track, object, frame)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS earlier_masks (
@@ -133,6 +134,7 @@ class TrackedMask:
         iou: predicted IoU, 0 to 1.
         presence: logit of "the object is there", above 0 for yes.
         prompted: the prompt is on this very frame: a human's box or clicks.
+        stride: it comes from a pass that tracked every n-th frame; those between are interpolated.
     """
 
     object_id: str
@@ -142,6 +144,7 @@ class TrackedMask:
     iou: float
     presence: float
     prompted: bool = False
+    stride: int = 1
 
 
 class TrackStore:
@@ -166,10 +169,12 @@ class TrackStore:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(_SCHEMA)
             columns = connection.execute("PRAGMA table_info(masks)").fetchall()
-            if "prompted" not in {column["name"] for column in columns}:  # of an earlier version
-                connection.execute(
-                    "ALTER TABLE masks ADD COLUMN prompted INTEGER NOT NULL DEFAULT 0"
-                )
+            present = {column["name"] for column in columns}
+            for name, default in (("prompted", 0), ("stride", 1)):
+                if name not in present:  # of an earlier version
+                    connection.execute(
+                        f"ALTER TABLE masks ADD COLUMN {name} INTEGER NOT NULL DEFAULT {default}"
+                    )
 
     def close(self) -> None:
         """Close the file; everything is written already."""
@@ -240,17 +245,22 @@ class TrackStore:
         return [_job(row) for row in rows]
 
     def put_masks(self, track: str, masks: list[TrackedMask], *, job_id: str, done: int) -> None:
-        """Store what was found on a frame together with the job's progress: both or neither."""
+        """Store what was found on a frame together with the job's progress: both or neither.
+
+        The disk is not waited for, which takes longer than all else that is done with a mask. A
+        machine that loses its power may so lose the last frames, and their part of the progress:
+        the job goes on before them. A process that is killed loses nothing.
+        """
         rows = [[track, m.object_id, m.frame, m.anchor, *m.mask.shape, pack(m.mask)] for m in masks]
         for row, m in zip(rows, masks, strict=True):
-            row += [m.iou, m.presence, m.prompted]
-        with self._transaction() as connection:
+            row += [m.iou, m.presence, m.prompted, m.stride]
+        with self._transaction(wait_for_disk=False) as connection:
             connection.executemany(
                 f"{_KEEP_EARLIER} WHERE track = ? AND object = ? AND frame = ?",
                 [row[:3] for row in rows],
             )
             connection.executemany(
-                "INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+                "INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
             )
             connection.execute(
                 "UPDATE jobs SET done = ?, updated = ? WHERE id = ?", (done, time.time(), job_id)
@@ -277,6 +287,7 @@ class TrackStore:
                 iou=row["iou"],
                 presence=row["presence"],
                 prompted=bool(row["prompted"]),
+                stride=row["stride"],
             )
 
     def earlier_mask(self, track: str, object_id: str, frame: int) -> np.ndarray | None:
@@ -329,12 +340,18 @@ class TrackStore:
                 (track, object_id, frame, generation),
             )
 
-    def anchors(self, track: str) -> dict[tuple[str, int], str]:
-        """By object and frame: the digest of the prompt that the stored mask follows from."""
+    def anchors(self, track: str, *, stride: int | None = None) -> dict[tuple[str, int], str]:
+        """By object and frame: the digest of the prompt that the stored mask follows from.
+
+        Args:
+            stride: leave out what was tracked with a larger one.
+        """
+        query = "SELECT object, frame, anchor FROM masks WHERE track = ?"
+        values: list[str | int] = [track]
+        if stride is not None:
+            query, values = query + " AND stride <= ?", [*values, stride]
         with self._transaction() as connection:
-            rows = connection.execute(
-                "SELECT object, frame, anchor FROM masks WHERE track = ?", (track,)
-            ).fetchall()
+            rows = connection.execute(query, values).fetchall()
         return {(row["object"], row["frame"]): row["anchor"] for row in rows}
 
     def describe(self, track: str, object_id: str, description: Mapping[str, Any]) -> None:
@@ -374,9 +391,13 @@ class TrackStore:
         return {str(state): counted.get(state, 0) for state in JobState}
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, wait_for_disk: bool = True) -> Iterator[sqlite3.Connection]:
+        # With a write-ahead log, NORMAL leaves writing to the system; the next FULL one waits for
+        # everything before it too (sqlite.org/pragma.html#pragma_synchronous).
+        mode = "FULL" if wait_for_disk else "NORMAL"
         try:
             with self._lock, self._connection:
+                self._connection.execute(f"PRAGMA synchronous = {mode}")
                 yield self._connection
         except sqlite3.DatabaseError as error:
             raise StoreError(

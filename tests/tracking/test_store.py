@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,4 +43,31 @@ def test_a_prediction_replaces_those_that_show_nothing_else(tmp_path: Path) -> N
     assert store.replace_predictions("track", 4, ["cat"]) == [1]
     assert store.replace_predictions("track", 5, ["cat", "dog"]) == [3, 4]
     assert store.replace_predictions("track", 6, ["dog"]) == []
+    store.close()
+
+
+PUT_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from backend.tracking.store import TrackedMask, TrackStore
+store = TrackStore(Path(sys.argv[1]))
+store.add_job("job", "track", "digest", {})
+for frame in range(50):
+    mask = TrackedMask("cat", frame, "digest", np.eye(4, dtype=bool), 0.5, 2.0)
+    store.put_masks("track", [mask], job_id="job", done=frame + 1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_process_loses_no_mask(tmp_path: Path) -> None:
+    """Though masks are not waited for until they are on the disk."""
+    path = tmp_path / "tracks.sqlite3"
+    command = [sys.executable, "-c", PUT_AND_DIE, str(path)]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=120, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    store = TrackStore(path)
+    assert [mask.frame for mask in store.masks("track")] == list(range(50))
+    [job] = store.jobs()
+    assert job.done == 50
     store.close()
