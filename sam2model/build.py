@@ -6,7 +6,7 @@ import torch
 
 from sam2model.checkpoints import find_checkpoint, load_checkpoint
 from sam2model.precision import native_dtypes, resolve_device, resolve_dtype
-from sam2model.sam2 import SAM2
+from sam2model.sam2 import NUM_MASK_MEMORIES, SAM2
 from sam2model.variants import get_variant
 
 
@@ -16,6 +16,7 @@ def build_model(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     image_size: int | None = None,
+    num_mask_memories: int = NUM_MASK_MEMORIES,
 ) -> SAM2:
     """Build a model with its weights, ready for inference.
 
@@ -30,15 +31,24 @@ def build_model(
             :func:`sam2model.precision.resolve_dtype`), or a dtype to compute in.
         image_size: side of the square images are resized to; a multiple of 32. None for
             the size the variant was trained at. Smaller is faster and coarser.
+        num_mask_memories: 1 to 7, spatial memories that a tracked frame reads, see
+            :class:`sam2model.sam2.SAM2`. Fewer are faster, and lose objects sooner.
 
     Raises:
-        ValueError: an unknown name, device or dtype, or an image size that does not divide.
+        ValueError: an unknown name, device or dtype, an image size that does not divide, or
+            an impossible number of memories.
         sam2model.CheckpointError: weights that cannot be found, fetched or used.
     """
+    if not 1 <= num_mask_memories <= NUM_MASK_MEMORIES:
+        raise ValueError(
+            f"num_mask_memories must be 1 to {NUM_MASK_MEMORIES}, not {num_mask_memories}: the "
+            "models were trained with that many places in time"
+        )
     variant = get_variant(name)
     resolved_device = resolve_device(device)
     compute_dtype = resolve_dtype(native_dtypes(resolved_device), dtype)
     model = SAM2(variant, image_size)
     load_checkpoint(model, find_checkpoint(name, checkpoint), name)
     model.compute_dtype = compute_dtype
+    model.num_mask_memories = num_mask_memories
     return model.to(resolved_device).eval()

@@ -59,6 +59,9 @@ class SAM2(nn.Module):
 
     Attributes:
         compute_dtype: dtype :meth:`autocast` computes in; weights stay float32.
+        num_mask_memories: spatial memories a tracked frame reads, 1 to 7: the conditioning
+            frames, which count as one, and the frames just passed. 7 is what the models were
+            trained with (``num_maskmem`` of the reference), fewer are faster.
 
     Raises:
         ValueError: ``image_size`` is not a positive multiple of 32.
@@ -80,6 +83,7 @@ class SAM2(nn.Module):
         self.image_size = size
         self.embedding_size = size // _STRIDE
         self.compute_dtype = torch.float32
+        self.num_mask_memories = NUM_MASK_MEMORIES
 
         self.image_encoder = ImageEncoder(variant)
         self.memory_attention = MemoryAttention(variant, _MEMORY_DIM, self.embedding_size)

@@ -4,7 +4,7 @@ A frame reads, in the direction of tracking (``_prepare_memory_conditioned_featu
 the reference):
 
 * every conditioning (prompted) frame: spatial memory, and the pointer unless it lies ahead;
-* the spatial memories of the 6 frames just passed;
+* the spatial memories of the 6 frames just passed, or of fewer where speed counts more;
 * the object pointers of the 15 frames just passed.
 
 :class:`ObjectTrack` keeps exactly that on the device. Of every other tracked frame it keeps
@@ -160,6 +160,9 @@ class ObjectTrack:
         reverse: by frame that was tracked, the direction of the last time.
         memories: spatial memories of tracked frames on the device, ``[1, 64, h, w]``.
         pointers: object pointers of tracked frames on the device, ``[1, C]``.
+        num_mask_memories: 1 for the conditioning frames, plus the frames just passed that a step
+            reads the spatial memories of. The nearest ones stay, each with the place in time it
+            was trained with.
     """
 
     points: dict[int, Clicks | None] = field(default_factory=dict)
@@ -170,6 +173,7 @@ class ObjectTrack:
     reverse: dict[int, bool] = field(default_factory=dict)
     memories: dict[int, Tensor] = field(default_factory=dict)
     pointers: dict[int, Tensor] = field(default_factory=dict)
+    num_mask_memories: int = NUM_MASK_MEMORIES
 
     def prompted_frames(self) -> set[int]:
         """Frames whose prompts condition the others."""
@@ -198,7 +202,7 @@ class ObjectTrack:
 
     def missing_memories(self, step: Step) -> list[int]:
         """Frames whose spatial memory the step reads, but which have none on the device."""
-        passed = step.passed(NUM_MASK_MEMORIES - 1)
+        passed = step.passed(self.num_mask_memories - 1)
         return [f for f in passed if f in self.history and f not in self.memories]
 
     def missing_pointers(self, step: Step) -> list[int]:
@@ -216,7 +220,7 @@ class ObjectTrack:
         max_pointers = min(num_frames, MAX_OBJECT_POINTERS)
         conditioning = sorted(self.conditioning.items())
         memories = [SpatialMemory(0, prompted.memory) for _, prompted in conditioning]
-        passed = step.passed(NUM_MASK_MEMORIES - 1)
+        passed = step.passed(self.num_mask_memories - 1)
         memories += [
             SpatialMemory(ago, self.memories[frame])
             for ago, frame in reversed(list(enumerate(passed, start=1)))
@@ -247,7 +251,7 @@ class ObjectTrack:
         """Drop from the device what none of the steps would read."""
         steps = list(steps)
         for kept, count in (
-            (self.memories, NUM_MASK_MEMORIES - 1),
+            (self.memories, self.num_mask_memories - 1),
             (self.pointers, MAX_OBJECT_POINTERS - 1),
         ):
             in_reach = {frame for step in steps for frame in step.passed(count)}

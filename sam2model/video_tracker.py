@@ -180,7 +180,9 @@ class VideoTracker:
             raise ValueError("no prompt: give points, a box or a mask")
         features = self._encode(frame)
         new = self._point_prompt(frame, boxes, checked_points, checked_labels)
-        track = self._tracks.get(object_id) or ObjectTrack()
+        track = self._tracks.get(object_id) or ObjectTrack(
+            num_mask_memories=self._model.num_mask_memories
+        )
         starts_anew = checked_mask is not None or boxes is not None
         clicks = _joined(None if starts_anew else track.points.get(frame), new)
         earlier = self._known_answer(track, frame)

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
-from sam2model.track_memory import SpilledAnswer, Step
+from sam2model.track_memory import Answer, ObjectTrack, PromptedFrame, SpilledAnswer, Step
 
 _NOISE = np.random.default_rng(0).normal(0, 8, (64, 64)).astype(np.float32)
 
@@ -37,3 +38,34 @@ def test_steps_look_back_against_their_direction() -> None:
     assert Step(5, reverse=False).passed(2) == [4, 3]
     assert Step(5, reverse=True).passed(2) == [6, 7]
     assert Step(5, reverse=True).following() == Step(4, reverse=True)
+
+
+def _track(num_mask_memories: int) -> ObjectTrack:
+    """An object prompted on frame 0 and tracked up to frame 19; every memory holds its frame."""
+    nothing = torch.zeros(())
+    prompt = Answer(torch.zeros(1, 1), torch.zeros(4), nothing, nothing)
+    track = ObjectTrack(num_mask_memories=num_mask_memories)
+    track.conditioning[0] = PromptedFrame(prompt, torch.zeros(1, 64, 1, 1))
+    spilled = SpilledAnswer.pack(_NOISE, np.zeros(4, np.float32), 1.0, 1.0)
+    for frame in range(1, 20):
+        track.history[frame] = spilled
+        track.memories[frame] = torch.full((1, 64, 1, 1), float(frame))
+        track.pointers[frame] = torch.zeros(1, 4)
+    return track
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_the_nearest_memories_are_read_at_their_trained_places(count: int) -> None:
+    recall = _track(count).recall(Step(20, reverse=False), num_frames=30)
+    # (frames ago, frame): the prompted frame has the place of its own, however few there are.
+    read = [(m.frames_ago, int(m.features[0, 0, 0, 0])) for m in recall.memories]
+    assert read == [(0, 0), *((ago, 20 - ago) for ago in range(count - 1, 0, -1))]
+    assert len(recall.pointers) == 16  # 64 of 28,736 keys at 1024 pixels: nothing to gain
+
+
+def test_memories_that_no_step_reads_are_neither_kept_nor_made_again() -> None:
+    track, step = _track(3), Step(20, reverse=False)
+    track.forget_all_but([step])
+    assert sorted(track.memories) == [18, 19]
+    assert track.missing_memories(step) == []
+    assert track.missing_memories(Step(19, reverse=False)) == [17]

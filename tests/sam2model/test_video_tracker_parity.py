@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.clips import MovingDiscs
 from benchmarks.official_tracker import OfficialTracker, make_tracking_pair
@@ -96,3 +97,23 @@ def test_masks_are_the_official_ones(
     # Masks that are empty or full would agree about nothing.
     partial = [area for area in areas if 0.01 < area < 0.99]
     assert len(partial) >= 0.6 * len(areas)
+
+
+def test_with_fewer_memories_too() -> None:
+    """The official predictor with ``num_maskmem`` 3, and of the trained places in time those of
+    the two frames just passed and of the prompted ones."""
+    predictor, model = make_tracking_pair("sam2.1_hiera_tiny", 128, seed=6)
+    frames = list(MovingDiscs(12, 128))
+
+    def tracked(tracker: Tracker) -> np.ndarray:
+        tracker.prompt(0, 1, points=[[0.3 * 128, 0.3 * 128]])
+        tracker.prompt(0, 2, box=[0.55 * 128, 0.25 * 128, 0.85 * 128, 0.55 * 128])
+        return np.stack([answer.masks for answer in tracker.propagate()])
+
+    with_all = tracked(VideoTracker(model, frames))
+    predictor.num_maskmem = model.num_mask_memories = 3
+    places = predictor.maskmem_tpos_enc[[0, 1, -1]].detach()
+    predictor.maskmem_tpos_enc = torch.nn.Parameter(places)
+    theirs, ours = tracked(OfficialTracker(predictor, frames)), tracked(VideoTracker(model, frames))
+    assert (ours != theirs).mean() <= BOUND
+    assert (ours != with_all).mean() > 10 * BOUND  # else the comparison would say nothing
