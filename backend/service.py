@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import lru_cache
 from typing import Any
 
@@ -44,10 +45,12 @@ class Service:
         protocol: VideoProtocol | None = None,
         finetuning: Finetuning | None = None,
         threads: int = 16,
+        media: ExitStack | None = None,
     ) -> None:
         """
         Args:
             finetuning: fine-tunes the model; without it nothing does.
+            media: closes what fetches and decodes, when nothing needs it any more.
             protocol: answers the events of newer editors; without it they get nothing.
             threads: requests that the server answers at the same time.
         """
@@ -59,6 +62,7 @@ class Service:
         self._protocol = protocol
         self._metrics = metrics
         self._admission = Admission(threads)
+        self._media = media or ExitStack()
         self._parse = lru_cache(maxsize=64)(parse_label_config)
 
     def config(self, xml: object) -> LabelConfig:
@@ -185,7 +189,7 @@ class Service:
         self.engine.drain()
 
     def close(self) -> None:
-        """Stop background work and release the model."""
+        """Stop background work, release the model, end the decoding processes."""
         self.drain()
         if self.finetuning is not None:
             self.finetuning.close()
@@ -194,6 +198,7 @@ class Service:
         self.batch.close()
         self.tracking.close()
         self.engine.close()
+        self._media.close()
 
 
 def _mean_score(results: list[dict[str, Any]]) -> float:

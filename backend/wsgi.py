@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+from contextlib import ExitStack
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -89,14 +90,18 @@ def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) 
         label_studio = LabelStudioClient(
             settings.label_studio_url, settings.label_studio_api_key, verify=ca_bundle(settings)
         )
+    media = ExitStack()
     resolver = build_resolver(settings, label_studio, metrics)
+    media.callback(resolver.close)
     decoder = ImageDecoder(max_pixels=settings.max_image_pixels)
+    media.callback(decoder.close)
     metrics.gauge(
         "sam2_decoders_lost", "Decoding processes that hung or crashed", lambda: decoder.failures
     )
     images = TaskImages(
         resolver, max_pixels=settings.max_image_pixels, metrics=metrics, decode=decoder.load
     )
+    media.callback(images.close)
     tracking = Tracking(
         TrackStore(settings.state_dir.expanduser() / "tracks.sqlite3"),
         engine,
@@ -130,6 +135,7 @@ def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) 
         protocol=protocol,
         finetuning=build_finetuning(settings, engine, label_studio) if resume else None,
         threads=settings.threads,
+        media=media,
     )
 
 

@@ -15,6 +15,7 @@ import backend
 from backend.decoding.process import DecodingProcess
 from backend.engine.local import LocalEngine
 from backend.labelstudio.tags import ImageTag
+from backend.media.errors import MediaError
 from backend.metrics import Metrics
 from backend.settings import Settings
 from backend.tracking.clip import read_table
@@ -57,6 +58,8 @@ def test_pictures_of_tasks(
     finally:
         service.close()
     assert asked == ["images"]
+    with pytest.raises(MediaError, match="stopping"):  # the decoders ended with the service
+        source.load()
 
 
 def test_tables_of_videos(asked: list[str], clip: Callable[[str], Path]) -> None:
