@@ -63,6 +63,27 @@ def _positive_int(value: str) -> int:
     return number
 
 
+def _image_size(value: str) -> int:
+    number = int(value)
+    if number <= 0 or number % 32:
+        raise ValueError("must be a multiple of 32, such as 512")
+    return number
+
+
+def _num_maskmem(value: str) -> int:
+    number = int(value)
+    if not 1 <= number <= 7:
+        raise ValueError("must be 1 to 7")
+    return number
+
+
+def _stride(value: str) -> int:
+    number = int(value)
+    if not 1 <= number <= 99:
+        raise ValueError("must be 1 to 99")
+    return number
+
+
 def _port(value: str) -> int:
     number = int(value)
     if not 0 < number < 65536:
@@ -191,10 +212,19 @@ class Settings:
         "SAM2_DTYPE",
         "auto",
         _choice("auto", "float32", "bfloat16", "float16"),
-        "number type of the network",
+        "number type of the network; auto: bfloat16 where the device has it natively",
     )
     image_size: int | None = _setting(
-        "SAM2_IMAGE_SIZE", None, _positive_int, "side of the network's input; unset: the variant's"
+        "SAM2_IMAGE_SIZE",
+        None,
+        _image_size,
+        "side of the network's input, a multiple of 32; unset: the variant's; docs/speed_modes.md",
+    )
+    num_maskmem: int = _setting(
+        "SAM2_NUM_MASKMEM",
+        7,
+        _num_maskmem,
+        "spatial memories that a tracked frame reads, 7 as trained; fewer are faster",
     )
     model_version: str | None = _setting(
         "SAM2_MODEL_VERSION",
@@ -307,6 +337,12 @@ class Settings:
         "track on, in the background, from every click and box on a frame sequence",
     )
     track_jobs: int = _setting("TRACK_JOBS", 2, _positive_int, "tracks that advance side by side")
+    track_stride: int = _setting(
+        "TRACK_STRIDE",
+        1,
+        _stride,
+        "track every n-th frame and interpolate the masks between; docs/speed_modes.md",
+    )
     retrieve_budget_seconds: float = _setting(
         "RETRIEVE_BUDGET_SECONDS",
         50.0,

@@ -107,7 +107,12 @@ def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) 
         engine,
         images,
         label_studio,
-        TrackSettings(settings.track_budget_seconds, settings.track_jobs, settings.track_on_prompt),
+        TrackSettings(
+            settings.track_budget_seconds,
+            settings.track_jobs,
+            settings.track_on_prompt,
+            settings.track_stride,
+        ),
     )
     metrics.gauges("sam2_jobs", "Tracking jobs, by state", "state", partial(_states, tracking))
     protocol = None
@@ -191,6 +196,7 @@ def base_choice(settings: Settings) -> ModelChoice:
         device=settings.device,
         dtype=settings.dtype,
         image_size=settings.image_size,
+        num_mask_memories=settings.num_maskmem,
     )
 
 

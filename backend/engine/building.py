@@ -31,6 +31,7 @@ class ModelChoice:
     device: str = "auto"
     dtype: str = "auto"
     image_size: int | None = None
+    num_mask_memories: int = 7
     family: str | None = None
 
     @property
@@ -59,6 +60,7 @@ def build_predictor(choice: ModelChoice, yield_to: Callable[[], None]) -> ImageP
         device=choice.device,
         dtype=choice.dtype,
         image_size=choice.image_size,
+        num_mask_memories=choice.num_mask_memories,
     )
     predictor = ImagePredictor(model, yield_to=yield_to)
     # The first run sets up kernels and memory; better here than in somebody's click.

@@ -48,13 +48,15 @@ HELP = (
 
 TRACK_HELP = (
     "mark objects on one or more frames, then: track (to the end), track 0-40, track back, "
-    "track both; status (brings what is done), stop, redo (track anew), clear (forget), help"
+    "track both, track stride=3 (every 3rd frame, faster); status (brings what is done), stop, "
+    "redo (track anew), clear (forget), help"
 )
 """One line that says what can be done on a sequence of frames."""
 
 _TRACK = re.compile(
     r"(?P<word>track|redo)(?: (?P<first>\d{1,9}) ?- ?(?P<last>\d{1,9}))?"
     r"(?: (?P<direction>forward|back|both))?"
+    r"(?: stride ?= ?(?P<stride>[1-9]\d?))?"
 )
 
 
@@ -63,7 +65,8 @@ class ParsedCommand:
     """A text of the text box, understood.
 
     ``frames`` is the range given to ``track`` or ``redo``, both ends included, as typed;
-    ``direction`` is "forward", "back" or "both", None where none was typed.
+    ``direction`` is "forward", "back" or "both", None where none was typed. ``stride`` is n where
+    every n-th frame is to be tracked and those between interpolated, None where none was typed.
     """
 
     kind: Kind
@@ -71,6 +74,7 @@ class ParsedCommand:
     text: str = ""
     frames: tuple[int, int] | None = None
     direction: str | None = None
+    stride: int | None = None
 
 
 def parse_command(text: str) -> ParsedCommand:
@@ -85,7 +89,8 @@ def parse_command(text: str) -> ParsedCommand:
         first, last = tracked["first"], tracked["last"]
         frames = (int(first), int(last)) if first is not None else None
         word = Word(tracked["word"])
-        return ParsedCommand(Kind.COMMAND, word, line, frames, tracked["direction"])
+        stride = int(tracked["stride"]) if tracked["stride"] else None
+        return ParsedCommand(Kind.COMMAND, word, line, frames, tracked["direction"], stride)
     for word in Word:
         if spelled == word:
             return ParsedCommand(Kind.COMMAND, word, line)

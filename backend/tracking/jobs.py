@@ -31,6 +31,7 @@ from backend.media.errors import MediaError
 from backend.tracking.pace import Pace
 from backend.tracking.plan import Span
 from backend.tracking.store import Job, JobState, StoreError, TrackedMask, TrackStore
+from backend.tracking.stride import StridedTracker, tracked_frames
 from backend.video import VideoError
 
 logger = logging.getLogger(__name__)
@@ -68,12 +69,14 @@ class Work:
         goals: what is wanted of each object.
         size_of: width and height that the masks of a frame are to have.
         close: frees the frames.
+        stride: track every n-th frame and interpolate between; None for the runner's.
     """
 
     frames: Frames
     goals: Sequence[Goal]
     size_of: Callable[[int], tuple[int, int]]
     close: Callable[[], None]
+    stride: int | None = None
 
 
 class Opener(Protocol):
@@ -91,15 +94,15 @@ class _Pass:
     wanted: dict[str, dict[int, str]]  # object -> frame -> digest of its anchor
 
     @property
-    def frames(self) -> tuple[int, int]:
-        """First frame and number of frames of the sweep."""
+    def order(self) -> range:
+        """All frames of the sweep, in the order of tracking."""
         every = [frame for frames in self.wanted.values() for frame in frames]
         anchors = [frame for frame, _, _ in self.prompts]
         if self.reverse:
             first = min(max(every) + 1, max(anchors))
-            return first, first - min(every) + 1
+            return range(first, min(every) - 1, -1)
         first = max(min(every) - 1, min(anchors))
-        return first, max(every) - first + 1
+        return range(first, max(every) + 1)
 
 
 @dataclass
@@ -110,10 +113,12 @@ class _Run:
         done: masks of the job's spans that are stored.
         unanswered: by object and prompted frame, the digests of the prompts whose own masks are
             still to be stored.
+        stride: every which frame is tracked.
     """
 
     job: Job
     work: Work
+    stride: int
     done: int
     unanswered: dict[tuple[str, int], str]
 
@@ -129,8 +134,10 @@ class JobRunner:
         *,
         delivered: Callable[[Job], None],
         workers: int = 2,
+        stride: int = 1,
     ) -> None:
         self._store = store
+        self._stride = stride
         self._engine = engine
         self._open = open_work
         self._delivered = delivered
@@ -276,11 +283,12 @@ class JobRunner:
 
     def _track(self, job: Job, work: Work) -> None:
         total = sum(len(span.frames) for goal in work.goals for span in goal.spans)
-        stored = self._store.anchors(job.track)
+        stride = work.stride or self._stride
+        stored = self._store.anchors(job.track, stride=stride)
         passes = [self._plan(job.track, work.goals, stored, reverse) for reverse in (False, True)]
         left = sum(len(frames) for each in passes for frames in each.wanted.values())
         self._store.update_job(job.id, total=total, done=total - left)
-        run = _Run(job, work, total - left, _unanswered(work.goals, stored))
+        run = _Run(job, work, stride, total - left, _unanswered(work.goals, stored))
         for sweep in passes:
             if sweep.wanted:
                 self._sweep(run, sweep)
@@ -323,19 +331,22 @@ class JobRunner:
 
     def _sweep(self, run: _Run, sweep: _Pass) -> None:
         """One pass over the frames. Stops when cancelled."""
-        tracker = self._engine.open_tracker(run.work.frames)
+        tracker = self._open_tracker(run, sweep)
         for frame, object_id, prompt in sweep.prompts:
             if self._interrupted(run.job.id):
                 return
             self._prompt(run, tracker, frame, object_id, prompt)
-        first, count = sweep.frames
+        order = sweep.order
         steps = tracker.step(
-            first, count, reverse=sweep.reverse, stopped=lambda: self._interrupted(run.job.id)
+            order[0],
+            len(order),
+            reverse=sweep.reverse,
+            stopped=lambda: self._interrupted(run.job.id),
         )
         for frame, objects in steps:
             size = run.work.size_of(frame)
             found = [
-                _tracked(each, frame, sweep.wanted[each.object_id][frame], size)
+                _tracked(each, frame, sweep.wanted[each.object_id][frame], size, run.stride)
                 for each in objects
                 if frame in sweep.wanted.get(each.object_id, {})
             ]
@@ -344,6 +355,14 @@ class JobRunner:
                 self._put(run, found)
             if self._interrupted(run.job.id):
                 return
+
+    def _open_tracker(self, run: _Run, sweep: _Pass) -> Tracker:
+        frames = run.work.frames
+        if run.stride == 1:
+            return self._engine.open_tracker(frames)
+        prompted = {frame for frame, _, _ in sweep.prompts}
+        chosen = sorted({*tracked_frames(sweep.order, prompted, run.stride), *prompted})
+        return StridedTracker(self._engine.open_tracker, frames, chosen)
 
     def _answer_prompts(self, run: _Run) -> None:
         """Masks for the prompts that no pass began with. Stops when cancelled."""
@@ -373,9 +392,12 @@ class JobRunner:
         return self._stopping or job_id in self._cancelled
 
 
-def _tracked(found: TrackedObject, frame: int, anchor: str, size: tuple[int, int]) -> TrackedMask:
+def _tracked(
+    found: TrackedObject, frame: int, anchor: str, size: tuple[int, int], stride: int = 1
+) -> TrackedMask:
     mask = resize_mask(found.mask, *size)
-    return TrackedMask(found.object_id, frame, anchor, mask, found.iou, found.presence)
+    name, iou, presence = found.object_id, found.iou, found.presence
+    return TrackedMask(name, frame, anchor, mask, iou, presence, stride=stride)
 
 
 def _unanswered(

@@ -175,7 +175,7 @@ class SequenceCommands:
         pages = [partial(self._page, sequence, index) for index in range(sequence.pages)]
         frames = ImageSequence(pages)
         goals = [self._goal(each, request, sequence.config, frames) for each in request["objects"]]
-        return Work(frames, goals, frames.page_size, frames.close)
+        return Work(frames, goals, frames.page_size, frames.close, request.get("stride"))
 
     def _page(self, sequence: FrameSequence, index: int) -> np.ndarray:
         deadline = time.monotonic() + FETCH_SECONDS
@@ -260,7 +260,8 @@ def _job_request(
     if first > last or first > last_page:
         return f"there is no range {first}-{last}: the frames are 0-{last_page}"
     direction = Direction(parsed.direction or ("both" if parsed.frames else "forward"))
-    return _request(sequence, objects, results, first, min(last, last_page), direction)
+    request = _request(sequence, objects, results, first, min(last, last_page), direction)
+    return request if parsed.stride is None else {**request, "stride": parsed.stride}
 
 
 def _request(

@@ -55,11 +55,13 @@ class TrackSettings:
         budget_seconds: how long a reply may wait for frames.
         workers: jobs side by side.
         on_prompt: track on, in the background, from every prompt on a frame sequence.
+        stride: track every n-th frame and interpolate those between, unless a command says so.
     """
 
     budget_seconds: float
     workers: int = 2
     on_prompt: bool = False
+    stride: int = 1
 
 
 class Tracking:
@@ -80,7 +82,12 @@ class Tracking:
     ) -> None:
         self.store = store
         self.jobs = JobRunner(
-            store, engine, self._open, delivered=self._deliver, workers=settings.workers
+            store,
+            engine,
+            self._open,
+            delivered=self._deliver,
+            workers=settings.workers,
+            stride=settings.stride,
         )
         self.on_prompt = settings.on_prompt
         self._engine = engine

@@ -279,7 +279,7 @@ class VideoCommands:
             frames.close()
             file.close()  # it may leave the cache now
 
-        return Work(frames, goals, lambda frame: size, close)
+        return Work(frames, goals, lambda frame: size, close, request.get("stride"))
 
     def outcome(self, job: Job) -> tuple[Results, list[float]]:
         """All regions of a job with what was tracked of them, and the masks' scores."""
@@ -346,7 +346,9 @@ class VideoCommands:
         if not objects:
             return "no box of yours left: draw one around the object, then track"
         task = {"id": clip.task.get("id"), "data": clip.task.get("data")}
+        stride = {} if parsed.stride is None else {"stride": parsed.stride}
         return {
+            **stride,
             "kind": self.kind,
             "project": clip.project,
             "task": task,

@@ -61,3 +61,24 @@ def test_any_text_is_something(text):
     parsed = parse_command(text)
     assert (parsed.word is not None) == (parsed.kind is Kind.COMMAND)
     assert len(unknown_command(text)) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "frames", "direction", "stride"),
+    [
+        ("track", None, None, None),
+        ("track stride=2", None, None, 2),
+        ("Track both  stride = 10", None, "both", 10),
+        ("redo 3-9 back stride=3", (3, 9), "back", 3),
+    ],
+)
+def test_how_to_track(text, frames, direction, stride):
+    parsed = parse_command(text)
+    assert parsed.word in (Word.TRACK, Word.REDO)
+    assert (parsed.frames, parsed.direction, parsed.stride) == (frames, direction, stride)
+
+
+@pytest.mark.parametrize("text", ["track stride=0", "track stride=100", "track stride", "stride=2"])
+def test_no_such_stride(text):
+    assert parse_command(text).kind is Kind.NOTE
+    assert parse_command(f"/{text}").kind is Kind.UNKNOWN

@@ -1,0 +1,220 @@
+"""Tracking every n-th frame, and the masks between by interpolation.
+
+The model sees a shorter video that holds only the frames it is to track, so its memories stay
+where it learned them to be, one frame after the other. A mask between two tracked ones is found by
+shape-based interpolation (Raya and Udupa 1990, IEEE Transactions on Medical Imaging 9, "Shape-based
+interpolation of multidimensional objects"): the zero level of the mean of both signed distances.
+Both shapes are put into the same box first, which moves and grows evenly from the one to the other;
+without that, an object that moves further than its size would vanish between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+import cv2
+import numpy as np
+
+from backend.engine.engine import Frames, PixelPrompt, TrackedObject, Tracker
+
+# Of the tracked frames' predicted IoU, what is left beside a frame on which the object is absent:
+# somewhere between the two it came or went.
+ABSENT_AGREEMENT = 0.5
+
+_Box = np.ndarray  # float64 [4]: left, top, right, bottom, the last two outside
+
+
+class Selected:
+    """Some frames of a video as a video of its own.
+
+    Args:
+        frames: the whole video.
+        indices: of the frames that are left, ascending.
+    """
+
+    def __init__(self, frames: Frames, indices: Sequence[int]) -> None:
+        self._frames = frames
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        return self._frames[self._indices[index]]
+
+
+def tracked_frames(order: Sequence[int], prompted: Collection[int], stride: int) -> list[int]:
+    """The frames to be tracked, in the given order.
+
+    Every ``stride``-th, counted from the first and from every prompted one; the prompted ones and
+    the last; and the frame before a prompted one, which follows from what came before: a human's
+    correction shall not colour the frames that lead to it.
+
+    Args:
+        order: all frames in the order of tracking, consecutive.
+        prompted: frames with a prompt.
+        stride: at least 1.
+    """
+    chosen: list[int] = []
+    since = stride
+    for position, frame in enumerate(order):
+        last = position + 1 == len(order)
+        if since == stride or last or frame in prompted or order[position + 1] in prompted:
+            chosen.append(frame)
+            since = 0
+        since += 1
+    return chosen
+
+
+class StridedTracker:
+    """A ``Tracker`` that has only some frames tracked, and gives the others by interpolation.
+
+    Args:
+        open_tracker: see ``Engine``.
+        frames: the whole video.
+        chosen: the frames that are tracked, ascending; all that are prompted among them.
+    """
+
+    def __init__(
+        self, open_tracker: Callable[[Frames], Tracker], frames: Frames, chosen: Sequence[int]
+    ) -> None:
+        self._chosen = chosen
+        self._position = {frame: position for position, frame in enumerate(chosen)}
+        self._tracker = open_tracker(Selected(frames, chosen))
+
+    def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> TrackedObject:
+        """See ``Tracker``; only frames that are tracked can be prompted."""
+        return self._tracker.prompt(self._position[frame], object_id, prompt)
+
+    def step(
+        self,
+        start: int,
+        count: int,
+        *,
+        reverse: bool,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Iterator[tuple[int, list[TrackedObject]]]:
+        """See ``Tracker``; the first and the last frame must be tracked ones."""
+        sign = -1 if reverse else 1
+        first, last = self._position[start], self._position[start + sign * (count - 1)]
+        number = abs(last - first) + 1
+        earlier: tuple[int, list[TrackedObject]] | None = None
+        for position, objects in self._tracker.step(
+            first, number, reverse=reverse, stopped=stopped
+        ):
+            frame = self._chosen[position]
+            if earlier is not None:
+                yield from _filled(*earlier, frame, objects)
+            yield frame, objects
+            earlier = frame, objects
+
+
+def _filled(
+    start: int, before: Sequence[TrackedObject], end: int, after: Sequence[TrackedObject]
+) -> Iterator[tuple[int, list[TrackedObject]]]:
+    """The frames between two tracked ones, in the order of tracking."""
+    steps = abs(end - start)
+    sign = 1 if end > start else -1
+    known = {each.object_id: each for each in before}
+    pairs = [(known[each.object_id], each) for each in after if each.object_id in known]
+    agreements = [agree(a.mask, b.mask) for a, b in pairs] if steps > 1 else []
+    for step in range(1, steps):
+        yield (
+            start + sign * step,
+            [
+                between(a, b, step / steps, agreement)
+                for (a, b), agreement in zip(pairs, agreements, strict=True)
+            ],
+        )
+
+
+def between(
+    before: TrackedObject, after: TrackedObject, share: float, agreement: float
+) -> TrackedObject:
+    """One object on a frame between two tracked ones.
+
+    Its predicted IoU is the lower one of the two, times their ``agreement``; so where the shape
+    changed much the frame is among those to look at (``review.doubts``).
+
+    Args:
+        before, after: the object on the tracked frames.
+        share: how far the frame lies from the first to the second, in (0, 1).
+        agreement: of the two masks, see ``agree``.
+    """
+    return TrackedObject(
+        before.object_id,
+        interpolate(before.mask, after.mask, share),
+        min(before.iou, after.iou) * agreement,
+        (1 - share) * before.presence + share * after.presence,
+    )
+
+
+def interpolate(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:
+    """The mask between two masks; the nearer one where the other is empty.
+
+    Args:
+        before, after: bool ``[H, W]``.
+        share: 0 for the first, 1 for the second.
+    """
+    first, second = _box(before), _box(after)
+    if first is None or second is None:
+        return (before if share < 0.5 else after).copy()
+    box = (1 - share) * first + share * second
+    left, top = np.floor(box[:2]).astype(int)
+    right, bottom = np.ceil(box[2:]).astype(int)
+    size = (right - left, bottom - top)
+    distances = [
+        _signed_distance(_stretched(mask, own, box, (left, top), size))
+        for mask, own in ((before, first), (after, second))
+    ]
+    found = np.zeros_like(before)
+    found[top:bottom, left:right] = (1 - share) * distances[0] + share * distances[1] > 0
+    return found
+
+
+def agree(before: np.ndarray, after: np.ndarray) -> float:
+    """IoU of two masks that were put into one box: 1 for the same shape, wherever it is."""
+    first, second = _box(before), _box(after)
+    if first is None and second is None:
+        return 1.0
+    if first is None or second is None:
+        return ABSENT_AGREEMENT
+    box = (first + second) / 2
+    box = np.concatenate((np.zeros(2), np.ceil(box[2:] - box[:2])))
+    size = (int(box[2]), int(box[3]))
+    shapes = [
+        _stretched(mask, own, box, (0, 0), size) for mask, own in ((before, first), (after, second))
+    ]
+    union = np.count_nonzero(shapes[0] | shapes[1])
+    return np.count_nonzero(shapes[0] & shapes[1]) / union if union else 0.0
+
+
+def _box(mask: np.ndarray) -> _Box | None:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float64)
+
+
+def _stretched(
+    mask: np.ndarray, own: _Box, box: _Box, corner: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """A mask, moved and stretched from its own box to another: bool ``[size[1], size[0]]``, which
+    begins at ``corner``."""
+    x0, y0, x1, y1 = own.astype(int)
+    scale = (own[2:] - own[:2]) / (box[2:] - box[:2])
+    # Of the centres of pixels: 0.5 in, 0.5 out.
+    offset = (np.asarray(corner) + 0.5 - box[:2]) * scale - 0.5
+    matrix = np.array([[scale[0], 0, offset[0]], [0, scale[1], offset[1]]])
+    crop = mask[y0:y1, x0:x1].astype(np.float32)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(crop, matrix, size, flags=flags, borderMode=cv2.BORDER_CONSTANT)
+    return moved > 0.5
+
+
+def _signed_distance(mask: np.ndarray) -> np.ndarray:
+    """Pixels to the outline, positive inside: float32 of the mask's shape."""
+    framed = np.pad(mask, 1).astype(np.uint8)  # outside the box there is nothing of the object
+    inside = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    outside = cv2.distanceTransform(1 - framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return (inside - outside)[1:-1, 1:-1]
