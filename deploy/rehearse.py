@@ -145,7 +145,7 @@ def rehearse(folder: Path, venv: Path | None, arguments: dict[str, str], port: i
         return answer + _click(port)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(15)
+        process.wait(60)
 
 
 def _wait_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> str:

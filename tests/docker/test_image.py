@@ -73,6 +73,22 @@ def test_the_build_step_that_fetches_them_works(tmp_path):
     assert (tmp_path / "published.pt").read_bytes() == weights.read_bytes()
 
 
+@pytest.mark.parametrize(("index", "given"), [("https://example.org/cpu", True), ("", False)])
+def test_the_index_of_torch_is_given_to_pip_unless_it_is_pips_own(index, given):
+    command = rehearse.install_step(STEPS).replace("/opt/venv/bin/pip", "echo")
+    done = subprocess.run(
+        ["sh", "-c", command.replace("python -m venv /opt/venv", "true")],
+        env={"TORCH_INDEX": index},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
+    )
+    assert ("--extra-index-url" in done.stdout) == given
+    assert index in done.stdout
+    assert done.stdout.rstrip().endswith("-c docker/constraints.txt -r requirements.txt")
+
+
 def test_what_is_copied_is_let_through_by_the_ignore_file():
     allowed = {
         line[1:]

@@ -98,7 +98,7 @@ class TestCompose:
                 for command in (["docker", "compose"], ["docker-compose"])
                 if shutil.which(command[0])
                 and not subprocess.run(
-                    [*command, "version"], capture_output=True, timeout=60, check=False
+                    [*command, "version"], capture_output=True, timeout=600, check=False
                 ).returncode
             ),
             None,
@@ -109,7 +109,7 @@ class TestCompose:
             [*command, "-f", str(COMPOSE), "--profile", profile, "config"],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
             check=False,
         )
         assert done.returncode == 0, done.stderr
