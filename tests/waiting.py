@@ -12,7 +12,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 """Seconds to wait for what must happen: only a test that fails waits so long."""
 
 LONGER = 2 * PATIENCE

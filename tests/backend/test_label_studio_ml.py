@@ -123,7 +123,7 @@ def test_the_served_folder_finds_it_without_shadowing_the_package(tmp_path):
         env={"PYTHONPATH": str(tmp_path), "PATH": ""},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
     assert done.stdout.strip() == "SAM2Backend", done.stderr

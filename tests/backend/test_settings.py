@@ -186,7 +186,7 @@ def test_the_command_line_prints_the_settings_without_secrets_and_stops_on_a_wro
             cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
             check=False,
         )
 

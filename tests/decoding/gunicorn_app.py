@@ -15,7 +15,7 @@ Start = Callable[[str, list[tuple[str, str]]], Any]
 
 def application() -> Callable[[dict[str, Any], Start], Iterable[bytes]]:
     """What gunicorn calls."""
-    decoder = ImageDecoder(max_pixels=1_000_000, seconds=60, module="tests.decoding.faulty_worker")
+    decoder = ImageDecoder(max_pixels=1_000_000, seconds=600, module="tests.decoding.faulty_worker")
 
     def answer(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))

@@ -27,7 +27,7 @@ from tests.waiting import PATIENCE, until
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[ImageDecoder]:
-    made = ImageDecoder(max_pixels=1_000_000, warm=1)
+    made = ImageDecoder(max_pixels=1_000_000, warm=1, seconds=PATIENCE)
     yield made
     made.close()
 
@@ -258,7 +258,7 @@ def test_what_a_decoder_can_see_and_do(faulty: Callable, monkeypatch: pytest.Mon
 
 
 def test_processes_end_with_the_decoder(photo: Path) -> None:
-    decoder = ImageDecoder(max_pixels=1_000_000)
+    decoder = ImageDecoder(max_pixels=1_000_000, seconds=PATIENCE)
     decoder.load(photo)
     before = pids(decoder)
     assert len(before) == 2

@@ -14,11 +14,12 @@ from PIL import Image
 
 from backend.decoding.images import ImageDecoder
 from backend.media.errors import MediaError, Reason
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[ImageDecoder]:
-    made = ImageDecoder(max_pixels=100_000_000, warm=1)
+    made = ImageDecoder(max_pixels=100_000_000, warm=1, seconds=PATIENCE)
     yield made
     made.close()
 
@@ -52,7 +53,7 @@ def test_a_hundred_megapixels(decoder: ImageDecoder) -> None:
 @pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGBA"), ("PNG", "I;16"), ("TIFF", "F")])
 def test_conversions_take_no_copies_of_the_whole(kind: str, mode: str) -> None:
     """Four bytes a pixel for the samples and four for reading them, and the libraries."""
-    decoder = ImageDecoder(max_pixels=100_000_000, warm=1)
+    decoder = ImageDecoder(max_pixels=100_000_000, warm=1, seconds=PATIENCE)
     try:
         stream = io.BytesIO()
         options = {"compress_level": 1} if kind == "PNG" else {}
@@ -84,7 +85,7 @@ def test_one_row_more_is_told_the_limit(decoder: ImageDecoder) -> None:
 
 def test_a_higher_limit_is_the_operators() -> None:
     """Pillow's own is at 179 million. These here are looked at, and found not to be there."""
-    decoder = ImageDecoder(max_pixels=400_000_000, warm=1)
+    decoder = ImageDecoder(max_pixels=400_000_000, warm=1, seconds=PATIENCE)
     try:
         with pytest.raises(MediaError) as caught:
             decoder.load(claimed(19_000, 20_000))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -19,6 +20,7 @@ from sam2model.precision import native_dtypes, resolve_dtype
 from tests.doctor.conftest import CONFIG, SetUp, picture
 from tests.media.servers import LEGACY_TOKEN, PERSONAL_ACCESS_TOKEN, Reply, jwt
 from tests.video.clips import steady, write_clip
+from tests.waiting import LONGER
 
 
 def test_a_good_set_up(doctor, setup):
@@ -297,9 +299,15 @@ def test_a_video_is_read_and_not_downloaded(doctor, setup, tmp_path):
 
 def test_a_server_that_hangs_does_not_stop_the_doctor(doctor, setup, monkeypatch):
     monkeypatch.setattr("backend.doctor.samples.SAMPLE_SECONDS", 0.3)
-    slow = Reply(200, b"", length=999, hang=3)
+    go_on = threading.Event()
+
+    def slow(seen):
+        go_on.wait(LONGER)
+        return Reply(404)
+
     setup.label_studio.server.route("/data/", slow)
     ran = doctor("--project", 1)
+    go_on.set()
     [line] = ran.of("broken")
     assert "was not read within" in line
 

@@ -26,7 +26,7 @@ _CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-_TIMEOUT_MS = 30_000
+_TIMEOUT_MS = 60_000
 FAILED = pytest.StashKey[bool]()
 
 

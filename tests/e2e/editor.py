@@ -17,8 +17,10 @@ from typing import Any
 
 from playwright.sync_api import Page, Response
 
+from tests.waiting import PATIENCE
+
 _ANSWER_MS = 100_000  # as long as Label Studio waits for a backend
-_SAVE_MS = 15_000
+_SAVE_MS = 60_000
 _DRAFT = re.compile(r"/api/(tasks/\d+/(annotations/\d+/)?drafts|drafts/\d+)")
 _ANNOTATION = re.compile(r"/api/(tasks/\d+/annotations|annotations/\d+)/?(\?|$)")
 _READY = """() => {
@@ -302,8 +304,8 @@ class Editor:
         left, top = self.page.evaluate(_POSITION, [x, y])
         return left, top
 
-    def _wait_until(self, condition: Callable[[], bool], seconds: float = 5.0) -> None:
-        deadline = time.monotonic() + seconds
+    def _wait_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < deadline, f"the editor did not get there: {self.state()}"
             self.page.wait_for_timeout(50)

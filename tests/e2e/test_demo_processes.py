@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from demo.backend import REPOSITORY
 from demo.processes import Child, ProcessDiedError, free_port
+from tests.waiting import LONGER, PATIENCE, until
 
 # Starts a child of its own that does not care for SIGTERM, and says its process id.
 _STUBBORN_FAMILY = """
@@ -23,12 +23,12 @@ stubborn = '''
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("ignored", flush=True)
-time.sleep(60)
+time.sleep(600)
 '''
 child = subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE)
 child.stdout.readline()
 print(child.pid, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -43,14 +43,6 @@ def start(directory: Path, code: str) -> Child:
     )
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait until ``condition`` holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def alive(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
     try:
@@ -63,26 +55,26 @@ def alive(pid: int) -> bool:
 def test_a_child_that_dies_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     child = start(tmp_path, "print('line 1'); print('the reason'); raise SystemExit(3)")
     with pytest.raises(ProcessDiedError, match=r"(?s)exit code 3.*the reason"):
-        child.wait_for("http://127.0.0.1:9/", seconds=20)
+        child.wait_for("http://127.0.0.1:9/", seconds=PATIENCE)
     child.stop()
 
 
 def test_stop_ends_the_whole_family(tmp_path: Path) -> None:
     child = start(tmp_path, _STUBBORN_FAMILY)
-    wait_until(lambda: child.log.read_text().strip().isdecimal())
+    until(lambda: child.log.read_text().strip().isdecimal())
     grandchild = int(child.log.read_text())
     assert alive(child.pid)
     assert alive(grandchild)
     child.stop()
     assert not alive(child.pid)
-    wait_until(lambda: not alive(grandchild), seconds=5)
+    until(lambda: not alive(grandchild))
 
 
 def test_a_busy_port_is_left_alone() -> None:
+    port = free_port(random.randrange(20_000, 32_000))  # none that the system gives to others
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        taken.bind(("127.0.0.1", port))
         taken.listen()
-        port = taken.getsockname()[1]
         assert free_port(port) > port
     assert free_port(port) == port
 
@@ -99,7 +91,7 @@ def test_a_missing_label_studio_is_explained(tmp_path: Path) -> None:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LONGER,
         check=False,
     )
     assert done.returncode == 1
@@ -113,7 +105,7 @@ def test_a_signal_while_starting_stops_everything(tmp_path: Path, number: signal
     pid_file = tmp_path / "pid"
     program = tmp_path / "venv" / "bin" / "label-studio"
     program.parent.mkdir(parents=True)
-    program.write_text(f"#!/bin/sh\necho $$ > {pid_file}\nexec sleep 60\n")
+    program.write_text(f"#!/bin/sh\necho $$ > {pid_file}\nexec sleep 600\n")
     program.chmod(0o755)
     environment = {
         **os.environ,
@@ -126,8 +118,8 @@ def test_a_signal_while_starting_stops_everything(tmp_path: Path, number: signal
         cwd=REPOSITORY,
         stdout=subprocess.DEVNULL,
     )
-    wait_until(lambda: pid_file.exists() and pid_file.read_text().strip().isdecimal())
+    until(lambda: pid_file.exists() and pid_file.read_text().strip().isdecimal())
     label_studio = int(pid_file.read_text())
     demo.send_signal(number)
-    assert demo.wait(20) == 0
+    assert demo.wait(PATIENCE) == 0
     assert not alive(label_studio)

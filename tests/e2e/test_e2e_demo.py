@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -27,11 +26,12 @@ from tests.e2e.services import (
     any_free_port,
     empty_label_studio,
 )
+from tests.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
 
 START_SECONDS = 180.0
-STOP_SECONDS = 40.0
+STOP_SECONDS = 120.0
 
 
 def sessions_of_children(pid: int) -> set[int]:
@@ -140,14 +140,14 @@ def _check_what_it_says(text: str) -> None:
         assert connected["url"] == backend.group(1)
         assert connected["is_interactive"]
         assert connected["state"] == "CO"
-    ready = requests.get(backend.group(1) + "/ready", timeout=10)
+    ready = requests.get(backend.group(1) + "/ready", timeout=PATIENCE)
     assert ready.status_code == requests.codes.ok
 
 
 def _wait_for_text(demo: subprocess.Popen[bytes], output: Path, wanted: str) -> str:
-    deadline = time.monotonic() + START_SECONDS
-    while wanted not in output.read_text():
+    def said() -> bool:
         assert demo.poll() is None, output.read_text()
-        assert time.monotonic() < deadline, output.read_text()
-        time.sleep(0.2)
+        return wanted in output.read_text()
+
+    until(said, START_SECONDS, pause=0.2)
     return output.read_text()

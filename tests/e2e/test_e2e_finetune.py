@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from PIL import Image
 
 from backend.labelstudio.brush_rle import encode_brush
 from tests.e2e.services import Services
+from tests.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
 
@@ -72,19 +72,14 @@ def box_task(services: Services, project: int, photo: Path, mask: np.ndarray) ->
 
 
 def job(services: Services, project: int) -> dict[str, Any]:
-    reply = requests.get(f"{services.backend.url}/train/{project}", timeout=10)
+    reply = requests.get(f"{services.backend.url}/train/{project}", timeout=PATIENCE)
     return reply.json() if reply.ok else {}
 
 
 def version(services: Services) -> str:
-    return str(requests.get(f"{services.backend.url}/health", timeout=10).json()["model_version"])
-
-
-def until(what: Any, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.5)
+    return str(
+        requests.get(f"{services.backend.url}/health", timeout=PATIENCE).json()["model_version"]
+    )
 
 
 @pytest.fixture
@@ -116,22 +111,24 @@ def test_the_start_training_button_gives_a_model_version(
 
     [backend] = services.api.request("GET", "/api/ml", params={"project": project})
     services.api.request("POST", f"/api/ml/{backend['id']}/train", json={})  # the button
-    until(lambda: job(services, project).get("stage") == "training", BEGIN_SECONDS)
+    until(lambda: job(services, project).get("stage") == "training", BEGIN_SECONDS, pause=0.5)
     services.kill_backend()  # nothing is lost: the next start goes on
     services.start_backend(FINETUNE_PROJECTS="all", SAM2_IMAGE_SIZE="96", OMP_NUM_THREADS="1")
 
-    until(lambda: job(services, project)["state"] not in ("queued", "running"), END_SECONDS)
+    until(
+        lambda: job(services, project)["state"] not in ("queued", "running"), END_SECONDS, pause=0.5
+    )
     ended = job(services, project)
     assert ended["state"] == "done", ended
     expected = f"demo-ft1-p{project}-96px"
     assert ended["version"] == expected, ended["message"]
-    until(lambda: version(services) == expected, 30.0)
+    until(lambda: version(services) == expected, pause=0.5)
 
     services.api.retrieve_predictions(project, others)
     for task in others:
         [prediction] = services.api.predictions(task)
         assert prediction["model_version"] == expected
-    versions = requests.get(f"{services.backend.url}/versions", timeout=10).json()["versions"]
+    versions = requests.get(f"{services.backend.url}/versions", timeout=PATIENCE).json()["versions"]
     assert versions == [expected, "demo-96px"]
 
     services.stop_backend()  # the way back is a setting

@@ -22,7 +22,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
 BUD = true_object("quince.jpg", "bud")
 BOWL = true_object("bowl.jpg", "bowl")
 # What a connected backend may add to the opening of a task: its own limit is 0.2 s.
-OPEN_SECONDS = 0.5
 SLOW_SECONDS = 8.0
 # A second point on the bud.
 PETAL = (75.0, 30.0)
@@ -119,7 +118,7 @@ def test_opening_a_task_does_not_wait_for_its_image_to_be_encoded(
     """Label Studio's page waits for the backend, so the backend must not wait for the image.
 
     Compared with a project without a backend, opened in turn, so that a busy machine slows
-    both down.
+    both down; one that waited would add ``SLOW_SECONDS``.
     """
     photos.delay = SLOW_SECONDS
     connected = services.project("Opening", label_config)
@@ -132,7 +131,7 @@ def test_opening_a_task_does_not_wait_for_its_image_to_be_encoded(
             measured.append(_seconds_to_open(editor, project, task))
             assert services.api.predictions(task) == []
     added = statistics.median(seconds[connected]) - statistics.median(seconds[alone])
-    assert added <= OPEN_SECONDS
+    assert added < SLOW_SECONDS / 2
 
 
 def test_clicks_go_on_after_a_restart_of_the_backend(

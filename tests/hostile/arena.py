@@ -25,6 +25,7 @@ from backend.media.patience import Timeouts
 from backend.media.resolver import MediaResolver
 from backend.video import VideoError, VideoLimits
 from tests.media.servers import PERSONAL_ACCESS_TOKEN, FakeLabelStudio, RecordingServer, Reply
+from tests.waiting import PATIENCE
 
 SECRET = "c0ffee5ec2e7" * 4
 TASK = 7
@@ -147,18 +148,10 @@ class Arena:
         self.dns: dict[str, list[list[str]]] = {}
         allowed = [url.removeprefix("http://") for url in (self.photos.url, self.raw.url)]
         self._trusted = {*allowed, studio.url.removeprefix("http://")}
-        self.resolver = MediaResolver(
-            cache_directory=self.cache,
-            cache_bytes=4 * MAX_BYTES,
-            label_studio=LabelStudioClient(self.studio.url, PERSONAL_ACCESS_TOKEN),
-            local_root=self.root,
-            max_bytes=MAX_BYTES,
-            allowed_private_hosts=allowed,
-            timeouts=Timeouts(connect=0.7, read=0.7, total=1.5),
-        )
-        self._stack.callback(self.resolver.close)
-        self.decoder = ImageDecoder(max_pixels=MAX_PIXELS, warm=1, seconds=4.0)
-        self._stack.callback(self.decoder.close)
+        self.resolver = self._resolver(allowed, Timeouts(PATIENCE, PATIENCE, PATIENCE))
+        self.hasty_resolver = self._resolver(allowed, Timeouts(0.7, 0.7, 1.5))
+        self.decoder = self._decoder(PATIENCE)
+        self.hasty_decoder = self._decoder(4.0)
         self._watch = Watch()
         self._stack.enter_context(mock.patch.dict(os.environ, NO_CLOUD))
         self._install()
@@ -166,15 +159,35 @@ class Arena:
     def close(self) -> None:
         self._stack.close()
 
+    def _resolver(self, allowed: list[str], timeouts: Timeouts) -> MediaResolver:
+        made = MediaResolver(
+            cache_directory=self.cache,
+            cache_bytes=4 * MAX_BYTES,
+            label_studio=LabelStudioClient(self.studio.url, PERSONAL_ACCESS_TOKEN),
+            local_root=self.root,
+            max_bytes=MAX_BYTES,
+            allowed_private_hosts=allowed,
+            timeouts=timeouts,
+        )
+        self._stack.callback(made.close)
+        return made
+
+    def _decoder(self, seconds: float) -> ImageDecoder:
+        made = ImageDecoder(max_pixels=MAX_PIXELS, warm=1, seconds=seconds)
+        self._stack.callback(made.close)
+        return made
+
     # --- what an attacker makes the service do -------------------------------------------------
 
-    def fetch(self, uri: str) -> str:
-        """Fetch what a task points to."""
-        return f"fetched {self.resolver.fetch(uri, task_id=TASK).size} bytes"
+    def fetch(self, uri: str, *, hasty: bool = False) -> str:
+        """Fetch what a task points to; ``hasty`` where its time is to run out."""
+        resolver = self.hasty_resolver if hasty else self.resolver
+        return f"fetched {resolver.fetch(uri, task_id=TASK).size} bytes"
 
-    def image(self, uri: str) -> str:
-        """Fetch it and decode it as an image."""
-        pixels = self.decoder.load(self.resolver.fetch(uri, task_id=TASK).path)
+    def image(self, uri: str, *, hasty: bool = False) -> str:
+        """Fetch it and decode it as an image; ``hasty`` as above."""
+        decoder = self.hasty_decoder if hasty else self.decoder
+        pixels = decoder.load(self.resolver.fetch(uri, task_id=TASK).path)
         return f"shows {pixels.shape[1]} x {pixels.shape[0]}"
 
     def image_or_message(self, uri: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from tests.hostile.arena import MAX_BYTES, SECRET, Arena, Conversation
 from tests.hostile.corpus import Attack
 from tests.media.servers import Reply, Seen, file_reply
+from tests.waiting import LONGER
 
 TOO_LARGE = "larger than the 8 MiB"
 SLOW = "did not arrive within|did not answer within"
@@ -52,6 +53,31 @@ def _gzipped(times: int) -> bytes:
 LENGTH = b"Content-Length: "
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
+SLOW_SCRIPTS: dict[str, tuple[Callable[[], Conversation], str]] = {
+    "body drips": (
+        lambda: _sends(OK + LENGTH + b"1000\r\n\r\n", _forever(b"x"), pause=0.2),
+        f"broke off|{SLOW}",
+    ),
+    "headers drip": (
+        lambda: _sends(OK, _one_by_one(b"X-A: " + b"b" * 1000), pause=0.2),
+        SLOW,
+    ),
+    "status line drips": (lambda: _sends(_one_by_one(b"HTTP/1.1 200 O" * 100), pause=0.2), SLOW),
+    "never answers": (lambda: _sends(wait=LONGER), SLOW),
+    "stalls after the headers": (
+        lambda: _sends(OK + LENGTH + b"9\r\n\r\n", wait=LONGER),
+        f"broke off|{SLOW}",
+    ),
+    "stalls in the body": (
+        lambda: _sends(OK + LENGTH + b"90000\r\n\r\n", bytes(1000), wait=LONGER),
+        f"broke off|{SLOW}",
+    ),
+    "continues without end": (
+        lambda: _sends(_forever(b"HTTP/1.1 100 Continue\r\n\r\n")),
+        UNUSABLE,
+    ),
+}
+
 SCRIPTS: dict[str, tuple[Callable[[], Conversation], str]] = {
     "body without end": (lambda: _sends(OK + b"\r\n", _forever(bytes(65536))), TOO_LARGE),
     "chunks without end": (
@@ -76,25 +102,6 @@ SCRIPTS: dict[str, tuple[Callable[[], Conversation], str]] = {
         lambda: _sends(OK + LENGTH + b"1000\r\n\r\n", bytes(10)),
         "broke off after 10 bytes",
     ),
-    "body drips": (
-        lambda: _sends(OK + LENGTH + b"1000\r\n\r\n", _forever(b"x"), pause=0.2),
-        SLOW,
-    ),
-    "headers drip": (
-        lambda: _sends(OK, _one_by_one(b"X-A: " + b"b" * 1000), pause=0.2),
-        SLOW,
-    ),
-    "status line drips": (lambda: _sends(_one_by_one(b"HTTP/1.1 200 O" * 9), pause=0.2), SLOW),
-    "never answers": (lambda: _sends(wait=15), SLOW),
-    "stalls after the headers": (lambda: _sends(OK + LENGTH + b"9\r\n\r\n", wait=15), "broke off"),
-    "stalls in the body": (
-        lambda: _sends(OK + LENGTH + b"90000\r\n\r\n", bytes(1000), wait=15),
-        f"broke off|{SLOW}",
-    ),
-    "continues without end": (
-        lambda: _sends(_forever(b"HTTP/1.1 100 Continue\r\n\r\n")),
-        UNUSABLE,
-    ),
     "headers without end": (lambda: _sends(OK, _forever(b"X-A: b\r\n")), UNUSABLE),
     "a hundred thousand headers": (
         lambda: _sends(OK, b"X-A: b\r\n" * 100_000, b"\r\n"),
@@ -110,7 +117,11 @@ SCRIPTS: dict[str, tuple[Callable[[], Conversation], str]] = {
 
 def attacks() -> list[Attack]:
     """See the module."""
-    found = [Attack("server", n, _scripted(make), says) for n, (make, says) in SCRIPTS.items()]
+    found = [
+        Attack("server", name, _scripted(make, hasty=hasty), says)
+        for scripts, hasty in ((SCRIPTS, False), (SLOW_SCRIPTS, True))
+        for name, (make, says) in scripts.items()
+    ]
     bomb = {"Content-Encoding": "gzip"}
     found += [
         Attack("server", "announces a number without end",
@@ -164,8 +175,8 @@ def attacks() -> list[Attack]:
     return found
 
 
-def _scripted(make: Callable[[], Conversation]) -> Callable[[Arena], str]:
-    return lambda arena: arena.fetch(arena.say(make()))
+def _scripted(make: Callable[[], Conversation], *, hasty: bool = False) -> Callable[[Arena], str]:
+    return lambda arena: arena.fetch(arena.say(make()), hasty=hasty)
 
 
 def _pause(arena: Arena) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from backend.__main__ import main
 from backend.engine.local import LocalEngine, ModelChoice
-from tests.backend.fakes import FakePredictor, FakeVideoTracker
+from tests.backend.fakes import FakePredictor, FakeVideoTracker, Gate
 from tests.media.servers import RecordingServer, Reply, Seen, recording_server
 
 
@@ -143,7 +142,7 @@ class FakeModel:
     """
 
     steps: list[int] = field(default_factory=list)
-    hold: threading.Event = field(default_factory=threading.Event)
+    hold: Gate = field(default_factory=Gate)
 
 
 def use_fake_model(
@@ -151,7 +150,6 @@ def use_fake_model(
 ) -> FakeModel:
     """Let services that are built from settings have a fake model."""
     model = FakeModel()
-    model.hold.set()
 
     def engine(choice: ModelChoice, **options: Any) -> LocalEngine:
         return LocalEngine(

@@ -13,11 +13,11 @@ from tests.tools.conftest import use_fake_model
 
 
 class SlowTracker(FakeVideoTracker):
-    """Five frames a second."""
+    """Slow, and slower from frame 5 on: who waits for the first frames comes before the last."""
 
     def propagate(self, start, count, reverse):  # type: ignore[no-untyped-def]
         for found in super().propagate(start, count, reverse):
-            time.sleep(0.2)
+            time.sleep(0.2 if found.frame < 5 else 3.0)
             yield found
 
 

@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from tests.tools.conftest import FakeModel, LabelStudio, Ran, Run, use_fake_mode
 from tests.tools.test_export import VIDEO, area, brush, keyframe
 from tests.video.clips import WIDTH as CLIP_WIDTH
 from tests.video.clips import steady, write_clip
+from tests.waiting import PATIENCE, until
 
 WIDTH, HEIGHT = 60, 40
 PAGES = 8
@@ -537,14 +537,11 @@ def test_stopped_and_started_again_it_goes_on(
     process = subprocess.Popen(command, env=dict(os.environ))
     store = tmp_path / "state/tracks.sqlite3"
     try:
-        end = time.monotonic() + 60
-        while stored(store) < 4:
-            assert process.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        until(lambda: process.poll() is not None or stored(store) >= 4)
+        assert process.poll() is None
     finally:
         process.send_signal(how)
-        ended = process.wait(20)
+        ended = process.wait(PATIENCE)
     assert ended == code
     before = stored(store)
     assert before < FRAMES
