@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.video.clips import make_clip
+from tests.video.conftest import clip
+
+__all__ = ["clip"]
 
 FAULTY = "tests.decoding.faulty_worker"
 
@@ -22,20 +23,6 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("photo") / "photo.png"
     Image.fromarray(pixels).save(path)
     return path
-
-
-@pytest.fixture(scope="session")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """``clip(name)``: the path of a clip of ``tests.video.clips``."""
-    folder = tmp_path_factory.mktemp("clips")
-    made: dict[str, Path] = {}
-
-    def get(name: str) -> Path:
-        if name not in made:
-            made[name] = make_clip(name, folder)
-        return made[name]
-
-    return get
 
 
 def running(pid: int) -> bool:

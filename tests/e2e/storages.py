@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +21,7 @@ import requests
 from botocore.config import Config
 
 from demo.processes import Child
+from tests.waiting import PATIENCE, until
 
 ACCESS_KEY, SECRET_KEY = "media-access-key", "media-secret-key"
 _PASSED_ON = 64 * 1024
@@ -51,19 +52,17 @@ class S3Server(Child):
             directory=directory,
         )
 
-    def wait_until_ready(self, seconds: float = 60.0) -> None:
+    def wait_until_ready(self) -> None:
         """Return as soon as it answers; it has no page that says so."""
-        deadline = time.monotonic() + seconds
-        while True:
+
+        def answers() -> bool:
             self.check()
-            try:
-                requests.get(self.url, timeout=5)
-            except requests.ConnectionError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
-            else:
-                return
+            with suppress(requests.ConnectionError):
+                requests.get(self.url, timeout=PATIENCE)
+                return True
+            return False
+
+        until(answers, pause=0.1)
 
     def client(self) -> Any:
         """boto3's, with the credentials."""

@@ -561,7 +561,7 @@ def stored(path: Path) -> int:
     if not path.exists():
         return 0
     try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5) as connection:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=PATIENCE) as connection:
             return int(connection.execute("SELECT COUNT(*) FROM masks").fetchone()[0])
     except sqlite3.OperationalError:  # not set up yet
         return 0
