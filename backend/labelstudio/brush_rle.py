@@ -8,24 +8,59 @@ https://github.com/thi-ng/umbrella/blob/develop/packages/rle-pack/src/index.ts
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
-from label_studio_sdk.converter.brush import encode_rle
+from numpy.typing import NDArray
 
 from backend.labelstudio.geometry import Mask
 
 MAX_MASK_PIXELS = 100_000_000
 """Largest picture a mask is made for: 100 megapixels, 100 MB as a bool array."""
 
+_LENGTH_BITS = np.array([3, 4, 8, 16], np.uint32)
+_HEADER = f"{8 - 1:05b}" + "".join(f"{bits - 1:04b}" for bits in _LENGTH_BITS)
+_RUN_BITS = 1 + 2 + 16 + 8  # of the longest
+_RUNS_AT_A_TIME = 1 << 16
+
 
 def encode_brush(mask: Mask) -> list[int]:
     """A mask as the ``rle`` of a brush region: every channel of a mask pixel is 255, else 0.
 
+    The same bytes as those of ``encode_rle`` of Label Studio's SDK, which goes through the runs
+    one by one and takes longer than the network for masks with rough edges.
+
     Args:
-        mask: bool [H, W].
+        mask: bool [H, W], with at least one pixel.
     """
-    values = np.repeat(mask.astype(np.uint8).ravel() * np.uint8(255), 4)
-    rle: list[int] = encode_rle(values)
+    header = f"{4 * mask.size:032b}" + _HEADER
+    bits = [np.array(list(header), np.uint8), *_run_bits(mask.ravel())]
+    count = sum(len(part) for part in bits)
+    bits.append(np.zeros(8 - count % 8, np.uint8))  # a whole byte, where the last one is full
+    rle: list[int] = np.packbits(np.concatenate(bits)).tolist()
     return rle
+
+
+def _run_bits(flat: NDArray[np.bool_]) -> Iterator[NDArray[np.uint8]]:
+    """The bits of all runs, 0 and 1, in arrays of many."""
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)
+    lengths = 4 * np.diff(ends, prepend=-1)  # in values: four to a pixel
+    longest = 1 << int(_LENGTH_BITS[-1])
+    pieces = -(-lengths // longest)
+    last = np.cumsum(pieces) - 1
+    pieced = np.full(last[-1] + 1, longest)
+    pieced[last] = lengths - (pieces - 1) * longest
+    values = np.repeat(flat[ends], pieces) * np.uint32(255)
+    choices = np.repeat(np.searchsorted(1 << _LENGTH_BITS[:-1], lengths), pieces).astype(np.uint32)
+    for start in range(0, len(pieced), _RUNS_AT_A_TIME):
+        part = slice(start, start + _RUNS_AT_A_TIME)
+        length = pieced[part].astype(np.uint32) - np.uint32(1)
+        size = _LENGTH_BITS[choices[part]]
+        head = np.uint32(4) | choices[part]  # one value, so many times
+        run = (((head << size) | length) << np.uint32(8)) | values[part]
+        place = np.arange(_RUN_BITS - 1, -1, -1, dtype=np.uint32)
+        used = place < (size + np.uint32(1 + 2 + 8))[:, None]
+        yield ((run[:, None] >> place) & np.uint32(1)).astype(np.uint8)[used]
 
 
 def decode_brush(rle: bytes, width: int, height: int) -> Mask:

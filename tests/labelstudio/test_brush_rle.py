@@ -27,6 +27,29 @@ def test_round_trip_and_agreement_with_the_sdk(mask):
         np.testing.assert_array_equal(rgba[..., channel], mask * 255)
 
 
+def sdk_bytes(mask):
+    return encode_rle(np.repeat(mask.ravel().astype(np.uint8) * np.uint8(255), 4))
+
+
+@given(arrays(bool, SHAPES))
+def test_the_bytes_of_the_sdk(mask):
+    assert encode_brush(mask) == sdk_bytes(mask)
+
+
+@pytest.mark.parametrize("pixels", [1, 2, 3, 4, 5, 64, 65, 16384, 16385, 32768, 40000])
+def test_the_bytes_of_the_sdk_for_runs_of_every_size(pixels):
+    mask = np.zeros((1, 90000), bool)
+    mask[0, 7 : 7 + pixels] = True
+    assert encode_brush(mask) == sdk_bytes(mask)
+    assert encode_brush(~mask[:, : 7 + pixels]) == sdk_bytes(~mask[:, : 7 + pixels])
+
+
+def test_more_runs_than_are_encoded_at_a_time():
+    mask = np.random.default_rng(0).random((400, 500)) < 0.5
+    assert len(np.flatnonzero(np.diff(mask.ravel()))) > 1 << 16
+    assert encode_brush(mask) == sdk_bytes(mask)
+
+
 @given(arrays(np.uint8, SHAPES), st.integers(0, 3))
 def test_soft_edges_of_hand_drawn_strokes_belong_to_the_mask(alpha, seed):
     height, width = alpha.shape
