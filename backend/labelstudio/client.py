@@ -9,13 +9,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
-from urllib.parse import urljoin
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.util.retry import Retry
 
 from backend.labelstudio.credentials import (
     AccessToken,
@@ -24,6 +20,7 @@ from backend.labelstudio.credentials import (
     credential_kind,
 )
 from backend.labelstudio.server_url import ServerUrl, shown_origin
+from backend.labelstudio.session import new_session, redirect_target
 
 _MAX_REDIRECTS = 3
 _CREATE_TOKEN = "create a personal access token under Account & Settings and use that"  # noqa: S105
@@ -94,7 +91,7 @@ class LabelStudioClient:
         self._api_key = _checked_key(api_key)
         self.credential = credential_kind(self._api_key)
         self.expires = credential_expiry(self._api_key)
-        self._session = _new_session(verify)
+        self._session = new_session(verify)
         self._access = AccessToken(self._exchange)
 
     def __repr__(self) -> str:
@@ -292,7 +289,7 @@ class LabelStudioClient:
         for _ in range(_MAX_REDIRECTS):
             if not response.is_redirect:
                 return response
-            target = _redirect_target(response)
+            target = redirect_target(response)
             if method not in ("GET", "HEAD") or not self.is_own(target):
                 break
             url = target
@@ -312,7 +309,7 @@ class LabelStudioClient:
     def _refuse_redirect(self, response: requests.Response) -> None:
         if not response.is_redirect:
             return
-        target = shown_origin(_redirect_target(response))
+        target = shown_origin(redirect_target(response))
         raise LabelStudioError(
             f"{self.name} redirects to {target}; set LABEL_STUDIO_URL to the address it is "
             "really served at, with https and the sub-path if there is one.",
@@ -376,39 +373,6 @@ def _checked_key(api_key: str | None) -> str | None:
             "token, without a word such as Token or Bearer in front."
         )
     return key or None
-
-
-class _HandDrivenSession(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """Nowhere: redirects are judged one by one, and requests would parse them in advance."""
-
-
-def _new_session(verify: bool | str) -> requests.Session:
-    session = _HandDrivenSession()
-    # With trust_env, requests lets ~/.netrc replace the Authorization header.
-    session.trust_env = False
-    session.verify = verify
-    # Cookies know no ports: a Label Studio session cookie would go to its neighbours too.
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    retry = Retry(
-        total=3,
-        backoff_factor=0.2,
-        status_forcelist=(429, 502, 503, 504),
-        allowed_methods=("GET", "HEAD"),
-        redirect=False,
-        raise_on_status=False,
-        retry_after_max=5,
-    )
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=16))
-    return session
-
-
-def _redirect_target(response: requests.Response) -> str:
-    try:
-        return urljoin(response.url, response.headers["Location"])
-    except ValueError:  # unbalanced brackets of an IPv6 address
-        return ""
 
 
 def _json_object(response: requests.Response) -> dict[str, Any]:
