@@ -10,11 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
+
 _CALLED: ContextVar[Callable[[], None] | None] = ContextVar("called_at_yield_points", default=None)
 
 
 def yield_point() -> None:
-    """Call what the innermost :func:`yielding_to` of this thread names; nothing outside of one."""
+    """Call what the innermost :func:`yielding_to` of this thread names; nothing outside of one,
+    and nothing in what ``torch.compile`` made."""
+    if torch.compiler.is_compiling():
+        return
     call = _CALLED.get()
     if call is not None:
         call()
