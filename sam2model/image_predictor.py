@@ -237,7 +237,7 @@ class ImagePredictor:
                 logits = logits[order]
                 predictions.append(
                     Prediction(
-                        masks=resize_masks(logits, embedding.original_size),
+                        masks=resize_masks(logits, embedding.original_size).cpu().numpy(),
                         scores=ious[order].cpu().numpy(),
                         logits=logits.clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT).cpu().numpy(),
                         object_score=float(object_score),

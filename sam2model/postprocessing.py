@@ -1,7 +1,6 @@
 """From mask logits to masks at the size of the image."""
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -9,7 +8,7 @@ from torch.nn import functional as F
 _BAND_PIXELS = 8_000_000
 
 
-def resize_masks(logits: Tensor, size: tuple[int, int]) -> NDArray[np.bool_]:
+def resize_masks(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Upsample logits bilinearly and threshold them at 0.
 
     Works in bands of rows, so that the float copy stays small next to the masks
@@ -21,17 +20,16 @@ def resize_masks(logits: Tensor, size: tuple[int, int]) -> NDArray[np.bool_]:
         size: height H and width W of the image.
 
     Returns:
-        bool ``[M, H, W]``.
+        bool ``[M, H, W]``, on the device of the logits.
     """
     height, width = size
     num_masks, _, low_width = logits.shape
-    masks = np.empty((num_masks, height, width), dtype=np.bool_)
+    masks = logits.new_empty((num_masks, height, width), dtype=torch.bool)
     tall = _interpolate(logits.float(), height, low_width)
     rows = max(1, _BAND_PIXELS // (max(num_masks, 1) * width))
     for top in range(0, height, rows):
         band = tall[:, top : top + rows]
-        inside = _interpolate(band, band.shape[1], width) > 0
-        masks[:, top : top + rows] = inside.cpu().numpy()
+        torch.gt(_interpolate(band, band.shape[1], width), 0, out=masks[:, top : top + rows])
     return masks
 
 

@@ -1,5 +1,7 @@
 """From an image to the tensor the network takes."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -28,7 +30,12 @@ def check_image(image: NDArray[np.uint8]) -> None:
         raise ValueError(f"the image has no pixels: its shape is {list(image.shape)}")
 
 
-def preprocess(image: NDArray[np.uint8], image_size: int, device: torch.device) -> Tensor:
+def preprocess(
+    image: NDArray[np.uint8],
+    image_size: int,
+    device: torch.device,
+    upload: Callable[[NDArray[np.uint8]], Tensor] | None = None,
+) -> Tensor:
     """Scale to [0, 1], stretch to a square, normalise by ImageNet's statistics.
 
     Equal to ``SAM2Transforms`` of the reference, whose ``torchvision`` resize of a float
@@ -39,6 +46,7 @@ def preprocess(image: NDArray[np.uint8], image_size: int, device: torch.device) 
         image: uint8 RGB ``[H, W, 3]``.
         image_size: side S of the square.
         device: where the result is wanted; the resizing happens there too on CUDA.
+        upload: brings the image to where it is resized; see :mod:`sam2model.transfer`.
 
     Returns:
         float32 ``[1, 3, S, S]``.
@@ -47,9 +55,11 @@ def preprocess(image: NDArray[np.uint8], image_size: int, device: torch.device) 
         ValueError: not such an image.
     """
     check_image(image)
-    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))
-    if device.type == "cuda":
-        pixels = pixels.to(device)
+    if upload is None:
+        pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))
+        pixels = pixels.to(device) if device.type == "cuda" else pixels
+    else:
+        pixels = upload(image)
     channels = []
     for i, (mean, std) in enumerate(zip(_MEAN, _STD, strict=True)):
         channel = pixels[None, None, :, :, i].float().div_(255)

@@ -216,8 +216,7 @@ class SAM2(nn.Module):
         differences = torch.tensor(
             [pointer.time_difference / max(horizon, 1) for pointer in pointers],
             dtype=torch.float32,
-            device=tokens.device,
-        )
+        ).to(tokens.device, non_blocking=True)  # or the host would wait for a GPU
         encoding = sine_time_encoding(differences, self.variant.d_model)
         positions = self.obj_ptr_tpos_proj(encoding)
         return tokens, positions.repeat_interleave(pieces, dim=0)[None]

@@ -19,16 +19,16 @@ are independent of each other), with these differences, all deliberate:
   float32 layers as bfloat16, which raises outside autocast.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from sam2model.frame_masks import FrameMasks, ObjectId
 from sam2model.postprocessing import resize_masks
 from sam2model.preprocessing import preprocess
 from sam2model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
@@ -45,9 +45,8 @@ from sam2model.track_step import (
     no_answer,
     unspill,
 )
+from sam2model.transfer import Download, transfer_for
 from sam2model.yield_point import yielding_to
-
-ObjectId: TypeAlias = Hashable
 
 
 class Frames(Protocol):
@@ -60,29 +59,12 @@ class Frames(Protocol):
         """Frame ``index`` as uint8 RGB ``[H, W, 3]``."""
 
 
-@dataclass(frozen=True)
-class FrameMasks:
-    """The masks of O objects on one frame; S is the model's image size.
-
-    Attributes:
-        frame: index of the frame, from 0.
-        object_ids: the objects, in the order in which they were first prompted.
-        masks: bool ``[O, H, W]`` at the size of the frame; empty where an object is absent.
-        logits: float32 ``[O, S/4, S/4]``, the mask logits they come from; all -1024 where
-            an object is absent.
-        object_scores: float32 ``[O]``, logits of presence: > 0 where an object is visible,
-            +-10 where a mask prompt says so; -1024 where an object has no answer on this
-            frame yet.
-        ious: float32 ``[O]``, predicted IoU of each mask, in [0, 1]; 1 for mask prompts, 0
-            where an object has no answer on this frame yet.
-    """
+class _Unspilled(NamedTuple):
+    """The answers of a tracked frame on their way to host memory, by place in ``arrays``."""
 
     frame: int
-    object_ids: tuple[ObjectId, ...]
-    masks: NDArray[np.bool_]
-    logits: NDArray[np.float32]
-    object_scores: NDArray[np.float32]
-    ious: NDArray[np.float32]
+    tracks: dict[int, ObjectTrack]
+    download: Download
 
 
 class VideoTracker:
@@ -129,6 +111,8 @@ class VideoTracker:
         self._tracks: dict[ObjectId, ObjectTrack] = {}
         self._sizes: dict[int, tuple[int, int]] = {}
         self._features: tuple[int, ImageFeatures] | None = None
+        self._transfer = transfer_for(model.device)
+        self._unspilled: _Unspilled | None = None
         self._next: Step | None = None
 
     @property
@@ -178,6 +162,7 @@ class VideoTracker:
         checked_mask = None if mask is None else check_mask_prompt(mask)
         if checked_points is None and boxes is None and checked_mask is None:
             raise ValueError("no prompt: give points, a box or a mask")
+        self._spill()
         features = self._encode(frame)
         new = self._point_prompt(frame, boxes, checked_points, checked_labels)
         track = self._tracks.get(object_id) or ObjectTrack(
@@ -246,7 +231,7 @@ class VideoTracker:
     def reset(self) -> None:
         """Forget all objects."""
         self._tracks.clear()
-        self._next = None
+        self._next = self._unspilled = None
 
     # Prompts.
 
@@ -290,9 +275,10 @@ class VideoTracker:
             if not self._tracks:
                 return
             yield self._track(Step(frame, reverse))
+        self._spill()
 
     def _track(self, step: Step) -> FrameMasks:
-        """One frame, all objects. The answers' way to the host is its only synchronisation."""
+        """One frame, all objects. Nothing here makes the host wait for this frame."""
         for track in self._tracks.values():
             track.take_in()
         following = {
@@ -305,19 +291,28 @@ class VideoTracker:
             followed[object_id] if object_id in followed else track.conditioning[step.frame].answer
             for object_id, track in self._tracks.items()
         ]
-        masks = self._frame_masks(step.frame, answers)
-        pointers = torch.stack([answer.pointer for answer in answers]).cpu().numpy()
+        download = self._download(step.frame, answers)
+        self._spill()  # of the frame before, which has arrived while this one is computed
+        places = enumerate(self._tracks.items())
+        tracks = {place: track for place, (object_id, track) in places if object_id in followed}
+        self._unspilled = _Unspilled(step.frame, tracks, download)
         self._next = step.following()
-        for i, (object_id, track) in enumerate(self._tracks.items()):
+        for track in self._tracks.values():
             track.reverse[step.frame] = step.reverse
-            if object_id in followed:
-                track.history[step.frame] = SpilledAnswer.pack(
-                    masks.logits[i], pointers[i], masks.object_scores[i], masks.ious[i]
-                )
             track.forget_all_but([self._next])
             if self._history_frames is not None:
                 track.forget_history(self._next, self._history_frames)
-        return masks
+        return FrameMasks(step.frame, tuple(self._tracks), download)
+
+    def _spill(self) -> None:
+        """Keep the answers of the frame tracked last in host memory."""
+        if self._unspilled is None:
+            return
+        frame, tracks, download = self._unspilled
+        _, logits, scores, ious, pointers = download.arrays()
+        for i, track in tracks.items():
+            track.history[frame] = SpilledAnswer.pack(logits[i], pointers[i], scores[i], ious[i])
+        self._unspilled = None
 
     def _follow(self, step: Step, tracks: Mapping[ObjectId, ObjectTrack]) -> dict[ObjectId, Answer]:
         """Find objects by their memories, and remember them."""
@@ -353,7 +348,8 @@ class VideoTracker:
             return self._features[1]
         image = self._frames[frame]
         with self._inference():
-            pixels = preprocess(image, self._model.image_size, self._model.device)
+            size, device = self._model.image_size, self._model.device
+            pixels = preprocess(image, size, device, self._transfer.upload)
             features = self._model.encode_image(pixels)
         self._sizes[frame] = (image.shape[0], image.shape[1])
         if keep:
@@ -371,20 +367,19 @@ class VideoTracker:
 
     def _known_masks(self, frame: int) -> FrameMasks:
         known = [self._known_answer(track, frame) for track in self._tracks.values()]
-        return self._frame_masks(frame, [answer or no_answer(self._model) for answer in known])
+        answers = [answer or no_answer(self._model) for answer in known]
+        return FrameMasks(frame, tuple(self._tracks), self._download(frame, answers))
 
-    def _frame_masks(self, frame: int, answers: Sequence[Answer]) -> FrameMasks:
+    def _download(self, frame: int, answers: Sequence[Answer]) -> Download:
+        """Masks, logits, object scores, IoUs and object pointers."""
         with torch.inference_mode():
             logits = torch.stack([answer.logits for answer in answers])
-            scores = torch.stack([answer.object_score for answer in answers])
-            ious = torch.stack([answer.iou for answer in answers])
-            return FrameMasks(
-                frame=frame,
-                object_ids=tuple(self._tracks),
-                masks=resize_masks(logits, self._sizes[frame]),
-                logits=logits.cpu().numpy(),
-                object_scores=scores.cpu().numpy(),
-                ious=ious.cpu().numpy(),
+            return self._transfer.download(
+                resize_masks(logits, self._sizes[frame]),
+                logits,
+                torch.stack([answer.object_score for answer in answers]),
+                torch.stack([answer.iou for answer in answers]),
+                torch.stack([answer.pointer for answer in answers]),
             )
 
     def _check_frame(self, frame: int) -> None:
