@@ -3,9 +3,10 @@
 PyTorch calls from several threads compete for the same cores or device, and compiled
 graphs must stay on one thread (pytorch/pytorch#123177), so requests queue here instead.
 
-Long jobs call ``yield_point`` between their steps, where what is more urgent goes first: within
-that call, on top of the job's own frames of the stack. So nothing has to be taken apart into
-pieces that can be queued, and no more jobs are begun at a time than there are priorities.
+Long jobs call ``yield_point`` between their steps, where clicks that wait go first: within that
+call, on top of the job's own frames of the stack. So nothing has to be taken apart into pieces
+that can be queued. Only clicks do so: a job that lies below another one cannot go on before that
+has ended, however urgent it becomes.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class InferenceThread:
         return job
 
     def promote(self, job: Job[Any], priority: Priority) -> None:
-        """Let a waiting job go earlier; one that runs yields only to what is more urgent still."""
+        """Let a waiting job go earlier; one that runs as a click yields to nobody."""
         job.priority = min(job.priority, priority)
         self._queue.promote(job, priority)
 
@@ -127,7 +128,7 @@ class InferenceThread:
         self._thread.join(timeout)
 
     def yield_point(self) -> None:
-        """Run what is more urgent than the running job, which calls this between two steps.
+        """Run the clicks that wait; for the running job to call between two steps.
 
         Raises:
             Stopped: the job is not wanted any more.
@@ -137,8 +138,11 @@ class InferenceThread:
             return
         if job.stopped():
             raise Stopped("the job was stopped")
-        while (urgent := self._queue.get_before(job.priority)) is not None:
-            self._execute(urgent)
+        while job.priority > Priority.CLICK:
+            click = self._queue.get_before(Priority.CLICK + 1)
+            if click is None:
+                break
+            self._execute(click)
         self._begun = time.monotonic()
 
     def _run(self) -> None:

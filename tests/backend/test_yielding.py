@@ -55,7 +55,7 @@ class Steps:
         self.done.append("second step")
 
 
-def test_what_is_more_urgent_goes_between_two_steps(thread, steps):
+def test_clicks_go_between_two_steps(thread, steps):
     jobs = [steps.submit(Priority.TRACK)]
     jobs += [
         steps.other(name, priority)
@@ -72,28 +72,23 @@ def test_what_is_more_urgent_goes_between_two_steps(thread, steps):
     assert steps.done == ["click 1", "click 2", "second step", "another track", "retrieve"]
 
 
-def test_a_promoted_job_that_runs_yields_to_what_is_more_urgent_still(thread, steps):
+def test_only_clicks_do(thread, steps):
+    """A track on top of an encoding would hold it up when a click came to want it."""
     encode = steps.submit(Priority.PREFETCH)
     tracked = steps.other("track", Priority.TRACK)
-    thread.promote(encode, Priority.CLICK)
     steps.go_on.set()
+    encode.future.result(PATIENCE)
     tracked.future.result(PATIENCE)
     assert steps.done == ["second step", "track"]
 
 
-def test_jobs_stack_by_priority_and_go_on_where_they_were(thread, steps):
-    """A click interrupts the track that interrupts a prefetch."""
-    prefetch = steps.submit(Priority.PREFETCH)
-    inner = Steps(thread)
-    inner.done = steps.done
-    tracked = thread.submit(inner._run, Priority.TRACK)
+def test_an_encoding_that_a_click_waits_for_yields_to_no_other(thread, steps):
+    encode = steps.submit(Priority.PREFETCH)
+    other = steps.other("another click", Priority.CLICK)
+    thread.promote(encode, Priority.CLICK)
     steps.go_on.set()
-    assert inner.entered.wait(PATIENCE)
-    steps.other("click", Priority.CLICK)
-    inner.go_on.set()
-    tracked.future.result(PATIENCE)
-    prefetch.future.result(PATIENCE)
-    assert steps.done == ["click", "second step", "second step"]
+    other.future.result(PATIENCE)
+    assert steps.done == ["second step", "another click"]
 
 
 def test_a_click_that_fails_leaves_the_interrupted_job_alone(thread, steps):
