@@ -4,8 +4,9 @@ The model sees a shorter video that holds only the frames it is to track, so its
 where it learned them to be, one frame after the other. A mask between two tracked ones is found by
 shape-based interpolation (Raya and Udupa 1990, IEEE Transactions on Medical Imaging 9, "Shape-based
 interpolation of multidimensional objects"): the zero level of the mean of both signed distances.
-Both shapes are put into the same box first, which moves and grows evenly from the one to the other;
-without that, an object that moves further than its size would vanish between.
+Both shapes are brought to the same place first, which moves evenly from the one to the other;
+without that, an object that moves further than its size would vanish between. Their place is the
+mean of their pixels: a box would follow every stray speck.
 """
 
 from __future__ import annotations
@@ -20,8 +21,6 @@ from backend.engine.engine import Frames, PixelPrompt, TrackedObject, Tracker
 # Of the tracked frames' predicted IoU, what is left beside a frame on which the object is absent:
 # somewhere between the two it came or went.
 ABSENT_AGREEMENT = 0.5
-
-_Box = np.ndarray  # float64 [4]: left, top, right, bottom, the last two outside
 
 
 class Selected:
@@ -156,65 +155,65 @@ def interpolate(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarr
         before, after: bool ``[H, W]``.
         share: 0 for the first, 1 for the second.
     """
-    first, second = _box(before), _box(after)
-    if first is None or second is None:
+    moved = _brought_together(before, after, share)
+    if moved is None:
         return (before if share < 0.5 else after).copy()
-    box = (1 - share) * first + share * second
-    left, top = np.floor(box[:2]).astype(int)
-    right, bottom = np.ceil(box[2:]).astype(int)
-    size = (right - left, bottom - top)
-    distances = [
-        _signed_distance(_stretched(mask, own, box, (left, top), size))
-        for mask, own in ((before, first), (after, second))
-    ]
+    first, second, place = moved
+    mean = (1 - share) * _signed_distance(first) + share * _signed_distance(second)
     found = np.zeros_like(before)
-    found[top:bottom, left:right] = (1 - share) * distances[0] + share * distances[1] > 0
+    found[place] = mean > 0
     return found
 
 
 def agree(before: np.ndarray, after: np.ndarray) -> float:
-    """IoU of two masks that were put into one box: 1 for the same shape, wherever it is."""
-    first, second = _box(before), _box(after)
-    if first is None and second is None:
-        return 1.0
+    """IoU of two masks brought to the same place: 1 for the same shape, wherever it is."""
+    moved = _brought_together(before, after, 0.5)
+    if moved is None:
+        return ABSENT_AGREEMENT if before.any() or after.any() else 1.0
+    first, second, _ = moved
+    union = np.count_nonzero(first | second)
+    return np.count_nonzero(first & second) / union if union else 0.0
+
+
+def _brought_together(
+    before: np.ndarray, after: np.ndarray, share: float
+) -> tuple[np.ndarray, np.ndarray, tuple[slice, slice]] | None:
+    """Both masks where they would be between, cut to the part of the frame that holds them, and
+    that part; None where one is empty."""
+    first, second = _centre(before), _centre(after)
     if first is None or second is None:
-        return ABSENT_AGREEMENT
-    box = (first + second) / 2
-    box = np.concatenate((np.zeros(2), np.ceil(box[2:] - box[:2])))
-    size = (int(box[2]), int(box[3]))
-    shapes = [
-        _stretched(mask, own, box, (0, 0), size) for mask, own in ((before, first), (after, second))
-    ]
-    union = np.count_nonzero(shapes[0] | shapes[1])
-    return np.count_nonzero(shapes[0] & shapes[1]) / union if union else 0.0
-
-
-def _box(mask: np.ndarray) -> _Box | None:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
         return None
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float64)
+    shifts = [share * (second - first), (1 - share) * (first - second)]
+    corners = [
+        shift + corner
+        for mask, shift in zip((before, after), shifts, strict=True)
+        for corner in _corners(mask)
+    ]
+    left, top = np.maximum(np.floor(np.min(corners, axis=0)).astype(int) - 1, 0)
+    height, width = before.shape
+    right, bottom = np.minimum(np.ceil(np.max(corners, axis=0)).astype(int) + 2, (width, height))
+    moved = []
+    for mask, shift in zip((before, after), shifts, strict=True):
+        matrix = np.array([[1, 0, shift[0] - left], [0, 1, shift[1] - top]])
+        found = cv2.warpAffine(mask.astype(np.float32), matrix, (right - left, bottom - top))
+        moved.append(found > 0.5)
+    return moved[0], moved[1], (slice(top, bottom), slice(left, right))
 
 
-def _stretched(
-    mask: np.ndarray, own: _Box, box: _Box, corner: tuple[int, int], size: tuple[int, int]
-) -> np.ndarray:
-    """A mask, moved and stretched from its own box to another: bool ``[size[1], size[0]]``, which
-    begins at ``corner``."""
-    x0, y0, x1, y1 = own.astype(int)
-    scale = (own[2:] - own[:2]) / (box[2:] - box[:2])
-    # Of the centres of pixels: 0.5 in, 0.5 out.
-    offset = (np.asarray(corner) + 0.5 - box[:2]) * scale - 0.5
-    matrix = np.array([[scale[0], 0, offset[0]], [0, scale[1], offset[1]]])
-    crop = mask[y0:y1, x0:x1].astype(np.float32)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    moved = cv2.warpAffine(crop, matrix, size, flags=flags, borderMode=cv2.BORDER_CONSTANT)
-    return moved > 0.5
+def _centre(mask: np.ndarray) -> np.ndarray | None:
+    """Mean x and y of a mask's pixels; None where there are none."""
+    rows, columns = np.nonzero(mask)
+    return np.array([columns.mean(), rows.mean()]) if len(rows) else None
+
+
+def _corners(mask: np.ndarray) -> np.ndarray:
+    """The first and the last pixel of a mask in x and y: ``[2, 2]``."""
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return np.array([[x, y], [x + width - 1, y + height - 1]])
 
 
 def _signed_distance(mask: np.ndarray) -> np.ndarray:
     """Pixels to the outline, positive inside: float32 of the mask's shape."""
-    framed = np.pad(mask, 1).astype(np.uint8)  # outside the box there is nothing of the object
-    inside = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    outside = cv2.distanceTransform(1 - framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return (inside - outside)[1:-1, 1:-1]
+    inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    outside = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return inside - outside

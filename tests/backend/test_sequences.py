@@ -105,6 +105,16 @@ def test_asking_again_tracks_nothing_and_sends_nothing(editor, bench):
     assert len(bench.steps) == steps
 
 
+def test_a_stride_tracks_few_pages_and_fills_the_others(editor, bench):
+    editor.click(30, 50, page=0)
+    tracked = editor.say("track stride=3")
+    assert sorted(region["item_index"] for region in tracked) == list(range(1, PAGES))
+    assert len(bench.steps) == len([0, 3, 6, 9])
+    # Without one, the pages between are no answer.
+    assert sorted(region["item_index"] for region in editor.say("track")) == list(range(1, PAGES))
+    assert len(bench.steps) == 4 + PAGES
+
+
 def test_ranges_and_directions(editor):
     editor.click(30, 50, page=4)
     assert sorted(r["item_index"] for r in editor.say("track 2-6")) == [2, 3, 5, 6]
