@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sam2model.layers import LayerNorm2d, Linear
+from sam2model.yield_point import yield_point
 
 _NUM_FUSER_BLOCKS = 2
 _LAYER_SCALE = 1e-6
@@ -59,6 +60,7 @@ class Fuser(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Update ``[B, dim, h, w]``."""
         for layer in self.layers:
+            yield_point()
             x = layer(x)
         return x
 

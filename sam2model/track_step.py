@@ -132,6 +132,7 @@ def follow(
             features.embedding, masks.high_res_logits, masks.object_score_logits
         ).to(_MEMORY_DTYPE)
         found |= zip(batch, zip(_answers(masks), memories.split(1), strict=True), strict=True)
+        yield_point()
     return [found[i] for i in range(len(recalls))]
 
 

@@ -16,6 +16,7 @@ from sam2model.yield_point import yield_point, yielding_to
 
 CLIP = MovingDiscs(8, 96)
 COUNT = 4
+PARTS = r"(.*\.blocks|memory_attention\.layers|memory_encoder\.fuser\.layers)\.\d+|sam_mask_decoder"
 
 
 class Given(Exception):
@@ -92,12 +93,9 @@ def test_a_frame_given_up_anywhere_can_be_tracked_again(model: SAM2) -> None:
 
 
 def test_every_part_of_a_frame_has_its_yield_points(model: SAM2) -> None:
-    """The trunk's blocks, each layer of memory attention, the decoder, and after it."""
-    parts = {
-        name: part
-        for name, part in model.named_modules()
-        if re.fullmatch(r"(.*blocks|memory_attention\.layers)\.\d+|sam_mask_decoder", name)
-    }
+    """The trunk's blocks, the layers of memory attention and memory encoder, the decoder, and
+    between the decoder and the memory encoder."""
+    parts = {name: part for name, part in model.named_modules() if re.fullmatch(PARTS, name)}
     at, seen = ["before"], set()
     hooks = [
         part.register_forward_pre_hook(lambda *_, name=name: at.__setitem__(0, name))
