@@ -37,7 +37,7 @@ from benchmarks import torchvision_stand_in
 from benchmarks.pairing import Timing, load, machine
 from benchmarks.reference import build_official, draw_weights
 from benchmarks.server import Server, cpu_seconds
-from benchmarks.table import table
+from benchmarks.table import earlier_rows, table
 from sam2model import VARIANTS, build_model
 
 VARIANTS_SHOWN = ("demo", "sam2.1_hiera_tiny", "sam2.1_hiera_base_plus")
@@ -71,8 +71,10 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=VARIANTS_SHOWN)
     parser.add_argument("--clicks", type=int, default=20)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--add", action="store_true", help="keep the other rows of --out")
     arguments = parser.parse_args()
-    rows = []
+    earlier = arguments.out if arguments.add else None
+    rows = earlier_rows(earlier, HEAD, arguments.variants)
     with tempfile.TemporaryDirectory() as folder:
         base = serve_photos(Path(folder), arguments.clicks)
         for variant in arguments.variants:

@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks import transformers_peer
 from benchmarks.pairing import compared, load, machine, take_turns
 from benchmarks.reference import make_pair
-from benchmarks.table import table
+from benchmarks.table import earlier_rows, table
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 HEAD = (
@@ -88,8 +88,10 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=variants)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--add", action="store_true", help="keep the other rows of --out")
     arguments = parser.parse_args()
-    measured = []
+    earlier = arguments.out if arguments.add else None
+    measured = earlier_rows(earlier, HEAD, arguments.variants)
     with torch.inference_mode():
         for variant in arguments.variants:
             for row in rows(variant, arguments.rounds):

@@ -1,13 +1,13 @@
 """Each means that makes the network fast switched off in turn: time and accuracy without it.
 
-    python -m benchmarks.means [--parts encoder memory] [--rounds 2] [--out docs/speed_means.md]
+    python -m benchmarks.means [--parts encoder memory] [--rounds 2] [--out FILE]
 
 The means are no options of the product, so they are switched off here, by putting what would be
 there without them in their place. "all" is the network as it is; every other row is the network
 without one means, or with one that was tried and left out. All take turns. The part "encoder" is
 the image encoder; "memory" is memory attention of several objects, over 7 spatial memories and 16
 pointers each. Errors are those of the features against the official package's in float32, as a
-fraction of their root mean square.
+fraction of their root mean square. ``torch.compile`` has a script of its own, ``compiled.py``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.embedding import DTYPES, relative_rms
 from benchmarks.means_off import ENCODER_MEANS, MEMORY_MEANS, Means
 from benchmarks.pairing import Timing, load, machine, take_turns
 from benchmarks.reference import Pair, make_pair
-from benchmarks.table import table
+from benchmarks.table import earlier_rows, table
 from benchmarks.tracked_frame import Frame
 
 HEAD = (
@@ -39,6 +39,7 @@ HEAD = (
     "load",
 )
 ALL = "all"
+PARTS = ("encoder", "memory")
 
 
 def encoder_rows(variant: str, rounds: int, size: int | None = None) -> Iterator[list[str]]:
@@ -122,13 +123,19 @@ def _cells(timing: Timing, everything: Timing) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--variant", default="sam2.1_hiera_tiny")
-    parser.add_argument("--parts", nargs="+", default=["encoder", "memory"])
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--objects", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--size", type=int, help="side of the input; the variant's own if unset")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--add", action="store_true", help="keep the other rows of --out")
     arguments = parser.parse_args()
-    measured: list[list[str]] = []
+    renewed = {part.partition(",")[0] for part in arguments.parts}
+    measured = [
+        row
+        for row in earlier_rows(arguments.out if arguments.add else None, HEAD, ())
+        if row[0].partition(",")[0] not in renewed
+    ]
     makers = {
         "encoder": lambda: encoder_rows(arguments.variant, arguments.rounds, arguments.size),
         "memory": lambda: memory_rows(

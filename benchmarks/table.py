@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -16,3 +17,26 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     ]
     rule = "| " + " | ".join("-" * width for width in widths) + " |"
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def earlier_rows(
+    path: Path | None, head: Sequence[str], renewed: Collection[str]
+) -> list[list[str]]:
+    """The rows of a table in a document of an earlier run that are not measured anew.
+
+    Args:
+        path: of the document; None, or a file that is not there, for no rows.
+        head: of the table; rows of another one are left out.
+        renewed: first cells of the rows that are measured anew.
+    """
+    if path is None or not path.exists():
+        return []
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ")
+    ]
+    if list(head) not in rows:
+        return []
+    rows = [row for row in rows[rows.index(list(head)) + 2 :] if len(row) == len(head)]
+    return [row for row in rows if row[0] not in renewed]

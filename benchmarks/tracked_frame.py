@@ -21,10 +21,12 @@ from torch import Tensor
 from benchmarks.embedding import DTYPES
 from benchmarks.pairing import COMPARED, compared, load, machine, take_turns
 from benchmarks.reference import Pair, make_pair
-from benchmarks.table import table
+from benchmarks.table import earlier_rows, table
 from sam2model.sam2 import MAX_OBJECT_POINTERS, NUM_MASK_MEMORIES, ObjectPointer, SpatialMemory
 
 _FRAME = 20
+SHOWN = ("sam2.1_hiera_tiny", "sam2.1_hiera_base_plus")
+HEAD = ("variant", "dtype", "objects", *COMPARED, "differing", "load")
 
 
 class Frame:
@@ -159,13 +161,15 @@ def rows(variant: str, counts: list[int], dtypes: list[str], rounds: int) -> Ite
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--variants", nargs="+", default=["sam2.1_hiera_tiny"])
+    parser.add_argument("--variants", nargs="+", default=SHOWN)
     parser.add_argument("--objects", nargs="+", type=int, default=[1, 4, 8])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--add", action="store_true", help="keep the other rows of --out")
     arguments = parser.parse_args()
-    measured = []
+    earlier = arguments.out if arguments.add else None
+    measured = earlier_rows(earlier, HEAD, arguments.variants)
     with torch.inference_mode():
         for variant in arguments.variants:
             for row in rows(variant, arguments.objects, arguments.dtypes, arguments.rounds):
@@ -178,13 +182,12 @@ def main() -> None:
 
 
 def _document(measured: list[list[str]], rounds: int) -> str:
-    head = ["variant", "dtype", "objects", *COMPARED, "differing", "load"]
     return (
         "# The time of a tracked frame\n\n"
         f"At 1024 pixels, rounds: {rounds}. {machine()}. Where others use the machine (load above "
         "the number of\nthreads), CPU seconds say more than seconds. Printed by "
         "`python -m benchmarks.tracked_frame`, whose head says what is\ncompared.\n\n"
-        f"{table(head, measured)}\n"
+        f"{table(HEAD, measured)}\n"
     )
 
 

@@ -35,20 +35,21 @@ from backend.engine.cleanup import clean
 from backend.labelstudio.geometry import box_to_pixels
 from backend.settings import Settings
 from backend.tracking.store import TrackStore
-from benchmarks.around_the_model import breakdown
+from benchmarks.around_the_model import HEAD as AROUND
+from benchmarks.around_the_model import MEANING, breakdown
 from benchmarks.moving_clip import FRAMES_PER_SECOND, MovingClip
 from benchmarks.pairing import Timing, load, machine
 from benchmarks.reference import draw_weights
 from benchmarks.scripted_label_studio import API_KEY, ScriptedLabelStudio, track_request
 from benchmarks.server import Server, cpu_seconds
-from benchmarks.table import table
+from benchmarks.table import earlier_rows, table
 from sam2model import VideoTracker, build_model, video_tracker
 from sam2model.sam2 import SAM2
 from sam2model.variants import VARIANTS
 
 SHOWN = ("demo", "sam2.1_hiera_tiny")
 SIZES = {"demo": ((640, 360), (1280, 720)), "sam2.1_hiera_tiny": ((1280, 720),)}
-FRAMES = {"demo": 64, "sam2.1_hiera_tiny": 12}
+FRAMES = {"demo": 100, "sam2.1_hiera_tiny": 8}
 HISTORY_FRAMES = 16  # as the service tracks
 PATIENCE = 900.0
 HEAD = (
@@ -56,6 +57,7 @@ HEAD = (
     "size",
     "objects",
     "frames",
+    "dtype",
     "network alone, frames/s",
     "service, frames/s",
     "share, %",
@@ -92,10 +94,10 @@ class _LeftOut:
     cpu: float = 0.0
 
     def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*arguments: Any) -> Any:
+        def run(*arguments: Any, **named: Any) -> Any:
             wall, cpu = time.perf_counter(), time.process_time()
             try:
-                return call(*arguments)
+                return call(*arguments, **named)
             finally:
                 self.wall[name] = self.wall.get(name, 0.0) + time.perf_counter() - wall
                 self.cpu += time.process_time() - cpu
@@ -199,7 +201,7 @@ def rows(
     folder: Path,
     *,
     rounds: int = 2,
-    dtype: str = "float32",
+    dtype: str = "auto",
 ) -> Iterator[tuple[list[str], list[str]]]:
     """For each number of objects, a row of the table and one of the table of what is around.
 
@@ -229,6 +231,7 @@ def rows(
                     f"{clip.width} x {clip.height}",
                     str(count),
                     str(len(frames)),
+                    str(model.compute_dtype).removeprefix("torch."),
                     *_rates(alone, through, len(frames)),
                     compare_masks(service.masks(), network.masks),
                     load(),
@@ -288,16 +291,24 @@ def main() -> None:
     parser.add_argument("--frames", type=int, help="of each clip; its default depends on variant")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--add", action="store_true", help="keep the other rows of --out")
+    parser.add_argument("--dtype", default="auto")
     arguments = parser.parse_args()
-    measured: list[list[str]] = []
-    around: list[list[str]] = []
+    earlier = arguments.out if arguments.add else None
+    measured = earlier_rows(earlier, HEAD, arguments.variants)
+    around = earlier_rows(earlier, AROUND, arguments.variants)
     with tempfile.TemporaryDirectory() as name:
         for variant in arguments.variants:
             for size in SIZES.get(variant, ((1280, 720),)):
                 clip = MovingClip(arguments.frames or FRAMES.get(variant, 12), *size)
                 folder = Path(name) / f"{variant} {size[0]}"
                 for row, parts in rows(
-                    variant, clip, arguments.objects, folder, rounds=arguments.rounds
+                    variant,
+                    clip,
+                    arguments.objects,
+                    folder,
+                    rounds=arguments.rounds,
+                    dtype=arguments.dtype,
                 ):
                     print(*row, "|", *parts, flush=True)
                     measured.append(row)
@@ -309,12 +320,9 @@ def main() -> None:
 
 
 def _document(measured: list[list[str]], around: list[list[str]], rounds: int) -> str:
-    from benchmarks.around_the_model import HEAD as AROUND
-    from benchmarks.around_the_model import MEANING
-
     return (
         "# A video file to the stored prediction\n\n"
-        f"Medians of {rounds} turns, float32. {machine()}; torch's threads are "
+        f"Medians of {rounds} turns. {machine()}; torch's threads are "
         f"{torch.get_num_threads()} in the service too. Printed by\n"
         "`python -m benchmarks.video_to_prediction`, whose head says what is compared.\n\n"
         f"{table(HEAD, measured)}\n\n"
