@@ -49,7 +49,7 @@ class MovingClip:
         with av.open(str(path), "w", options=options) as container:
             stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
             stream.width, stream.height, stream.pix_fmt = self.width, self.height, "yuv420p"
-            stream.options = {"crf": "20"}
+            stream.options = {"crf": "28"}
             for frame in range(self.frames):
                 picture = av.VideoFrame.from_ndarray(self.picture(frame), format="rgb24")
                 container.mux(stream.encode(picture))

@@ -49,7 +49,7 @@ from sam2model.variants import VARIANTS
 
 SHOWN = ("demo", "sam2.1_hiera_tiny")
 SIZES = {"demo": ((640, 360), (1280, 720)), "sam2.1_hiera_tiny": ((1280, 720),)}
-FRAMES = {"demo": 100, "sam2.1_hiera_tiny": 8}
+FRAMES = {"demo": 200, "sam2.1_hiera_tiny": 8}
 HISTORY_FRAMES = 16  # as the service tracks
 PATIENCE = 900.0
 HEAD = (
