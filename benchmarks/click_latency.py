@@ -219,8 +219,8 @@ class _UsualWay:
     """Open, encode, predict, encode the answer: on every click."""
 
     def __init__(self, model: Any, image_size: int) -> None:
-        torchvision_stand_in.install()
-        from sam2.sam2_image_predictor import SAM2ImagePredictor
+        with torchvision_stand_in.installed():
+            from sam2.sam2_image_predictor import SAM2ImagePredictor
 
         self._predictor = SAM2ImagePredictor(model)
         # The official predictor hard-codes the sizes for 1024 pixels.

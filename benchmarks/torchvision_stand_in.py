@@ -7,6 +7,8 @@ square. With the real package installed, it is used instead.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -62,8 +64,12 @@ def _module(name: str) -> ModuleType:
     return module
 
 
-def install() -> None:
-    """Make ``import torchvision.transforms`` work where torchvision is not installed."""
+@contextmanager
+def installed() -> Iterator[None]:
+    """Make ``import torchvision.transforms`` work inside, where torchvision is not installed.
+
+    Not for longer: other packages look whether there is a torchvision, and want more of it.
+    """
     try:
         import torchvision.transforms  # noqa: F401
     except ImportError:
@@ -71,5 +77,12 @@ def install() -> None:
         for transform in (ToTensor, Resize, Normalize):
             setattr(transforms, transform.__name__, transform)
         package.transforms = transforms  # type: ignore[attr-defined]
-        sys.modules["torchvision"] = package
-        sys.modules["torchvision.transforms"] = transforms
+        modules = {package.__name__: package, transforms.__name__: transforms}
+        sys.modules.update(modules)
+        try:
+            yield
+        finally:
+            for name in modules:
+                del sys.modules[name]
+    else:
+        yield

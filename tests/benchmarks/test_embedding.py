@@ -1,7 +1,10 @@
 """The benchmark of embeddings compares like with like."""
 
+import sys
+
 import torch
 
+from benchmarks import torchvision_stand_in
 from benchmarks.embedding import HEAD, rows
 
 SIZE = 64
@@ -31,3 +34,12 @@ def test_a_missing_peer_is_told():
     [told] = [row for row in measure(transformers=False) if row["peer"] == "transformers"][:1]
     assert told["ours, s"] == "not installed"
     assert told["times faster"] == ""
+
+
+def test_the_stand_in_for_torchvision_is_gone_when_sam2_is_imported():
+    """Other packages find it otherwise, and fail for what it does not have."""
+    before = sys.modules.get("torchvision")
+    with torchvision_stand_in.installed():
+        from sam2.utils.transforms import SAM2Transforms
+    assert sys.modules.get("torchvision") is before
+    assert SAM2Transforms(resolution=32, mask_threshold=0.0) is not None

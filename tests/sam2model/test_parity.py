@@ -135,8 +135,8 @@ def picture(disc):
 
 @pytest.fixture(scope="module")
 def predictors(picture):
-    torchvision_stand_in.install()
-    from sam2.sam2_image_predictor import SAM2ImagePredictor
+    with torchvision_stand_in.installed():
+        from sam2.sam2_image_predictor import SAM2ImagePredictor
 
     pair = make_pair("sam2.1_hiera_tiny")
     official = SAM2ImagePredictor(pair.official)

@@ -26,8 +26,8 @@ CPU = torch.device("cpu")
     ],
 )
 def test_preprocessing_equals_the_official_transform(height, width, size):
-    torchvision_stand_in.install()
-    from sam2.utils.transforms import SAM2Transforms
+    with torchvision_stand_in.installed():
+        from sam2.utils.transforms import SAM2Transforms
 
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     official = SAM2Transforms(resolution=size, mask_threshold=0.0)(image)
