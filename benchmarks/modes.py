@@ -2,6 +2,7 @@
 
     python -m benchmarks.modes [--clips 12] [--images 40] [--out docs/speed_modes.md]
     python -m benchmarks.modes --part large [--out docs/speed_modes.md]
+    python -m benchmarks.modes --part dtypes [--out docs/speed_modes.md]
 
 The part "small" tracks the demo's sample clip and held-out composed clips (``training.clips``, 32
 frames) with the demo weights, from the true box on the first frame. J is the mean IoU with the
@@ -9,7 +10,8 @@ truth of all later frames, 1 where object and answer are both absent; "least" is
 most against the first row. Its stills are held-out composites: IoU after the true box, and after a
 click in the object's middle. The part "large" tracks one object with random weights at 1024 pixels:
 what counts there is time, "differing" are the mask pixels that are not those of the first row. Time
-is of the whole clip, decoding not included, by the number of its frames; modes take turns.
+is of the whole clip, decoding not included, by the number of its frames; modes take turns. The part
+"dtypes" compares the masks of bfloat16 with those of float32, on the pictures of the part "small".
 """
 
 from __future__ import annotations
@@ -276,24 +278,62 @@ def large_clips() -> list[str]:
     return [said + described(), "", table(head, rows)]
 
 
+def dtypes(library: Library, num_clips: int, num_images: int) -> list[str]:
+    exact, fast = MODES[:2]
+    models = {mode: small_model(mode) for mode in (exact, fast)}
+    agreement: dict[str, list[float]] = {"tracked": [], "box": [], "click": []}
+    for clip in clips(num_clips, library):
+        found = {mode: track(model, mode, clip) for mode, model in models.items()}
+        agreement["tracked"] += [
+            iou(a.mask, b.mask)
+            for frames in zip(found[exact], found[fast], strict=True)
+            for a, b in zip(*frames, strict=True)
+        ]
+    predictors = {mode: ImagePredictor(model) for mode, model in models.items()}
+    for number in range(num_images):
+        picture = compose(256, library, np.random.default_rng([_SEED, number, 1]), PLAIN)
+        embedded = {mode: each.embed(picture.image) for mode, each in predictors.items()}
+        for truth in picture.masks[:4]:
+            for name, prompt in (("box", bounds(truth)), ("click", [middle(truth)])):
+                asked = {"box": prompt} if name == "box" else {"points": prompt}
+                masks = [
+                    each.predict(embedded[mode], **asked).masks[0]  # type: ignore[arg-type]
+                    for mode, each in predictors.items()
+                ]
+                agreement[name].append(iou(*masks))
+    head = ["masks", "number", "mean IoU", "median", "above 0.95", "least"]
+    rows = [
+        [
+            *(name, len(found), f"{np.mean(found):.4f}", f"{np.median(found):.4f}"),
+            *(f"{np.mean(np.array(found) > 0.95):.1%}", f"{min(found):.2f}"),
+        ]
+        for name, found in agreement.items()
+    ]
+    return [table(head, rows)]
+
+
 def described() -> str:
     return f"{machine()}; load {load()} at the end."
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--part", choices=["small", "large", "all"], default="all")
+    parser.add_argument("--part", choices=["small", "large", "dtypes", "all"], default="all")
     parser.add_argument("--clips", type=int, default=12)
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--data", type=Path, default=DEFAULT_DIRECTORY)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    if arguments.part != "large":
+    part, out = arguments.part, arguments.out
+    if part in ("small", "all"):
         library = Library(arguments.data, "held-out")
-        write_section(arguments.out, "clips", small_clips(library, arguments.clips))
-        write_section(arguments.out, "images", small_images(library, arguments.images))
-    if arguments.part != "small":
-        write_section(arguments.out, "large", large_clips())
+        write_section(out, "clips", small_clips(library, arguments.clips))
+        write_section(out, "images", small_images(library, arguments.images))
+    if part in ("dtypes", "all"):
+        library = Library(arguments.data, "held-out")
+        write_section(out, "dtypes", dtypes(library, arguments.clips, arguments.images))
+    if part in ("large", "all"):
+        write_section(out, "large", large_clips())
 
 
 if __name__ == "__main__":
