@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,10 @@ def earlier_rows(
     if path is None or not path.exists():
         return []
     rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
+        [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
         for line in path.read_text(encoding="utf-8").splitlines()
-        if line.startswith("| ")
     ]
     if list(head) not in rows:
         return []
-    rows = [row for row in rows[rows.index(list(head)) + 2 :] if len(row) == len(head)]
-    return [row for row in rows if row[0] not in renewed]
+    below = takewhile(bool, rows[rows.index(list(head)) + 2 :])  # up to the end of this table
+    return [row for row in below if row[0] not in renewed]
