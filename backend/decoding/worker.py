@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,9 +45,13 @@ class Session:
         self.payload = b""
         self.seconds = 0.0
         self._head = b""
+        self._early: deque[dict[str, Any]] = deque()
 
     def next_request(self) -> dict[str, Any]:
         """Wait for the service."""
+        if self._early:
+            self.payload = b""
+            return self._early.popleft()
         request = self.channel.receive()
         whole = bytes(self.channel.take(_MAX_PAYLOAD_BYTES))
         if "head" in request:
@@ -82,6 +87,9 @@ class Session:
         self.channel.send({"read": [position, len(target)]})
         alarm(0)  # how long the service takes is its own affair
         header = self.channel.receive()
+        while "seconds" in header:  # the next request, sent before the service saw this question
+            self._early.append(header)
+            header = self.channel.receive()
         alarm(self.seconds + _ALARM_AFTER_S)
         if "failed" in header:
             raise OSError("the service could not read the file")

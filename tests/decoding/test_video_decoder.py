@@ -41,6 +41,27 @@ def test_same_frames_as_in_this_process(clip: Clip, name: str) -> None:
             there[len(here)]
 
 
+def test_a_file_larger_than_its_head_is_read_in_a_row(tmp_path: Path) -> None:
+    """The decoder asks for bytes while the next frame has been asked of it already."""
+    noise = np.random.default_rng(0).integers(0, 120, (108, 192, 3), np.uint8)
+
+    def noisy(picture: np.ndarray) -> np.ndarray:
+        picture[60:78] = noise[60:78]  # between the number and the corner
+        return picture
+
+    path = write_clip(
+        tmp_path / "a.mp4",
+        times=steady(400, 25),
+        transform=noisy,
+        codec_options={"crf": "0"},
+        gop=1,
+    )
+    assert path.stat().st_size > 2 << 20
+    with open_video(path) as frames:
+        for number in range(len(frames)):
+            assert number_of(frames[number]) == number
+
+
 def test_a_table_is_handed_on(clip: Clip) -> None:
     with open_video(clip("25.mp4")) as frames:
         table = frames.table
