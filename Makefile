@@ -4,6 +4,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 LABEL_STUDIO_VENV ?= .venv-label-studio
 BIN := $(VENV)/bin
+# What is tested is what the image gets: a release of yesterday changes nothing by itself.
+CONSTRAINTS := docker/constraints.txt
+LOCK_VENV := .venv-lock
 
 .PHONY: help demo serve test lint format screenshot clean secrets audit rehearse-image lock fuzz load soak
 
@@ -47,9 +50,13 @@ audit: $(VENV)/.test
 rehearse-image: $(VENV)/.run
 	@$(BIN)/python deploy/rehearse.py
 
-# After a change of requirements.txt.
-lock: $(VENV)/.test
-	@$(BIN)/python deploy/lock.py
+# After a change of requirements.txt, or to take what was released since: test it before it is kept.
+lock:
+	rm -rf $(LOCK_VENV)
+	$(PYTHON) -m venv $(LOCK_VENV)
+	$(LOCK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(LOCK_VENV)/bin/python deploy/lock.py
+	rm -rf $(LOCK_VENV)
 
 # What the service stands: bodies that nobody should send; many at once; for long, and killed.
 fuzz: $(VENV)/.test
@@ -65,15 +72,17 @@ screenshot: $(VENV)/.test $(LABEL_STUDIO_VENV)/.installed
 	E2E_DOCS_SCREENSHOT=1 LABEL_STUDIO_VENV=$(LABEL_STUDIO_VENV) \
 		$(BIN)/python -m pytest tests/e2e -m e2e
 
-$(VENV)/.run: requirements.txt
+$(VENV)/.run: requirements.txt $(CONSTRAINTS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) \
+		-r requirements.txt
 	@touch $@
 
 # The official package is a reference for the parity tests only. Its build wants torch
 # present and no isolation, and its metadata asks for torchvision, which nothing here needs.
 $(VENV)/.test: requirements-test.txt requirements-train.txt $(VENV)/.run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) \
+		-r requirements-test.txt
 	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--no-build-isolation --no-deps sam2==1.1.0
 	@touch $@

@@ -1,7 +1,8 @@
 """Writes ``docker/constraints.txt``: everything that ``requirements.txt`` brings along, by version.
 
-``python deploy/lock.py`` asks the environment that runs it, in which the tests have passed. What
-torch brings for CUDA is left out: torch itself names those versions exactly.
+``make lock`` runs it in an environment that was made of nothing but ``requirements.txt``; from then
+on ``make`` and the image install the versions of the file. What torch brings for CUDA is left out:
+torch itself names those versions exactly.
 """
 
 from __future__ import annotations

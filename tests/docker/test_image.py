@@ -108,7 +108,7 @@ def test_the_constraints_pin_everything_that_the_requirements_bring():
     done = subprocess.run(
         [sys.executable, ROOT / "deploy" / "lock.py", "--check"], timeout=600, check=False
     )
-    assert done.returncode == 0, "run python deploy/lock.py"
+    assert done.returncode == 0, "run make lock"
 
 
 def test_the_constraints_agree_with_the_requirements():
