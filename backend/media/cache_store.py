@@ -164,15 +164,29 @@ class CacheStore:
     @contextmanager
     def incoming_file(self) -> Iterator[Incoming]:
         """A locked file to write to; removed where it was not moved away."""
-        self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file, name = tempfile.mkstemp(dir=self._incoming)
-        incoming = Incoming(file, Path(name))
+        incoming = None
+        while incoming is None:
+            incoming = self._new_incoming()
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
             yield incoming
         finally:
             incoming.path.unlink(missing_ok=True)
+            os.close(incoming.file)
+
+    def _new_incoming(self) -> Incoming | None:
+        """None where a process that just started removed the file before it was locked."""
+        self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file, name = tempfile.mkstemp(dir=self._incoming)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            removed = not os.fstat(file).st_nlink
+        except BaseException:
             os.close(file)
+            raise
+        if removed:
+            os.close(file)
+            return None
+        return Incoming(file, Path(name))
 
     def lease(self, entry: Entry) -> MediaFile | None:
         """Take a whole file into use; None where it is gone or not what was stored."""

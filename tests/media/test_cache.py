@@ -6,6 +6,7 @@ import hashlib
 import multiprocessing
 import shutil
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -447,6 +448,24 @@ def test_processes_share_the_folder(tmp_path: Path) -> None:
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert failures.empty()
     assert sum(path.stat().st_size for path in files(tmp_path)) <= 200_000
+
+
+def test_a_process_that_starts_leaves_a_download_that_just_began(
+    make_cache: Callable[..., MediaCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    def begin_while_another_starts(**where: Path) -> tuple[int, str]:
+        begun.append(made := mkstemp(**where))
+        if len(begun) == 1:
+            make_cache()
+            assert not Path(made[1]).exists()  # swept: nobody had locked it yet
+        return made
+
+    cache, mkstemp = make_cache(), tempfile.mkstemp
+    monkeypatch.setattr("backend.media.cache_store.tempfile.mkstemp", begin_while_another_starts)
+    assert cache.fetch(Source("a", b"body")).path.read_bytes() == b"body"
+    assert len(begun) == 2
 
 
 def _start(
