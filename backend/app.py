@@ -26,7 +26,7 @@ from backend.metrics import Metrics
 from backend.openapi import document
 from backend.service import BadRequest, Service
 from backend.settings import Settings
-from backend.tracking.store import Job
+from backend.tracking.records import Job
 
 logger = logging.getLogger(__name__)
 

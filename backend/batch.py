@@ -26,7 +26,7 @@ from backend.labelstudio.json_values import task_name
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_task
 from backend.labelstudio.results import region_id
 from backend.labelstudio.tags import LabelConfig
-from backend.tracking.store import JobState
+from backend.tracking.records import JobState
 from backend.tracking.video_commands import VideoCommands
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from backend.labelstudio.setup import SetupError
 from backend.logs import request_id
 from backend.metrics import Metrics
 from backend.service import BadRequest
-from backend.settings import MIB, Settings
+from backend.setting_values import MIB
+from backend.settings import Settings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

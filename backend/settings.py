@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-MIB = 1024 * 1024
+from backend import setting_values as parse
+from backend.setting_values import MIB, FinetuneProjects
+
 FILE_SUFFIX = "_FILE"  # of the variable that names the file a secret stands in
 # Ours by their beginning, but not read here.
 NOT_SETTINGS = {"SAM2_BUILD_CUDA"}  # the official package's build
@@ -25,140 +26,14 @@ VARIANTS = (
 _SERVICE_LINK = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)")
 
 
-@dataclass(frozen=True)
-class FinetuneProjects:
-    """The projects of Label Studio that may have the model fine-tuned."""
-
-    every: bool = False
-    numbers: frozenset[int] = frozenset()
-
-    def __contains__(self, project: int) -> bool:
-        return self.every or project in self.numbers
-
-    def __str__(self) -> str:
-        return "all" if self.every else ",".join(str(number) for number in sorted(self.numbers))
-
-
 class SettingsError(Exception):
     """A setting is unknown or impossible. ``str()`` holds one line per problem."""
 
 
-def _text(value: str) -> str:
-    return value
-
-
-def _url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be a URL such as http://label-studio:8080")
-    if parts.username or parts.password:
-        raise ValueError("must not hold a user name or password")
-    return value.rstrip("/")
-
-
-def _positive_int(value: str) -> int:
-    number = int(value)
-    if number <= 0:
-        raise ValueError("must be a whole number above 0")
-    return number
-
-
-def _image_size(value: str) -> int:
-    number = int(value)
-    if number <= 0 or number % 32:
-        raise ValueError("must be a multiple of 32, such as 512")
-    return number
-
-
-def _num_maskmem(value: str) -> int:
-    number = int(value)
-    if not 1 <= number <= 7:
-        raise ValueError("must be 1 to 7")
-    return number
-
-
-def _stride(value: str) -> int:
-    number = int(value)
-    if not 1 <= number <= 99:
-        raise ValueError("must be 1 to 99")
-    return number
-
-
-def _port(value: str) -> int:
-    number = int(value)
-    if not 0 < number < 65536:
-        raise ValueError("must be a port between 1 and 65535")
-    return number
-
-
-def _seconds(value: str) -> float:
-    number = float(value)
-    if not 0 < number < 86400:
-        raise ValueError("must be a number of seconds above 0")
-    return number
-
-
-def _days(value: str) -> float:
-    number = float(value)
-    if not 0 < number < 100_000:
-        raise ValueError("must be a number of days above 0")
-    return number
-
-
-def _percent(value: str) -> float:
-    number = float(value)
-    if not 0 <= number <= 100:
-        raise ValueError("must be a percentage between 0 and 100")
-    return number
-
-
-def _mebibytes(value: str) -> int:
-    return _positive_int(value) * MIB
-
-
-def _path(value: str) -> Path:
-    return Path(value).expanduser()
-
-
-def _list(value: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in value.split(",") if part.strip())
-
-
-def _flag(value: str) -> bool:
-    if value.lower() in ("1", "true", "yes", "on"):
-        return True
-    if value.lower() in ("0", "false", "no", "off"):
-        return False
-    raise ValueError("must be true or false")
-
-
-def _device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
-        raise ValueError("must be auto, cpu, mps, cuda, or cuda: and a number")
-    return value
-
-
-def _finetune_projects(value: str) -> FinetuneProjects:
-    if value.lower() == "all":
-        return FinetuneProjects(every=True)
-    if not re.fullmatch(r"\s*\d{1,9}(\s*,\s*\d{1,9})*\s*", value):
-        raise ValueError("must be numbers of projects, separated by commas, or all")
-    return FinetuneProjects(numbers=frozenset(int(part) for part in value.split(",")))
-
-
-def _choice(*allowed: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if value not in allowed:
-            raise ValueError(f"must be one of {', '.join(allowed)}")
-        return value
-
-    return parse
-
-
 def _setting(
-    variable: str, default: Any, parse: Callable[[str], Any], meaning: str, *, secret: bool = False
+    variable: str, default: Any, read: Callable[[str], Any], meaning: str, *, secret: bool = False
 ) -> Any:
-    metadata = {"variable": variable, "parse": parse, "meaning": meaning, "secret": secret}
+    metadata = {"variable": variable, "parse": read, "meaning": meaning, "secret": secret}
     return field(default=default, repr=not secret, metadata=metadata)
 
 
@@ -166,187 +41,207 @@ def _setting(
 class Settings:
     """What an operator can choose. Defaults serve a first start on one machine."""
 
-    host: str = _setting("HOST", "0.0.0.0", _text, "address to listen on")  # noqa: S104
-    port: int = _setting("PORT", 9090, _port, "port to listen on")
-    threads: int = _setting("THREADS", 32, _positive_int, "requests answered at the same time")
+    host: str = _setting("HOST", "0.0.0.0", parse.text, "address to listen on")  # noqa: S104
+    port: int = _setting("PORT", 9090, parse.port, "port to listen on")
+    threads: int = _setting("THREADS", 32, parse.positive_int, "requests answered at the same time")
     log_level: str = _setting(
-        "LOG_LEVEL", "INFO", _choice("DEBUG", "INFO", "WARNING", "ERROR"), "least severe log level"
+        "LOG_LEVEL",
+        "INFO",
+        parse.choice("DEBUG", "INFO", "WARNING", "ERROR"),
+        "least severe log level",
     )
     log_format: str = _setting(
-        "LOG_FORMAT", "text", _choice("json", "text"), "log lines for machines or for people"
+        "LOG_FORMAT", "text", parse.choice("json", "text"), "log lines for machines or for people"
     )
     max_body_bytes: int = _setting(
-        "MAX_BODY_MB", 256 * MIB, _mebibytes, "largest request that is read, in MiB"
+        "MAX_BODY_MB", 256 * MIB, parse.mebibytes, "largest request that is read, in MiB"
     )
     label_studio_url: str | None = _setting(
-        "LABEL_STUDIO_URL", None, _url, "Label Studio as the backend reaches it"
+        "LABEL_STUDIO_URL", None, parse.url, "Label Studio as the backend reaches it"
     )
     label_studio_api_key: str | None = _setting(
         "LABEL_STUDIO_API_KEY",
         None,
-        _text,
+        parse.text,
         "personal access token (or legacy token) of a Label Studio user who sees the projects",
         secret=True,
     )
     basic_auth_user: str | None = _setting(
-        "BASIC_AUTH_USER", None, _text, "user name Label Studio must send to this backend"
+        "BASIC_AUTH_USER", None, parse.text, "user name Label Studio must send to this backend"
     )
     basic_auth_pass: str | None = _setting(
-        "BASIC_AUTH_PASS", None, _text, "password that goes with it", secret=True
+        "BASIC_AUTH_PASS", None, parse.text, "password that goes with it", secret=True
     )
     auth_token: str | None = _setting(
         "AUTH_TOKEN",
         None,
-        _text,
+        parse.text,
         "bearer token that is accepted too, for monitoring and scripts",
         secret=True,
     )
     variant: str = _setting(
-        "SAM2_VARIANT", "demo", _choice(*VARIANTS), f"model variant: {', '.join(VARIANTS)}"
+        "SAM2_VARIANT", "demo", parse.choice(*VARIANTS), f"model variant: {', '.join(VARIANTS)}"
     )
     checkpoint: Path | None = _setting(
-        "SAM2_CHECKPOINT", None, _path, "weights file; unset: the published ones for the variant"
+        "SAM2_CHECKPOINT",
+        None,
+        parse.path,
+        "weights file; unset: the published ones for the variant",
     )
-    device: str = _setting("SAM2_DEVICE", "auto", _device, "auto, cpu, cuda, cuda:1, mps")
+    device: str = _setting("SAM2_DEVICE", "auto", parse.device, "auto, cpu, cuda, cuda:1, mps")
     dtype: str = _setting(
         "SAM2_DTYPE",
         "auto",
-        _choice("auto", "float32", "bfloat16", "float16"),
+        parse.choice("auto", "float32", "bfloat16", "float16"),
         "number type of the network; auto: bfloat16 where the device has it natively",
     )
     image_size: int | None = _setting(
         "SAM2_IMAGE_SIZE",
         None,
-        _image_size,
+        parse.image_size,
         "side of the network's input, a multiple of 32; unset: the variant's; docs/speed_modes.md",
+    )
+    compile: bool = _setting(
+        "SAM2_COMPILE",
+        False,
+        parse.flag,
+        "compile the image encoder in the background (torch.compile); docs/speed_modes.md",
     )
     num_maskmem: int = _setting(
         "SAM2_NUM_MASKMEM",
         7,
-        _num_maskmem,
+        parse.num_maskmem,
         "spatial memories that a tracked frame reads, 7 as trained; fewer are faster",
     )
     model_version: str | None = _setting(
         "SAM2_MODEL_VERSION",
         None,
-        _text,
+        parse.text,
         "fine-tuned version to use, or base for none; unset: the newest, as soon as it is there",
     )
     finetune_projects: FinetuneProjects = _setting(
         "FINETUNE_PROJECTS",
         FinetuneProjects(),
-        _finetune_projects,
+        parse.finetune_projects,
         "projects whose Start training button fine-tunes the model: numbers, or all; unset: none",
     )
     speck_percent: float = _setting(
         "SPECK_PERCENT",
         0.5,
-        _percent,
+        parse.percent,
         "specks and holes below this share of the object's area are removed; 0: none",
     )
     zoom_small_objects: bool = _setting(
         "ZOOM_SMALL_OBJECTS",
         True,
-        _flag,
+        parse.flag,
         "look again, in a window, at small objects of pictures twice the network's input",
     )
     embedding_cache_bytes: int = _setting(
-        "EMBEDDING_CACHE_MB", 1024 * MIB, _mebibytes, "memory for image embeddings, in MiB"
+        "EMBEDDING_CACHE_MB", 1024 * MIB, parse.mebibytes, "memory for image embeddings, in MiB"
     )
     cache_dir: Path = _setting(
         "CACHE_DIR",
         Path("~/.cache/label-studio-sam2"),
-        _path,
+        parse.path,
         "folder for downloaded media",
     )
     state_dir: Path = _setting(
         "STATE_DIR",
         Path("~/.local/state/label-studio-sam2"),
-        _path,
+        parse.path,
         "folder for tracking jobs and their masks; keep it over restarts",
     )
     media_cache_bytes: int = _setting(
-        "MEDIA_CACHE_MB", 4096 * MIB, _mebibytes, "disk space for downloaded media, in MiB"
+        "MEDIA_CACHE_MB", 4096 * MIB, parse.mebibytes, "disk space for downloaded media, in MiB"
     )
     media_cache_days: float = _setting(
-        "MEDIA_CACHE_DAYS", 30.0, _days, "media that nobody used for so many days are removed"
+        "MEDIA_CACHE_DAYS", 30.0, parse.days, "media that nobody used for so many days are removed"
     )
     max_media_bytes: int = _setting(
-        "MAX_MEDIA_MB", 512 * MIB, _mebibytes, "largest file that is fetched whole, in MiB"
+        "MAX_MEDIA_MB", 512 * MIB, parse.mebibytes, "largest file that is fetched whole, in MiB"
     )
     max_video_bytes: int = _setting(
         "MAX_VIDEO_MB",
         16384 * MIB,
-        _mebibytes,
+        parse.mebibytes,
         "largest video that is read in ranges (what is watched is fetched), in MiB",
     )
     max_image_pixels: int = _setting(
-        "MAX_IMAGE_PIXELS", 100_000_000, _positive_int, "largest image that is decoded, in pixels"
+        "MAX_IMAGE_PIXELS",
+        100_000_000,
+        parse.positive_int,
+        "largest image that is decoded, in pixels",
     )
     local_files_root: Path | None = _setting(
         "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT",
         None,
-        _path,
+        parse.path,
         "Label Studio's local files folder, where it is mounted here too",
     )
     allowed_private_hosts: tuple[str, ...] = _setting(
         "ALLOWED_PRIVATE_HOSTS",
         (),
-        _list,
+        parse.comma_separated,
         "hosts in private networks that task data may point to, comma separated",
     )
     s3_endpoint_url: str | None = _setting(
-        "S3_ENDPOINT_URL", None, _url, "S3-compatible server; unset: AWS's own"
+        "S3_ENDPOINT_URL", None, parse.url, "S3-compatible server; unset: AWS's own"
     )
-    s3_region: str | None = _setting("S3_REGION", None, _text, "region of the buckets")
-    s3_anonymous: bool = _setting("S3_ANONYMOUS", False, _flag, "read public buckets unsigned")
+    s3_region: str | None = _setting("S3_REGION", None, parse.text, "region of the buckets")
+    s3_anonymous: bool = _setting("S3_ANONYMOUS", False, parse.flag, "read public buckets unsigned")
     s3_path_style: bool | None = _setting(
         "S3_PATH_STYLE",
         None,
-        _flag,
+        parse.flag,
         "true: endpoint/bucket/key, false: bucket.endpoint/key; unset: true but for AWS",
     )
     s3_requester_pays: bool = _setting(
-        "S3_REQUESTER_PAYS", False, _flag, "agree to pay for transfers from requester-pays buckets"
+        "S3_REQUESTER_PAYS",
+        False,
+        parse.flag,
+        "agree to pay for transfers from requester-pays buckets",
     )
     s3_buckets: Path | None = _setting(
-        "S3_BUCKETS", None, _path, "JSON file for buckets that differ, see docs/media.md"
+        "S3_BUCKETS", None, parse.path, "JSON file for buckets that differ, see docs/media.md"
     )
     ca_bundle: Path | None = _setting(
         "CA_BUNDLE",
         None,
-        _path,
+        parse.path,
         "PEM file that verifies TLS certificates, instead of the usual",
     )
     click_budget_seconds: float = _setting(
         "CLICK_BUDGET_SECONDS",
         20.0,
-        _seconds,
+        parse.seconds,
         "longest wait before a click is told why there is none",
     )
     open_budget_seconds: float = _setting(
-        "OPEN_BUDGET_SECONDS", 0.2, _seconds, "longest wait of a page that opens a task"
+        "OPEN_BUDGET_SECONDS", 0.2, parse.seconds, "longest wait of a page that opens a task"
     )
     track_budget_seconds: float = _setting(
-        "TRACK_BUDGET_SECONDS", 20.0, _seconds, "longest wait of one track command"
+        "TRACK_BUDGET_SECONDS", 20.0, parse.seconds, "longest wait of one track command"
     )
     track_on_prompt: bool = _setting(
         "TRACK_ON_PROMPT",
         False,
-        _flag,
+        parse.flag,
         "track on, in the background, from every click and box on a frame sequence",
     )
-    track_jobs: int = _setting("TRACK_JOBS", 2, _positive_int, "tracks that advance side by side")
+    track_jobs: int = _setting(
+        "TRACK_JOBS", 2, parse.positive_int, "tracks that advance side by side"
+    )
     track_stride: int = _setting(
         "TRACK_STRIDE",
         1,
-        _stride,
+        parse.stride,
         "track every n-th frame and interpolate the masks between; docs/speed_modes.md",
     )
     retrieve_budget_seconds: float = _setting(
         "RETRIEVE_BUDGET_SECONDS",
         50.0,
-        _seconds,
+        parse.seconds,
         "longest wait of one Retrieve Predictions request",
     )
 
@@ -392,7 +287,7 @@ class Settings:
             value = getattr(self, item.name)
             if item.metadata["secret"] and value is not None:
                 value = "(set)"
-            elif item.metadata["parse"] is _mebibytes:
+            elif item.metadata["parse"] is parse.mebibytes:
                 value = value // MIB
             elif isinstance(value, tuple):
                 value = ",".join(value)

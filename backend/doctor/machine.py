@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from backend.doctor.findings import Finding, broken, ok, warning
-from backend.settings import MIB, Settings
+from backend.setting_values import MIB
+from backend.settings import Settings
 from backend.startup import start_problems
 
 LABEL_STUDIO_SECONDS = 100.0  # after which it gives up on /predict

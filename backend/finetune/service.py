@@ -12,7 +12,7 @@ from backend.engine.engine import Status
 from backend.engine.local import ModelChoice
 from backend.finetune.jobs import FinetuneJob, FinetuneJobs
 from backend.finetune.registry import ModelRegistry
-from backend.settings import FinetuneProjects
+from backend.setting_values import FinetuneProjects
 
 logger = logging.getLogger(__name__)
 

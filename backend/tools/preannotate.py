@@ -28,7 +28,7 @@ from backend.tools.common import EXPECTED, Project, ToolError, connect, read_pro
 from backend.tools.labeller import Labelled, Labeller, Stopped, mark_kinds
 from backend.tools.marks import has_prediction, marks_of, own_predictions
 from backend.tools.review_file import ReviewFile
-from backend.tracking.store import Job
+from backend.tracking.records import Job
 from backend.wsgi import build_service, model_choice
 
 logger = logging.getLogger(__name__)

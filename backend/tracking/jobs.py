@@ -30,7 +30,8 @@ from backend.labelstudio.media_refs import MissingMedia
 from backend.media.errors import MediaError
 from backend.tracking.pace import Pace
 from backend.tracking.plan import Span
-from backend.tracking.store import Job, JobState, StoreError, TrackedMask, TrackStore
+from backend.tracking.records import Job, JobState, TrackedMask
+from backend.tracking.store import StoreError, TrackStore
 from backend.tracking.stride import StridedTracker, tracked_frames
 from backend.video import VideoError
 

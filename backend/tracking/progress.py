@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from backend.tracking.store import Job, JobState
+from backend.tracking.records import Job, JobState
 
 
 def progress(job: Job, frames: Iterable[int], total: int, seconds_left: float | None) -> str:

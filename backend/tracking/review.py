@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from backend.tracking.store import TrackedMask
+from backend.tracking.records import TrackedMask
 
 LOW_IOU = 0.6
 # A neighbouring frame's area differs by at most this factor in ordinary motion.

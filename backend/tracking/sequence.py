@@ -18,8 +18,9 @@ from backend.labelstudio.results import part_id, region_id, region_results
 from backend.labelstudio.results_in import result_lists
 from backend.labelstudio.tags import ImageTag, LabelConfig
 from backend.tracking.objects import SequenceObject, changed, gather_objects, iou
+from backend.tracking.records import TrackedMask
 from backend.tracking.renewal import Results, SentRegion, attributes, nth_id, taken_away
-from backend.tracking.store import TrackedMask, TrackStore
+from backend.tracking.store import TrackStore
 
 MAX_PARTS = 12  # regions that one mask may become where answers are polygons
 

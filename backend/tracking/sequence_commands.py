@@ -22,9 +22,9 @@ from backend.tracking.jobs import Goal, Work
 from backend.tracking.objects import SequenceObject
 from backend.tracking.plan import Direction, plan_spans
 from backend.tracking.progress import progress, ranges
+from backend.tracking.records import Job, TrackedMask
 from backend.tracking.review import doubts
 from backend.tracking.sequence import FrameSequence, by_id
-from backend.tracking.store import Job, TrackedMask
 from backend.tracking.workshop import Workshop
 from backend.video import ImageSequence
 

@@ -9,10 +9,12 @@ from typing import Any, Protocol
 
 from backend.engine.engine import Engine
 from backend.labelstudio.client import LabelStudioError
+from backend.labelstudio.results import noted
 from backend.task_images import TaskImages
 from backend.tracking.jobs import JobRunner, Work
+from backend.tracking.records import Job, JobState
 from backend.tracking.sequence_commands import SequenceCommands
-from backend.tracking.store import Job, TrackStore
+from backend.tracking.store import TrackStore
 from backend.tracking.video_commands import VideoCommands
 from backend.tracking.workshop import Workshop
 
@@ -118,6 +120,9 @@ class Tracking:
         if self._publisher is None or type(task_id) is not int:
             return
         results, scores = self._kind(job.request).outcome(job)
+        if job.state is JobState.FAILED:
+            line = f"stopped after {job.done} of {job.total} masks: {job.message}"
+            results = [noted(result, line) for result in results]
         if results:
             score = sum(scores) / len(scores) if scores else None
             stored = self._publisher.create_prediction(

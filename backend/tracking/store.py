@@ -14,12 +14,12 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from backend.tracking.records import Job, JobState, TrackedMask
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -90,61 +90,6 @@ _KEEP_EARLIER = (
     "INSERT OR REPLACE INTO earlier_masks "
     "SELECT track, object, frame, height, width, runs FROM masks"
 )
-
-
-class JobState(StrEnum):
-    """The life of a job."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    DONE = "done"
-    CANCELLED = "cancelled"
-    FAILED = "failed"
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will come."""
-        return self in (JobState.DONE, JobState.CANCELLED, JobState.FAILED)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job as it stands. ``request`` is JSON: everything needed to run it again."""
-
-    id: str
-    track: str
-    digest: str
-    request: Mapping[str, Any]
-    state: JobState
-    done: int
-    total: int
-    message: str
-    deliver: bool
-    created: float
-    updated: float
-
-
-@dataclass(frozen=True)
-class TrackedMask:
-    """One object on one frame.
-
-    Attributes:
-        anchor: digest of the prompt the mask follows from.
-        mask: bool ``[H, W]``; empty where the object is absent.
-        iou: predicted IoU, 0 to 1.
-        presence: logit of "the object is there", above 0 for yes.
-        prompted: the prompt is on this very frame: a human's box or clicks.
-        stride: it comes from a pass that tracked every n-th frame; those between are interpolated.
-    """
-
-    object_id: str
-    frame: int
-    anchor: str
-    mask: np.ndarray
-    iou: float
-    presence: float
-    prompted: bool = False
-    stride: int = 1
 
 
 class TrackStore:

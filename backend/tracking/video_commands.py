@@ -49,8 +49,8 @@ from backend.tracking.clip import (
 )
 from backend.tracking.jobs import Work
 from backend.tracking.progress import progress, ranges
+from backend.tracking.records import Job
 from backend.tracking.review import doubts
-from backend.tracking.store import Job
 from backend.tracking.video_marks import (
     by_frame,
     goal_of,

@@ -9,7 +9,8 @@ from typing import Any
 from backend.engine.engine import Engine
 from backend.task_images import TaskImages
 from backend.tracking.jobs import JobRunner
-from backend.tracking.store import Job, TrackStore
+from backend.tracking.records import Job
+from backend.tracking.store import TrackStore
 
 
 @dataclass(frozen=True)

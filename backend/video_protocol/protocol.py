@@ -17,8 +17,8 @@ from backend.labelstudio.prompts import ObjectPrompt
 from backend.labelstudio.tags import ImageTag
 from backend.task_images import TaskImages
 from backend.tracking.plan import Direction
+from backend.tracking.records import JobState, TrackedMask
 from backend.tracking.service import Tracking
-from backend.tracking.store import JobState, TrackedMask
 from backend.video_protocol.ask import Ask, Event, read_ask
 from backend.video_protocol.clips import Clips, OpenClip
 from backend.video_protocol.order import Order

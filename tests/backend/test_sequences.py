@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from backend.labelstudio.results import region_mask
-from backend.tracking.store import JobState
+from backend.tracking.records import JobState
 from tests.backend.conftest import box, click
 from tests.waiting import LONGER, PATIENCE, until
 

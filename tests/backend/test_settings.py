@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.settings import MIB, VARIANTS, Settings, SettingsError
+from backend.setting_values import MIB
+from backend.settings import VARIANTS, Settings, SettingsError
 
 
 def test_defaults_start_the_demo_model():

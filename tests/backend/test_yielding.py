@@ -14,7 +14,8 @@ from backend.engine.scheduler import InferenceThread, Priority, Stopped
 from backend.metrics import Metrics
 from backend.tracking.jobs import Goal, JobRunner, Work
 from backend.tracking.plan import Span
-from backend.tracking.store import JobState, TrackStore
+from backend.tracking.records import JobState
+from backend.tracking.store import TrackStore
 from benchmarks.clips import MovingDiscs
 from tests.backend.fakes import FakeFrameMasks, FakePredictor
 from tests.waiting import PATIENCE, until

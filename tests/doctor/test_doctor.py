@@ -15,7 +15,7 @@ from backend.doctor.project import connection_findings
 from backend.doctor.samples import address_kind
 from backend.doctor.server import server_findings
 from backend.labelstudio.client import LabelStudioClient
-from backend.settings import MIB
+from backend.setting_values import MIB
 from sam2model.precision import native_dtypes, resolve_dtype
 from tests.doctor.conftest import CONFIG, SetUp, picture
 from tests.media.servers import LEGACY_TOKEN, PERSONAL_ACCESS_TOKEN, Reply, jwt

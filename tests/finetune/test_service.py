@@ -17,7 +17,7 @@ from backend.engine.local import ModelChoice
 from backend.finetune.jobs import FinetuneJobs
 from backend.finetune.registry import ModelRegistry
 from backend.finetune.service import Finetuning
-from backend.settings import FinetuneProjects
+from backend.setting_values import FinetuneProjects
 from tests.finetune.test_jobs import SCRIPT, until
 
 CAPTURE = Path(__file__).parents[1] / "captures" / "01_lifecycle.json"

@@ -16,8 +16,9 @@ from backend.labelstudio.label_config import parse_label_config
 from backend.tools.formats import run_lengths
 from backend.tracking.clip import clip_track
 from backend.tracking.objects import SequenceObject
+from backend.tracking.records import TrackedMask
 from backend.tracking.sequence import FrameSequence
-from backend.tracking.store import TrackedMask, TrackStore
+from backend.tracking.store import TrackStore
 from tests.tools.conftest import LabelStudio, Ran, Run
 from tests.video.clips import HEIGHT as CLIP_HEIGHT
 from tests.video.clips import WIDTH as CLIP_WIDTH

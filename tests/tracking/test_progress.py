@@ -9,9 +9,9 @@ import pytest
 
 from backend.tracking.pace import MEASURED_FRAMES, Pace
 from backend.tracking.progress import progress, ranges
+from backend.tracking.records import Job, JobState, TrackedMask
 from backend.tracking.review import doubts
 from backend.tracking.sequence_commands import MANY_MASKS, _status_text
-from backend.tracking.store import Job, JobState, TrackedMask
 
 
 def job(state, done=0, total=0, message=""):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from backend.tracking.store import TrackedMask, TrackStore
+from backend.tracking.records import TrackedMask
+from backend.tracking.store import TrackStore
 
 MASK = TrackedMask("cat", 3, "digest", np.eye(4, dtype=bool), 0.5, 2.0)
 
@@ -50,7 +51,8 @@ PUT_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from backend.tracking.store import TrackedMask, TrackStore
+from backend.tracking.records import TrackedMask
+from backend.tracking.store import TrackStore
 store = TrackStore(Path(sys.argv[1]))
 store.add_job("job", "track", "digest", {})
 for frame in range(50):

@@ -12,8 +12,9 @@ import pytest
 from backend.engine.engine import Frames, PixelPrompt, TrackedObject
 from backend.tracking.jobs import Goal, JobRunner, Work
 from backend.tracking.plan import Direction, plan_spans
+from backend.tracking.records import Job, JobState, TrackedMask
 from backend.tracking.review import LOW_IOU
-from backend.tracking.store import Job, JobState, TrackedMask, TrackStore
+from backend.tracking.store import TrackStore
 from backend.tracking.stride import agree, between, interpolate, tracked_frames
 
 HEIGHT, WIDTH = 60, 200
