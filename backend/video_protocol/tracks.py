@@ -21,7 +21,8 @@ from backend.task_images import TaskImages
 from backend.tracking.clip import video_tag
 from backend.tracking.jobs import Goal, JobRunner, Work
 from backend.tracking.plan import Direction
-from backend.tracking.store import Job, TrackedMask, TrackStore
+from backend.tracking.records import Job, TrackedMask
+from backend.tracking.store import TrackStore
 from backend.video_protocol.clips import Clips, Task
 from backend.video_protocol.order import Order
 
@@ -141,20 +142,20 @@ class Tracks:
         position = min(session.read if cursor is None else cursor, len(order))
         digests = _digests(job.request)
         frames = self._await_frames(session, order, position, digests)
-        session.read = position + len(frames)
-        session.touched = self._clock()
+        after = position + len(frames)
+        session.read, session.touched = after, self._clock()
         job = self._job(job_id)
         return Progress(
             frames,
-            session.read,
-            self._produced(session.track, order, session.read, digests),
+            after,  # not ``session.read``, which another reader may have set since
+            self._produced(session.track, order, after, digests),
             len(order),
             job,
             {each["id"]: each["labels"] for each in job.request["objects"]},
         )
 
     def cancel(self, task: Task, job_id: str) -> None:
-        """Stop a track after the frame it is at; what it found can still be read.
+        """Stop a track within the frame it is at; what it found can still be read.
 
         Raises:
             NoSession: there is no such track of this task.

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from backend.tracking.store import JobState, StoreError
+from backend.tracking.records import JobState
+from backend.tracking.store import StoreError
 from backend.video import VideoError
 from tests.video.clips import HEIGHT, WIDTH
 from tests.video_protocol.conftest import FRAMES, Editor, box, left_of, mask_of, point
@@ -307,6 +308,27 @@ class TestProgress:
         monkeypatch.setattr(bench.store, "add_job", full)
         refused = editor.send("track", time_ms=0, result=[point(20, 50)])
         assert (refused["result"], refused["error"]) == ([], "the disk is full")
+
+    def test_another_reader_in_the_middle_of_a_reading_moves_no_cursor(
+        self, editor, bench, monkeypatch
+    ):
+        monkeypatch.setattr("backend.video_protocol.tracks.BATCH_FRAMES", 7)
+        session = editor.track(point(50, 50))
+        editor.read_all(session)
+        others = []
+
+        def clock():
+            """Asked while a reading is noted down: another one comes in between."""
+            if not others:
+                others.append(None)
+                value = Editor(bench).value("track_progress", session_id=session, cursor=20)
+                others[0] = value["cursor"]
+            return 0.0
+
+        monkeypatch.setattr(bench.protocol.tracks, "_clock", clock)
+        value = editor.value("track_progress", session_id=session, cursor=3)
+        assert (numbers(value["frames"]), value["cursor"]) == (list(range(3, 10)), 10)
+        assert others == [27]
 
     def test_many_readers_at_once(self, editor, bench):
         bench.track_hold.clear()
