@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from backend.labelstudio.brush_rle import encode_brush
 from backend.labelstudio.geometry import Mask, Points, mask_to_box, points_to_percent, resize_mask
@@ -15,6 +16,7 @@ from backend.labelstudio.tags import Answer, LabelConfig, Shape
 __all__ = [
     "STATUS_PREFIX",
     "LabelMismatch",
+    "noted",
     "region_id",
     "region_mask",
     "region_results",
@@ -49,6 +51,17 @@ def region_id(prompt: ObjectPrompt, *, anchor: str | None = None) -> str:
         first = prompt.source_ids[0] if prompt.source_ids else repr(drawn)
     parts = (first, str(prompt.item_index), prompt.image)
     return _digest(*parts)
+
+
+def noted(result: Mapping[str, Any], line: str) -> dict[str, Any]:
+    """A copy of a result with ``line`` in the region's own note, which Label Studio keeps and shows
+    in the region's details. What a human wrote there stays, an earlier line of ours does not."""
+    meta = result.get("meta")
+    earlier = meta.get("text", ()) if isinstance(meta, Mapping) else ()
+    texts = [earlier] if isinstance(earlier, str) else earlier
+    if any(not str(each).startswith(STATUS_PREFIX) for each in texts):
+        return dict(result)
+    return {**result, "meta": {"text": [STATUS_PREFIX + line]}}
 
 
 def part_id(region_id: str, part: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from backend.labelstudio.commands import ParsedCommand
 from backend.labelstudio.prompts import prompts_from_task
-from backend.labelstudio.results import STATUS_PREFIX
+from backend.labelstudio.results import noted
 from backend.labelstudio.results_in import read_results
 from backend.labelstudio.video_regions import read_video_regions
 from backend.service import Service
@@ -17,8 +17,8 @@ from backend.tools.common import Project, ToolError
 from backend.tools.marks import Results, marks_of
 from backend.tools.masks import joined
 from backend.tools.review_file import Remark
+from backend.tracking.records import Job, JobState
 from backend.tracking.review import LOW_IOU, Doubt, doubts
-from backend.tracking.store import Job, JobState
 
 SECONDS = 600.0  # for the images of one task
 SHOWN_FRAMES = 50  # in the note of a video's region
@@ -219,5 +219,5 @@ def _labels(result: Mapping[str, Any]) -> str:
 
 
 def _note(result: dict[str, Any], reason: str) -> None:
-    """Say in the region's own note that it deserves a look; Label Studio keeps and shows it."""
-    result["meta"] = {"text": [f"{STATUS_PREFIX}look here: {reason}"]}
+    """Say in the region's own note that it deserves a look."""
+    result.update(noted(result, f"look here: {reason}"))

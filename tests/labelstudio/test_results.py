@@ -21,6 +21,7 @@ from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
 from backend.labelstudio.results import (
     STATUS_PREFIX,
     LabelMismatch,
+    noted,
     region_id,
     region_mask,
     region_results,
@@ -390,3 +391,16 @@ def test_opaque_bitmasks_are_what_is_not_black():
     data = base64.b64encode(cv2.imencode(".png", grey)[1].tobytes()).decode()
     found = region_mask(item({"imageDataURL": "data:image/png;base64," + data}))
     np.testing.assert_array_equal(found, grey > 0)
+
+
+@pytest.mark.parametrize("earlier", [{}, {"meta": {"text": ["SAM 2: look here: 3"]}}, {"meta": 0}])
+def test_a_note_replaces_only_our_own(earlier):
+    result = {"id": "r", **earlier}
+    assert noted(result, "unsure")["meta"] == {"text": ["SAM 2: unsure"]}
+    assert result == {"id": "r", **earlier}
+
+
+@pytest.mark.parametrize("text", ["the left one", ["the left one"]])
+def test_a_note_never_replaces_a_humans(text):
+    result = {"id": "r", "meta": {"text": text}}
+    assert noted(result, "unsure") == result

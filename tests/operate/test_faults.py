@@ -17,7 +17,8 @@ import pytest
 
 from backend.engine.scheduler import Priority
 from backend.labelstudio.client import LabelStudioError
-from backend.tracking.store import JobState, StoreError, TrackStore
+from backend.tracking.records import JobState
+from backend.tracking.store import StoreError, TrackStore
 from benchmarks.server import body, disc, said
 from benchmarks.server import click as disc_click
 from tests.backend.conftest import click
@@ -116,6 +117,20 @@ class TestOutOfMemory:
         assert job.state is JobState.FAILED
         rest = editor.say("track")
         assert sorted(region["item_index"] for region in rest) == list(range(5, PAGES))
+
+    def test_what_is_stored_of_a_track_that_failed_says_so(self, make_bench, short):
+        bench = make_bench(track_budget_seconds=0.3)
+        bench.engine.wait_ready(PATIENCE)
+        editor = Editor(bench)
+        editor.click(30, 50, page=0)
+        short += [OutOfMemoryError("CUDA out of memory")] * 2
+        bench.track_hold.clear()
+        editor.say("track")
+        bench.track_hold.set()
+        until(lambda: bench.published)
+        [note] = {region["meta"]["text"][0] for region in bench.published[0]["result"]}
+        assert note.startswith(f"SAM 2: stopped after 4 of {PAGES - 1} masks: ")
+        assert "too little memory" in note
 
 
 class TestStore:
