@@ -39,8 +39,8 @@ def preprocess(
     """Scale to [0, 1], stretch to a square, normalise by ImageNet's statistics.
 
     Equal to ``SAM2Transforms`` of the reference, whose ``torchvision`` resize of a float
-    tensor is this antialiased bilinear interpolation. Channels go one by one, which bounds
-    the float copy of a large image to a third.
+    tensor is this antialiased bilinear interpolation. Channels are laid side by side as
+    bytes, then go one by one, which bounds the float copy of a large image to a third.
 
     Args:
         image: uint8 RGB ``[H, W, 3]``.
@@ -61,8 +61,9 @@ def preprocess(
     else:
         pixels = upload(image)
     channels = []
-    for i, (mean, std) in enumerate(zip(_MEAN, _STD, strict=True)):
-        channel = pixels[None, None, :, :, i].float().div_(255)
+    planes = pixels.permute(2, 0, 1).contiguous().split(1)
+    for plane, mean, std in zip(planes, _MEAN, _STD, strict=True):
+        channel = plane[None].float().div_(255)
         if channel.shape[2:] != (image_size, image_size):
             channel = F.interpolate(
                 channel,

@@ -44,3 +44,13 @@ def test_nothing_all_and_a_line(mask):
 def test_zero_changes_nothing(split):
     split[0, 0] = True
     assert clean(split, 0.0) is split
+
+
+@pytest.mark.parametrize("pitch", [4, 40])
+def test_many_specks_and_pinholes_go_like_few(pitch):
+    whole = np.zeros((300, 300), bool)
+    whole[100:300, 100:300] = True
+    dirty = whole.copy()
+    dirty[2:98:pitch, 2::pitch] ^= True
+    dirty[102:298:pitch, 102:298:pitch] ^= True
+    assert (clean(dirty, 0.005) == whole).all()
