@@ -7,6 +7,7 @@ import os
 import sys
 
 from backend.doctor import command as doctor
+from backend.engine.compiling import end_while_compiling
 from backend.settings import Settings, SettingsError
 from backend.startup import start_problems
 from backend.tools import export, frames, preannotate
@@ -78,4 +79,6 @@ def _serve(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    end_while_compiling(code)
+    sys.exit(code)

@@ -94,7 +94,7 @@ def _jobs() -> Json:
     filtered = {"name": "unfinished", "in": "query", "schema": _text()}
     every = _get("jobs", "Tracking jobs, the newest first", _object(jobs=_list(_ref("Job"))))
     one = _get("one_job", "One job", _ref("Job"))
-    cancel = _get("cancel_job", "Stop a job after the frame it is at", _ref("Job"))
+    cancel = _get("cancel_job", "Stop a job within the frame it is at", _ref("Job"))
     for each in (one, cancel):
         each["responses"]["404"] = _error("There is no such job")
     return {

@@ -18,6 +18,7 @@ from backend.answers import Answers
 from backend.app import create_app
 from backend.batch import Batch
 from backend.decoding.images import ImageDecoder
+from backend.engine.compiling import end_while_compiling
 from backend.engine.local import LocalEngine, ModelChoice
 from backend.finetune.jobs import FinetuneJobs
 from backend.finetune.registry import ModelRegistry
@@ -50,9 +51,14 @@ def application() -> Flask:
         )
     metrics = Metrics()
     service = build_service(settings, metrics)
-    atexit.register(service.close)
+    atexit.register(_end, service)
     _drain_on_signal(service)
     return create_app(settings, service, metrics)
+
+
+def _end(service: Service) -> None:
+    service.close()
+    end_while_compiling(0)
 
 
 def _drain_on_signal(service: Service) -> None:
@@ -197,6 +203,7 @@ def base_choice(settings: Settings) -> ModelChoice:
         dtype=settings.dtype,
         image_size=settings.image_size,
         num_mask_memories=settings.num_maskmem,
+        compile_cache=settings.cache_dir.expanduser() / "compiled" if settings.compile else None,
     )
 
 

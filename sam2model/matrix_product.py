@@ -50,6 +50,8 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
 
 
 def _has_onednn(x: Tensor) -> bool:
+    if torch.compiler.is_dynamo_compiling():  # inductor calls it by itself where it can
+        return False
     if x.device.type != "cpu" or x.dtype not in _ONEDNN_DTYPES:
         return False
     return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)

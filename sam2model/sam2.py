@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sam2model.compiled import CompiledEncoder
 from sam2model.fpn_neck import ImageEncoder
 from sam2model.layers import MLP
 from sam2model.mask_decoder import DecodedMasks, MaskDecoder, to_tokens
@@ -62,6 +63,8 @@ class SAM2(nn.Module):
         num_mask_memories: spatial memories a tracked frame reads, 1 to 7: the conditioning
             frames, which count as one, and the frames just passed. 7 is what the models were
             trained with (``num_maskmem`` of the reference), fewer are faster.
+        compiled_encoder: used for the images it takes, see
+            :func:`sam2model.compiled.compile_image_encoder`; None for none.
 
     Raises:
         ValueError: ``image_size`` is not a positive multiple of 32.
@@ -84,6 +87,7 @@ class SAM2(nn.Module):
         self.embedding_size = size // _STRIDE
         self.compute_dtype = torch.float32
         self.num_mask_memories = NUM_MASK_MEMORIES
+        self.compiled_encoder: CompiledEncoder | None = None
 
         self.image_encoder = ImageEncoder(variant)
         self.memory_attention = MemoryAttention(variant, _MEMORY_DIM, self.embedding_size)
@@ -139,12 +143,20 @@ class SAM2(nn.Module):
             raise ValueError(
                 f"this model takes images of shape [B, 3, {size}, {size}], not {list(images.shape)}"
             )
+        compiled = self.compiled_encoder
+        fits = compiled is not None and compiled.takes(images)
+        encode = compiled.run if compiled is not None and fits else self.encode_maps
+        stride_4, stride_8, embedding = encode(images)
+        return ImageFeatures(embedding, (stride_4, stride_8))
+
+    def encode_maps(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What :meth:`encode_image` computes: ``[B, C, S/s, S/s]`` for s = 4, 8, 16."""
         decoder = self.sam_mask_decoder
         # Narrowed here, once per image, rather than in every decode.
-        stride_4, stride_8, embedding = self.image_encoder(
+        maps: tuple[Tensor, Tensor, Tensor] = self.image_encoder(
             images, narrowing=(decoder.conv_s0, decoder.conv_s1)
         )
-        return ImageFeatures(embedding, (stride_4, stride_8))
+        return maps
 
     def without_memory(self, embedding: Tensor) -> Tensor:
         """Condition on "nothing is remembered": for images, and where an object starts.

@@ -18,7 +18,7 @@ _CALLED: ContextVar[Callable[[], None] | None] = ContextVar("called_at_yield_poi
 def yield_point() -> None:
     """Call what the innermost :func:`yielding_to` of this thread names; nothing outside of one,
     and nothing in what ``torch.compile`` made."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return
     call = _CALLED.get()
     if call is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ class ModelChoice:
     Attributes:
         family: the version of the model that this one was fine-tuned from, at the very beginning;
             None for that model itself.
+        compile_cache: folder that keeps what ``torch.compile`` made; None to compile nothing.
     """
 
     variant: str
@@ -33,6 +35,7 @@ class ModelChoice:
     image_size: int | None = None
     num_mask_memories: int = 7
     family: str | None = None
+    compile_cache: Path | None = None
 
     @property
     def version(self) -> str:
@@ -67,6 +70,21 @@ def build_predictor(choice: ModelChoice, yield_to: Callable[[], None]) -> ImageP
     blank = predictor.embed(np.zeros((64, 64, 3), np.uint8))
     predictor.predict(blank, points=[[32, 32]])
     return predictor
+
+
+def compile_encoder(choice: ModelChoice, predictor: ImagePredictor) -> None:
+    """Have the model encode with a compiled image encoder; takes minutes the first time.
+
+    Raises:
+        Exception: it cannot be compiled on this machine, or answers otherwise.
+    """
+    if choice.compile_cache is not None:
+        # Read by torch when it compiles; an operator's own goes first.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(choice.compile_cache))
+
+    from sam2model.compiled import compile_image_encoder
+
+    compile_image_encoder(predictor.model)
 
 
 def build_video_tracker(

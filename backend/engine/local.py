@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from backend.context import caller, carried
 from backend.engine.building import ModelChoice, build_predictor, build_video_tracker
+from backend.engine.compiling import compile_in_background
 from backend.engine.embeddings import EmbeddingCache
 from backend.engine.engine import (
     Busy,
@@ -186,17 +187,22 @@ class LocalEngine:
     def replace(self, choice: ModelChoice) -> None:
         """Load other weights of the same family, and answer with them from the next request on.
 
-        They are loaded in the calling thread while the present ones answer; tracks under way keep
-        those they began with. Embeddings stay where the image encoder is the same.
+        They are loaded while the present ones answer; tracks under way keep those they began with.
+        Embeddings stay where the image encoder is the same.
 
         Raises:
             Exception: they cannot be loaded; the present ones stay.
         """
         logger.info("loading %s beside %s", choice.version, self.model_version)
-        loaded: Future[_Model] = Future()
-        loaded.set_result(_loaded(self._build(choice)))
-        self._loading, self._choice, self.model_version = loaded, choice, choice.version
+        # In a thread that ends. As long as a second thread lives that has used torch, libgomp takes
+        # the cores for overcommitted and lets the helpers of the inference thread sleep between
+        # their loops: with a small network a frame takes half as long again (docs/speed.md).
+        with ThreadPoolExecutor(1, "loading") as passing:
+            loading = passing.submit(lambda: _loaded(self._build(choice)))
+        loading.result()
+        self._loading, self._choice, self.model_version = loading, choice, choice.version
         logger.info("%s answers from now on", choice.version)
+        self._compile(choice, loading.result())
 
     def drain(self) -> None:
         """See ``Engine``."""
@@ -219,7 +225,12 @@ class LocalEngine:
         logger.info(
             "%s is ready after %.1f s", self.model_version, time.monotonic() - self._started
         )
+        self._compile(self._choice, model)
         return model
+
+    def _compile(self, choice: ModelChoice, model: _Model) -> None:
+        if choice.compile_cache is not None:
+            compile_in_background(choice, model.predictor)
 
     def _model(self, timeout: float) -> _Model:
         try:
@@ -256,12 +267,22 @@ class LocalEngine:
             "1 when the model answers",
             lambda: float(self.status().state is State.READY),
         )
+        metrics.gauge(
+            "sam2_model_compiled",
+            "1 when the image encoder runs compiled (SAM2_COMPILE)",
+            lambda: float(self._is_compiled()),
+        )
         metrics.gauges(
             "sam2_device_memory_bytes",
             "Memory in use on the model's device (on a CPU: of the process), by owner",
             "owner",
             self._memory,
         )
+
+    def _is_compiled(self) -> bool:
+        if self._choice.compile_cache is None or self.status().state is not State.READY:
+            return False
+        return self._model(0.0).predictor.model.compiled_encoder is not None
 
     def _memory(self) -> dict[str, float]:
         if self.status().state is not State.READY:

@@ -123,3 +123,19 @@ def test_clicks_are_answered_while_the_new_weights_load(start: Callable[..., Loc
     go_on.set()
     thread.join(PATIENCE)
     assert engine.model_version == "demo-ft1-p5"
+
+
+def test_the_thread_that_loads_ends_so_that_the_network_keeps_its_cores(
+    start: Callable[..., LocalEngine],
+) -> None:
+    engine = start(Predictor(1, 1))
+    loaders: list[threading.Thread] = []
+
+    def build(choice: ModelChoice) -> Any:
+        loaders.append(threading.current_thread())
+        return Predictor(1, 2)
+
+    engine._build = build
+    engine.replace(TUNED)
+    [loader] = loaders
+    assert not loader.is_alive()
