@@ -11,7 +11,7 @@ from sam2model.preprocessing import preprocess
 from training.clips import compose_clip
 from training.composites import compose
 from training.library import Library
-from training.sprites import HARD, PLAIN, Recipe
+from training.sprites import HARD, PLAIN, PORTRAIT, Recipe
 
 _CPU = torch.device("cpu")
 
@@ -28,15 +28,19 @@ def image_batch(
     library: Library,
     rng: np.random.Generator,
     plain: float = 0.0,
+    portraits: float = 0.0,
 ) -> tuple[Tensor, list[np.ndarray]]:
-    """Compose images, a share ``plain`` of them plain, and at most ``max_objects`` masks of each.
+    """Compose images and at most ``max_objects`` masks of each.
+
+    A share ``plain`` of them is plain, a share ``portraits`` shows one large object, the
+    rest is hard.
 
     Returns:
         ``[count, 3, S, S]``, and per image bool ``[N, S, S]``.
     """
     images, masks = [], []
     for _ in range(count):
-        composite = compose(size, library, rng, _recipe(plain, rng))
+        composite = compose(size, library, rng, _recipe(plain, portraits, rng))
         chosen = rng.permutation(len(composite.masks))[:max_objects]
         images.append(composite.image)
         masks.append(composite.masks[chosen])
@@ -56,10 +60,13 @@ def clip_batch(
     Returns:
         ``[T, 3, S, S]`` and bool ``[O, T, S, S]``.
     """
-    clip = compose_clip(size, length, library, rng, recipe=_recipe(plain, rng))
+    clip = compose_clip(size, length, library, rng, recipe=_recipe(plain, 0.0, rng))
     chosen = rng.permutation(len(clip.masks))[:max_objects]
     return to_tensor(clip.frames), clip.masks[chosen]
 
 
-def _recipe(plain: float, rng: np.random.Generator) -> Recipe:
-    return PLAIN if rng.random() < plain else HARD
+def _recipe(plain: float, portraits: float, rng: np.random.Generator) -> Recipe:
+    draw = rng.random()
+    if draw < plain:
+        return PLAIN
+    return PORTRAIT if draw < plain + portraits else HARD

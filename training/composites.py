@@ -204,7 +204,10 @@ def _paint_scattered(
     canvas: Canvas, library: Library, rng: np.random.Generator, recipe: Recipe
 ) -> None:
     background = canvas.image.astype(np.uint8)
-    count = int(rng.choice([1, 2, 3, 4, 5, 6, 8], p=[0.15, 0.2, 0.2, 0.18, 0.13, 0.08, 0.06]))
+    if recipe.alone:
+        count = 1
+    else:
+        count = int(rng.choice([1, 2, 3, 4, 5, 6, 8], p=[0.15, 0.2, 0.2, 0.18, 0.13, 0.08, 0.06]))
     sides = [random_side(canvas.size, rng, recipe) for _ in range(count)]
     # Large things are behind small ones, mostly: else little is seen of the small.
     if rng.random() < 0.75:

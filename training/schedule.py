@@ -17,7 +17,10 @@ class Stage:
         max_objects: objects asked for per image.
         plain: share of images and clips of separate, visible objects of fair size; of the
             others even a careful person could not say which object a click means.
-        clip_share: share of steps that train on a clip.
+        portraits: share of images of one large object.
+        corrections: most corrective clicks on an image after the first prompt.
+        clip_share: share of steps that train on clips.
+        clips: clips per such step and process.
         clip_length: longest clip, frames.
     """
 
@@ -26,7 +29,10 @@ class Stage:
     images: int
     max_objects: int = 4
     plain: float = 0.0
+    portraits: float = 0.0
+    corrections: int = 3
     clip_share: float = 0.0
+    clips: int = 1
     clip_length: int = 8
 
 
@@ -96,6 +102,19 @@ DEMO = Schedule(
     stages=(
         Stage(until=1450, image_size=128, images=12),
         Stage(until=2600, image_size=128, images=12, plain=0.6, clip_share=0.15),
-        Stage(until=None, image_size=256, images=4, plain=0.6, clip_share=0.3),
+        Stage(until=4900, image_size=256, images=4, plain=0.6, clip_share=0.3),
+        Stage(until=8130, image_size=256, images=4, plain=0.55, portraits=0.3, clip_share=0.2),
+        # Twice the pictures a step: held-out IoU stood still until the rate fell, so what a
+        # step of few pictures learns was mostly noise.
+        Stage(
+            until=None,
+            image_size=256,
+            images=8,
+            plain=0.6,
+            portraits=0.27,
+            corrections=5,
+            clip_share=0.15,
+            clips=2,
+        ),
     )
 )

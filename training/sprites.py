@@ -1,6 +1,6 @@
 """Objects to be put on a background: cut-outs, and silhouettes filled and shaded."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -24,6 +24,7 @@ class Recipe:
         regions: share of images of several regions whose regions are asked for.
         photos: share of photos among backgrounds.
         smallest: side of the smallest objects, relative to the image.
+        alone: every image shows a single object.
     """
 
     cutouts: float = 0.5
@@ -33,6 +34,7 @@ class Recipe:
     regions: float = 0.5
     photos: float = 0.5
     smallest: float = 0.06
+    alone: bool = False
 
 
 HARD = Recipe()
@@ -41,6 +43,8 @@ HARD = Recipe()
 PLAIN = Recipe(
     cutouts=0.6, parts=0.0, hiding=0.0, rows=0.0, regions=0.0, photos=0.75, smallest=0.12
 )
+# One large thing, as a photographer frames it: whatever is clicked means all of it.
+PORTRAIT = replace(PLAIN, smallest=0.4, alone=True)
 
 
 @dataclass

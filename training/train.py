@@ -67,7 +67,7 @@ def work(rank: int, options: Options, rendezvous: str) -> None:
         report = trainer.train_step()
         if log is not None:
             log.add(trainer.step, size, report)
-        if trainer.step % options.evaluate_every == 0:
+        if trainer.step % options.evaluate_every == 0 or trainer.finished:
             _evaluate(trainer, options, rank)
         stops = options.stop_after is not None and trainer.step - begun >= options.stop_after
         due = time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS

@@ -19,7 +19,7 @@ from training.initialisation import (
     warm_up_decoder,
 )
 from training.library import Library
-from training.losses import Losses
+from training.losses import Losses, mean_losses
 from training.optimizer import Optimizer
 from training.schedule import Schedule, Stage
 from training.state import RunState, update_ema
@@ -138,17 +138,26 @@ class Trainer:
         return model.eval()
 
     def _losses(self, kind: str, stage: Stage, rng: np.random.Generator) -> Losses:
-        size = stage.image_size
         if kind == "clip":
-            length = int(rng.integers(_SHORTEST_CLIP, stage.clip_length + 1))
-            frames, clip_masks = clip_batch(
-                size, length, _MAX_CLIP_OBJECTS, self.library, rng, stage.plain
-            )
-            return clip_losses(self.model, frames, clip_masks, rng)
+            return mean_losses([self._clip_losses(stage, rng) for _ in range(stage.clips)])
         images, masks = image_batch(
-            size, stage.images, stage.max_objects, self.library, rng, stage.plain
+            stage.image_size,
+            stage.images,
+            stage.max_objects,
+            self.library,
+            rng,
+            stage.plain,
+            stage.portraits,
         )
-        return image_losses(self.model, images, masks, rng, rounds=int(rng.integers(0, 4)))
+        rounds = int(rng.integers(0, stage.corrections + 1))
+        return image_losses(self.model, images, masks, rng, rounds)
+
+    def _clip_losses(self, stage: Stage, rng: np.random.Generator) -> Losses:
+        length = int(rng.integers(_SHORTEST_CLIP, stage.clip_length + 1))
+        frames, masks = clip_batch(
+            stage.image_size, length, _MAX_CLIP_OBJECTS, self.library, rng, stage.plain
+        )
+        return clip_losses(self.model, frames, masks, rng)
 
     def _resize(self, size: int) -> None:
         """Give the same parameters to a network for images of another size."""

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from sam2model.sam2 import SAM2
 from sam2model.variants import Variant
-from training.evaluate import evaluate, score, summary
+from training.evaluate import evaluate, score, speckle, summary
 from training.initialisation import fit_memory_norm, initialise
 from training.library import Library
 from training.schedule import Schedule, Stage
@@ -19,7 +19,16 @@ from training.trainer import Trainer
 _SCHEDULE = Schedule(
     stages=(
         Stage(until=2, image_size=32, images=2, max_objects=2),
-        Stage(until=None, image_size=64, images=2, max_objects=2, clip_share=0.5, clip_length=4),
+        Stage(
+            until=None,
+            image_size=64,
+            images=2,
+            max_objects=2,
+            corrections=1,
+            clip_share=0.5,
+            clips=2,
+            clip_length=4,
+        ),
     ),
     warm_up=2,
     decoder_warm_up=2,
@@ -156,3 +165,14 @@ def test_shipped_weights_load_strictly(tiny_variant: Variant, library: Library, 
     loaded = load_file(path)
     assert all(value.dtype == torch.bfloat16 for value in loaded.values())
     SAM2(tiny_variant).load_state_dict(loaded, strict=True)
+
+
+def test_a_printed_grid_is_speckles_and_a_smooth_shape_is_not():
+    solid = np.zeros((64, 64), bool)
+    solid[10:50, 10:50] = True
+    grid = np.zeros((64, 64), bool)
+    grid[::4, ::4] = True
+    smooth, printed = speckle([solid, grid])
+    assert smooth < 0.01
+    assert printed == 1.0
+    assert speckle([np.zeros((64, 64), bool)]) == []
