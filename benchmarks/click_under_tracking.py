@@ -34,7 +34,8 @@ from backend.app import create_app
 from backend.labelstudio.brush_rle import encode_brush
 from backend.metrics import Metrics
 from backend.settings import Settings
-from backend.tracking.store import JobState, TrackStore
+from backend.tracking.records import JobState
+from backend.tracking.store import TrackStore
 from backend.wsgi import build_service
 from benchmarks.click_latency import mask_iou, our_click, serve_photos
 from benchmarks.clips import MovingDiscs

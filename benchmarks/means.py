@@ -1,6 +1,6 @@
 """Each means that makes the network fast switched off in turn: time and accuracy without it.
 
-    python -m benchmarks.means [--parts encoder memory] [--rounds 2] [--out FILE]
+    python -m benchmarks.means [--parts encoder batch memory] [--rounds 2] [--out FILE]
 
 The means are no options of the product, so they are switched off here, by putting what would be
 there without them in their place. "all" is the network as it is; every other row is the network
@@ -39,7 +39,8 @@ HEAD = (
     "load",
 )
 ALL = "all"
-PARTS = ("encoder", "memory")
+TOGETHER = "two pictures in one batch (left out)"
+PARTS = ("encoder", "batch", "memory")
 
 
 def encoder_rows(variant: str, rounds: int, size: int | None = None) -> Iterator[list[str]]:
@@ -49,15 +50,24 @@ def encoder_rows(variant: str, rounds: int, size: int | None = None) -> Iterator
     image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     expected = pair.official.forward_image(image)["backbone_fpn"][2]
     for name in DTYPES:
-        yield from _rows(
-            "encoder",
-            name,
-            ENCODER_MEANS,
-            lambda: pair.ours.encode_image(image).embedding,
-            expected,
-            rounds,
-            pair,
-        )
+        runs = _switched(ENCODER_MEANS, name, lambda: pair.ours.encode_image(image).embedding, pair)
+        yield from _rows("encoder", name, runs, expected, rounds)
+
+
+def batch_rows(variant: str, rounds: int, size: int | None = None) -> Iterator[list[str]]:
+    """Rows of two pictures, as two users bring them: one after the other, and together."""
+    pair = make_pair(variant, size)
+    side = pair.ours.image_size
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    expected = torch.cat(
+        [pair.official.forward_image(i)["backbone_fpn"][2] for i in images.split(1)]
+    )
+    runs = {
+        ALL: lambda: torch.cat([pair.ours.encode_image(i).embedding for i in images.split(1)]),
+        TOGETHER: lambda: pair.ours.encode_image(images).embedding,
+    }
+    for name in DTYPES:
+        yield from _rows("encoder, 2 pictures", name, runs, expected, rounds)
 
 
 def memory_rows(
@@ -69,34 +79,30 @@ def memory_rows(
     features = pair.ours.encode_image(frame.image).embedding
     expected = frame.official_conditioned()
     for name in DTYPES:
-        yield from _rows(
-            f"memory, {objects} objects",
-            name,
-            MEMORY_MEANS,
-            lambda: frame.conditioned(features),
-            expected,
-            rounds,
-            pair,
-        )
+        runs = _switched(MEMORY_MEANS, name, lambda: frame.conditioned(features), pair)
+        yield from _rows(f"memory, {objects} objects", name, runs, expected, rounds)
 
 
 def _rows(
     part: str,
     dtype: str,
-    means: Mapping[str, Means],
-    compute: Callable[[], Tensor],
+    runs: Mapping[str, Callable[[], Tensor]],
     expected: Tensor,
     rounds: int,
-    pair: Pair,
 ) -> Iterator[list[str]]:
-    autocast = torch.autocast("cpu", dtype=DTYPES[dtype], enabled=dtype != "float32")
-    chosen = {name: each for name, each in means.items() if dtype in each.dtypes}
-    runs = {ALL: compute} | {name: _without(each, compute, pair) for name, each in chosen.items()}
-    with autocast:
+    with torch.autocast("cpu", dtype=DTYPES[dtype], enabled=dtype != "float32"):
         timings, found = take_turns(runs, rounds)
     for name in runs:
         error = relative_rms(found[name], expected)
         yield [part, dtype, name, *_cells(timings[name], timings[ALL]), error, load()]
+
+
+def _switched(
+    means: Mapping[str, Means], dtype: str, compute: Callable[[], Tensor], pair: Pair
+) -> dict[str, Callable[[], Tensor]]:
+    """What is computed with all means, and without each that makes a difference."""
+    chosen = {name: each for name, each in means.items() if dtype in each.dtypes}
+    return {ALL: compute} | {name: _without(each, compute, pair) for name, each in chosen.items()}
 
 
 def _without(means: Means, compute: Callable[[], Tensor], pair: Pair) -> Callable[[], Tensor]:
@@ -130,14 +136,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--add", action="store_true", help="keep the other rows of --out")
     arguments = parser.parse_args()
-    renewed = {part.partition(",")[0] for part in arguments.parts}
-    measured = [
-        row
-        for row in earlier_rows(arguments.out if arguments.add else None, HEAD, ())
-        if row[0].partition(",")[0] not in renewed
-    ]
+    measured = earlier_rows(arguments.out if arguments.add else None, HEAD, ())
     makers = {
         "encoder": lambda: encoder_rows(arguments.variant, arguments.rounds, arguments.size),
+        "batch": lambda: batch_rows(arguments.variant, arguments.rounds, arguments.size),
         "memory": lambda: memory_rows(
             arguments.variant, arguments.rounds, arguments.objects, arguments.size
         ),
@@ -146,7 +148,7 @@ def main() -> None:
         for part in arguments.parts:
             for row in makers[part]():
                 print(*row, sep=" | ", flush=True)
-                measured.append(row)
+                measured = [other for other in measured if other[:3] != row[:3]] + [row]
     text = _document(arguments.variant, measured, arguments.rounds)
     print(text)
     if arguments.out:
@@ -156,6 +158,10 @@ def main() -> None:
 def _document(variant: str, measured: list[list[str]], rounds: int) -> str:
     meanings = "\n".join(
         f"- **{name}**: {each.meaning}" for name, each in (ENCODER_MEANS | MEMORY_MEANS).items()
+    )
+    meanings += (
+        f"\n- **{TOGETHER}**: pictures of two users encoded in one call. Nobody waits for "
+        "a batch to fill."
     )
     return (
         "# What each means of the network brings\n\n"

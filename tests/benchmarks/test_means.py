@@ -5,7 +5,7 @@ from contextlib import ExitStack
 import pytest
 import torch
 
-from benchmarks.means import ALL, HEAD, encoder_rows, memory_rows
+from benchmarks.means import ALL, HEAD, TOGETHER, batch_rows, encoder_rows, memory_rows
 from benchmarks.means_off import ENCODER_MEANS, MEMORY_MEANS
 from benchmarks.reference import make_pair
 from benchmarks.tracked_frame import Frame
@@ -29,6 +29,14 @@ def test_the_same_features_without_each(means, rows):
         of_dtype = {row["means"]: row for row in measured if row["dtype"] == dtype}
         assert set(of_dtype) == {ALL} | {n for n, each in means.items() if dtype in each.dtypes}
         assert all(float(row["error"]) <= bound for row in of_dtype.values())
+
+
+def test_the_same_features_in_one_batch():
+    with torch.inference_mode():
+        measured = [dict(zip(HEAD, row, strict=True)) for row in batch_rows("demo", 1, SIZE)]
+    assert [row["means"] for row in measured] == [ALL, TOGETHER] * 2
+    bounds = {"float32": 1e-5, "bfloat16": 0.05}
+    assert all(float(row["error"]) <= bounds[row["dtype"]] for row in measured)
 
 
 @pytest.mark.parametrize("means", [ENCODER_MEANS, MEMORY_MEANS], ids=["encoder", "memory"])
