@@ -15,10 +15,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
 
 BUD = true_object("quince.jpg", "bud")
 BEE = true_object("quince.jpg", "bee")
-# The brown calyx above the bud: a click on the bud takes it in.
-CALYX = (81.6, 3.0)
-# On the bud's lower rim. Of this click alone the model makes something else (IoU 0.36).
-RIM = (80.0, 40.0)
+DAHLIA = true_object("dahlia.jpg", "dahlia")
+# A click on the lower half of the dahlia takes in a leaf below it.
+LOWER_HALF, LEAF = (46.2, 60.7), (64.7, 95.8)
+# On the dahlia's lower rim. Of this click alone the model makes something else (IoU 0.22).
+RIM = (49.9, 76.9)
 SCREENSHOT = REPOSITORY / "docs" / "images" / "mask_in_label_studio.png"
 
 
@@ -32,6 +33,13 @@ def project(services: Services, label_config: str) -> int:
 def task(services: Services, project: int) -> int:
     """A fresh task with the quince photo."""
     [task] = services.photo_tasks(project, BUD.photo)
+    return task
+
+
+@pytest.fixture
+def dahlia_task(services: Services, project: int) -> int:
+    """A fresh task with the photo of the dahlia."""
+    [task] = services.photo_tasks(project, DAHLIA.photo)
     return task
 
 
@@ -58,20 +66,20 @@ def test_a_click_becomes_a_saved_mask_of_the_object(
 
 
 def test_a_negative_click_takes_away_and_replaces_the_suggestion(
-    editor: Editor, project: int, task: int
+    editor: Editor, project: int, dahlia_task: int
 ) -> None:
-    editor.open(project, task)
-    first = editor.point(*BUD.click, "Flower")
+    editor.open(project, dahlia_task)
+    first = editor.point(*LOWER_HALF, "Flower")
     [(before, _)] = brush_masks(first.results)
-    assert at(before, *CALYX)
+    assert at(before, *LEAF)
 
-    second = editor.point(*CALYX, "Flower", negative=True)
+    second = editor.point(*LEAF, "Flower", negative=True)
     signs = [item["is_positive"] for item in second.request["context"]["result"]]
     assert signs == [True, False]
     [(after, _)] = brush_masks(second.results)
-    assert not at(after, *CALYX)
-    assert at(after, *BUD.click)
-    assert iou(after, BUD.mask) >= iou(before, BUD.mask)
+    assert not at(after, *LEAF)
+    assert at(after, *LOWER_HALF)
+    assert iou(after, DAHLIA.mask) >= iou(before, DAHLIA.mask)
     assert len(editor.state().suggestions) == 1
 
     editor.accept()
@@ -79,12 +87,12 @@ def test_a_negative_click_takes_away_and_replaces_the_suggestion(
 
 
 def test_a_box_becomes_a_mask_and_a_click_in_it_refines_that_mask(
-    editor: Editor, project: int, task: int
+    editor: Editor, project: int, dahlia_task: int
 ) -> None:
-    editor.open(project, task)
-    boxed = editor.box(BUD.box, "Flower")
+    editor.open(project, dahlia_task)
+    boxed = editor.box(DAHLIA.box, "Flower")
     [(mask, item)] = brush_masks(boxed.results)
-    assert iou(mask, BUD.mask) >= 0.7
+    assert iou(mask, DAHLIA.mask) >= 0.7
 
     editor.hide_box(*RIM)
     clicked = editor.point(*RIM, "Flower")
@@ -92,7 +100,7 @@ def test_a_box_becomes_a_mask_and_a_click_in_it_refines_that_mask(
     assert types == {"keypointlabels"}, "boxes and points never come in one request"
     [(refined, refined_item)] = brush_masks(clicked.results)
     assert refined_item["id"] == item["id"]
-    assert iou(refined, BUD.mask) >= 0.7
+    assert iou(refined, DAHLIA.mask) >= 0.7
     assert len(editor.state().suggestions) == 1
 
 

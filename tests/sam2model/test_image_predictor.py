@@ -68,11 +68,16 @@ class TestAnswers:
         assert again.masks.shape == (1, 300, 400)
         assert iou(again.masks[0], scene[1]) > 0.85
 
-    def test_labels_matter(self, predictor, embedding):
-        positive = predictor.predict(embedding, points=[[150, 120]], labels=[1])
-        negative = predictor.predict(embedding, points=[[150, 120]], labels=[0])
-        assert positive.masks[0, 120, 150]
-        assert not negative.masks[0, 120, 150]
+    def test_labels_matter(self, predictor, disc):
+        # A negative click always follows a positive one, in training as in use.
+        image, left = disc(300, 400, centre=(110, 150), radius=60)
+        other, right = disc(300, 400, centre=(290, 150), radius=60)
+        embedding = predictor.embed(np.where(right[..., None], other, image))
+        clicks = [[110, 150], [290, 150]]
+        both = predictor.predict(embedding, points=clicks, labels=[1, 1]).masks[0]
+        one = predictor.predict(embedding, points=clicks, labels=[1, 0]).masks[0]
+        assert iou(both, left | right) > 0.9
+        assert iou(one, left) > 0.9
 
     def test_coordinates_follow_a_tall_image(self, predictor, disc):
         image, inside = disc(600, 300, centre=(150, 400), radius=90)
