@@ -79,20 +79,24 @@ class ImageDecoder:
             self._changed.notify_all()
             self._finalizer()
 
-    def _load(self, file: BinaryIO) -> np.ndarray:
-        process = self._take()
+    def _load(self, file: BinaryIO, *, again: bool = True) -> np.ndarray:
+        process, begun = self._take(), False
         try:
-            return self._decode(process, file)
+            most = self._seconds_for(self._max_pixels)
+            process.open(file, {"max_pixels": self._max_pixels}, seconds=most)
+            begun = True
+            return self._decode(process)
         except DecoderGone as gone:
             with self._changed:
                 self.failures += 1
-            raise self._explain(gone.cause) from gone
+            if begun or not again:
+                raise self._explain(gone.cause, begun) from gone
         finally:
             self._give_back(process)
+        # A warm process that the system killed while it waited: the image has no part in it.
+        return self._load(file, again=False)
 
-    def _decode(self, process: DecodingProcess, file: BinaryIO) -> np.ndarray:
-        most = self._seconds_for(self._max_pixels)
-        process.open(file, {"max_pixels": self._max_pixels}, seconds=most)
+    def _decode(self, process: DecodingProcess) -> np.ndarray:
         process.allow(self._seconds)
         width, height = self._size(process, _checked(process.answer()), "image")
         process.allow(self._seconds_for(width * height))
@@ -162,7 +166,13 @@ class ImageDecoder:
         if not keep:
             process.close()
 
-    def _explain(self, cause: Cause) -> MediaError:
+    def _explain(self, cause: Cause, begun: bool) -> MediaError:
+        if not begun:
+            return MediaError(
+                "The backend's image decoder was ended before it began.",
+                "Try again in a moment; the machine may be short of memory, see the backend's log.",
+                reason=Reason.FAILED,
+            )
         if cause is Cause.MEMORY:
             return MediaError(
                 "The image takes more memory to decode than its size allows for.",

@@ -101,14 +101,14 @@ class DecodingProcess:
     def open(
         self, file: BinaryIO, request: Mapping[str, Any], payload: bytes = b"", *, seconds: float
     ) -> None:
-        """Send the first request about a file; the answers come from ``answer``.
+        """Send the first request about a file, and see it begun; the answers come from ``answer``.
 
         Args:
             file: seekable; what the decoder reads from now on.
             seconds: what the decoder may take until it has answered, its reading not counted.
 
         Raises:
-            DecoderGone: it is gone.
+            DecoderGone: it is gone, and has not looked at the file.
             Exception: what reading the file raises.
         """
         self._file, self._size = file, file.seek(0, os.SEEK_END)
@@ -122,6 +122,12 @@ class DecodingProcess:
         except (Closed, Nonsense, TimeoutError) as error:
             raise self._gone(error) from error
         self.ask({**request, **sizes}, head + payload, seconds=seconds)
+        try:
+            begun = self._waited(self._channel.receive).get("begun")
+        except (Closed, Nonsense, TimeoutError) as error:
+            raise self._gone(error) from error
+        if begun is not True:
+            raise self.nonsense()
 
     def ask(self, request: Mapping[str, Any], payload: bytes = b"", *, seconds: float) -> None:
         """Send a further request about the file; see ``open``. Raises DecoderGone."""

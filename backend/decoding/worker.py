@@ -140,6 +140,8 @@ def run(channel: Channel, serve: Serve) -> None:
     while True:
         request = session.next_request()
         session.allow(request["seconds"])
+        if "head" in request:
+            channel.send({"begun": True})  # from here on it may be the file's fault
         try:
             serve(session, request)
         except (Closed, Nonsense):

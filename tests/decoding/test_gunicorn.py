@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.decoding.conftest import running
+from tests.processes import running
 from tests.waiting import LONGER, PATIENCE, until
 
 

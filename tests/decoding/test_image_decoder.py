@@ -19,9 +19,11 @@ import pytest
 from PIL import Image
 
 from backend.decoding.images import ImageDecoder
+from backend.decoding.process import DecodingProcess
 from backend.media.errors import MediaError, Reason
 from backend.media.images import load_image
-from tests.decoding.conftest import FAULTY, running
+from tests.decoding.conftest import FAULTY
+from tests.processes import running
 from tests.waiting import PATIENCE, until
 
 
@@ -239,6 +241,42 @@ def test_an_idle_process_that_died_is_replaced(decoder: ImageDecoder, photo: Pat
         os.kill(pid, signal.SIGKILL)
         while running(pid):
             time.sleep(0.01)
+    assert decoder.load(photo).shape == (300, 400, 3)
+
+
+def killed_unnoticed(monkeypatch: pytest.MonkeyPatch, processes: list[DecodingProcess]) -> None:
+    """Kill processes in a way that looking at them does not show: while the last of their threads
+    ends, they still count as running."""
+    monkeypatch.setattr(DecodingProcess, "alive", True)
+    for process in processes:
+        process.kill()
+    until(lambda: not any(running(process.pid) for process in processes))
+
+
+def test_an_idle_process_that_dies_as_it_is_taken_costs_no_image(
+    decoder: ImageDecoder, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder.load(photo)
+    lost = decoder.failures
+    with monkeypatch.context() as patched:
+        killed_unnoticed(patched, decoder._idle)
+        patched.setattr(decoder, "_warm", 0)  # so that what is gone is not kept for the next one
+        assert decoder.load(photo).shape == (300, 400, 3)
+    assert decoder.failures == lost + 1
+    assert decoder.load(photo).shape == (300, 400, 3)
+
+
+def test_an_image_is_not_blamed_for_processes_that_never_began(
+    faulty: Callable, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = faulty(warm=2)
+    with monkeypatch.context() as patched:
+        killed_unnoticed(patched, decoder._idle)
+        patched.setattr(decoder, "_warm", 0)
+        with pytest.raises(MediaError, match="ended before it began") as caught:
+            decoder.load(photo)
+    assert caught.value.reason is Reason.FAILED
+    assert decoder.failures == 2
     assert decoder.load(photo).shape == (300, 400, 3)
 
 

@@ -16,7 +16,8 @@ from backend.decoding.tables import pack_table, unpack_table
 from backend.decoding.videos import RemoteDecoder, open_video
 from backend.media.errors import MediaError, Reason
 from backend.video import VideoError, VideoFrames, VideoLimits
-from tests.decoding.conftest import FAULTY, running
+from tests.decoding.conftest import FAULTY
+from tests.processes import running
 from tests.video.clips import number_of, steady, write_clip
 from tests.waiting import PATIENCE
 
