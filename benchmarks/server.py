@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ CONFIG = """<View>
 SEQUENCE = CONFIG.replace('value="$image"', 'valueList="$frames"')
 HEIGHT, WIDTH = 240, 320
 TRACEBACK = "Traceback (most recent call last)"
+# A thread or process that ends while it is read.
+_GONE = (FileNotFoundError, ProcessLookupError)
 
 
 class Server(Child):
@@ -113,13 +116,15 @@ def cpu_seconds(pid: int) -> float:
     procfs."""
     folder = Path(f"/proc/{pid}")
     fields = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    own = sum(int(fields[place]) for place in (11, 12, 13, 14)) / os.sysconf("SC_CLK_TCK")
-    children = [
-        child
-        for thread in (folder / "task").iterdir()
-        for child in (thread / "children").read_text(encoding="ascii").split()
-    ]
-    return own + sum(cpu_seconds(int(child)) for child in children)
+    seconds = sum(int(fields[place]) for place in (11, 12, 13, 14)) / os.sysconf("SC_CLK_TCK")
+    children: list[str] = []
+    for thread in (folder / "task").iterdir():
+        with suppress(*_GONE):
+            children += (thread / "children").read_text(encoding="ascii").split()
+    for child in children:
+        with suppress(*_GONE):
+            seconds += cpu_seconds(int(child))
+    return seconds
 
 
 def disc(seed: int, shift: int = 0) -> np.ndarray:

@@ -14,6 +14,7 @@ import pytest
 
 from demo.backend import REPOSITORY
 from demo.processes import Child, ProcessDiedError, free_port
+from tests.processes import running
 from tests.waiting import LONGER, PATIENCE, until
 
 # Starts a child of its own that does not care for SIGTERM, and says its process id.
@@ -43,15 +44,6 @@ def start(directory: Path, code: str) -> Child:
     )
 
 
-def alive(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
 def test_a_child_that_dies_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     child = start(tmp_path, "print('line 1'); print('the reason'); raise SystemExit(3)")
     with pytest.raises(ProcessDiedError, match=r"(?s)exit code 3.*the reason"):
@@ -63,11 +55,11 @@ def test_stop_ends_the_whole_family(tmp_path: Path) -> None:
     child = start(tmp_path, _STUBBORN_FAMILY)
     until(lambda: child.log.read_text().strip().isdecimal())
     grandchild = int(child.log.read_text())
-    assert alive(child.pid)
-    assert alive(grandchild)
+    assert running(child.pid)
+    assert running(grandchild)
     child.stop()
-    assert not alive(child.pid)
-    until(lambda: not alive(grandchild))
+    assert not running(child.pid)
+    until(lambda: not running(grandchild))
 
 
 def test_a_busy_port_is_left_alone() -> None:
@@ -122,4 +114,4 @@ def test_a_signal_while_starting_stops_everything(tmp_path: Path, number: signal
     label_studio = int(pid_file.read_text())
     demo.send_signal(number)
     assert demo.wait(PATIENCE) == 0
-    assert not alive(label_studio)
+    assert not running(label_studio)
