@@ -22,11 +22,11 @@ from backend.answers import Answers
 from backend.engine.fair_pool import FairPool
 from backend.engine.scheduler import Priority
 from backend.interactive import EXPECTED
+from backend.job_state import JobState
 from backend.labelstudio.json_values import task_name
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_task
 from backend.labelstudio.results import region_id
 from backend.labelstudio.tags import LabelConfig
-from backend.tracking.records import JobState
 from backend.tracking.video_commands import VideoCommands
 
 logger = logging.getLogger(__name__)

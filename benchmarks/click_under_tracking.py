@@ -31,10 +31,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from backend.app import create_app
+from backend.job_state import JobState
 from backend.labelstudio.brush_rle import encode_brush
 from backend.metrics import Metrics
 from backend.settings import Settings
-from backend.tracking.records import JobState
 from backend.tracking.store import TrackStore
 from backend.wsgi import build_service
 from benchmarks.click_latency import mask_iou, our_click, serve_photos

@@ -22,11 +22,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from backend.finetune.registry import replace_file
+from backend.job_state import JobState
 
 logger = logging.getLogger(__name__)
 
@@ -36,27 +36,12 @@ _END_SECONDS = 10.0
 _MAX_WAITING = 20  # projects
 
 
-class State(StrEnum):
-    """The life of a job."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will come."""
-        return self in (State.DONE, State.FAILED, State.CANCELLED)
-
-
 @dataclass(frozen=True)
 class FinetuneJob:
     """The last job of a project; times in seconds since 1970."""
 
     project: int
-    state: State
+    state: JobState
     created: float
     updated: float
     message: str = ""
@@ -114,7 +99,7 @@ class FinetuneJobs:
         if job is None or job.state.ended:  # else: one that was interrupted
             self._at(project).mkdir(parents=True, exist_ok=True)
             now = time.time()
-            self._write(FinetuneJob(project, State.QUEUED, now, now))
+            self._write(FinetuneJob(project, JobState.QUEUED, now, now))
         self._waiting.put(project)
         return f"fine-tuning on project {project} begins in the background"
 
@@ -133,7 +118,7 @@ class FinetuneJobs:
         """The last job of a project."""
         try:
             found = json.loads((self._at(project) / "job.json").read_text(encoding="utf-8"))
-            return FinetuneJob(**{**found, "state": State(found["state"])})
+            return FinetuneJob(**{**found, "state": JobState(found["state"])})
         except FileNotFoundError:
             return None
 
@@ -167,7 +152,7 @@ class FinetuneJobs:
                 self._run(project)
             except Exception:  # thread boundary: the next job must get its turn
                 logger.exception("fine-tuning on project %d failed", project)
-                self._note(project, State.FAILED, "the backend failed; its log says why")
+                self._note(project, JobState.FAILED, "the backend failed; its log says why")
             if not self._stopping.is_set():
                 with self._lock:
                     self._asked.discard(project)
@@ -184,9 +169,9 @@ class FinetuneJobs:
             self._check(project)
         except Exception as error:  # noqa: BLE001 - whatever it is, there is no job for it
             logger.warning("no fine-tuning on project %d: %s", project, error)
-            self._note(project, State.FAILED, str(error))
+            self._note(project, JobState.FAILED, str(error))
             return
-        self._note(project, State.RUNNING, "")
+        self._note(project, JobState.RUNNING, "")
         logger.info("fine-tuning on project %d begins", project)
         with (self._at(project) / "log").open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - this interpreter, and a number
@@ -216,16 +201,16 @@ class FinetuneJobs:
         if project in self._cancelled:
             self._cancelled.discard(project)
             (self._at(project) / "progress.json").unlink(missing_ok=True)  # it is not to go on
-            state, message = State.CANCELLED, ""
+            state, message = JobState.CANCELLED, ""
         elif code == 0:
-            state, message = State.DONE, str(progress.get("message", ""))
+            state, message = JobState.DONE, str(progress.get("message", ""))
         else:
             own = str(progress.get("message", ""))
-            state, message = State.FAILED, own or _last_line(self._at(project) / "log")
+            state, message = JobState.FAILED, own or _last_line(self._at(project) / "log")
         self._note(project, state, message)
         logger.info("fine-tuning on project %d: %s %s", project, state, message)
 
-    def _note(self, project: int, state: State, message: str) -> None:
+    def _note(self, project: int, state: JobState, message: str) -> None:
         job = self.job(project)
         if job is not None:
             self._write(replace(job, state=state, message=message, updated=time.time()))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from backend.job_state import JobState
 from backend.labelstudio.commands import ParsedCommand
 from backend.labelstudio.prompts import prompts_from_task
 from backend.labelstudio.results import noted
@@ -17,7 +18,7 @@ from backend.tools.common import Project, ToolError
 from backend.tools.marks import Results, marks_of
 from backend.tools.masks import joined
 from backend.tools.review_file import Remark
-from backend.tracking.records import Job, JobState
+from backend.tracking.records import Job
 from backend.tracking.review import LOW_IOU, Doubt, doubts
 
 SECONDS = 600.0  # for the images of one task

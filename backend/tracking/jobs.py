@@ -25,12 +25,13 @@ from backend.engine.engine import (
     Tracker,
 )
 from backend.engine.fair_pool import FairPool
+from backend.job_state import JobState
 from backend.labelstudio.geometry import resize_mask
 from backend.labelstudio.media_refs import MissingMedia
 from backend.media.errors import MediaError
 from backend.tracking.pace import Pace
 from backend.tracking.plan import Span
-from backend.tracking.records import Job, JobState, TrackedMask
+from backend.tracking.records import Job, TrackedMask
 from backend.tracking.store import StoreError, TrackStore
 from backend.tracking.stride import StridedTracker, tracked_frames
 from backend.video import VideoError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from backend.tracking.records import Job, JobState
+from backend.job_state import JobState
+from backend.tracking.records import Job
 
 
 def progress(job: Job, frames: Iterable[int], total: int, seconds_left: float | None) -> str:

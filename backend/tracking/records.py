@@ -4,25 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
-
-class JobState(StrEnum):
-    """The life of a job."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    DONE = "done"
-    CANCELLED = "cancelled"
-    FAILED = "failed"
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will come."""
-        return self in (JobState.DONE, JobState.CANCELLED, JobState.FAILED)
+from backend.job_state import JobState
 
 
 @dataclass(frozen=True)

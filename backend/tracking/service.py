@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from backend.engine.engine import Engine
+from backend.job_state import JobState
 from backend.labelstudio.client import LabelStudioError
 from backend.labelstudio.results import noted
 from backend.task_images import TaskImages
 from backend.tracking.jobs import JobRunner, Work
-from backend.tracking.records import Job, JobState
+from backend.tracking.records import Job
 from backend.tracking.sequence_commands import SequenceCommands
 from backend.tracking.store import TrackStore
 from backend.tracking.video_commands import VideoCommands

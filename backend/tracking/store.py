@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from backend.tracking.records import Job, JobState, TrackedMask
+from backend.job_state import JobState
+from backend.tracking.records import Job, TrackedMask
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (

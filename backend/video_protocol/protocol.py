@@ -13,11 +13,12 @@ from backend.answers import to_pixels
 from backend.engine.engine import Engine, ImageSource, Segment
 from backend.engine.scheduler import Priority
 from backend.interactive import EXPECTED, OnlyBackground, Request
+from backend.job_state import JobState
 from backend.labelstudio.prompts import ObjectPrompt
 from backend.labelstudio.tags import ImageTag
 from backend.task_images import TaskImages
 from backend.tracking.plan import Direction
-from backend.tracking.records import JobState, TrackedMask
+from backend.tracking.records import TrackedMask
 from backend.tracking.service import Tracking
 from backend.video_protocol.ask import Ask, Event, read_ask
 from backend.video_protocol.clips import Clips, OpenClip

@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
+from backend.job_state import JobState
 from backend.labelstudio.results import region_mask
-from backend.tracking.records import JobState
 from tests.backend.conftest import box, click
 from tests.waiting import LONGER, PATIENCE, until
 

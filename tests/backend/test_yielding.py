@@ -11,10 +11,10 @@ from backend.engine.engine import ImageSource, PixelPrompt
 from backend.engine.fair_queue import FairQueue
 from backend.engine.local import LocalEngine, ModelChoice
 from backend.engine.scheduler import InferenceThread, Priority, Stopped
+from backend.job_state import JobState
 from backend.metrics import Metrics
 from backend.tracking.jobs import Goal, JobRunner, Work
 from backend.tracking.plan import Span
-from backend.tracking.records import JobState
 from backend.tracking.store import TrackStore
 from benchmarks.clips import MovingDiscs
 from tests.backend.fakes import FakeFrameMasks, FakePredictor

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from backend.finetune.jobs import FinetuneJobs, State
+from backend.finetune.jobs import FinetuneJobs
+from backend.job_state import JobState
+from tests.processes import running
 from tests.waiting import until
 
 SCRIPT = """
@@ -67,7 +69,7 @@ class Bench:
     def finish(self, project: int, how: str = "well") -> None:
         (self.at(project) / "finish").write_text(how)
 
-    def state(self, project: int) -> State | None:
+    def state(self, project: int) -> JobState | None:
         job = self.jobs.job(project)
         return job.state if job else None
 
@@ -83,13 +85,6 @@ class Bench:
         self.ended += 1
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path)
@@ -101,11 +96,11 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 def test_a_job_runs_in_its_own_process_and_says_how_it_stands(bench: Bench) -> None:
     bench.jobs.request(5)
     until(lambda: bench.jobs.progress(5).get("step") == 25)
-    assert bench.state(5) is State.RUNNING
+    assert bench.state(5) is JobState.RUNNING
     [pid] = bench.processes(5)
     assert pid != os.getpid()
     bench.finish(5)
-    until(lambda: bench.state(5) is State.DONE)
+    until(lambda: bench.state(5) is JobState.DONE)
     job = bench.jobs.job(5)
     assert job is not None and job.message == "better: 0.2 before, 0.4 after"
     until(lambda: bench.ended == 1)
@@ -127,17 +122,17 @@ def test_projects_wait_for_each_other(bench: Bench) -> None:
     bench.jobs.request(5)
     until(lambda: bench.processes(5))
     bench.jobs.request(6)
-    assert bench.state(6) is State.QUEUED
+    assert bench.state(6) is JobState.QUEUED
     bench.finish(5)
     until(lambda: bench.processes(6))
     bench.finish(6)
-    until(lambda: bench.state(6) is State.DONE)
+    until(lambda: bench.state(6) is JobState.DONE)
 
 
 def test_a_project_that_cannot_be_seen_is_not_begun(bench: Bench) -> None:
     bench.unseen.add(5)
     bench.jobs.request(5)
-    until(lambda: bench.state(5) is State.FAILED)
+    until(lambda: bench.state(5) is JobState.FAILED)
     job = bench.jobs.job(5)
     assert job is not None and job.message == "There is no project 5."
     assert bench.processes(5) == []
@@ -147,7 +142,7 @@ def test_a_process_that_fails_leaves_its_last_words(bench: Bench) -> None:
     bench.jobs.request(5)
     until(lambda: bench.processes(5))
     bench.finish(5, "fail")
-    until(lambda: bench.state(5) is State.FAILED)
+    until(lambda: bench.state(5) is JobState.FAILED)
     job = bench.jobs.job(5)
     assert job is not None and job.message == "something is wrong with the annotations"
 
@@ -156,9 +151,9 @@ def test_a_job_can_be_cancelled_and_does_not_come_back(bench: Bench) -> None:
     bench.jobs.request(5)
     until(lambda: bench.jobs.progress(5))
     bench.jobs.cancel(5)
-    until(lambda: bench.state(5) is State.CANCELLED)
+    until(lambda: bench.state(5) is JobState.CANCELLED)
     [pid] = bench.processes(5)
-    assert not alive(pid)
+    assert not running(pid)
     bench.jobs.close()
     assert bench.restart().unfinished() == []
     assert bench.processes(5) == [pid]
@@ -171,15 +166,15 @@ def test_a_restart_takes_up_what_was_running_and_waiting(bench: Bench) -> None:
     bench.jobs.request(6)
     bench.jobs.close()
     [pid] = bench.processes(5)
-    assert not alive(pid)
-    assert bench.state(5) is State.RUNNING
+    assert not running(pid)
+    assert bench.state(5) is JobState.RUNNING
     waiting = [job.project for job in bench.restart().unfinished()]
     assert waiting == [5, 6]
     for project in waiting:
         bench.jobs.request(project)
     for project in (5, 6):
         (bench.at(project) / "finish").write_text("well")
-        until(lambda project=project: bench.state(project) is State.DONE)
+        until(lambda project=project: bench.state(project) is JobState.DONE)
     assert len(bench.processes(5)) == 2
     assert len(bench.processes(6)) == 1
 
@@ -201,12 +196,12 @@ def test_the_process_ends_with_the_service_even_if_that_is_killed(tmp_path: Path
         time.sleep(600)
     """)
     root = Path(__file__).parents[2]
-    running = subprocess.Popen([sys.executable, "-c", service], cwd=root)
+    service_process = subprocess.Popen([sys.executable, "-c", service], cwd=root)
     starts = bench_folder / "finetune/project-5/starts"
     try:
         until(lambda: starts.exists() and starts.read_text().strip())
     finally:
-        running.kill()
-        running.wait()
+        service_process.kill()
+        service_process.wait()
     pid = int(starts.read_text())
-    until(lambda: not alive(pid))
+    until(lambda: not running(pid))

@@ -16,8 +16,8 @@ import cv2
 import pytest
 
 from backend.engine.scheduler import Priority
+from backend.job_state import JobState
 from backend.labelstudio.client import LabelStudioError
-from backend.tracking.records import JobState
 from backend.tracking.store import StoreError, TrackStore
 from benchmarks.server import body, disc, said
 from benchmarks.server import click as disc_click

@@ -7,9 +7,10 @@ import time
 import numpy as np
 import pytest
 
+from backend.job_state import JobState
 from backend.tracking.pace import MEASURED_FRAMES, Pace
 from backend.tracking.progress import progress, ranges
-from backend.tracking.records import Job, JobState, TrackedMask
+from backend.tracking.records import Job, TrackedMask
 from backend.tracking.review import doubts
 from backend.tracking.sequence_commands import MANY_MASKS, _status_text
 

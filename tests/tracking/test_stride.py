@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from backend.engine.engine import Frames, PixelPrompt, TrackedObject
+from backend.job_state import JobState
 from backend.tracking.jobs import Goal, JobRunner, Work
 from backend.tracking.plan import Direction, plan_spans
-from backend.tracking.records import Job, JobState, TrackedMask
+from backend.tracking.records import Job, TrackedMask
 from backend.tracking.review import LOW_IOU
 from backend.tracking.store import TrackStore
 from backend.tracking.stride import agree, between, interpolate, tracked_frames

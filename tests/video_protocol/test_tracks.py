@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from backend.tracking.records import JobState
+from backend.job_state import JobState
 from backend.tracking.store import StoreError
 from backend.video import VideoError
 from tests.video.clips import HEIGHT, WIDTH
