@@ -121,11 +121,16 @@ def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) 
         ),
     )
     metrics.gauges("sam2_jobs", "Tracking jobs, by state", "state", partial(_states, tracking))
+    metrics.gauge(
+        "sam2_deliveries_waiting",
+        "Results of tracks that wait for another attempt to store them in Label Studio",
+        lambda: tracking.deliveries.waiting,
+    )
     protocol = None
     if resume:
         budget = settings.click_budget_seconds
         protocol = VideoProtocol(engine, images, tracking, budget_seconds=budget)
-        tracking.jobs.resume()
+        tracking.resume()
     answers = Answers(engine, images, metrics, zoom=settings.zoom_small_objects)
     interactive = Interactive(
         answers, engine, PromptMemory(), tracking, budget_seconds=settings.click_budget_seconds

@@ -14,8 +14,9 @@ from backend.decoding.videos import open_video
 from backend.engine.cleanup import clean
 from backend.labelstudio.geometry import mask_to_box
 from backend.settings import Settings
+from backend.tracking.packing import pack, unpack
 from backend.tracking.records import TrackedMask
-from backend.tracking.store import TrackStore, pack, unpack
+from backend.tracking.store import TrackStore
 from benchmarks.moving_clip import FRAMES_PER_SECOND
 
 HEAD = (

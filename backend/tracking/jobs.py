@@ -126,7 +126,11 @@ class _Run:
 
 
 class JobRunner:
-    """Runs jobs of a store, ``workers`` at a time."""
+    """Runs jobs of a store, ``workers`` at a time.
+
+    Args:
+        delivered: takes an ended job whose result is to be handed over; raises nothing.
+    """
 
     def __init__(
         self,
@@ -151,13 +155,16 @@ class JobRunner:
         self._paces: dict[str, Pace] = {}  # of the jobs that run
         self._unsaved: dict[str, Job] = {}  # ends that the store could not take
 
-    def submit(self, track: str, request: Mapping[str, Any]) -> Job:
+    def submit(self, track: str, request: Mapping[str, Any], *, deliver: bool = False) -> Job:
         """Begin a job, or join the one that is doing the same.
 
         One that another process left unfinished is taken up, at its last finished frame.
+
+        Args:
+            deliver: hand its result over when it ends.
         """
         digest = hashlib.sha256(json.dumps([track, request], sort_keys=True).encode()).hexdigest()
-        job, _ = self._store.add_job(uuid.uuid4().hex[:12], track, digest, request)
+        job, _ = self._store.add_job(uuid.uuid4().hex[:12], track, digest, request, deliver=deliver)
         self._take_up(job)
         return job
 
@@ -257,7 +264,7 @@ class JobRunner:
         self._end(job, state, message)
         ended = self._job(job_id)
         if ended.deliver and state is not JobState.CANCELLED:
-            self._deliver(ended)
+            self._delivered(ended)
 
     def _end(self, job: Job, state: JobState, message: str) -> None:
         try:
@@ -267,12 +274,6 @@ class JobRunner:
             self._unsaved[job.id] = replace(job, state=state, message=message)
         logger.info("the job is %s", state)
         self._notify()
-
-    def _deliver(self, job: Job) -> None:
-        try:
-            self._delivered(job)
-        except Exception:  # thread boundary: the masks stay in the store for "status"
-            logger.exception("job %s: its result could not be delivered", job.id)
 
     def _work(self, job: Job) -> None:
         self._engine.wait_ready(READY_SECONDS)

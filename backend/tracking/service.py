@@ -12,6 +12,7 @@ from backend.job_state import JobState
 from backend.labelstudio.client import LabelStudioError
 from backend.labelstudio.results import noted
 from backend.task_images import TaskImages
+from backend.tracking.deliveries import Deliveries
 from backend.tracking.jobs import JobRunner, Work
 from backend.tracking.records import Job
 from backend.tracking.sequence_commands import SequenceCommands
@@ -84,11 +85,12 @@ class Tracking:
         settings: TrackSettings,
     ) -> None:
         self.store = store
+        self.deliveries = Deliveries(store, self._deliver)
         self.jobs = JobRunner(
             store,
             engine,
             self._open,
-            delivered=self._deliver,
+            delivered=self.deliveries.attempt,
             workers=settings.workers,
             stride=settings.stride,
         )
@@ -101,12 +103,18 @@ class Tracking:
         self._kinds: dict[object, JobKind] = {self.videos.kind: self.videos}
 
     def add_kind(self, kind: JobKind) -> None:
-        """Have jobs of another kind run too; before ``JobRunner.resume``, which may find some."""
+        """Have jobs of another kind run too; before ``resume``, which may find some."""
         self._kinds[kind.kind] = kind
+
+    def resume(self) -> None:
+        """Take up what a stopped process left: unfinished jobs, and results not delivered."""
+        self.jobs.resume()
+        self.deliveries.resume()
 
     def close(self) -> None:
         """Stop after the frames under way; unfinished jobs go on at the next start."""
         self.jobs.close()
+        self.deliveries.close()
         self.store.close()
 
     def _kind(self, request: Mapping[str, Any]) -> JobKind:

@@ -11,7 +11,6 @@ import json
 import sqlite3
 import threading
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from backend.job_state import JobState
+from backend.tracking.packing import pack, unpack
 from backend.tracking.records import Job, TrackedMask
 
 _SCHEMA = """
@@ -59,6 +59,9 @@ CREATE TABLE IF NOT EXISTS earlier_masks (
     width INTEGER NOT NULL,
     runs BLOB NOT NULL,
     PRIMARY KEY (track, object, frame)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS due (
+    job TEXT PRIMARY KEY
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS delivered (
     prediction INTEGER PRIMARY KEY,
@@ -128,9 +131,18 @@ class TrackStore:
             self._connection.close()
 
     def add_job(
-        self, job_id: str, track: str, digest: str, request: Mapping[str, Any]
+        self,
+        job_id: str,
+        track: str,
+        digest: str,
+        request: Mapping[str, Any],
+        *,
+        deliver: bool = False,
     ) -> tuple[Job, bool]:
         """Queue a job, or join one with the same ``digest`` that has not ended.
+
+        Args:
+            deliver: as if ``ask_delivery`` were called at once.
 
         Returns:
             The job, and whether it is new.
@@ -141,12 +153,16 @@ class TrackStore:
                 "SELECT * FROM jobs WHERE digest = ? AND state IN ('queued', 'running')", (digest,)
             ).fetchone()
             if row is not None:
+                if deliver:
+                    _ask_delivery(connection, row["id"])
                 return _job(row), False
             connection.execute(
                 "INSERT INTO jobs (id, track, digest, request, state, created, updated) "
                 "VALUES (?, ?, ?, ?, 'queued', ?, ?)",
                 (job_id, track, digest, json.dumps(request), now, now),
             )
+            if deliver:
+                _ask_delivery(connection, job_id)
             row = connection.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
             return _job(row), True
 
@@ -164,14 +180,24 @@ class TrackStore:
         """Have a job's result stored in Label Studio when it ends; False if it has ended.
 
         One statement, so that a job that ends at the same time is either asked or seen to have
-        ended.
+        ended. It is due from then on, until ``settle``.
         """
         with self._transaction() as connection:
-            asked = connection.execute(
-                "UPDATE jobs SET deliver = 1 WHERE id = ? AND state IN ('queued', 'running')",
-                (job_id,),
-            )
-            return asked.rowcount > 0
+            return _ask_delivery(connection, job_id)
+
+    def settle(self, job_id: str) -> None:
+        """Nothing of the job is to be delivered any more."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM due WHERE job = ?", (job_id,))
+
+    def due(self) -> list[Job]:
+        """Jobs that ended, but whose result was not delivered; the oldest first."""
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "SELECT jobs.* FROM jobs JOIN due ON due.job = jobs.id "
+                "WHERE state IN ('done', 'failed') ORDER BY created"
+            ).fetchall()
+        return [_job(row) for row in rows]
 
     def job(self, job_id: str) -> Job | None:
         """The job called ``job_id``."""
@@ -322,6 +348,9 @@ class TrackStore:
             connection.execute("DELETE FROM masks WHERE track = ?", (track,))
             connection.execute("DELETE FROM earlier_masks WHERE track = ?", (track,))
             connection.execute("DELETE FROM objects WHERE track = ?", (track,))
+            connection.execute(
+                "DELETE FROM due WHERE job IN (SELECT id FROM jobs WHERE track = ?)", (track,)
+            )
 
     def forget_masks(self, track: str) -> None:
         """Drop what was found on a track, and keep what its objects are."""
@@ -352,22 +381,13 @@ class TrackStore:
             ) from error
 
 
-def pack(mask: np.ndarray) -> bytes:
-    """A bool mask ``[H, W]`` as compressed run lengths, row by row, beginning with background."""
-    flat = np.concatenate(([False], mask.ravel(), [False]))
-    edges = np.flatnonzero(flat[1:] != flat[:-1]).astype(np.int64)
-    runs = np.diff(edges, prepend=0)
-    return zlib.compress(runs.astype("<u4").tobytes(), level=1)
-
-
-def unpack(runs: bytes, height: int, width: int) -> np.ndarray:
-    """Undo ``pack``: bool ``[height, width]``."""
-    lengths = np.frombuffer(zlib.decompress(runs), dtype="<u4").astype(np.int64)
-    ends = np.cumsum(lengths)
-    flat = np.zeros(height * width, dtype=bool)
-    for start, stop in zip(ends[0::2], ends[1::2], strict=True):
-        flat[start:stop] = True
-    return flat.reshape(height, width)
+def _ask_delivery(connection: sqlite3.Connection, job_id: str) -> bool:
+    asked = connection.execute(
+        "UPDATE jobs SET deliver = 1 WHERE id = ? AND state IN ('queued', 'running')", (job_id,)
+    )
+    if asked.rowcount:
+        connection.execute("INSERT OR IGNORE INTO due VALUES (?)", (job_id,))
+    return asked.rowcount > 0
 
 
 def _job(row: sqlite3.Row) -> Job:

@@ -214,8 +214,13 @@ class VideoCommands:
         label_config: str,
         name: str,
         regions: Sequence[VideoRegion],
+        *,
+        seconds: float | None = None,
     ) -> Clip:
         """The video that the Video tag called ``name`` shows for ``task``.
+
+        Args:
+            seconds: how long it may take to come; None for what a reply may.
 
         Raises:
             MissingMedia: there is no such tag, or no address in the task.
@@ -225,7 +230,7 @@ class VideoCommands:
         tag = video_tag(config, name)
         data = task.get("data") if isinstance(task.get("data"), Mapping) else {}
         address = media_uri(data, tag, None)  # type: ignore[arg-type]
-        deadline = time.monotonic() + self._shop.budget_seconds
+        deadline = time.monotonic() + (self._shop.budget_seconds if seconds is None else seconds)
         with self._shop.images.video(task, tag, deadline) as file:
             table, duration = self._tables.get(file, deadline)
         timeline = read_timeline(config, name, data, regions, table, duration)  # type: ignore[arg-type]
@@ -287,7 +292,12 @@ class VideoCommands:
         items = [item for each in request["objects"] for item in each["items"]]
         regions = read_video_regions(items, self._parse(request["label_config"]))
         clip = self.clip(
-            request["project"], request["task"], request["label_config"], request["video"], regions
+            request["project"],
+            request["task"],
+            request["label_config"],
+            request["video"],
+            regions,
+            seconds=FETCH_SECONDS,
         )
         results: Results = []
         for region in regions:

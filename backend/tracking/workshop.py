@@ -42,11 +42,10 @@ class Workshop:
     def begin(self, track: str, request: Mapping[str, Any]) -> Job:
         """Begin or join a job in the place of those that run on its track, without waiting; it is
         stored as a prediction when it ends."""
-        job = self.jobs.submit(track, request)
+        job = self.jobs.submit(track, request, deliver=True)
         for other in self.store.jobs(track=track, unfinished=True):
             if other.id != job.id:
                 self.jobs.cancel(other.id)
-        self.store.ask_delivery(job.id)
         return self.store.job(job.id) or job
 
     def cancel(self, track: str) -> bool:

@@ -391,8 +391,8 @@ class TestLongTracks:
         bench.store.put_masks = halfway
         add = bench.store.add_job
 
-        def long_ago(*args):
-            job, new = add(*args)
+        def long_ago(*args, **options):
+            job, new = add(*args, **options)
             with bench.store._transaction() as connection:
                 connection.execute("UPDATE jobs SET created = created - 86400")
             return job, new

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
 from backend.labelstudio.keyframes import box_at, read_sequence
@@ -295,8 +298,31 @@ def test_a_long_track_is_stored_when_it_ends(make_bench, clip):
     assert "type status" in editor.texts[0]
     bench.track_hold.set()
     until(lambda: bench.published)
+    until(lambda: not bench.store.due())
     [stored] = bench.published[0]["result"]
     assert stored["id"] == "r1"
     assert box_at(read_sequence(stored["value"]), 30).x > 20
     editor.send(command("status"))
     assert editor.box("r1", 30).x > 20
+
+
+def test_a_result_waits_longer_for_its_video_than_a_reply_would(make_bench, clip, caplog):
+    """The file may have left the cache while it was tracked."""
+    bench = make_bench(track_budget_seconds=0.3)
+    bench.engine.wait_ready(PATIENCE)
+    slow = threading.Event()
+
+    def fetch(uri, *, task_id=None):
+        if slow.is_set():
+            time.sleep(1)
+        return MediaFile(clip, "clip", 1)
+
+    bench.shelf.fetch = fetch
+    editor = Editor(bench)
+    editor.regions["r1"] = region("r1", keyframe(1, 10))
+    bench.track_hold.clear()
+    editor.send(command("track"))
+    slow.set()
+    bench.track_hold.set()
+    until(lambda: bench.published)
+    assert "could not be delivered" not in caplog.text

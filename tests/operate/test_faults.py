@@ -207,6 +207,13 @@ def test_a_track_whose_result_label_studio_does_not_take_is_kept(make_bench, mon
     until(lambda: "could not be delivered" in caplog.text)  # written after the refusal
     [job] = bench.store.jobs()
     assert job.state is JobState.DONE
+    monkeypatch.undo()
+    after = make_bench()  # as a restart: what Label Studio did not take is stored now
+    after.tracking.resume()
+    until(lambda: after.published)
+    assert len(after.published[0]["result"]) == PAGES
+    until(lambda: not after.store.due())
+    assert not after.steps
 
 
 def test_a_stop_in_the_middle_tells_those_who_wait_and_fails_no_job(make_bench):

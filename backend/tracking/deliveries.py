@@ -1,0 +1,152 @@
+"""Results of tracks on their way to Label Studio: tried again until it has taken them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from backend.context import serving
+from backend.engine.engine import EngineError
+from backend.labelstudio.client import LabelStudioError
+from backend.media.errors import MediaError
+from backend.tracking.records import Job
+from backend.tracking.store import StoreError, TrackStore
+from backend.video import VideoError
+
+logger = logging.getLogger(__name__)
+
+# What may be over a while later: a server that restarts, a storage that is slow.
+_PASSING = (EngineError, LabelStudioError, MediaError, StoreError, VideoError)
+_REFUSED = (400, 404)  # the result, or the task is gone
+_PAUSES_S = (10.0, 30.0, 60.0, 300.0, 900.0)
+_GIVE_UP_S = 7 * 86_400.0
+_END_S = 5.0
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A job's next attempt.
+
+    Attributes:
+        at: when, on ``time.monotonic``.
+        failures: attempts so far.
+    """
+
+    at: float
+    failures: int
+
+
+class Deliveries:
+    """Hands over the results of ended jobs, and does it again where that failed.
+
+    What waits when the service stops is handed over after its next start. A result may come
+    twice where Label Studio stored it and could not say so.
+
+    Args:
+        store: knows what is due.
+        deliver: stores a job's result in Label Studio.
+        pauses: seconds before each further attempt; the last one is repeated.
+    """
+
+    def __init__(
+        self,
+        store: TrackStore,
+        deliver: Callable[[Job], None],
+        *,
+        pauses: Sequence[float] = _PAUSES_S,
+    ) -> None:
+        self._store, self._deliver, self._pauses = store, deliver, pauses
+        self._changed = threading.Condition()
+        self._waiting: dict[str, _Waiting] = {}
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Results that wait for another attempt."""
+        return len(self._waiting)
+
+    def attempt(self, job: Job) -> None:
+        """Hand over the result of a job that ended, now; raises nothing."""
+        self._attempt(job, failures=0)
+
+    def resume(self) -> None:
+        """Hand over, in the background, what was due when an earlier process stopped."""
+        try:
+            due = self._store.due()
+        except StoreError as error:
+            logger.error("results that were not delivered cannot be looked up: %s", error)
+            return
+        for job in due:
+            self._wait(job.id, 0.0, failures=0)
+
+    def close(self) -> None:
+        """Stop; an attempt under way gets a moment to end. May be called again."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join(_END_S)
+
+    def _attempt(self, job: Job, failures: int) -> None:
+        try:
+            self._deliver(job)
+        except _PASSING as error:
+            refused = isinstance(error, LabelStudioError) and error.status in _REFUSED
+            if not refused and time.time() - job.updated < _GIVE_UP_S:
+                pause = self._pauses[min(failures, len(self._pauses) - 1)]
+                words = "job %s: its result could not be delivered, again in %.0f s: %s"
+                logger.warning(words, job.id, pause, error)
+                self._wait(job.id, pause, failures + 1)
+                return
+            words = "job %s: its result could not be delivered; its masks are kept: %s"
+            logger.error(words, job.id, error)
+        except Exception:  # thread boundary: due still, for a start with the defect mended
+            logger.exception("job %s: its result could not be delivered", job.id)
+            return
+        try:
+            self._store.settle(job.id)
+        except StoreError as error:
+            logger.error("job %s: that it is delivered cannot be stored: %s", job.id, error)
+
+    def _wait(self, job_id: str, pause: float, failures: int) -> None:
+        with self._changed:
+            if self._closed:
+                return  # due at the next start
+            self._waiting[job_id] = _Waiting(time.monotonic() + pause, failures)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="deliveries", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while (found := self._next()) is not None:
+            job_id, failures = found
+            try:
+                due = {job.id: job for job in self._store.due()}
+            except StoreError as error:
+                logger.error("job %s: what is due cannot be looked up: %s", job_id, error)
+                self._wait(job_id, self._pauses[-1], failures)
+                continue
+            if job := due.get(job_id):  # otherwise its track was cleared meanwhile
+                with serving(project=str(job.request.get("project")), job=job_id):
+                    self._attempt(job, failures)
+
+    def _next(self) -> tuple[str, int] | None:
+        """The job to attempt now, when its time has come; None at the end."""
+        with self._changed:
+            while not self._closed:
+                if not self._waiting:
+                    self._changed.wait()
+                    continue
+                job_id, first = min(self._waiting.items(), key=lambda item: item[1].at)
+                left = first.at - time.monotonic()
+                if left <= 0:
+                    del self._waiting[job_id]
+                    return job_id, first.failures
+                self._changed.wait(left)
+        return None
