@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -27,6 +28,7 @@ from backend.labelstudio.json_values import task_name
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_task
 from backend.labelstudio.results import region_id
 from backend.labelstudio.tags import LabelConfig
+from backend.tracking.records import Job
 from backend.tracking.video_commands import VideoCommands
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,14 @@ Prediction = dict[str, Any]
 PREFETCH_SECONDS = 120.0
 MAX_PREFETCHES = 8
 WORTH_WAITING = 2  # videos of one request
+
+
+@dataclass(frozen=True)
+class _Tracked:
+    """What came of the videos of a task, and the jobs that it is from."""
+
+    prediction: Prediction | None = None
+    jobs: Sequence[Job] = ()
 
 
 class Batch:
@@ -145,28 +155,40 @@ class Batch:
             self._pool.submit(self._track, project, task, label_config, patient) for task in tasks
         ]
         wait(asked, timeout=self._retrieve_seconds)
-        return [future.result() or [] if future.done() else [] for future in asked]
+        return [self._taken(future) for future in asked]
 
-    def _track(
-        self, project: str, task: Task, label_config: str, patient: bool
-    ) -> Prediction | None:
+    def _taken(self, asked: Future[_Tracked]) -> Prediction | list[Any]:
+        if asked.done():
+            return asked.result().prediction or []
+        asked.add_done_callback(self._store_late)
+        return []
+
+    def _store_late(self, asked: Future[_Tracked]) -> None:
+        """What missed the reply is stored as the results of longer tracks are."""
+        if not asked.cancelled():
+            for job in asked.result().jobs:
+                self._videos.deliver(job)
+
+    def _track(self, project: str, task: Task, label_config: str, patient: bool) -> _Tracked:
         try:
             results: list[dict[str, Any]] = []
             scores: list[float] = []
-            for job in self._videos.retrieve(project, task, label_config, patient=patient):
-                if job.state is JobState.DONE:
-                    made, each = self._videos.outcome(job)
-                    results, scores = results + made, scores + each
+            jobs = self._videos.retrieve(project, task, label_config, patient=patient)
+            done = [job for job in jobs if job.state is JobState.DONE]
+            for job in done:
+                made, each = self._videos.outcome(job)
+                results, scores = results + made, scores + each
             if not results:
-                return None
+                return _Tracked()
         except EXPECTED as error:
             logger.warning("task %s: not tracked: %s", task_name(task), error)
-            return None
+            return _Tracked()
         except Exception:  # thread boundary: one task must not spoil the others
             logger.exception("task %s: not tracked", task_name(task))
-            return None
+            return _Tracked()
         score = sum(scores) / len(scores) if scores else 0.0
-        return {"result": results, "score": score, "model_version": self._version()}
+        prediction = {"result": results, "score": score, "model_version": self._version()}
+        return _Tracked(prediction, done)
 
     def _predict_page(
         self, task: Task, config: LabelConfig, prompts: list[ObjectPrompt], deadline: float

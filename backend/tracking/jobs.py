@@ -204,6 +204,14 @@ class JobRunner:
             self._notify()
         return self._job(job_id)
 
+    def deliver(self, job: Job) -> None:
+        """Hand over the result of a job that has ended, after all."""
+        try:
+            self._store.make_due(job.id)
+        except StoreError as error:  # it is tried now, if not after a restart
+            logger.error("job %s: that its result is due cannot be stored: %s", job.id, error)
+        self._delivered(job)
+
     def seconds_left(self, job: Job) -> float | None:
         """What the rest of a job that runs here will take; None while that is not known."""
         pace = self._paces.get(job.id)

@@ -185,6 +185,11 @@ class TrackStore:
         with self._transaction() as connection:
             return _ask_delivery(connection, job_id)
 
+    def make_due(self, job_id: str) -> None:
+        """The result of a job is to be delivered, whether it has ended or not."""
+        with self._transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO due VALUES (?)", (job_id,))
+
     def settle(self, job_id: str) -> None:
         """Nothing of the job is to be delivered any more."""
         with self._transaction() as connection:

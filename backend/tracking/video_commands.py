@@ -144,6 +144,10 @@ class VideoCommands:
                 jobs.append(self._shop.run(*planned, wait=patient))
         return jobs
 
+    def deliver(self, job: Job) -> None:
+        """Store the result of an ended job of ``retrieve`` that nobody waits for any more."""
+        self._shop.jobs.deliver(job)
+
     def plan(
         self,
         project: str,

@@ -326,3 +326,22 @@ def test_a_result_waits_longer_for_its_video_than_a_reply_would(make_bench, clip
     bench.track_hold.set()
     until(lambda: bench.published)
     assert "could not be delivered" not in caplog.text
+
+
+def test_what_is_retrieved_too_late_for_the_reply_is_stored(make_bench, clip):
+    bench = make_bench(retrieve_budget_seconds=0.3)
+    bench.shelf.fetch = lambda uri, *, task_id=None: MediaFile(clip, "clip", 1)
+    bench.engine.wait_ready(PATIENCE)
+    boxes = [region("r1", keyframe(10, 10))]
+    task = {"id": 9, "data": {"video": "/a.mp4"}, "predictions": [{"id": 3, "result": boxes}]}
+    body = {"tasks": [task], "project": "1.1", "label_config": CONFIG, "params": {"context": None}}
+    bench.track_hold.clear()
+    assert bench.client.post("/predict", json=body).json["results"] == [[]]
+    assert bench.published == []
+    bench.track_hold.set()
+    until(lambda: bench.published)
+    [stored] = bench.published
+    assert stored["task"] == 9
+    assert box_at(read_sequence(stored["result"][0]["value"]), 30).x > 20
+    until(lambda: not bench.store.due())
+    assert len(bench.published) == 1
