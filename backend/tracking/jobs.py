@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -19,7 +19,6 @@ from backend.context import serving
 from backend.engine.engine import (
     Engine,
     EngineError,
-    Frames,
     PixelPrompt,
     TrackedObject,
     Tracker,
@@ -30,10 +29,10 @@ from backend.labelstudio.geometry import resize_mask
 from backend.labelstudio.media_refs import MissingMedia
 from backend.media.errors import MediaError
 from backend.tracking.pace import Pace
-from backend.tracking.plan import Span
 from backend.tracking.records import Job, TrackedMask
 from backend.tracking.store import StoreError, TrackStore
 from backend.tracking.stride import StridedTracker, tracked_frames
+from backend.tracking.work import Goal, Work
 from backend.video import VideoError
 
 logger = logging.getLogger(__name__)
@@ -41,44 +40,6 @@ logger = logging.getLogger(__name__)
 # Why a job may fail, in a sentence for the annotator; anything else is a defect.
 EXPECTED = (MediaError, MissingMedia, EngineError, StoreError, VideoError, UnusableShape)
 READY_SECONDS = 600.0  # a job begun while the model loads waits for it
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One object of a job.
-
-    Attributes:
-        prompts: by frame, what the object is prompted with; the anchors of ``spans`` are among
-            them.
-        digests: by frame, a digest of the prompt, to know what a stored mask follows from.
-        spans: the frames that are wanted.
-        answers: those prompted frames whose own masks are wanted; a drawn mask is one already.
-    """
-
-    object_id: str
-    prompts: Mapping[int, PixelPrompt]
-    digests: Mapping[int, str]
-    spans: Sequence[Span]
-    answers: Collection[int] = ()
-
-
-@dataclass(frozen=True)
-class Work:
-    """A job, ready to run.
-
-    Attributes:
-        frames: what is tracked through.
-        goals: what is wanted of each object.
-        size_of: width and height that the masks of a frame are to have.
-        close: frees the frames.
-        stride: track every n-th frame and interpolate between; None for the runner's.
-    """
-
-    frames: Frames
-    goals: Sequence[Goal]
-    size_of: Callable[[int], tuple[int, int]]
-    close: Callable[[], None]
-    stride: int | None = None
 
 
 class Opener(Protocol):

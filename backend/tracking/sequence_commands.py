@@ -18,13 +18,13 @@ from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
 from backend.labelstudio.tags import LabelConfig
-from backend.tracking.jobs import Goal, Work
 from backend.tracking.objects import SequenceObject
 from backend.tracking.plan import Direction, plan_spans
 from backend.tracking.progress import progress, ranges
 from backend.tracking.records import Job, TrackedMask
 from backend.tracking.review import doubts
 from backend.tracking.sequence import FrameSequence, by_id
+from backend.tracking.work import Goal, Work
 from backend.tracking.workshop import Workshop
 from backend.video import ImageSequence
 

@@ -13,11 +13,12 @@ from backend.labelstudio.client import LabelStudioError
 from backend.labelstudio.results import noted
 from backend.task_images import TaskImages
 from backend.tracking.deliveries import Deliveries
-from backend.tracking.jobs import JobRunner, Work
+from backend.tracking.jobs import JobRunner
 from backend.tracking.records import Job
 from backend.tracking.sequence_commands import SequenceCommands
 from backend.tracking.store import TrackStore
 from backend.tracking.video_commands import VideoCommands
+from backend.tracking.work import Work
 from backend.tracking.workshop import Workshop
 
 logger = logging.getLogger(__name__)

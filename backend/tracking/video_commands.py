@@ -47,7 +47,6 @@ from backend.tracking.clip import (
     saved_results,
     video_tag,
 )
-from backend.tracking.jobs import Work
 from backend.tracking.progress import progress, ranges
 from backend.tracking.records import Job
 from backend.tracking.review import doubts
@@ -58,6 +57,7 @@ from backend.tracking.video_marks import (
     read_keyframes,
     write_keyframes,
 )
+from backend.tracking.work import Work
 from backend.tracking.workshop import Workshop
 
 FETCH_SECONDS = 600.0  # for a video, inside a job

@@ -12,8 +12,8 @@ from backend.labelstudio.geometry import Box, box_to_pixels
 from backend.labelstudio.keyframes import Keyframe
 from backend.labelstudio.video_regions import VideoRegion
 from backend.tracking.clip import box_digest, box_numbers
-from backend.tracking.jobs import Goal
 from backend.tracking.plan import Direction, plan_spans
+from backend.tracking.work import Goal
 
 
 def on_one(regions: Sequence[VideoRegion], name: str | None = None) -> list[VideoRegion]:

@@ -19,10 +19,11 @@ from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
 from backend.task_images import TaskImages
 from backend.tracking.clip import video_tag
-from backend.tracking.jobs import Goal, JobRunner, Work
+from backend.tracking.jobs import JobRunner
 from backend.tracking.plan import Direction
 from backend.tracking.records import Job, TrackedMask
 from backend.tracking.store import TrackStore
+from backend.tracking.work import Goal, Work
 from backend.video_protocol.clips import Clips, Task
 from backend.video_protocol.order import Order
 

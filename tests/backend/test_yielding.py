@@ -13,9 +13,10 @@ from backend.engine.local import LocalEngine, ModelChoice
 from backend.engine.scheduler import InferenceThread, Priority, Stopped
 from backend.job_state import JobState
 from backend.metrics import Metrics
-from backend.tracking.jobs import Goal, JobRunner, Work
+from backend.tracking.jobs import JobRunner
 from backend.tracking.plan import Span
 from backend.tracking.store import TrackStore
+from backend.tracking.work import Goal, Work
 from benchmarks.clips import MovingDiscs
 from tests.backend.fakes import FakeFrameMasks, FakePredictor
 from tests.waiting import PATIENCE, until

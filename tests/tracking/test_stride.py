@@ -11,12 +11,13 @@ import pytest
 
 from backend.engine.engine import Frames, PixelPrompt, TrackedObject
 from backend.job_state import JobState
-from backend.tracking.jobs import Goal, JobRunner, Work
+from backend.tracking.jobs import JobRunner
 from backend.tracking.plan import Direction, plan_spans
 from backend.tracking.records import Job, TrackedMask
 from backend.tracking.review import LOW_IOU
 from backend.tracking.store import TrackStore
 from backend.tracking.stride import agree, between, interpolate, tracked_frames
+from backend.tracking.work import Goal, Work
 
 HEIGHT, WIDTH = 60, 200
 JUMP = 7  # on this frame the object is suddenly elsewhere
