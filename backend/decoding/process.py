@@ -122,11 +122,7 @@ class DecodingProcess:
         except (Closed, Nonsense, TimeoutError) as error:
             raise self._gone(error) from error
         self.ask({**request, **sizes}, head + payload, seconds=seconds)
-        try:
-            begun = self._waited(self._channel.receive).get("begun")
-        except (Closed, Nonsense, TimeoutError) as error:
-            raise self._gone(error) from error
-        if begun is not True:
+        if self.answer().get("begun") is not True:
             raise self.nonsense()
 
     def ask(self, request: Mapping[str, Any], payload: bytes = b"", *, seconds: float) -> None:

@@ -109,8 +109,8 @@ class Tracking:
 
     def resume(self) -> None:
         """Take up what a stopped process left: unfinished jobs, and results not delivered."""
+        self.deliveries.resume()  # first: a job that ends from here on is handed over by its thread
         self.jobs.resume()
-        self.deliveries.resume()
 
     def close(self) -> None:
         """Stop after the frames under way; unfinished jobs go on at the next start."""

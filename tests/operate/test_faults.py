@@ -216,6 +216,17 @@ def test_a_track_whose_result_label_studio_does_not_take_is_kept(make_bench, mon
     assert not after.steps
 
 
+def test_a_job_that_ends_right_after_the_start_is_handed_over_by_its_thread_alone(
+    bench, monkeypatch
+):
+    bench.store.add_job("a", "t", "d", {"project": "1.1", "task": {"id": 7}}, deliver=True)
+    ends = {"state": JobState.DONE}
+    monkeypatch.setattr(bench.tracking.jobs, "resume", lambda: bench.store.update_job("a", **ends))
+    bench.tracking.resume()
+    assert [job.id for job in bench.store.due()] == ["a"]
+    assert bench.tracking.deliveries._thread is None
+
+
 def test_a_stop_in_the_middle_tells_those_who_wait_and_fails_no_job(make_bench):
     bench = make_bench(track_budget_seconds=LONGER)
     bench.engine.wait_ready(PATIENCE)
