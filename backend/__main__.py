@@ -8,10 +8,11 @@ import sys
 
 from backend.doctor import command as doctor
 from backend.engine.compiling import end_while_compiling
+from backend.export import export, frames
+from backend.runs import preannotate
+from backend.runs.common import EXPECTED
 from backend.settings import Settings, SettingsError
 from backend.startup import start_problems
-from backend.tools import export, frames, preannotate
-from backend.tools.common import EXPECTED
 
 
 def main(arguments: list[str] | None = None) -> int:

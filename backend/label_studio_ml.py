@@ -14,7 +14,7 @@ from typing import Any
 from label_studio_ml.model import LabelStudioMLBase
 
 from backend.metrics import Metrics
-from backend.service import Service
+from backend.predict.dispatch import Service
 from backend.settings import Settings
 from backend.wsgi import build_service
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from gunicorn.glogging import Logger as GunicornBase
 
-from backend.context import caller
 from backend.settings import Settings
+from backend.threads.caller import caller
 
 HIDDEN = "***"
 MAX_ID = 128

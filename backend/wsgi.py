@@ -14,28 +14,28 @@ from typing import Any
 
 from flask import Flask
 
-from backend.answers import Answers
-from backend.app import create_app
-from backend.batch import Batch
-from backend.decoding.images import ImageDecoder
 from backend.engine.compiling import end_while_compiling
 from backend.engine.local import LocalEngine, ModelChoice
-from backend.finetune.jobs import FinetuneJobs
+from backend.finetune.finetune_jobs import FinetuneJobs
+from backend.finetune.finetuning import Finetuning
 from backend.finetune.registry import ModelRegistry
-from backend.finetune.service import Finetuning
-from backend.interactive import Interactive
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.logs import configure
 from backend.media.resolver import MediaResolver
 from backend.media.s3_clients import Bucket, S3Settings, read_buckets
-from backend.memory import PromptMemory
+from backend.media.task_media import TaskImages
 from backend.metrics import Metrics
-from backend.service import Service
+from backend.pixels.sandbox.image_decoding import ImageDecoder
+from backend.predict.click import Interactive
+from backend.predict.dispatch import Service
+from backend.predict.events import VideoProtocol
+from backend.predict.recent import PromptMemory
+from backend.predict.retrieve import Batch
+from backend.predict.segment import Answers
 from backend.settings import Settings, SettingsError
-from backend.task_images import TaskImages
-from backend.tracking.service import Tracking, TrackSettings
 from backend.tracking.store import StoreError, TrackStore
-from backend.video_protocol import VideoProtocol
+from backend.tracking.tracking import Tracking, TrackSettings
+from backend.web.app import create_app
 
 logger = logging.getLogger(__name__)
 

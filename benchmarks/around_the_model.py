@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from backend.decoding.videos import open_video
 from backend.engine.cleanup import clean
 from backend.labelstudio.geometry import mask_to_box
+from backend.pixels.sandbox.video_decoding import open_video
 from backend.settings import Settings
 from backend.tracking.packing import pack, unpack
 from backend.tracking.records import TrackedMask

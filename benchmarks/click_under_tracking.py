@@ -30,12 +30,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from backend.app import create_app
 from backend.job_state import JobState
 from backend.labelstudio.brush_rle import encode_brush
 from backend.metrics import Metrics
 from backend.settings import Settings
 from backend.tracking.store import TrackStore
+from backend.web.app import create_app
 from backend.wsgi import build_service
 from benchmarks.click_latency import mask_iou, our_click, serve_photos
 from benchmarks.clips import MovingDiscs
@@ -57,7 +57,7 @@ What is behind it:
   where the inference thread answers the clicks that wait, within the call of the job it is at. The
   frame then goes on where it was: same computation, same masks. Cancelling a track ends its frame
   there.
-- The next frames are fetched and decoded in another thread (`backend/video/buffer.py`). They are
+- The next frames are fetched and decoded in another thread (`backend/pixels/buffer.py`). They are
   not encoded while the present one is tracked: on a CPU both would share the same cores, and what
   a second stream brings on a GPU is left to those who can measure it. Two tracks that run at a
   time do fill each other's pauses. Pictures of several users are encoded one after the other for

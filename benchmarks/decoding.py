@@ -19,10 +19,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from backend.decoding.images import ImageDecoder
-from backend.decoding.videos import open_video
-from backend.media.images import load_image
-from backend.video import VideoFrames
+from backend.pixels import VideoFrames
+from backend.pixels.images import load_image
+from backend.pixels.sandbox.image_decoding import ImageDecoder
+from backend.pixels.sandbox.video_decoding import open_video
 
 SIZES = ((1280, 800), (1920, 1080), (4000, 3000), (11_500, 8_600))
 FRAMES = 250

@@ -22,9 +22,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from backend.decoding.videos import open_video
 from backend.media.resolver import MediaResolver
 from backend.media.s3_clients import Bucket, S3Settings
+from backend.pixels.sandbox.video_decoding import open_video
 from benchmarks.report import write_section
 from demo.processes import free_port
 from tests.e2e.storages import ACCESS_KEY, SECRET_KEY, S3Server

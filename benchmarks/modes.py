@@ -31,8 +31,8 @@ import torch
 from numpy.typing import NDArray
 
 from backend.engine.engine import Frames, PixelPrompt, TrackedObject, Tracker
-from backend.engine.tracking import QueuedTracker
-from backend.tracking.stride import StridedTracker, tracked_frames
+from backend.engine.queued_tracker import QueuedTracker
+from backend.tracking.interpolation import StridedTracker, tracked_frames
 from benchmarks.clips import MovingDiscs
 from benchmarks.pairing import load, machine
 from benchmarks.reference import draw_weights

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import requests
 
-from backend.engine.memory import resident_bytes
+from backend.engine.device_memory import resident_bytes
 from demo.processes import Child, free_port
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -253,7 +253,7 @@ def _weights(variant: str, folder: Path) -> Path | None:
 
 
 def _decoded(file: Path) -> list[np.ndarray]:
-    from backend.video import VideoFrames
+    from backend.pixels import VideoFrames
 
     with VideoFrames(file, read_ahead=0) as frames:
         return [np.array(frames[number]) for number in range(len(frames))]

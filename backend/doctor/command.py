@@ -9,8 +9,8 @@ from typing import Any
 from backend.doctor.examine import examine
 from backend.doctor.findings import Finding, Level, any_broken, broken
 from backend.doctor.model import model_findings
+from backend.runs.common import say
 from backend.settings import Settings, SettingsError
-from backend.tools.common import say
 
 
 def add_parser(commands: Any) -> None:

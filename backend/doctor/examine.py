@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from backend.decoding.images import ImageDecoder
 from backend.doctor.findings import Finding, broken, redacted, warning
 from backend.doctor.machine import disk_findings, settings_findings
 from backend.doctor.project import config_findings, connection_findings
@@ -18,8 +17,9 @@ from backend.labelstudio.tags import LabelConfig
 from backend.logs import Redactor
 from backend.media.errors import MediaError
 from backend.metrics import Metrics
+from backend.pixels.sandbox.image_decoding import ImageDecoder
+from backend.runs.common import ToolError, read_task
 from backend.settings import Settings, SettingsError
-from backend.tools.common import ToolError, read_task
 from backend.wsgi import build_resolver, ca_bundle, model_choice
 
 PAGE = 100  # Label Studio's own

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from backend.decoding.images import ImageDecoder
-from backend.decoding.videos import open_video
 from backend.doctor.findings import Finding, broken, ok
 from backend.labelstudio.media_refs import MissingMedia, media_uri
 from backend.labelstudio.tags import ImageTag, LabelConfig
 from backend.media.errors import MediaError, shown
 from backend.media.resolver import MediaResolver
-from backend.video import VideoError
+from backend.pixels import VideoError
+from backend.pixels.sandbox.image_decoding import ImageDecoder
+from backend.pixels.sandbox.video_decoding import open_video
 
 MAX_KINDS = 12
 SAMPLE_SECONDS = 60.0

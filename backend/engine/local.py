@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from backend.context import caller, carried
 from backend.engine.building import ModelChoice, build_predictor, build_video_tracker
 from backend.engine.compiling import compile_in_background
-from backend.engine.embeddings import EmbeddingCache
+from backend.engine.device_memory import Spare, model_bytes, used_bytes
+from backend.engine.embedding_cache import EmbeddingCache
 from backend.engine.engine import (
     Busy,
     Embedded,
@@ -28,12 +28,12 @@ from backend.engine.engine import (
     State,
     Status,
 )
-from backend.engine.memory import Spare, model_bytes, used_bytes
+from backend.engine.queued_tracker import QueuedTracker
 from backend.engine.scheduler import InferenceThread, Job, Priority, QueueFull
 from backend.engine.segmenting import batches, segment_batch
-from backend.engine.tracking import QueuedTracker
 from backend.finetune.encoder import encoder_digest
 from backend.metrics import Metrics
+from backend.threads.caller import caller, carried
 
 if TYPE_CHECKING:
     from sam2model import ImageEmbedding, ImagePredictor, VideoTracker

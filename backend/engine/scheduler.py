@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
-from backend.engine.fair_queue import FairQueue, QueueFull
+from backend.threads.fair_queue import FairQueue, QueueFull
 
 __all__ = ["InferenceThread", "Job", "Priority", "QueueFull", "Stopped"]
 

@@ -1,1 +1,1 @@
-"""Commands beside the service: videos into frames, masks out, projects labelled ahead."""
+"""Masks out, and videos as frame sequences."""

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backend.export.formats import WRITERS, Writer
+from backend.export.masks import Media, Origin, results_of
+from backend.export.picture_masks import picture_media
+from backend.export.video_masks import Fetch, video_media
 from backend.labelstudio.tags import LabelConfig
 from backend.metrics import Metrics
+from backend.runs.common import EXPECTED, Project, ToolError, chosen_tasks, connect, say
 from backend.settings import Settings
-from backend.tools.common import EXPECTED, Project, ToolError, chosen_tasks, connect, say
-from backend.tools.formats import WRITERS, Writer
-from backend.tools.masks import Media, Origin, results_of
-from backend.tools.picture_masks import picture_media
-from backend.tools.video_masks import Fetch, video_media
 from backend.tracking.store import TrackStore
 from backend.wsgi import base_choice, build_resolver
 

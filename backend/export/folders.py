@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 import botocore.exceptions
 
-from backend.media.patience import Timeouts
+from backend.media.retries import Timeouts
 from backend.media.s3_clients import S3Clients
+from backend.runs.common import ToolError
 from backend.settings import Settings
-from backend.tools.common import ToolError
 from backend.wsgi import ca_bundle, s3_settings
 
 _PREFIX = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{1,62})(?:/(.*))?")

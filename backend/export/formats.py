@@ -13,10 +13,10 @@ from typing import IO, Any, Protocol
 import cv2
 import numpy as np
 
+from backend.export.masks import Kind, MaskPage, Media, ObjectMask, safe_name
 from backend.labelstudio.brush_rle import encode_brush
 from backend.labelstudio.geometry import Mask, resize_mask
-from backend.tools.common import ToolError
-from backend.tools.masks import Kind, MaskPage, Media, ObjectMask, safe_name
+from backend.runs.common import ToolError
 
 UNLABELLED = "unlabelled"
 MAX_TRACKS = 65535  # a PNG of 16 bits tells that many objects apart

@@ -19,14 +19,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from backend.decoding.videos import open_video
+from backend.export.folders import Folder, LocalFolder, open_folder
+from backend.export.frames_back import convert_back
 from backend.media.errors import shown
 from backend.metrics import Metrics
+from backend.pixels import VideoFrames
+from backend.pixels.sandbox.video_decoding import open_video
+from backend.runs.common import ToolError, say
 from backend.settings import Settings
-from backend.tools.common import ToolError, say
-from backend.tools.folders import Folder, LocalFolder, open_folder
-from backend.tools.frames_back import convert_back
-from backend.video import VideoFrames
 from backend.wsgi import build_resolver
 
 TASKS = "tasks.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.labelstudio.json_values import mappings
-from backend.tools.common import ToolError
+from backend.runs.common import ToolError
 
 Json = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from backend.labelstudio.geometry import Mask
 from backend.labelstudio.json_values import mappings
-from backend.labelstudio.results_in import result_lists
+from backend.labelstudio.read_results import result_lists
 
 
 class Kind(StrEnum):

@@ -8,15 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from backend.labelstudio.geometry import Box, Mask, resize_mask
-from backend.labelstudio.json_values import number
-from backend.labelstudio.media_refs import media_uri, page_count
-from backend.labelstudio.regions import Point, rasterise
-from backend.labelstudio.results import part_id
-from backend.labelstudio.results_in import Region, read_results
-from backend.labelstudio.tags import ImageTag, LabelConfig
-from backend.tools.common import Project, ToolError
-from backend.tools.masks import (
+from backend.export.masks import (
     Kind,
     MaskPage,
     Media,
@@ -26,6 +18,14 @@ from backend.tools.masks import (
     joined,
     media_name,
 )
+from backend.labelstudio.geometry import Box, Mask, resize_mask
+from backend.labelstudio.json_values import number
+from backend.labelstudio.media_refs import media_uri, page_count
+from backend.labelstudio.read_results import Region, read_results
+from backend.labelstudio.regions import Point, rasterise
+from backend.labelstudio.tags import ImageTag, LabelConfig
+from backend.labelstudio.write_results import part_id
+from backend.runs.common import Project, ToolError
 from backend.tracking.objects import SAME_OBJECT, iou
 from backend.tracking.sequence import MAX_PARTS, FrameSequence
 from backend.tracking.store import TrackStore

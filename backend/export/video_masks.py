@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from backend.decoding.videos import open_video
+from backend.export.frames import frame_name
+from backend.export.masks import Kind, MaskPage, Media, ObjectMask, Origin, joined, media_name
 from backend.labelstudio.geometry import Box, Mask, box_to_pixels, mask_to_box
 from backend.labelstudio.keyframes import box_at
 from backend.labelstudio.media_refs import media_uri
@@ -20,9 +21,8 @@ from backend.labelstudio.regions import rasterise
 from backend.labelstudio.tags import ImageTag, VideoTag
 from backend.labelstudio.video_regions import VideoRegion, read_video_regions
 from backend.media.resolver import MediaStream
-from backend.tools.common import Project
-from backend.tools.frames import frame_name
-from backend.tools.masks import Kind, MaskPage, Media, ObjectMask, Origin, joined, media_name
+from backend.pixels.sandbox.video_decoding import open_video
+from backend.runs.common import Project
 from backend.tracking.clip import box_digest, clip_track, read_timeline
 from backend.tracking.store import TrackStore
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from backend.engine.engine import State as EngineState
 from backend.engine.engine import Status
 from backend.engine.local import ModelChoice
-from backend.finetune.jobs import FinetuneJob, FinetuneJobs
+from backend.finetune.finetune_jobs import FinetuneJob, FinetuneJobs
 from backend.finetune.registry import ModelRegistry
 from backend.setting_values import FinetuneProjects
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from backend.labelstudio.results import STATUS_PREFIX
+from backend.labelstudio.write_results import STATUS_PREFIX
 
 
 class Word(StrEnum):

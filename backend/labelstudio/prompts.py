@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from backend.labelstudio.geometry import Box, point_in_box
+from backend.labelstudio.read_results import Region, read_results, result_lists
 from backend.labelstudio.regions import Bitmask, BrushStrokes, Point, Polygon, Shape
-from backend.labelstudio.results_in import Region, read_results, result_lists
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.tags import Shape as TagShape
 

@@ -98,7 +98,7 @@ class VideoRectangleTag:
 @dataclass(frozen=True)
 class VideoVectorTag:
     """``<VideoVector>`` or ``<VideoVectorLabels>``: outlines on a video, in Label Studio's newer
-    editors only; ``backend/video_protocol`` serves it."""
+    editors only; ``backend/predict/events`` serves it."""
 
     name: str
     to_name: str

@@ -14,7 +14,7 @@ the ``framerate`` of the ``<Video>`` tag, and shows whatever the browser has at 
 So one frame of the file can have several numbers in the editor, or none. The timestamps come from
 the file (``FrameTable.times``) and are the browser's: seconds, ascending, and not moved to 0 where
 the first is later. All this agrees with Chromium 156 on every position measured
-(``tests/video/measure_chromium.py``), but for two kinds of file in which Chromium itself does not
+(``tests/pixels/measure_chromium.py``), but for two kinds of file in which Chromium itself does not
 show the frame that is due: WebM of strongly varying frame rate, where after a seek it may show the
 frame before, and MP4 with B-frames and no edit list, where it leaves out some of the B-frames.
 """

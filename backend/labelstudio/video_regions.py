@@ -16,7 +16,6 @@ from backend.labelstudio.commands import Kind, parse_command
 from backend.labelstudio.geometry import Box
 from backend.labelstudio.json_values import mappings, text
 from backend.labelstudio.keyframes import Keyframe, same_box, sequence_value
-from backend.labelstudio.results import STATUS_PREFIX, Result, status_results
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.video_items import (
     Typed,
@@ -25,6 +24,7 @@ from backend.labelstudio.video_items import (
     read_typed,
     read_video_regions,
 )
+from backend.labelstudio.write_results import STATUS_PREFIX, Result, status_results
 
 __all__ = [
     "SAME_BOX",

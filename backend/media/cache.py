@@ -23,7 +23,7 @@ from backend.media.cache_store import (
     identity_key,
 )
 from backend.media.errors import MediaError, Reason
-from backend.media.source import Download, RemoteObject, Restart
+from backend.media.sources import Download, RemoteObject, Restart
 
 __all__ = ["CacheStats", "MediaCache", "MediaFile"]
 

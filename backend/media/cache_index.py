@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from backend.media.source import Validators
+from backend.media.sources import Validators
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS contents (

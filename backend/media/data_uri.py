@@ -8,7 +8,7 @@ import hashlib
 from urllib.parse import unquote_to_bytes
 
 from backend.media.errors import MediaError, Reason
-from backend.media.source import Download, Unchanged, Validators
+from backend.media.sources import Download, Unchanged, Validators
 
 
 class DataUri:

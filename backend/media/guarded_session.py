@@ -22,7 +22,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.response import HTTPResponse
 
-from backend.media.safety import AddressPolicy
+from backend.media.addresses import AddressPolicy
 
 
 def guarded_session(

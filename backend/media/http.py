@@ -14,18 +14,18 @@ from urllib.parse import urljoin
 import requests
 from urllib3.exceptions import HTTPError as Urllib3Error
 
+from backend.media.addresses import AddressPolicy, parse_http_url
 from backend.media.errors import MediaError, Reason, shown
 from backend.media.guarded_session import guarded_session
-from backend.media.patience import (
+from backend.media.ranged import Asked, BrokenOff, Part, RangedObject
+from backend.media.retries import (
     ATTEMPTS,
     RETRIED,
     Deadline,
     Timeouts,
     pause_before_retry,
 )
-from backend.media.ranged import Asked, BrokenOff, Part, RangedObject
-from backend.media.safety import AddressPolicy, parse_http_url
-from backend.media.source import Restart, Unchanged, Validators
+from backend.media.sources import Restart, Unchanged, Validators
 
 _READ_BYTES = 256 * 1024
 _REDIRECTS = (301, 302, 303, 307, 308)

@@ -18,6 +18,7 @@ import requests
 
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.labelstudio.server_url import has_dot_segments
+from backend.media.addresses import parse_http_url
 from backend.media.errors import MediaError, Reason, shown
 from backend.media.http import (
     HttpObject,
@@ -26,10 +27,9 @@ from backend.media.http import (
     range_header,
     request_headers,
 )
-from backend.media.patience import Deadline
 from backend.media.ranged import Asked
-from backend.media.safety import parse_http_url
-from backend.media.source import Validators
+from backend.media.retries import Deadline
+from backend.media.sources import Validators
 
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
 _CLOUD_PREFIXES = tuple(f"{scheme}://" for scheme in CLOUD_SCHEMES)

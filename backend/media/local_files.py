@@ -7,8 +7,8 @@ import threading
 from collections import OrderedDict
 from pathlib import Path
 
+from backend.media.addresses import path_inside
 from backend.media.errors import MediaError, Reason, shown
-from backend.media.safety import path_inside
 
 _READ_BYTES = 1024 * 1024
 _REMEMBERED = 4096

@@ -19,12 +19,12 @@ from concurrent.futures import Future
 from contextlib import suppress
 
 from backend.engine.engine import Busy
-from backend.engine.fair_pool import FairPool
 from backend.media.cache_index import Entry
 from backend.media.cache_store import CacheStore, Lease
 from backend.media.errors import MediaError, Reason
 from backend.media.ranged import RangedObject
-from backend.media.source import Restart, Validators
+from backend.media.sources import Restart, Validators
+from backend.threads.fair_pool import FairPool
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from backend.media.errors import MediaError, Reason
-from backend.media.patience import Deadline, Timeouts
-from backend.media.source import Download, Restart, Unchanged, Validators
+from backend.media.retries import Deadline, Timeouts
+from backend.media.sources import Download, Restart, Unchanged, Validators
 
 _RESUMES_WITHOUT_PROGRESS = 2
 

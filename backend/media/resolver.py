@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from backend.labelstudio.client import LabelStudioClient
+from backend.media.addresses import AddressPolicy, parse_http_url
 from backend.media.cache import CacheStats, MediaCache, MediaFile
 from backend.media.data_uri import DataUri
 from backend.media.errors import MediaError, Reason, shown
 from backend.media.http import HttpObject, HttpTransport, unsigned_url
-from backend.media.label_studio import CLOUD_SCHEMES, LabelStudioMedia, local_files_path
-from backend.media.local import LocalFiles
-from backend.media.patience import Timeouts
+from backend.media.label_studio_media import CLOUD_SCHEMES, LabelStudioMedia, local_files_path
+from backend.media.local_files import LocalFiles
 from backend.media.ranged import RangedObject
+from backend.media.retries import Timeouts
 from backend.media.s3 import S3
 from backend.media.s3_clients import S3Settings
-from backend.media.safety import AddressPolicy, parse_http_url
-from backend.media.source import RemoteObject
+from backend.media.sources import RemoteObject
 from backend.media.stream import MediaStream, StreamCache
 
 __all__ = ["MediaFile", "MediaResolver", "MediaStream"]

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 import botocore.exceptions
 
 from backend.media.errors import MediaError, Reason, shown
-from backend.media.patience import RETRIED, Deadline, Timeouts, pause_before_retry
 from backend.media.ranged import Asked, BrokenOff, Part, RangedObject
+from backend.media.retries import RETRIED, Deadline, Timeouts, pause_before_retry
 from backend.media.s3_clients import S3Clients, S3Settings
-from backend.media.source import Download, Restart, Unchanged, Validators
+from backend.media.sources import Download, Restart, Unchanged, Validators
 
 _READ_BYTES = 256 * 1024
 _URI = re.compile(r"s3a?://([A-Za-z0-9][A-Za-z0-9._-]{1,62})/(.+)", re.DOTALL)

@@ -17,7 +17,7 @@ import botocore.exceptions
 from botocore import UNSIGNED
 from botocore.config import Config
 
-from backend.media.patience import Timeouts
+from backend.media.retries import Timeouts
 
 _LOOK_AGAIN_AFTER_S = 600.0
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")

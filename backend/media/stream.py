@@ -8,14 +8,14 @@ import threading
 from typing import BinaryIO, Protocol
 from weakref import WeakValueDictionary
 
-from backend.engine.fair_pool import FairPool
 from backend.media.cache import MediaCache, MediaFile
 from backend.media.cache_index import Entry, partial_key
 from backend.media.cache_store import Lease, identity_key
 from backend.media.errors import MediaError, Reason
 from backend.media.partial import BLOCK_BYTES, READ_AHEAD_BLOCKS, PartialObject
 from backend.media.ranged import Part, RangedObject
-from backend.media.source import Download, Restart, Unchanged, Validators
+from backend.media.sources import Download, Restart, Unchanged, Validators
+from backend.threads.fair_pool import FairPool
 
 THREADS = 8
 

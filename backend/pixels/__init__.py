@@ -5,10 +5,10 @@ give ``len()`` and ``frames[i]``, uint8 RGB [H, W, 3], as the tracker wants them
 Studio means by a number is the business of ``backend.labelstudio.timing``.
 """
 
-from backend.video.containers import VideoLimits
-from backend.video.errors import VideoError
-from backend.video.frames import VideoFrames
-from backend.video.sequence import ImageSequence
-from backend.video.table import FrameTable
+from backend.pixels.containers import VideoLimits
+from backend.pixels.errors import VideoError
+from backend.pixels.frame_table import FrameTable
+from backend.pixels.pages import ImageSequence
+from backend.pixels.videos import VideoFrames
 
 __all__ = ["FrameTable", "ImageSequence", "VideoError", "VideoFrames", "VideoLimits"]

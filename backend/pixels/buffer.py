@@ -12,9 +12,9 @@ import threading
 from collections.abc import Iterator
 from typing import Protocol
 
-from backend.engine.fair_pool import FairPool
-from backend.video.errors import VideoError
-from backend.video.picture import Picture
+from backend.pixels.errors import VideoError
+from backend.pixels.picture import Picture
+from backend.threads.fair_pool import FairPool
 
 
 class FrameSource(Protocol):

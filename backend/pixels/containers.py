@@ -15,7 +15,7 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from backend.video.errors import VideoError
+from backend.pixels.errors import VideoError
 
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,ogg,flv"
 # Names of FFmpeg's decoders, the audio ones only so that opening a file does not stop at them.

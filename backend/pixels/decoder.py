@@ -15,11 +15,11 @@ import av
 from av import VideoFrame
 from av.video.stream import VideoStream
 
-from backend.video.containers import VideoLimits, check_pixels, open_container, packets
-from backend.video.errors import VideoError
-from backend.video.picture import Picture, orientation, to_picture
-from backend.video.sample_table import table_from_index
-from backend.video.table import FrameTable, scan
+from backend.pixels.containers import VideoLimits, check_pixels, open_container, packets
+from backend.pixels.errors import VideoError
+from backend.pixels.frame_table import FrameTable, scan
+from backend.pixels.mp4_index import table_from_index
+from backend.pixels.picture import Picture, orientation, to_picture
 
 _Found = tuple[int, VideoFrame]
 

@@ -15,8 +15,8 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from backend.video.containers import VideoLimits, packets, too_long
-from backend.video.errors import VideoError
+from backend.pixels.containers import VideoLimits, packets, too_long
+from backend.pixels.errors import VideoError
 
 # Containers that browsers play, on whose clock 0 is the file's 0 even if the first frame comes
 # later (measured with Chromium 156). Of others the first timestamp, often arbitrary, is 0.

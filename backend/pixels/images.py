@@ -45,7 +45,7 @@ _DECODER_ERRORS = (
 
 def load_image(path: Path, *, max_pixels: int = 100_000_000) -> np.ndarray:
     """Decode an image file in this process. The service itself does it in another one, see
-    ``backend.decoding.images``.
+    ``backend.pixels.sandbox.image_decoding``.
 
     Args:
         path: the file.

@@ -22,8 +22,8 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from backend.video.containers import VideoLimits, packets
-from backend.video.table import FrameTable, Seen, make_table
+from backend.pixels.containers import VideoLimits, packets
+from backend.pixels.frame_table import FrameTable, Seen, make_table
 
 _COMPARED_PACKETS = 16
 _MAX_BOXES = 10_000  # walked through in one file

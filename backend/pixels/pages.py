@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.media.images import load_image
-from backend.video.buffer import FrameBuffer
-from backend.video.containers import VideoLimits, check_pixels
-from backend.video.errors import VideoError
-from backend.video.frames import DEFAULT_LIMITS
-from backend.video.picture import Picture
+from backend.pixels.buffer import FrameBuffer
+from backend.pixels.containers import VideoLimits, check_pixels
+from backend.pixels.errors import VideoError
+from backend.pixels.images import load_image
+from backend.pixels.picture import Picture
+from backend.pixels.videos import DEFAULT_LIMITS
 
 Page = Path | Callable[[], NDArray[np.uint8]]
 """An image file, or a function that fetches a page: uint8 RGB [H, W, 3]."""

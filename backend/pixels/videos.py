@@ -11,11 +11,11 @@ from typing import BinaryIO, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.video.buffer import FrameBuffer, FrameSource
-from backend.video.containers import VideoLimits
-from backend.video.decoder import Decoder
-from backend.video.picture import Picture
-from backend.video.table import FrameTable
+from backend.pixels.buffer import FrameBuffer, FrameSource
+from backend.pixels.containers import VideoLimits
+from backend.pixels.decoder import Decoder
+from backend.pixels.frame_table import FrameTable
+from backend.pixels.picture import Picture
 
 DEFAULT_LIMITS = VideoLimits()
 
@@ -66,7 +66,7 @@ class VideoFrames:
             table: of an earlier ``VideoFrames`` of the same file.
             read_ahead: frames that a thread decodes in advance while reading forward; 0 for none.
             max_bytes: of decoded frames kept for reading ahead and backward.
-            decode: opens the file; ``backend.decoding.videos`` has one for a process of its own.
+            decode: opens the file; ``sandbox.video_decoding`` has one for a process of its own.
 
         Raises:
             VideoError: the file is no supported video, cannot be decoded, or is outside the limits.

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from backend.answers import Answers, UnusableShape
-from backend.context import log_place
 from backend.engine.engine import Busy, Engine, EngineError
 from backend.engine.scheduler import Priority
 from backend.labelstudio.commands import (
@@ -31,15 +29,17 @@ from backend.labelstudio.commands import (
 from backend.labelstudio.json_values import mappings, task_name, texts
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.prompts import Command, ContextPrompts, ObjectPrompt, PointPrompt
-from backend.labelstudio.results import LabelMismatch, region_id, status_results
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.video_regions import video_status
+from backend.labelstudio.write_results import LabelMismatch, region_id, status_results
 from backend.media.errors import MediaError
-from backend.memory import Place, PromptMemory
+from backend.pixels import VideoError
+from backend.predict.recent import Place, PromptMemory
+from backend.predict.segment import Answers, UnusableShape
+from backend.threads.caller import log_place
 from backend.tracking.sequence import FrameSequence
-from backend.tracking.service import Tracking
 from backend.tracking.store import StoreError
-from backend.video import VideoError
+from backend.tracking.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 

@@ -8,19 +8,19 @@ from contextlib import ExitStack
 from functools import lru_cache
 from typing import Any
 
-from backend.admission import Admission
-from backend.batch import Batch
-from backend.context import log_place, serving
 from backend.engine.engine import Busy, Engine
-from backend.finetune.service import Finetuning
-from backend.interactive import Interactive, Request
+from backend.finetune.finetuning import Finetuning
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.label_config import LabelConfigError, parse_label_config
 from backend.labelstudio.prompts import prompts_from_context
 from backend.labelstudio.tags import LabelConfig
 from backend.metrics import Metrics
-from backend.tracking.service import Tracking
-from backend.video_protocol import Event, EventAnswer, VideoProtocol, event_of
+from backend.predict.admission import Admission
+from backend.predict.click import Interactive, Request
+from backend.predict.events import Event, EventAnswer, VideoProtocol, event_of
+from backend.predict.retrieve import Batch
+from backend.threads.caller import log_place, serving
+from backend.tracking.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 

@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from backend.answers import Answers
-from backend.engine.fair_pool import FairPool
 from backend.engine.scheduler import Priority
-from backend.interactive import EXPECTED
 from backend.job_state import JobState
 from backend.labelstudio.json_values import task_name
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_task
-from backend.labelstudio.results import region_id
 from backend.labelstudio.tags import LabelConfig
+from backend.labelstudio.write_results import region_id
+from backend.predict.click import EXPECTED
+from backend.predict.segment import Answers
+from backend.threads.fair_pool import FairPool
 from backend.tracking.records import Job
 from backend.tracking.video_commands import VideoCommands
 

@@ -23,11 +23,11 @@ from backend.labelstudio.json_values import task_name
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.prompts import ObjectPrompt
 from backend.labelstudio.regions import rasterise
-from backend.labelstudio.results import region_results
 from backend.labelstudio.tags import LabelConfig
+from backend.labelstudio.write_results import region_results
+from backend.media.task_media import TaskImages
 from backend.metrics import Metrics
-from backend.task_images import TaskImages
-from backend.zoom import Window, window_for
+from backend.predict.zoom import Window, window_for
 
 logger = logging.getLogger(__name__)
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TextIO
 
-from backend.answers import UnusableShape
 from backend.engine.engine import EngineError
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.labelstudio.label_config import LabelConfigError, parse_label_config
 from backend.labelstudio.media_refs import MissingMedia
-from backend.labelstudio.results import LabelMismatch
 from backend.labelstudio.tags import LabelConfig
+from backend.labelstudio.write_results import LabelMismatch
 from backend.media.errors import MediaError
+from backend.pixels import VideoError
+from backend.predict.segment import UnusableShape
 from backend.settings import Settings, SettingsError
-from backend.video import VideoError
 
 
 class ToolError(Exception):

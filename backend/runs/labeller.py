@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from backend.export.masks import joined
 from backend.job_state import JobState
 from backend.labelstudio.commands import ParsedCommand
 from backend.labelstudio.prompts import prompts_from_task
-from backend.labelstudio.results import noted
-from backend.labelstudio.results_in import read_results
+from backend.labelstudio.read_results import read_results
 from backend.labelstudio.video_regions import read_video_regions
-from backend.service import Service
-from backend.tools.common import Project, ToolError
-from backend.tools.marks import Results, marks_of
-from backend.tools.masks import joined
-from backend.tools.review_file import Remark
+from backend.labelstudio.write_results import noted
+from backend.predict.dispatch import Service
+from backend.runs.common import Project, ToolError
+from backend.runs.prompt_sources import Results, marks_of
+from backend.runs.review_file import Remark
 from backend.tracking.records import Job
 from backend.tracking.review import LOW_IOU, Doubt, doubts
 

@@ -23,11 +23,11 @@ from typing import Any
 from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.commands import Kind, ParsedCommand, Word
 from backend.metrics import Metrics
+from backend.runs.common import EXPECTED, Project, ToolError, connect, read_project, say
+from backend.runs.labeller import Labelled, Labeller, Stopped, mark_kinds
+from backend.runs.prompt_sources import has_prediction, marks_of, own_predictions
+from backend.runs.review_file import ReviewFile
 from backend.settings import Settings
-from backend.tools.common import EXPECTED, Project, ToolError, connect, read_project, say
-from backend.tools.labeller import Labelled, Labeller, Stopped, mark_kinds
-from backend.tools.marks import has_prediction, marks_of, own_predictions
-from backend.tools.review_file import ReviewFile
 from backend.tracking.records import Job
 from backend.wsgi import build_service, model_choice
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backend.labelstudio.json_values import mappings, text
-from backend.labelstudio.results_in import result_lists
+from backend.labelstudio.read_results import result_lists
 
 Results = list[dict[str, Any]]
 

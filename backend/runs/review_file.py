@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.tools.common import ToolError
+from backend.runs.common import ToolError
 
 COLUMNS = ["task", "object", "label", "frame", "reason"]
 

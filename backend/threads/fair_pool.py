@@ -7,9 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
-from backend.context import caller, carried
 from backend.engine.engine import Busy
-from backend.engine.fair_queue import FairQueue, QueueFull
+from backend.threads.caller import caller, carried
+from backend.threads.fair_queue import FairQueue, QueueFull
 
 P = ParamSpec("P")
 T = TypeVar("T")

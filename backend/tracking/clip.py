@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO
 
-from backend.decoding.videos import open_video
 from backend.labelstudio.geometry import Box
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.media_refs import MissingMedia
-from backend.labelstudio.results_in import result_lists
+from backend.labelstudio.read_results import result_lists
 from backend.labelstudio.tags import ImageTag, LabelConfig
 from backend.labelstudio.timing import Timeline, frames_count, tag_framerate
 from backend.labelstudio.video_regions import VideoRegion
 from backend.media.resolver import MediaStream
-from backend.task_images import wait_for_media
-from backend.video import FrameTable
+from backend.media.task_media import wait_for_media
+from backend.pixels import FrameTable
+from backend.pixels.sandbox.video_decoding import open_video
 
 KEPT_TABLES = 64
 SHORTEST_WAIT_S = 5.0  # for a table; with an index it takes a moment

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from backend.context import serving
 from backend.engine.engine import EngineError
 from backend.labelstudio.client import LabelStudioError
 from backend.media.errors import MediaError
+from backend.pixels import VideoError
+from backend.threads.caller import serving
 from backend.tracking.records import Job
 from backend.tracking.store import StoreError, TrackStore
-from backend.video import VideoError
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import numpy as np
 from backend.labelstudio.geometry import box_to_pixels, points_to_pixels
 from backend.labelstudio.prompts import ObjectPrompt
 from backend.labelstudio.regions import rasterise
-from backend.labelstudio.results import region_id
+from backend.labelstudio.write_results import region_id
 
 # A region that covers a tracked mask by this much (IoU) is the same object.
 SAME_OBJECT = 0.3

@@ -14,8 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from backend.answers import UnusableShape
-from backend.context import serving
 from backend.engine.engine import (
     Engine,
     EngineError,
@@ -23,17 +21,19 @@ from backend.engine.engine import (
     TrackedObject,
     Tracker,
 )
-from backend.engine.fair_pool import FairPool
 from backend.job_state import JobState
 from backend.labelstudio.geometry import resize_mask
 from backend.labelstudio.media_refs import MissingMedia
 from backend.media.errors import MediaError
+from backend.pixels import VideoError
+from backend.predict.segment import UnusableShape
+from backend.threads.caller import serving
+from backend.threads.fair_pool import FairPool
+from backend.tracking.interpolation import StridedTracker, tracked_frames
 from backend.tracking.pace import Pace
 from backend.tracking.records import Job, TrackedMask
 from backend.tracking.store import StoreError, TrackStore
-from backend.tracking.stride import StridedTracker, tracked_frames
 from backend.tracking.work import Goal, Work
-from backend.video import VideoError
 
 logger = logging.getLogger(__name__)
 

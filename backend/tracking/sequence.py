@@ -13,10 +13,10 @@ import numpy as np
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.media_refs import media_uri, page_count
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
+from backend.labelstudio.read_results import result_lists
 from backend.labelstudio.regions import rasterise
-from backend.labelstudio.results import part_id, region_id, region_results
-from backend.labelstudio.results_in import result_lists
 from backend.labelstudio.tags import ImageTag, LabelConfig
+from backend.labelstudio.write_results import part_id, region_id, region_results
 from backend.tracking.objects import SequenceObject, changed, gather_objects, iou
 from backend.tracking.records import TrackedMask
 from backend.tracking.renewal import Results, SentRegion, attributes, nth_id, taken_away

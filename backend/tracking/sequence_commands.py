@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from backend.answers import to_pixels
 from backend.engine.engine import PixelPrompt
 from backend.labelstudio.commands import TRACK_HELP, Kind, ParsedCommand, Word
 from backend.labelstudio.json_values import mappings
@@ -18,15 +17,16 @@ from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
 from backend.labelstudio.tags import LabelConfig
+from backend.pixels import ImageSequence
+from backend.predict.segment import to_pixels
 from backend.tracking.objects import SequenceObject
-from backend.tracking.plan import Direction, plan_spans
 from backend.tracking.progress import progress, ranges
 from backend.tracking.records import Job, TrackedMask
 from backend.tracking.review import doubts
 from backend.tracking.sequence import FrameSequence, by_id
+from backend.tracking.spans import Direction, plan_spans
 from backend.tracking.work import Goal, Work
 from backend.tracking.workshop import Workshop
-from backend.video import ImageSequence
 
 FETCH_SECONDS = 120.0  # for one page of a sequence, inside a job
 MANY_MASKS = 100  # brush masks cost the browser 60-85 ms each at 720p

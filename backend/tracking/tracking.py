@@ -10,11 +10,11 @@ from typing import Any, Protocol
 from backend.engine.engine import Engine
 from backend.job_state import JobState
 from backend.labelstudio.client import LabelStudioError
-from backend.labelstudio.results import noted
-from backend.task_images import TaskImages
-from backend.tracking.deliveries import Deliveries
-from backend.tracking.jobs import JobRunner
+from backend.labelstudio.write_results import noted
+from backend.media.task_media import TaskImages
+from backend.tracking.delivery import Deliveries
 from backend.tracking.records import Job
+from backend.tracking.runner import JobRunner
 from backend.tracking.sequence_commands import SequenceCommands
 from backend.tracking.store import TrackStore
 from backend.tracking.video_commands import VideoCommands

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from backend.decoding.videos import open_video
 from backend.labelstudio.commands import (
     TRACK_HELP,
     Kind,
@@ -37,6 +36,7 @@ from backend.labelstudio.video_regions import (
     video_context,
     video_status,
 )
+from backend.pixels.sandbox.video_decoding import open_video
 from backend.tracking.clip import (
     Clip,
     Tables,

@@ -12,7 +12,7 @@ from backend.labelstudio.geometry import Box, box_to_pixels
 from backend.labelstudio.keyframes import Keyframe
 from backend.labelstudio.video_regions import VideoRegion
 from backend.tracking.clip import box_digest, box_numbers
-from backend.tracking.plan import Direction, plan_spans
+from backend.tracking.spans import Direction, plan_spans
 from backend.tracking.work import Goal
 
 

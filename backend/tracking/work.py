@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from backend.engine.engine import Frames, PixelPrompt
-from backend.tracking.plan import Span
+from backend.tracking.spans import Span
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.engine.engine import Engine
-from backend.task_images import TaskImages
-from backend.tracking.jobs import JobRunner
+from backend.media.task_media import TaskImages
 from backend.tracking.records import Job
+from backend.tracking.runner import JobRunner
 from backend.tracking.store import TrackStore
 
 

@@ -16,17 +16,17 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from backend.doctor.routes import add_diagnostics
 from backend.engine.engine import State
-from backend.finetune.jobs import FinetuneJob, FinetuneJobs
-from backend.finetune.service import Finetuning
-from backend.guard import guard, refuse
+from backend.finetune.finetune_jobs import FinetuneJob, FinetuneJobs
+from backend.finetune.finetuning import Finetuning
 from backend.labelstudio.setup import parse_setup
 from backend.metrics import Metrics
-from backend.openapi import document
-from backend.service import BadRequest, Service
+from backend.predict.dispatch import BadRequest, Service
 from backend.settings import Settings
 from backend.tracking.records import Job
+from backend.web.diagnostics import add_diagnostics
+from backend.web.guard import guard, refuse
+from backend.web.openapi import document
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from flask import Flask, Response, jsonify, request
 
 from backend.doctor.findings import Finding, any_broken
 from backend.doctor.model import engine_findings
-from backend.guard import refuse
 from backend.labelstudio.json_values import whole_number
-from backend.service import BadRequest, Service
+from backend.predict.dispatch import BadRequest, Service
 from backend.settings import Settings
+from backend.web.guard import refuse
 
 
 def add_diagnostics(app: Flask, settings: Settings, service: Service) -> None:

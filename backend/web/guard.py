@@ -13,14 +13,14 @@ from flask import Flask, Response, g, jsonify, request
 from werkzeug.datastructures import Authorization
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from backend.context import caller, serving
 from backend.labelstudio.label_config import LabelConfigError
 from backend.labelstudio.setup import SetupError
 from backend.logs import request_id
 from backend.metrics import Metrics
-from backend.service import BadRequest
+from backend.predict.dispatch import BadRequest
 from backend.setting_values import MIB
 from backend.settings import Settings
+from backend.threads.caller import caller, serving
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -10,22 +10,22 @@ import cv2
 import numpy as np
 import pytest
 
-from backend.answers import Answers
-from backend.app import create_app
-from backend.batch import Batch
 from backend.engine.local import LocalEngine, ModelChoice
-from backend.interactive import Interactive
 from backend.media.cache import MediaFile
 from backend.media.errors import MediaError, Reason
 from backend.media.resolver import MediaStream
-from backend.memory import PromptMemory
+from backend.media.task_media import TaskImages
 from backend.metrics import Metrics
-from backend.service import Service
+from backend.predict.click import Interactive
+from backend.predict.dispatch import Service
+from backend.predict.events import VideoProtocol
+from backend.predict.recent import PromptMemory
+from backend.predict.retrieve import Batch
+from backend.predict.segment import Answers
 from backend.settings import Settings
-from backend.task_images import TaskImages
-from backend.tracking.service import Tracking, TrackSettings
 from backend.tracking.store import TrackStore
-from backend.video_protocol import VideoProtocol
+from backend.tracking.tracking import Tracking, TrackSettings
+from backend.web.app import create_app
 from tests.backend.fakes import FakePredictor, FakeVideoTracker, Gate
 from tests.waiting import LONGER, PATIENCE
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.context import caller
+from backend.threads.caller import caller
 from tests.backend.conftest import CONFIG, click
 from tests.waiting import PATIENCE
 

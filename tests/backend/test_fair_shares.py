@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from backend.context import caller, serving
 from backend.engine.engine import Busy
-from backend.engine.fair_pool import FairPool
-from backend.engine.fair_queue import FairQueue, QueueFull
+from backend.threads.caller import caller, serving
+from backend.threads.fair_pool import FairPool
+from backend.threads.fair_queue import FairQueue, QueueFull
 from tests.waiting import LONGER, PATIENCE
 
 

@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
-from backend.context import carried, serving
 from backend.logs import HIDDEN, JsonFormatter, Redactor, TextFormatter, request_id
+from backend.threads.caller import carried, serving
 from tests.waiting import PATIENCE
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJzYW0ifQ.c2lnbmF0dXJl"
@@ -111,7 +111,7 @@ def test_the_caller_goes_along_into_threads_and_does_not_stay():
     seen = []
 
     def look():
-        from backend.context import caller
+        from backend.threads.caller import caller
 
         seen.append(caller().request_id)
 

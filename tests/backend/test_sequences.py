@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from backend.job_state import JobState
-from backend.labelstudio.results import region_mask
+from backend.labelstudio.write_results import region_mask
 from tests.backend.conftest import box, click
 from tests.waiting import LONGER, PATIENCE, until
 

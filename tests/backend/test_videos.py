@@ -9,7 +9,7 @@ import pytest
 
 from backend.labelstudio.keyframes import box_at, read_sequence
 from backend.media.cache import MediaFile
-from tests.video.clips import WIDTH, steady, write_clip
+from tests.pixels.clips import WIDTH, steady, write_clip
 from tests.waiting import PATIENCE, until
 
 FRAMES = 30

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from backend.engine.engine import ImageSource, PixelPrompt
-from backend.engine.fair_queue import FairQueue
 from backend.engine.local import LocalEngine, ModelChoice
 from backend.engine.scheduler import InferenceThread, Priority, Stopped
 from backend.job_state import JobState
 from backend.metrics import Metrics
-from backend.tracking.jobs import JobRunner
-from backend.tracking.plan import Span
+from backend.threads.fair_queue import FairQueue
+from backend.tracking.runner import JobRunner
+from backend.tracking.spans import Span
 from backend.tracking.store import TrackStore
 from backend.tracking.work import Goal, Work
 from benchmarks.clips import MovingDiscs

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.answers import Answers, Page
 from backend.engine.engine import ImageSource, PixelPrompt, Segment
 from backend.engine.local import LocalEngine, ModelChoice
 from backend.engine.scheduler import Priority
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
-from backend.zoom import Window, window_for
+from backend.predict.segment import Answers, Page
+from backend.predict.zoom import Window, window_for
 from tests.waiting import PATIENCE
 
 NOTHING = np.full((64, 64), -5.0, np.float32)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from backend.__main__ import main
-from backend.media.images import load_image
+from backend.pixels.images import load_image
 from tests.media.servers import (
     PERSONAL_ACCESS_TOKEN,
     FakeLabelStudio,

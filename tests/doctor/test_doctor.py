@@ -19,7 +19,7 @@ from backend.setting_values import MIB
 from sam2model.precision import native_dtypes, resolve_dtype
 from tests.doctor.conftest import CONFIG, SetUp, picture
 from tests.media.servers import LEGACY_TOKEN, PERSONAL_ACCESS_TOKEN, Reply, jwt
-from tests.video.clips import steady, write_clip
+from tests.pixels.clips import steady, write_clip
 from tests.waiting import LONGER
 
 

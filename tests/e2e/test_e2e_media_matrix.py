@@ -23,8 +23,8 @@ import pytest
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.errors import MediaError
 from backend.media.partial import BLOCK_BYTES
-from backend.media.patience import Timeouts
 from backend.media.resolver import MediaResolver
+from backend.media.retries import Timeouts
 from backend.media.s3_clients import Bucket, S3Settings
 from demo.api import LabelStudioApi
 from demo.label_studio import START_SECONDS, LabelStudio

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.finetune.jobs import FinetuneJobs
+from backend.finetune.finetune_jobs import FinetuneJobs
 from backend.job_state import JobState
 from tests.processes import running
 from tests.waiting import until
@@ -186,7 +186,7 @@ def test_the_process_ends_with_the_service_even_if_that_is_killed(tmp_path: Path
     service = textwrap.dedent(f"""
         import sys, time
         from pathlib import Path
-        from backend.finetune.jobs import FinetuneJobs
+        from backend.finetune.finetune_jobs import FinetuneJobs
         folder = Path({str(bench_folder)!r})
         words = [sys.executable, str(folder / "script.py"), str(folder / "finetune/project-5")]
         jobs = FinetuneJobs(

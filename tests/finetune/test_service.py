@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from backend.app import create_app
 from backend.engine.engine import State, Status
 from backend.engine.local import ModelChoice
-from backend.finetune.jobs import FinetuneJobs
+from backend.finetune.finetune_jobs import FinetuneJobs
+from backend.finetune.finetuning import Finetuning
 from backend.finetune.registry import ModelRegistry
-from backend.finetune.service import Finetuning
 from backend.setting_values import FinetuneProjects
+from backend.web.app import create_app
 from tests.finetune.test_jobs import SCRIPT, until
 
 CAPTURE = Path(__file__).parents[1] / "captures" / "01_lifecycle.json"
@@ -82,8 +82,8 @@ def start(tmp_path: Path, make_bench: Any) -> Iterator[Callable[..., Bench]]:
     backend = make_bench()
 
     def client(finetuning: Finetuning) -> FlaskClient:
-        backend.service.finetuning = finetuning
-        return create_app(backend.settings, backend.service, backend.metrics).test_client()
+        backend.predict.dispatch.finetuning = finetuning
+        return create_app(backend.settings, backend.predict.dispatch, backend.metrics).test_client()
 
     def make(**more: Any) -> Bench:
         folder = tmp_path / f"bench{len(benches)}"
@@ -94,7 +94,7 @@ def start(tmp_path: Path, make_bench: Any) -> Iterator[Callable[..., Bench]]:
     yield make
     for bench in benches:
         bench.finetuning.close()
-    backend.service.finetuning = None
+    backend.predict.dispatch.finetuning = None
 
 
 def recorded() -> Any:

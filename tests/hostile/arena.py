@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from backend.decoding.images import ImageDecoder
-from backend.decoding.videos import open_video
 from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.media_refs import MissingMedia
 from backend.media.errors import MediaError
-from backend.media.patience import Timeouts
 from backend.media.resolver import MediaResolver
-from backend.video import VideoError, VideoLimits
+from backend.media.retries import Timeouts
+from backend.pixels import VideoError, VideoLimits
+from backend.pixels.sandbox.image_decoding import ImageDecoder
+from backend.pixels.sandbox.video_decoding import open_video
 from tests.media.servers import PERSONAL_ACCESS_TOKEN, FakeLabelStudio, RecordingServer, Reply
 from tests.waiting import PATIENCE
 

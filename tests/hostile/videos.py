@@ -11,10 +11,10 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-from backend.video import VideoError
+from backend.pixels import VideoError
 from tests.hostile.arena import Arena
 from tests.hostile.corpus import Attack
-from tests.video.clips import steady, write_clip
+from tests.pixels.clips import steady, write_clip
 
 PLAYLIST = "This is a playlist, not a video"
 NO_VIDEO = "This is not a .* video, or it is damaged"

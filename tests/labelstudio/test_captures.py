@@ -9,8 +9,8 @@ from label_studio_sdk.converter.brush import decode_rle
 from backend.labelstudio.label_config import Shape, parse_label_config
 from backend.labelstudio.media_refs import media_uri
 from backend.labelstudio.prompts import BoxPrompt, PointPrompt, prompts_from_task
-from backend.labelstudio.results import region_id, region_mask
 from backend.labelstudio.setup import parse_setup
+from backend.labelstudio.write_results import region_id, region_mask
 from tests.labelstudio import captured
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.labelstudio.commands import HELP, Kind, Word, parse_command, unknown_command
-from backend.labelstudio.results import STATUS_PREFIX, status_results
+from backend.labelstudio.write_results import STATUS_PREFIX, status_results
 from tests.labelstudio.configs import with_answer
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.prompts import ContextPrompts, prompts_from_context, prompts_from_task
-from backend.labelstudio.results import region_id
+from backend.labelstudio.write_results import region_id
 from tests.labelstudio import captured
 from tests.labelstudio.configs import box, click, with_answer, with_separate_labels
 

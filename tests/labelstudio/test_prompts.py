@@ -11,7 +11,7 @@ from backend.labelstudio.geometry import Ellipse
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.prompts import BoxPrompt, PointPrompt, prompts_from_context
 from backend.labelstudio.regions import BrushStrokes, Polygon
-from backend.labelstudio.results import region_id
+from backend.labelstudio.write_results import region_id
 from tests.labelstudio.configs import box, click, with_answer, with_separate_labels
 
 CONFIG = with_answer("BrushLabels")

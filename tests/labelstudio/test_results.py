@@ -18,7 +18,7 @@ from label_studio_sdk.label_interface import LabelInterface
 from backend.labelstudio.brush_rle import encode_brush
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
-from backend.labelstudio.results import (
+from backend.labelstudio.write_results import (
     STATUS_PREFIX,
     LabelMismatch,
     noted,

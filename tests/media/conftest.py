@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from backend.labelstudio.client import LabelStudioClient
-from backend.media.patience import Timeouts
 from backend.media.resolver import MediaResolver
+from backend.media.retries import Timeouts
 from tests.media.s3_server import s3_server
 from tests.media.servers import (
     PERSONAL_ACCESS_TOKEN,

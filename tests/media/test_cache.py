@@ -17,7 +17,7 @@ import pytest
 
 from backend.media.cache import MediaCache, MediaFile
 from backend.media.errors import MediaError, Reason
-from backend.media.source import Download, Restart, Unchanged, Validators
+from backend.media.sources import Download, Restart, Unchanged, Validators
 from tests.waiting import LONGER, PATIENCE, until
 
 MIB = 2**20

@@ -18,8 +18,8 @@ import pytest
 
 from backend.media.errors import MediaError, Reason
 from backend.media.http import unsigned_url
-from backend.media.patience import Timeouts
 from backend.media.resolver import MediaResolver
+from backend.media.retries import Timeouts
 from tests.media.servers import RecordingServer, Reply, Seen, file_reply
 from tests.waiting import LONGER, PATIENCE
 

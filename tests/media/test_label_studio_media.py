@@ -12,8 +12,8 @@ import pytest
 
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.errors import MediaError, Reason
-from backend.media.patience import Timeouts
 from backend.media.resolver import MediaResolver
+from backend.media.retries import Timeouts
 from backend.media.s3_clients import Bucket, S3Settings
 from tests.media.servers import (
     LEGACY_TOKEN,
@@ -357,7 +357,7 @@ def test_two_tasks_do_not_share_what_label_studio_decides_by_task(
 def test_proxied_storage_is_read_in_ranges(
     label_studio: FakeLabelStudio, resolver: MediaResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.media.label_studio._PROXY_RANGE_BYTES", 4096)
+    monkeypatch.setattr("backend.media.label_studio_media._PROXY_RANGE_BYTES", 4096)
     label_studio.cloud[URI] = proxied(BODY, "e", max_range=3000)
     assert resolver.fetch(URI, task_id=1).path.read_bytes() == BODY
     ranges = [seen.headers["range"] for seen in label_studio.server.seen if "range" in seen.headers]

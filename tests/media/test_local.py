@@ -10,8 +10,8 @@ from urllib.parse import quote
 import pytest
 
 from backend.media.errors import MediaError, Reason
-from backend.media.label_studio import local_files_path
-from backend.media.local import LocalFiles
+from backend.media.label_studio_media import local_files_path
+from backend.media.local_files import LocalFiles
 
 
 @pytest.fixture

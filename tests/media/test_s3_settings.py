@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.errors import MediaError
-from backend.media.patience import Timeouts
 from backend.media.resolver import MediaResolver
+from backend.media.retries import Timeouts
 from backend.media.s3_clients import Bucket, S3Clients, S3Settings, read_buckets
 from backend.settings import Settings, SettingsError
 from backend.wsgi import ca_bundle, s3_settings

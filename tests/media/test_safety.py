@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from backend.media.addresses import AddressPolicy, is_public
 from backend.media.errors import MediaError, Reason, shown
 from backend.media.guarded_session import guarded_session
 from backend.media.resolver import MediaResolver
-from backend.media.safety import AddressPolicy, is_public
 from tests.media.servers import RecordingServer, Reply
 from tests.waiting import PATIENCE
 

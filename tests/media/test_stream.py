@@ -17,13 +17,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from backend.decoding.videos import open_video
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.errors import MediaError, Reason
 from backend.media.partial import BLOCK_BYTES
-from backend.media.patience import Timeouts
 from backend.media.resolver import MediaResolver, MediaStream
+from backend.media.retries import Timeouts
 from backend.media.stream import THREADS
+from backend.pixels.sandbox.video_decoding import open_video
 from tests.media.servers import (
     FakeLabelStudio,
     RecordingServer,
@@ -32,7 +32,7 @@ from tests.media.servers import (
     file_reply,
     proxied,
 )
-from tests.video.clips import steady, write_clip
+from tests.pixels.clips import steady, write_clip
 from tests.waiting import LONGER, PATIENCE, until
 
 MIB = 2**20
@@ -384,7 +384,7 @@ def test_silent_server_times_out(server: RecordingServer, make_resolver: MakeRes
 HANGING = """
 import sys, threading
 from pathlib import Path
-from backend.media.patience import Timeouts
+from backend.media.retries import Timeouts
 from backend.media.resolver import MediaResolver
 resolver = MediaResolver(
     cache_directory=Path(sys.argv[1]),
@@ -480,7 +480,7 @@ def test_proxied_storage_is_read_within_its_limits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It answers less than asked for, and stops after a while."""
-    monkeypatch.setattr("backend.media.label_studio._PROXY_RANGE_BYTES", 2 * MIB)
+    monkeypatch.setattr("backend.media.label_studio_media._PROXY_RANGE_BYTES", 2 * MIB)
     full, asked = proxied(BODY, "e", max_range=300_000), []
 
     def handler(seen: Seen) -> Reply:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from openapi_spec_validator import validate
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from backend.openapi import document
+from backend.web.openapi import document
 from tests.waiting import PATIENCE
 
 HEADERS = {"Authorization": "Bearer t0ken"}

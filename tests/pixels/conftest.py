@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.video.clips import make_clip
+from tests.pixels.clips import make_clip
 
 
 @pytest.fixture(scope="session")

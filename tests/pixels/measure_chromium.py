@@ -1,6 +1,6 @@
 """Measure which frame Chromium shows at the times Label Studio seeks to: writes chromium.json.
 
-    python -m tests.video.measure_chromium /usr/bin/chromium
+    python -m tests.pixels.measure_chromium /usr/bin/chromium
 
 Run by hand when the browser or ``seek_time`` changes; the tests compare with the file.
 """
@@ -17,7 +17,7 @@ from typing import Any
 from playwright.sync_api import Page, sync_playwright
 
 from backend.labelstudio.timing import seek_time
-from tests.video.clips import BITS, make_clip
+from tests.pixels.clips import BITS, make_clip
 
 CONSTANT = ("23.976.mp4", "24.mp4", "25.mp4", "29.97.mp4", "30.mp4", "50.mp4", "60.mp4")
 OTHERS = (

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend.video import VideoError, VideoFrames
-from backend.video.buffer import FrameBuffer
-from backend.video.picture import Picture
-from tests.video.clips import number_of
+from backend.pixels import VideoError, VideoFrames
+from backend.pixels.buffer import FrameBuffer
+from backend.pixels.picture import Picture
+from tests.pixels.clips import number_of
 from tests.waiting import until
 
 Clip = Callable[[str], Path]

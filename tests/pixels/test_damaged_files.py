@@ -11,8 +11,8 @@ import av
 import numpy as np
 import pytest
 
-from backend.video import VideoError, VideoFrames, VideoLimits
-from tests.video.clips import number_of, steady, write_clip
+from backend.pixels import VideoError, VideoFrames, VideoLimits
+from tests.pixels.clips import number_of, steady, write_clip
 
 Clip = Callable[[str], Path]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend.video import VideoError, VideoFrames
-from tests.video.clips import CLIPS, HEIGHT, WIDTH, first_number, number_of
+from backend.pixels import VideoError, VideoFrames
+from tests.pixels.clips import CLIPS, HEIGHT, WIDTH, first_number, number_of
 
 Clip = Callable[[str], Path]
 BROWSER_CLIPS = [name for name in CLIPS if not name.endswith((".ts", ".avi"))]

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from backend.media.errors import MediaError, Reason
-from backend.media.images import load_image
+from backend.pixels.images import load_image
 
 WIDTH, HEIGHT = 48, 32
 Save = Callable[..., Path]

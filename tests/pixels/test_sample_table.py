@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend.video import FrameTable, VideoError, VideoFrames, VideoLimits
-from backend.video.containers import open_container
-from backend.video.sample_table import table_from_index
-from backend.video.table import scan
-from tests.video.clips import B_FRAMES, CLIPS, X265, steady, trim, uneven, write_clip
+from backend.pixels import FrameTable, VideoError, VideoFrames, VideoLimits
+from backend.pixels.containers import open_container
+from backend.pixels.frame_table import scan
+from backend.pixels.mp4_index import table_from_index
+from tests.pixels.clips import B_FRAMES, CLIPS, X265, steady, trim, uneven, write_clip
 
 LIMITS = VideoLimits()
 FAST_START = {"movflags": "faststart"}

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from backend.media.errors import MediaError
-from backend.video import ImageSequence, VideoError, VideoLimits
-from tests.video.clips import number_of, numbered
+from backend.pixels import ImageSequence, VideoError, VideoLimits
+from tests.pixels.clips import number_of, numbered
 
 
 def page(number: int, width: int = 192, height: int = 108) -> Callable[[], NDArray[np.uint8]]:

@@ -20,8 +20,8 @@ from backend.labelstudio.timing import (
     seek_time,
     tag_framerate,
 )
-from backend.video import VideoFrames
-from tests.video.clips import number_of
+from backend.pixels import VideoFrames
+from tests.pixels.clips import number_of
 
 HERE = Path(__file__).parent
 IN_LABEL_STUDIO = json.loads(HERE.joinpath("label_studio_frames.json").read_text())

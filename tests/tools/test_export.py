@@ -11,18 +11,18 @@ import cv2
 import numpy as np
 import pytest
 
+from backend.export.formats import run_lengths
 from backend.labelstudio.brush_rle import decode_brush, encode_brush
 from backend.labelstudio.label_config import parse_label_config
-from backend.tools.formats import run_lengths
 from backend.tracking.clip import clip_track
 from backend.tracking.objects import SequenceObject
 from backend.tracking.records import TrackedMask
 from backend.tracking.sequence import FrameSequence
 from backend.tracking.store import TrackStore
+from tests.pixels.clips import HEIGHT as CLIP_HEIGHT
+from tests.pixels.clips import WIDTH as CLIP_WIDTH
+from tests.pixels.clips import steady, write_clip
 from tests.tools.conftest import LabelStudio, Ran, Run
-from tests.video.clips import HEIGHT as CLIP_HEIGHT
-from tests.video.clips import WIDTH as CLIP_WIDTH
-from tests.video.clips import steady, write_clip
 
 WIDTH, HEIGHT = 60, 40
 PROJECT = "5.1795326290"  # as ML backends are told: id and creation time

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from tests.media.s3_server import s3_server
+from tests.pixels.clips import number_of, steady, uneven, write_clip
 from tests.tools.conftest import LabelStudio, Run
-from tests.video.clips import number_of, steady, uneven, write_clip
 
 RATE = 25
 COUNT = 50

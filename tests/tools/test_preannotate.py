@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from backend.labelstudio.keyframes import box_at, read_sequence
-from backend.labelstudio.results import region_mask
+from backend.labelstudio.write_results import region_mask
 from tests.backend.fakes import FakeVideoTracker
+from tests.pixels.clips import WIDTH as CLIP_WIDTH
+from tests.pixels.clips import steady, write_clip
 from tests.tools.conftest import FakeModel, LabelStudio, Ran, Run, use_fake_model
 from tests.tools.test_export import VIDEO, area, brush, keyframe
-from tests.video.clips import WIDTH as CLIP_WIDTH
-from tests.video.clips import steady, write_clip
 from tests.waiting import PATIENCE, until
 
 WIDTH, HEIGHT = 60, 40

@@ -13,7 +13,7 @@ from backend.engine.engine import Busy
 from backend.job_state import JobState
 from backend.labelstudio.client import LabelStudioError
 from backend.media.errors import MediaError, Reason
-from backend.tracking.deliveries import Deliveries
+from backend.tracking.delivery import Deliveries
 from backend.tracking.records import Job
 from backend.tracking.store import StoreError, TrackStore
 from tests.waiting import PATIENCE, until

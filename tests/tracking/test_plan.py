@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.tracking.plan import Direction, Span, plan_spans
+from backend.tracking.spans import Direction, Span, plan_spans
 
 
 def plan(prompted, direction, first=0, last=9):

@@ -11,12 +11,12 @@ import pytest
 
 from backend.engine.engine import Frames, PixelPrompt, TrackedObject
 from backend.job_state import JobState
-from backend.tracking.jobs import JobRunner
-from backend.tracking.plan import Direction, plan_spans
+from backend.tracking.interpolation import agree, between, interpolate, tracked_frames
 from backend.tracking.records import Job, TrackedMask
 from backend.tracking.review import LOW_IOU
+from backend.tracking.runner import JobRunner
+from backend.tracking.spans import Direction, plan_spans
 from backend.tracking.store import TrackStore
-from backend.tracking.stride import agree, between, interpolate, tracked_frames
 from backend.tracking.work import Goal, Work
 
 HEIGHT, WIDTH = 60, 200

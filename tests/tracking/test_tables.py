@@ -12,9 +12,9 @@ import pytest
 
 from backend.engine.engine import Busy
 from backend.media.resolver import MediaFile, MediaStream
+from backend.pixels import VideoError
 from backend.tracking import clip as module
 from backend.tracking.clip import Tables
-from backend.video import VideoError
 from tests.waiting import LONGER, PATIENCE
 
 

@@ -22,15 +22,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from backend.export.masks import MaskPage, Media, ObjectMask, Origin, joined, results_of
+from backend.export.picture_masks import picture_media
 from backend.labelstudio.geometry import Box, box_to_pixels, mask_to_box
 from backend.labelstudio.label_config import LabelConfigError
 from backend.labelstudio.media_refs import MissingMedia, media_uri
-from backend.labelstudio.results_in import Region, read_results
+from backend.labelstudio.read_results import Region, read_results
 from backend.media.cache import MediaFile
 from backend.media.errors import MediaError
-from backend.tools.common import Project, ToolError
-from backend.tools.masks import MaskPage, Media, ObjectMask, Origin, joined, results_of
-from backend.tools.picture_masks import picture_media
+from backend.runs.common import Project, ToolError
 from backend.tracking.store import TrackStore
 from training.finetuning.dataset import AnnotatedObject, AnnotatedPage
 

@@ -24,13 +24,13 @@ from typing import Any
 
 import torch
 
-from backend.decoding.images import ImageDecoder
 from backend.engine.local import ModelChoice
 from backend.finetune.registry import ModelRegistry, replace_file
 from backend.labelstudio.label_config import parse_label_config
 from backend.metrics import Metrics
+from backend.pixels.sandbox.image_decoding import ImageDecoder
+from backend.runs.common import EXPECTED, Project, ToolError, connect, read_project
 from backend.settings import Settings, SettingsError
-from backend.tools.common import EXPECTED, Project, ToolError, connect, read_project
 from backend.tracking.store import TrackStore
 from backend.wsgi import base_choice, build_resolver, model_registry
 from sam2model import CheckpointError, build_model

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from backend.decoding.process import WORKER, Cause, DecoderGone, DecodingProcess, plain
 from backend.media.errors import MediaError, Reason
-from backend.media.images import opened_for_decoding
+from backend.pixels.images import opened_for_decoding
+from backend.pixels.sandbox.process import WORKER, Cause, DecoderGone, DecodingProcess, plain
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _HINT = "Check that it opens in other programs, and save it anew there."
 
 
 class ImageDecoder:
-    """Decodes images as ``backend.media.images.load_image`` does; safe to share between threads.
+    """Decodes images as ``backend.pixels.images.load_image`` does; safe to share between threads.
     The processes end with it, or with the service.
 
     Args:

@@ -20,12 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from backend.decoding.wire import Channel, Closed, Nonsense
+from backend.pixels.sandbox.wire import Channel, Closed, Nonsense
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-WORKER = "backend.decoding.worker"
+WORKER = "backend.pixels.sandbox.worker"
 _START_SECONDS = 60.0
 _EXIT_SECONDS = 5.0
 _LONGEST_SENTENCE = 500
@@ -34,7 +34,7 @@ _LONGEST_READ = 1 << 23
 # A decoder may read a file several times over (a search for an index, a seek), but not for ever.
 _READS_PER_FILE = 8
 _READ_IN_ANY_CASE = 1 << 26
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 # The environment holds credentials: a decoder gets of it what finding libraries may need.
 _INHERITED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "PYTHONHOME")
 

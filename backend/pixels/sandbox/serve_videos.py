@@ -6,11 +6,11 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from backend.decoding.tables import pack_table, unpack_table
-from backend.decoding.worker import Serve, Session
-from backend.video.containers import VideoLimits
-from backend.video.decoder import Decoder
-from backend.video.errors import VideoError
+from backend.pixels.containers import VideoLimits
+from backend.pixels.decoder import Decoder
+from backend.pixels.errors import VideoError
+from backend.pixels.sandbox.tables import pack_table, unpack_table
+from backend.pixels.sandbox.worker import Serve, Session
 
 # The table and the demuxer's index of a file with a million frames, and per pixel the frames that
 # decoding threads and references hold (up to 6 bytes each).

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.video.table import FrameTable
+from backend.pixels.frame_table import FrameTable
 
 ARRAYS = ("pts", "key_pts", "key_dts")
 

@@ -10,13 +10,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from backend.decoding.process import WORKER, Cause, DecoderGone, DecodingProcess, plain
-from backend.decoding.tables import pack_table, unpack_table
-from backend.video.containers import VideoLimits
-from backend.video.errors import VideoError
-from backend.video.frames import DEFAULT_LIMITS, VideoFrames
-from backend.video.picture import Picture
-from backend.video.table import FrameTable
+from backend.pixels.containers import VideoLimits
+from backend.pixels.errors import VideoError
+from backend.pixels.frame_table import FrameTable
+from backend.pixels.picture import Picture
+from backend.pixels.sandbox.process import WORKER, Cause, DecoderGone, DecodingProcess, plain
+from backend.pixels.sandbox.tables import pack_table, unpack_table
+from backend.pixels.videos import DEFAULT_LIMITS, VideoFrames
 
 _OPEN_SECONDS = 30.0
 _BYTES_PER_SECOND = 20_000_000  # a table of frames may need the whole file to be read

@@ -1,4 +1,4 @@
-"""The decoding process: ``python -m backend.decoding.worker images|videos <file descriptor>``.
+"""The decoding process, ``python -m backend.pixels.sandbox.worker KIND DESCRIPTOR``.
 
 It serves one service over one inherited socket, one request after the other, until the service
 hangs up. It has no network, no credentials and no files: even the file that it decodes it reads
@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from backend.decoding.limits import Memory, alarm, confine
-from backend.decoding.wire import Buffer, Channel, Closed, Nonsense
+from backend.pixels.sandbox.limits import Memory, alarm, confine
+from backend.pixels.sandbox.wire import Buffer, Channel, Closed, Nonsense
 
 Serve = Callable[["Session", Mapping[str, Any]], None]
 
@@ -177,10 +177,10 @@ def main(arguments: list[str]) -> None:
 def _server(kind: str) -> Serve:
     """Only what the kind needs is imported: a process for images starts the sooner."""
     if kind == "images":
-        from backend.decoding.serve_images import serve_images
+        from backend.pixels.sandbox.serve_images import serve_images
 
         return serve_images()
-    from backend.decoding.serve_videos import serve_videos
+    from backend.pixels.sandbox.serve_videos import serve_videos
 
     return serve_videos()
 

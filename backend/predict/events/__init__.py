@@ -26,7 +26,7 @@ again from any earlier cursor until the session is released. Where the example s
 frame 300 or when the object is lost, this goes on.
 """
 
-from backend.video_protocol.ask import Event, event_of
-from backend.video_protocol.protocol import EventAnswer, VideoProtocol
+from backend.predict.events.ask import Event, event_of
+from backend.predict.events.protocol import EventAnswer, VideoProtocol
 
 __all__ = ["Event", "EventAnswer", "VideoProtocol", "event_of"]

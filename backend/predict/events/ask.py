@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from backend.labelstudio.json_values import number, text, whole_number
-from backend.tracking.plan import Direction
+from backend.tracking.spans import Direction
 
 DEFAULT_WINDOW = 20  # frames that a prewarm asks for where it does not say, as in the example
 MAX_WINDOW = 32  # an embedding takes up to 16 MiB, and others want the cache too

@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from backend.decoding.process import DecoderGone
-from backend.decoding.videos import open_video
 from backend.engine.engine import Busy, ImageSource
 from backend.labelstudio.media_refs import media_uri
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.timing import Timeline, frame_on_screen
 from backend.media.errors import MediaError
 from backend.media.resolver import MediaStream
-from backend.task_images import TaskImages
+from backend.media.task_media import TaskImages
+from backend.pixels import FrameTable, VideoError, VideoFrames
+from backend.pixels.sandbox.process import DecoderGone
+from backend.pixels.sandbox.video_decoding import open_video
+from backend.predict.events.ask import Where
 from backend.tracking.clip import Tables, read_timeline, video_tag
-from backend.video import FrameTable, VideoError, VideoFrames
-from backend.video_protocol.ask import Where
 
 MAX_OPEN = 8
 IDLE_SECONDS = 600.0

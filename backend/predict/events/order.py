@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from backend.tracking.plan import Direction, Span, plan_spans
+from backend.tracking.spans import Direction, Span, plan_spans
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Sequence
 
 from backend.engine.engine import Busy, Engine, EngineError
-from backend.engine.fair_pool import FairPool
 from backend.engine.scheduler import Priority
-from backend.video import VideoError
-from backend.video_protocol.clips import Clips, OpenClip
+from backend.pixels import VideoError
+from backend.predict.events.open_videos import Clips, OpenClip
+from backend.threads.fair_pool import FairPool
 
 logger = logging.getLogger(__name__)
 

@@ -9,24 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from backend.answers import to_pixels
 from backend.engine.engine import Engine, ImageSource, Segment
 from backend.engine.scheduler import Priority
-from backend.interactive import EXPECTED, OnlyBackground, Request
 from backend.job_state import JobState
 from backend.labelstudio.prompts import ObjectPrompt
 from backend.labelstudio.tags import ImageTag
-from backend.task_images import TaskImages
-from backend.tracking.plan import Direction
-from backend.tracking.records import TrackedMask
-from backend.tracking.service import Tracking
-from backend.video_protocol.ask import Ask, Event, read_ask
-from backend.video_protocol.clips import Clips, OpenClip
-from backend.video_protocol.order import Order
-from backend.video_protocol.prewarm import Prewarmer, remember
-from backend.video_protocol.prompts import Prompted, PromptList, TooMany, read_prompts
-from backend.video_protocol.tracks import NoSession, Progress, Tracks, track_request
-from backend.video_protocol.wire import (
+from backend.media.task_media import TaskImages
+from backend.predict.click import EXPECTED, OnlyBackground, Request
+from backend.predict.events.ask import Ask, Event, read_ask
+from backend.predict.events.event_prompts import Prompted, PromptList, TooMany, read_prompts
+from backend.predict.events.messages import (
     Item,
     Target,
     capabilities,
@@ -35,6 +27,14 @@ from backend.video_protocol.wire import (
     picture,
     place,
 )
+from backend.predict.events.open_videos import Clips, OpenClip
+from backend.predict.events.order import Order
+from backend.predict.events.prewarm import Prewarmer, remember
+from backend.predict.events.sessions import NoSession, Progress, Tracks, track_request
+from backend.predict.segment import to_pixels
+from backend.tracking.records import TrackedMask
+from backend.tracking.spans import Direction
+from backend.tracking.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 

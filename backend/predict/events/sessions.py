@@ -12,20 +12,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backend.answers import to_pixels
-from backend.decoding.videos import open_video
 from backend.engine.engine import Busy
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
-from backend.task_images import TaskImages
+from backend.media.task_media import TaskImages
+from backend.pixels.sandbox.video_decoding import open_video
+from backend.predict.events.open_videos import Clips, Task
+from backend.predict.events.order import Order
+from backend.predict.segment import to_pixels
 from backend.tracking.clip import video_tag
-from backend.tracking.jobs import JobRunner
-from backend.tracking.plan import Direction
 from backend.tracking.records import Job, TrackedMask
+from backend.tracking.runner import JobRunner
+from backend.tracking.spans import Direction
 from backend.tracking.store import TrackStore
 from backend.tracking.work import Goal, Work
-from backend.video_protocol.clips import Clips, Task
-from backend.video_protocol.order import Order
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.video.conftest import clip
+from tests.pixels.conftest import clip
 
 __all__ = ["clip"]
 
-FAULTY = "tests.decoding.faulty_worker"
+FAULTY = "tests.pixels.sandbox.faulty_worker"
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from backend.decoding import worker
-from backend.decoding.worker import Serve, Session
+from backend.pixels.sandbox import worker
+from backend.pixels.sandbox.worker import Serve, Session
 
 real_server = worker._server
 

@@ -7,15 +7,17 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from backend.decoding.images import ImageDecoder
 from backend.media.errors import MediaError
+from backend.pixels.sandbox.image_decoding import ImageDecoder
 
 Start = Callable[[str, list[tuple[str, str]]], Any]
 
 
 def application() -> Callable[[dict[str, Any], Start], Iterable[bytes]]:
     """What gunicorn calls."""
-    decoder = ImageDecoder(max_pixels=1_000_000, seconds=600, module="tests.decoding.faulty_worker")
+    decoder = ImageDecoder(
+        max_pixels=1_000_000, seconds=600, module="tests.pixels.sandbox.faulty_worker"
+    )
 
     def answer(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))

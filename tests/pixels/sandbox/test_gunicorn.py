@@ -24,12 +24,13 @@ from tests.waiting import LONGER, PATIENCE, until
 def server() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:  # nobody else can take the port
         descriptor, port = listener.fileno(), listener.getsockname()[1]
-        command = [sys.executable, "-m", "gunicorn", "tests.decoding.gunicorn_app:application()",
+        command = [sys.executable, "-m", "gunicorn",
+                   "tests.pixels.sandbox.gunicorn_app:application()",
                    "--bind", f"fd://{descriptor}", "--worker-class", "gthread", "--threads", "4",
                    "--graceful-timeout", "1", "--no-control-socket"]  # fmt: skip
         process = subprocess.Popen(
             command,
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
             pass_fds=[descriptor],
             stderr=subprocess.DEVNULL,
         )

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.decoding.images import ImageDecoder
-from backend.decoding.process import DecodingProcess
 from backend.media.errors import MediaError, Reason
-from backend.media.images import load_image
-from tests.decoding.conftest import FAULTY
+from backend.pixels.images import load_image
+from backend.pixels.sandbox.image_decoding import ImageDecoder
+from backend.pixels.sandbox.process import DecodingProcess
+from tests.pixels.sandbox.conftest import FAULTY
 from tests.processes import running
 from tests.waiting import PATIENCE, until
 
@@ -309,7 +309,7 @@ def test_processes_end_with_the_decoder(photo: Path) -> None:
 
 ORPHANS = """
 import io, os, sys, threading, time
-from backend.decoding.images import ImageDecoder
+from backend.pixels.sandbox.image_decoding import ImageDecoder
 decoder = ImageDecoder(max_pixels=10, warm=3, seconds=1, module={module!r})
 before = {{process.pid for process in decoder._idle}}
 for fault in (b"hang:", b"sleep:"):
@@ -322,7 +322,7 @@ os.kill(os.getpid(), 9)
 
 def test_processes_end_with_a_service_that_is_killed() -> None:
     """The idle one and the one that decodes at once, and the one that hangs at its alarm."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", ORPHANS.format(module=FAULTY)],
         capture_output=True,

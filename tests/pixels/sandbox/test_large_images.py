@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from backend.decoding.images import ImageDecoder
 from backend.media.errors import MediaError, Reason
+from backend.pixels.sandbox.image_decoding import ImageDecoder
 from tests.waiting import PATIENCE
 
 

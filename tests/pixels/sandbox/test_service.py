@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import backend
-from backend.decoding.process import DecodingProcess
 from backend.engine.local import LocalEngine
 from backend.labelstudio.tags import ImageTag
 from backend.media.errors import MediaError
 from backend.metrics import Metrics
+from backend.pixels.sandbox.process import DecodingProcess
 from backend.settings import Settings
 from backend.tracking.clip import read_table
 from backend.wsgi import build_service
@@ -70,7 +70,7 @@ def test_tables_of_videos(asked: list[str], clip: Callable[[str], Path]) -> None
     assert asked == ["videos"]
 
 
-ALLOWED = ("decoding", "video")
+ALLOWED = ("pixels",)
 DECODERS = ("VideoFrames", "load_image")
 
 

@@ -12,13 +12,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import pytest
 
-from backend.decoding.tables import pack_table, unpack_table
-from backend.decoding.videos import RemoteDecoder, open_video
 from backend.media.errors import MediaError, Reason
-from backend.video import VideoError, VideoFrames, VideoLimits
-from tests.decoding.conftest import FAULTY
+from backend.pixels import VideoError, VideoFrames, VideoLimits
+from backend.pixels.sandbox.tables import pack_table, unpack_table
+from backend.pixels.sandbox.video_decoding import RemoteDecoder, open_video
+from tests.pixels.clips import number_of, steady, write_clip
+from tests.pixels.sandbox.conftest import FAULTY
 from tests.processes import running
-from tests.video.clips import number_of, steady, write_clip
 from tests.waiting import PATIENCE
 
 Clip = Callable[[str], Path]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.decoding.images import ImageDecoder
 from backend.media.errors import MediaError, Reason
+from backend.pixels.sandbox.image_decoding import ImageDecoder
 
 HEIGHT, WIDTH = 48, 64
 

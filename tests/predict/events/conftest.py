@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from backend.media.cache import MediaFile
-from backend.video import VideoFrames
+from backend.pixels import VideoFrames
 from tests.backend.conftest import make_bench
-from tests.video.clips import HEIGHT, WIDTH, steady, write_clip
+from tests.pixels.clips import HEIGHT, WIDTH, steady, write_clip
 from tests.waiting import PATIENCE
 
 __all__ = ["make_bench"]
@@ -47,7 +47,7 @@ def decode_here(monkeypatch):
 @pytest.fixture
 def start(make_bench, clip, request, monkeypatch):
     """A service whose model is loaded; called again, one that starts anew on the same state."""
-    monkeypatch.setattr("backend.video_protocol.tracks.WAIT_SECONDS", PATIENCE)
+    monkeypatch.setattr("backend.predict.events.sessions.WAIT_SECONDS", PATIENCE)
     if "decoding_process" not in request.fixturenames:
         request.getfixturevalue("decode_here")
 

@@ -12,9 +12,9 @@ import pytest
 from backend.labelstudio.label_config import parse_label_config
 from backend.media.errors import MediaError, Reason
 from backend.media.resolver import MediaStream
-from backend.media.source import Validators
-from backend.video_protocol.clips import Clips
-from tests.video.clips import steady, write_clip
+from backend.media.sources import Validators
+from backend.predict.events.open_videos import Clips
+from tests.pixels.clips import steady, write_clip
 from tests.waiting import PATIENCE
 
 CONFIG = parse_label_config(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from backend.video_protocol.ask import read_ask
-from tests.video.clips import HEIGHT, WIDTH
-from tests.video_protocol.conftest import (
+from backend.predict.events.ask import read_ask
+from tests.pixels.clips import HEIGHT, WIDTH
+from tests.predict.events.conftest import (
     CONFIG,
     FRAMES,
     Editor,

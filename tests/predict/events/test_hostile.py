@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.video_protocol.ask import Event
-from backend.video_protocol.clips import IDLE_SECONDS, MAX_OPEN
-from tests.video_protocol.conftest import Editor, box, point
+from backend.predict.events.ask import Event
+from backend.predict.events.open_videos import IDLE_SECONDS, MAX_OPEN
+from tests.predict.events.conftest import Editor, box, point
 from tests.waiting import LONGER, PATIENCE, until
 
 JSON = st.recursive(
@@ -47,7 +47,7 @@ CONTEXTS = st.fixed_dictionaries(
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr("backend.video_protocol.tracks.WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("backend.predict.events.sessions.WAIT_SECONDS", 0.01)
 
 
 @settings(

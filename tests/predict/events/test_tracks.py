@@ -7,10 +7,10 @@ import threading
 import pytest
 
 from backend.job_state import JobState
+from backend.pixels import VideoError
 from backend.tracking.store import StoreError
-from backend.video import VideoError
-from tests.video.clips import HEIGHT, WIDTH
-from tests.video_protocol.conftest import FRAMES, Editor, box, left_of, mask_of, point
+from tests.pixels.clips import HEIGHT, WIDTH
+from tests.predict.events.conftest import FRAMES, Editor, box, left_of, mask_of, point
 from tests.waiting import PATIENCE, until
 
 
@@ -218,7 +218,7 @@ class TestProgress:
         assert seen == list(range(FRAMES))
 
     def test_pages_are_bounded(self, editor, monkeypatch):
-        monkeypatch.setattr("backend.video_protocol.tracks.BATCH_FRAMES", 7)
+        monkeypatch.setattr("backend.predict.events.sessions.BATCH_FRAMES", 7)
         session = editor.track(point(50, 50))
         sizes, cursor = [], 0
         while True:
@@ -239,7 +239,7 @@ class TestProgress:
         assert value["total"] == FRAMES
 
     def test_nothing_yet(self, editor, bench, monkeypatch):
-        monkeypatch.setattr("backend.video_protocol.tracks.WAIT_SECONDS", 0.2)
+        monkeypatch.setattr("backend.predict.events.sessions.WAIT_SECONDS", 0.2)
         bench.track_hold.clear()
         session = editor.track(point(50, 50))
         value = editor.value("track_progress", session_id=session)
@@ -312,7 +312,7 @@ class TestProgress:
     def test_another_reader_in_the_middle_of_a_reading_moves_no_cursor(
         self, editor, bench, monkeypatch
     ):
-        monkeypatch.setattr("backend.video_protocol.tracks.BATCH_FRAMES", 7)
+        monkeypatch.setattr("backend.predict.events.sessions.BATCH_FRAMES", 7)
         session = editor.track(point(50, 50))
         editor.read_all(session)
         others = []
@@ -447,7 +447,7 @@ class TestAbandoned:
         assert len(bench.steps) <= 1
 
     def test_one_that_is_read_goes_on(self, editor, bench, monkeypatch):
-        monkeypatch.setattr("backend.video_protocol.tracks.WAIT_SECONDS", 0.05)
+        monkeypatch.setattr("backend.predict.events.sessions.WAIT_SECONDS", 0.05)
         bench.track_hold.clear()
         session = editor.track(point(50, 50))
         for _ in range(3):
@@ -470,7 +470,7 @@ class TestAbandoned:
         assert editor.value("track_progress", session_id=session)["error"] == "session not found"
 
     def test_sessions_are_bounded(self, editor, bench, monkeypatch):
-        monkeypatch.setattr("backend.video_protocol.tracks.MAX_SESSIONS", 3)
+        monkeypatch.setattr("backend.predict.events.sessions.MAX_SESSIONS", 3)
         for number in range(6):
             bench.now += 1
             editor.read_all(editor.track(point(50, number), max_frames=1))
@@ -495,7 +495,7 @@ class TestRestart:
         prompts = [box(10, 10, 20, 20, object_id="a"), box(50, 50, 20, 20, object_id="b")]
         session = editor.track(*prompts, direction="both", time_ms=102)
         assert reached.wait(PATIENCE)
-        monkeypatch.setattr("backend.video_protocol.tracks.WAIT_SECONDS", 0.3)
+        monkeypatch.setattr("backend.predict.events.sessions.WAIT_SECONDS", 0.3)
         before = editor.value("track_progress", session_id=session, cursor=0)["frames"]
         first.tracking.jobs.close()
         assert first.store.job(session).state is JobState.RUNNING
@@ -505,7 +505,7 @@ class TestRestart:
         assert second.tracking.jobs.resume() == 1
         again = editor.value("track_progress", session_id=session, cursor=0)["frames"]
         assert numbers(again)[: len(before)] == numbers(before)
-        monkeypatch.setattr("backend.video_protocol.tracks.WAIT_SECONDS", PATIENCE)
+        monkeypatch.setattr("backend.predict.events.sessions.WAIT_SECONDS", PATIENCE)
         until(lambda: second.store.job(session).state is JobState.DONE)
         frames, cursor = [], 0
         while True:

@@ -1,0 +1,1 @@
+"""Projects labelled ahead, unattended."""

@@ -1,0 +1,1 @@
+"""Queues, pools, and on whose behalf a thread works."""

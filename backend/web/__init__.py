@@ -1,0 +1,1 @@
+"""HTTP: the routes of the service, who may use them, and what describes them."""
