@@ -20,10 +20,6 @@ class NotReady(EngineError):
     """The model is still loading, or could not be loaded."""
 
 
-class Busy(EngineError):
-    """The model could not answer within the time given."""
-
-
 class OutOfMemory(EngineError):
     """The device has no memory left for what was asked, though the caches were emptied."""
 

@@ -18,7 +18,6 @@ from backend.engine.compiling import compile_in_background
 from backend.engine.device_memory import Spare, model_bytes, used_bytes
 from backend.engine.embedding_cache import EmbeddingCache
 from backend.engine.engine import (
-    Busy,
     Embedded,
     Frames,
     ImageSource,
@@ -29,11 +28,12 @@ from backend.engine.engine import (
     Status,
 )
 from backend.engine.queued_tracker import QueuedTracker
-from backend.engine.scheduler import InferenceThread, Job, Priority, QueueFull
+from backend.engine.scheduler import InferenceThread, Job, Priority
 from backend.engine.segmenting import batches, segment_batch
 from backend.finetune.encoder import encoder_digest
 from backend.metrics import Metrics
 from backend.threads.caller import caller, carried
+from backend.threads.fair_queue import Busy
 
 if TYPE_CHECKING:
     from sam2model import ImageEmbedding, ImagePredictor, VideoTracker
@@ -298,10 +298,7 @@ class LocalEngine:
         priority: Priority,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Job[T]:
-        try:
-            return self._thread.submit(carried(call), priority, caller().project, stopped=stopped)
-        except QueueFull as error:
-            raise Busy(f"the service is busy ({error}); try again in a moment") from error
+        return self._thread.submit(carried(call), priority, caller().project, stopped=stopped)
 
     def _hurry(self, key: str, priority: Priority) -> None:
         """A more urgent request joined the encode of ``key``."""

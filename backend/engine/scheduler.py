@@ -18,9 +18,9 @@ from concurrent.futures import Future
 from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
-from backend.threads.fair_queue import FairQueue, QueueFull
+from backend.threads.fair_queue import FairQueue
 
-__all__ = ["InferenceThread", "Job", "Priority", "QueueFull", "Stopped"]
+__all__ = ["InferenceThread", "Job", "Priority", "Stopped"]
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ class InferenceThread:
 
     Args:
         capacity: jobs that may wait, half of them for one project; ``submit`` raises
-            ``QueueFull`` beyond it.
+            ``Busy`` beyond it.
         on_start: told the priority of each job that begins, and the seconds it waited.
     """
 
@@ -106,7 +106,7 @@ class InferenceThread:
                 and its future raises ``Stopped``.
 
         Raises:
-            QueueFull: the queue or the owner's share of it is full, or the thread is stopping.
+            Busy: the queue or the owner's share of it is full, or the thread is stopping.
         """
         job = Job(call, priority, stopped)
         self._queue.put(job, priority, owner)

@@ -18,13 +18,13 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 
-from backend.engine.engine import Busy
 from backend.media.cache_index import Entry
 from backend.media.cache_store import CacheStore, Lease
 from backend.media.errors import MediaError, Reason
 from backend.media.ranged import RangedObject
 from backend.media.sources import Restart, Validators
 from backend.threads.fair_pool import FairPool
+from backend.threads.fair_queue import Busy
 
 logger = logging.getLogger(__name__)
 

@@ -12,13 +12,14 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from backend.engine.engine import Busy, ImageSource
+from backend.engine.engine import ImageSource
 from backend.labelstudio.media_refs import media_uri
 from backend.labelstudio.tags import ImageTag
 from backend.media.resolver import MediaFile, MediaStream
 from backend.metrics import Metrics
 from backend.pixels.images import load_image
 from backend.threads.fair_pool import FairPool
+from backend.threads.fair_queue import Busy
 
 Fetched = TypeVar("Fetched")
 

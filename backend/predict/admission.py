@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from backend.engine.engine import Busy
+from backend.threads.fair_queue import Busy
 
 RESERVED = 2  # threads for probes, metrics and "busy"
 

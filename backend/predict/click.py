@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.engine.engine import Busy, Engine, EngineError
+from backend.engine.engine import Engine, EngineError
 from backend.engine.scheduler import Priority
 from backend.labelstudio.commands import (
     HELP,
@@ -37,6 +37,7 @@ from backend.pixels import VideoError
 from backend.predict.recent import Place, PromptMemory
 from backend.predict.segment import Answers, UnusableShape
 from backend.threads.caller import log_place
+from backend.threads.fair_queue import Busy
 from backend.tracking.sequence import FrameSequence
 from backend.tracking.store import StoreError
 from backend.tracking.tracking import Tracking
@@ -273,6 +274,7 @@ class Interactive:
 
 # What an annotator can be told in a sentence; anything else is a defect of the service.
 EXPECTED = (
+    Busy,
     MediaError,
     MissingMedia,
     LabelMismatch,

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from functools import lru_cache
 from typing import Any
 
-from backend.engine.engine import Busy, Engine
+from backend.engine.engine import Engine
 from backend.finetune.finetuning import Finetuning
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.label_config import LabelConfigError, parse_label_config
@@ -20,6 +20,7 @@ from backend.predict.click import Interactive, Request
 from backend.predict.events import Event, EventAnswer, VideoProtocol, event_of
 from backend.predict.retrieve import Batch
 from backend.threads.caller import log_place, serving
+from backend.threads.fair_queue import Busy
 from backend.tracking.tracking import Tracking
 
 logger = logging.getLogger(__name__)

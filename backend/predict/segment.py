@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.engine.engine import Busy, Embedded, Engine, ImageSource, PixelPrompt, Segment
+from backend.engine.engine import Embedded, Engine, ImageSource, PixelPrompt, Segment
 from backend.engine.scheduler import Priority
 from backend.labelstudio.geometry import (
     Box,
@@ -28,6 +28,7 @@ from backend.labelstudio.write_results import region_results
 from backend.media.task_media import TaskImages
 from backend.metrics import Metrics
 from backend.predict.zoom import Window, window_for
+from backend.threads.fair_queue import Busy
 
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from backend.media.errors import MediaError
 from backend.pixels import VideoError
 from backend.predict.segment import UnusableShape
 from backend.settings import Settings, SettingsError
+from backend.threads.fair_queue import Busy
 
 
 class ToolError(Exception):
@@ -25,6 +26,7 @@ class ToolError(Exception):
 
 
 EXPECTED = (
+    Busy,
     EngineError,
     LabelConfigError,
     LabelMismatch,

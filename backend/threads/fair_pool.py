@@ -7,9 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
-from backend.engine.engine import Busy
 from backend.threads.caller import caller, carried
-from backend.threads.fair_queue import FairQueue, QueueFull
+from backend.threads.fair_queue import FairQueue
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,10 +61,7 @@ class FairPool(Executor):
         """
         inherited = carried(call)
         task = _Task(lambda: inherited(*args, **kwargs))
-        try:
-            self._queue.put(task, 0, caller().project)
-        except QueueFull as error:
-            raise Busy(f"the service is busy ({error}); try again in a moment") from error
+        self._queue.put(task, 0, caller().project)
         return task.future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class QueueFull(Exception):
-    """More work is waiting than the service is willing to queue."""
+class Busy(Exception):
+    """The service has no time for this now; ``str()`` is a sentence fit for the annotator."""
 
 
 class FairQueue(Generic[T]):
@@ -43,15 +43,15 @@ class FairQueue(Generic[T]):
         """Queue ``item``, which may be queued only once at a time.
 
         Raises:
-            QueueFull: all of the queue, or the owner's share, is taken; or it is closed.
+            Busy: all of the queue, or the owner's share, is taken; or it is closed.
         """
         with self._changed:
             if self._closed:
-                raise QueueFull("the service is stopping")
+                raise _busy("the service is stopping")
             if len(self._places) >= self._capacity:
-                raise QueueFull(f"{len(self._places)} requests are waiting already")
+                raise _busy(f"{len(self._places)} requests are waiting already")
             if owner and self._owned.get(owner, 0) >= self._share:
-                raise QueueFull(f"{self._share} requests of this project are waiting already")
+                raise _busy(f"{self._share} requests of this project are waiting already")
             self._owned[owner] = self._owned.get(owner, 0) + 1
             self._insert(item, priority, owner)
             self._changed.notify()
@@ -109,3 +109,7 @@ class FairQueue(Generic[T]):
             del level[owner]
         if not level:
             del self._levels[priority]
+
+
+def _busy(reason: str) -> Busy:
+    return Busy(f"the service is busy ({reason}); try again in a moment")

@@ -13,13 +13,14 @@ from backend.labelstudio.client import LabelStudioError
 from backend.media.errors import MediaError
 from backend.pixels import VideoError
 from backend.threads.caller import serving
+from backend.threads.fair_queue import Busy
 from backend.tracking.records import Job
 from backend.tracking.store import StoreError, TrackStore
 
 logger = logging.getLogger(__name__)
 
 # What may be over a while later: a server that restarts, a storage that is slow.
-_PASSING = (EngineError, LabelStudioError, MediaError, StoreError, VideoError)
+_PASSING = (Busy, EngineError, LabelStudioError, MediaError, StoreError, VideoError)
 _REFUSED = (400, 404)  # the result, or the task is gone
 _PAUSES_S = (10.0, 30.0, 60.0, 300.0, 900.0)
 _GIVE_UP_S = 7 * 86_400.0

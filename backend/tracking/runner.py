@@ -29,6 +29,7 @@ from backend.pixels import VideoError
 from backend.predict.segment import UnusableShape
 from backend.threads.caller import serving
 from backend.threads.fair_pool import FairPool
+from backend.threads.fair_queue import Busy
 from backend.tracking.interpolation import StridedTracker, tracked_frames
 from backend.tracking.pace import Pace
 from backend.tracking.records import Job, TrackedMask
@@ -38,7 +39,7 @@ from backend.tracking.work import Goal, Work
 logger = logging.getLogger(__name__)
 
 # Why a job may fail, in a sentence for the annotator; anything else is a defect.
-EXPECTED = (MediaError, MissingMedia, EngineError, StoreError, VideoError, UnusableShape)
+EXPECTED = (Busy, MediaError, MissingMedia, EngineError, StoreError, VideoError, UnusableShape)
 READY_SECONDS = 600.0  # a job begun while the model loads waits for it
 
 

@@ -6,10 +6,9 @@ import threading
 
 import pytest
 
-from backend.engine.engine import Busy
 from backend.threads.caller import caller, serving
 from backend.threads.fair_pool import FairPool
-from backend.threads.fair_queue import FairQueue, QueueFull
+from backend.threads.fair_queue import Busy, FairQueue
 from tests.waiting import LONGER, PATIENCE
 
 
@@ -40,7 +39,7 @@ def test_a_project_that_floods_leaves_room_for_another():
     queue = FairQueue(10, 5)
     for number in range(5):
         queue.put(number, 0, "flood")
-    with pytest.raises(QueueFull, match="5 requests of this project"):
+    with pytest.raises(Busy, match="5 requests of this project"):
         queue.put("one more", 9, "flood")
     queue.put("quiet", 9, "quiet")
     assert queue.get() == 0
@@ -52,7 +51,7 @@ def test_the_whole_is_bounded_too():
     queue = FairQueue(3, 3)
     for number in range(3):
         queue.put(number, 0, f"project {number}")
-    with pytest.raises(QueueFull, match="3 requests are waiting"):
+    with pytest.raises(Busy, match="3 requests are waiting"):
         queue.put("more", 0, "another")
 
 

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from backend.engine.engine import Busy, ImageSource, NotReady, PixelPrompt, State
+from backend.engine.engine import ImageSource, NotReady, PixelPrompt, State
 from backend.engine.local import LocalEngine, ModelChoice
 from backend.engine.scheduler import Priority
 from backend.metrics import Metrics
+from backend.threads.fair_queue import Busy
 from tests.backend.fakes import FakePredictor
 from tests.waiting import LONGER, PATIENCE, until
 

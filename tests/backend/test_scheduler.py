@@ -7,7 +7,8 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from backend.engine.scheduler import InferenceThread, Priority, QueueFull
+from backend.engine.scheduler import InferenceThread, Priority
+from backend.threads.fair_queue import Busy
 from tests.waiting import LONGER, PATIENCE
 
 
@@ -100,7 +101,7 @@ def test_a_failing_job_tells_its_waiter_and_spares_the_next(thread):
 def test_the_queue_is_bounded(thread, gate):
     for _ in range(8):
         thread.submit(lambda: None, Priority.CLICK)
-    with pytest.raises(QueueFull, match="8 requests"):
+    with pytest.raises(Busy, match="8 requests"):
         thread.submit(lambda: None, Priority.CLICK)
     gate.set()
 
@@ -114,5 +115,5 @@ def test_stop_finishes_what_runs_and_cancels_what_waits(thread, gate):
     gate.set()
     stopper.join(PATIENCE)
     assert not stopper.is_alive()
-    with pytest.raises(QueueFull, match="stopping"):
+    with pytest.raises(Busy, match="stopping"):
         thread.submit(lambda: None, Priority.CLICK)

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from backend.engine.engine import Busy, Engine, ImageSource, PixelPrompt
+from backend.engine.engine import Engine, ImageSource, PixelPrompt
 from backend.engine.local import LocalEngine, ModelChoice
 from backend.engine.scheduler import Priority
 from backend.metrics import Metrics
+from backend.threads.fair_queue import Busy
 from tests.backend.fakes import FakePredictor
 from tests.waiting import LONGER, PATIENCE
 

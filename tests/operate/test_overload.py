@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from backend.engine.engine import Busy
 from backend.engine.scheduler import Priority
 from backend.predict.admission import RESERVED, Admission
 from backend.threads.caller import caller, serving
+from backend.threads.fair_queue import Busy
 from tests.backend.conftest import box, click
 from tests.waiting import LONGER, PATIENCE, until
 

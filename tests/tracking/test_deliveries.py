@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from backend.engine.engine import Busy
 from backend.job_state import JobState
 from backend.labelstudio.client import LabelStudioError
 from backend.media.errors import MediaError, Reason
+from backend.threads.fair_queue import Busy
 from backend.tracking.delivery import Deliveries
 from backend.tracking.records import Job
 from backend.tracking.store import StoreError, TrackStore

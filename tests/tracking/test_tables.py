@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from backend.engine.engine import Busy
 from backend.media.resolver import MediaFile, MediaStream
 from backend.pixels import VideoError
+from backend.threads.fair_queue import Busy
 from backend.tracking import clip as module
 from backend.tracking.clip import Tables
 from tests.waiting import LONGER, PATIENCE

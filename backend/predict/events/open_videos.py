@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.engine.engine import Busy, ImageSource
+from backend.engine.engine import ImageSource
 from backend.labelstudio.media_refs import media_uri
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.timing import Timeline, frame_on_screen
@@ -25,6 +25,7 @@ from backend.pixels import FrameTable, VideoError, VideoFrames
 from backend.pixels.sandbox.process import DecoderGone
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.predict.events.ask import Where
+from backend.threads.fair_queue import Busy
 from backend.tracking.clip import Tables, read_timeline, video_tag
 
 MAX_OPEN = 8

@@ -6,11 +6,12 @@ import logging
 import threading
 from collections.abc import Sequence
 
-from backend.engine.engine import Busy, Engine, EngineError
+from backend.engine.engine import Engine, EngineError
 from backend.engine.scheduler import Priority
 from backend.pixels import VideoError
 from backend.predict.events.open_videos import Clips, OpenClip
 from backend.threads.fair_pool import FairPool
+from backend.threads.fair_queue import Busy
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Prewarmer:
                 return
         try:
             self._encode(clip, frame)
-        except (EngineError, VideoError) as error:
+        except (Busy, EngineError, VideoError) as error:
             logger.info("frames are not encoded ahead: %s", error)
             self._give_up(clip)
         except Exception:  # thread boundary: the click will say what is wrong

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from backend.engine.engine import Busy
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
 from backend.media.task_media import TaskImages
@@ -20,6 +19,7 @@ from backend.pixels.sandbox.video_decoding import open_video
 from backend.predict.events.open_videos import Clips, Task
 from backend.predict.events.order import Order
 from backend.predict.segment import to_pixels
+from backend.threads.fair_queue import Busy
 from backend.tracking.clip import video_tag
 from backend.tracking.records import Job, TrackedMask
 from backend.tracking.runner import JobRunner
