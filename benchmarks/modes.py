@@ -30,7 +30,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from backend.engine.engine import Frames, PixelPrompt, TrackedObject, Tracker
+from backend.engine.engine import Frames, TrackedObject, Tracker
+from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.queued_tracker import QueuedTracker
 from backend.tracking.interpolation import StridedTracker, tracked_frames
 from benchmarks.clips import MovingDiscs

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
 
 
@@ -67,25 +68,6 @@ class Embedded(Protocol):
     def side(self) -> int:
         """Of the square that the network saw, in its pixels."""
         ...
-
-
-@dataclass(frozen=True)
-class PixelPrompt:
-    """What gives one mask, in pixels of the image.
-
-    Attributes:
-        points: float32 ``[N, 2]``, x and y.
-        positive: bool ``[N]``, False for a click on the background.
-        box: float32 ``[4]``, x0, y0, x1, y1; None where there is none.
-        mask: bool ``[H, W]`` of a drawn shape; None where there is none.
-        logits: float32 ``[1, h, w]``, an earlier ``Segment.logits`` to refine, or None.
-    """
-
-    points: np.ndarray
-    positive: np.ndarray
-    box: np.ndarray | None = None
-    mask: np.ndarray | None = None
-    logits: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from backend.engine.engine import (
     Frames,
     ImageSource,
     NotReady,
-    PixelPrompt,
     Segment,
     State,
     Status,
 )
+from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.queued_tracker import QueuedTracker
 from backend.engine.scheduler import InferenceThread, Job, Priority
 from backend.engine.segmenting import batches, segment_batch

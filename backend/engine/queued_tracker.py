@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from backend.engine.cleanup import clean
-from backend.engine.engine import Frames, PixelPrompt, TrackedObject
+from backend.engine.engine import Frames, TrackedObject
+from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Stopped
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from backend.engine.cleanup import clean
-from backend.engine.engine import PixelPrompt, Segment
+from backend.engine.engine import Segment
+from backend.engine.pixel_prompts import PixelPrompt
 
 if TYPE_CHECKING:
     from sam2model import ImageEmbedding, ImagePredictor, Prediction

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from backend.engine.engine import Engine, EngineError
+from backend.engine.pixel_prompts import UnusableShape
 from backend.engine.scheduler import Priority
 from backend.labelstudio.commands import (
     HELP,
@@ -35,7 +36,7 @@ from backend.labelstudio.write_results import LabelMismatch, region_id, status_r
 from backend.media.errors import MediaError
 from backend.pixels import VideoError
 from backend.predict.recent import Place, PromptMemory
-from backend.predict.segment import Answers, UnusableShape
+from backend.predict.segment import Answers
 from backend.threads.caller import log_place
 from backend.threads.fair_queue import Busy
 from backend.tracking.sequence import FrameSequence

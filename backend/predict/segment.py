@@ -10,19 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from backend.engine.engine import Embedded, Engine, ImageSource, PixelPrompt, Segment
+from backend.engine.engine import Embedded, Engine, ImageSource, Segment
+from backend.engine.pixel_prompts import pixel_prompt
 from backend.engine.scheduler import Priority
-from backend.labelstudio.geometry import (
-    Box,
-    box_corners,
-    box_to_pixels,
-    mask_to_box,
-    points_to_pixels,
-)
 from backend.labelstudio.json_values import task_name
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.prompts import ObjectPrompt
-from backend.labelstudio.regions import rasterise
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.write_results import region_results
 from backend.media.task_media import TaskImages
@@ -31,10 +24,6 @@ from backend.predict.zoom import Window, window_for
 from backend.threads.fair_queue import Busy
 
 logger = logging.getLogger(__name__)
-
-
-class UnusableShape(ValueError):
-    """A region of the task that is no picture of an area; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +88,7 @@ class Answers:
         """
         if not self._zoom:
             return page
-        pixels = to_pixels(prompt, page.width, page.height)
+        pixels = pixel_prompt(prompt, page.width, page.height)
 
         def look() -> np.ndarray:
             left = deadline - time.monotonic()
@@ -125,7 +114,7 @@ class Answers:
         logits: Sequence[np.ndarray | None] | None = None,
     ) -> list[Segment]:
         """One mask for each of ``prompts``, which all belong to ``page``."""
-        pixels = [to_pixels(prompt, page.width, page.height) for prompt in prompts]
+        pixels = [pixel_prompt(prompt, page.width, page.height) for prompt in prompts]
         if logits is not None:
             pixels = [
                 replace(pixel, logits=earlier)
@@ -153,33 +142,6 @@ class Answers:
             )
 
 
-def to_pixels(prompt: ObjectPrompt, width: int, height: int) -> PixelPrompt:
-    """``prompt`` in pixels of an image of ``width`` and ``height``.
-
-    Percentages hold for any size, so a wrong ``original_width`` does no harm here.
-
-    Raises:
-        UnusableShape: a drawn mask that cannot be decoded.
-    """
-    clicks = [(point.x, point.y) for point in prompt.points]
-    points = points_to_pixels(clicks, width, height)
-    positive = np.array([point.positive for point in prompt.points], dtype=bool)
-    box = mask = None
-    if prompt.box is not None:
-        box = box_to_pixels(prompt.box, width, height)
-        extra, signs = _rotation_points(prompt.box, width, height)
-        points, positive = np.concatenate([points, extra]), np.concatenate([positive, signs])
-    if prompt.shape is not None:
-        try:
-            mask = rasterise(prompt.shape, width, height)
-        except ValueError as error:
-            raise UnusableShape(f"a region cannot be read: {error}") from error
-        hull = mask_to_box(mask)
-        if box is None and hull is not None:
-            box = box_to_pixels(hull, width, height)
-    return PixelPrompt(points=points, positive=positive, box=box, mask=mask)
-
-
 def _warn_of_other_size(task: Mapping[str, Any], prompt: ObjectPrompt, image: Embedded) -> None:
     """The editor saw another size than the file has: masks are rescaled to what it saw."""
     seen = (prompt.original_width, prompt.original_height)
@@ -191,20 +153,3 @@ def _warn_of_other_size(task: Mapping[str, Any], prompt: ObjectPrompt, image: Em
             image.width,
             image.height,
         )
-
-
-def _rotation_points(box: Box, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """What a rotated rectangle says beyond its upright hull: points ``[N, 2]``, signs ``[N]``.
-
-    SAM 2 knows upright boxes only. The object is in the rectangle's middle, and not in those
-    corners of the hull that the rectangle leaves well outside.
-    """
-    corners = box_corners(box, width, height)
-    x0, y0, x1, y1 = box_to_pixels(box, width, height)
-    hull = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
-    gaps = np.linalg.norm(hull[:, None] - corners[None], axis=2).min(axis=1)
-    outside = hull[gaps > 0.15 * np.hypot(x1 - x0, y1 - y0)]
-    if len(outside) == 0:
-        return np.zeros((0, 2)), np.zeros(0, dtype=bool)
-    middle = corners.mean(axis=0, keepdims=True)
-    return np.concatenate([middle, outside]), np.array([True] + [False] * len(outside))

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from backend.engine.engine import ImageSource, PixelPrompt, Segment
+from backend.engine.engine import ImageSource, Segment
+from backend.engine.pixel_prompts import PixelPrompt
 
 LARGE = 2.0  # a picture this many times the network's input loses detail worth fetching
 SMALL = 1 / 6  # side of an object, as a share of the picture's, below which it is done again

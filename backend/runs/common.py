@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, TextIO
 
 from backend.engine.engine import EngineError
+from backend.engine.pixel_prompts import UnusableShape
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.labelstudio.label_config import LabelConfigError, parse_label_config
 from backend.labelstudio.media_refs import MissingMedia
@@ -16,7 +17,6 @@ from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.write_results import LabelMismatch
 from backend.media.errors import MediaError
 from backend.pixels import VideoError
-from backend.predict.segment import UnusableShape
 from backend.settings import Settings, SettingsError
 from backend.threads.fair_queue import Busy
 

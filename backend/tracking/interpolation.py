@@ -16,7 +16,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import cv2
 import numpy as np
 
-from backend.engine.engine import Frames, PixelPrompt, TrackedObject, Tracker
+from backend.engine.engine import Frames, TrackedObject, Tracker
+from backend.engine.pixel_prompts import PixelPrompt
 
 # Of the tracked frames' predicted IoU, what is left beside a frame on which the object is absent:
 # somewhere between the two it came or went.

@@ -14,19 +14,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from backend.engine.engine import (
-    Engine,
-    EngineError,
-    PixelPrompt,
-    TrackedObject,
-    Tracker,
-)
+from backend.engine.engine import Engine, EngineError, TrackedObject, Tracker
+from backend.engine.pixel_prompts import PixelPrompt, UnusableShape
 from backend.job_state import JobState
 from backend.labelstudio.geometry import resize_mask
 from backend.labelstudio.media_refs import MissingMedia
 from backend.media.errors import MediaError
 from backend.pixels import VideoError
-from backend.predict.segment import UnusableShape
 from backend.threads.caller import serving
 from backend.threads.fair_pool import FairPool
 from backend.threads.fair_queue import Busy

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.engine.engine import PixelPrompt
+from backend.engine.pixel_prompts import PixelPrompt, pixel_prompt
 from backend.labelstudio.commands import TRACK_HELP, Kind, ParsedCommand, Word
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.label_config import parse_label_config
@@ -18,7 +18,6 @@ from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
 from backend.labelstudio.tags import LabelConfig
 from backend.pixels import ImageSequence
-from backend.predict.segment import to_pixels
 from backend.tracking.objects import SequenceObject
 from backend.tracking.progress import progress, ranges
 from backend.tracking.records import Job, TrackedMask
@@ -197,7 +196,7 @@ class SequenceCommands:
         for page, results in described["prompts"].items():
             [prompt, *_] = prompts_from_context({"result": results}, config).objects
             # Pages are tracked at the size of the first one; percentages hold for any size.
-            prompts[int(page)] = to_pixels(prompt, frames.width, frames.height)
+            prompts[int(page)] = pixel_prompt(prompt, frames.width, frames.height)
             digests[int(page)] = _digest(prompts[int(page)])
         spans = plan_spans(
             prompts,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.engine.engine import PixelPrompt
+from backend.engine.pixel_prompts import PixelPrompt
 from backend.labelstudio.geometry import Box, box_to_pixels
 from backend.labelstudio.keyframes import Keyframe
 from backend.labelstudio.video_regions import VideoRegion

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from backend.engine.engine import Frames, PixelPrompt
+from backend.engine.engine import Frames
+from backend.engine.pixel_prompts import PixelPrompt
 from backend.tracking.spans import Span
 
 

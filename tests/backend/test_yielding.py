@@ -7,8 +7,9 @@ import threading
 import numpy as np
 import pytest
 
-from backend.engine.engine import ImageSource, PixelPrompt
+from backend.engine.engine import ImageSource
 from backend.engine.local import LocalEngine, ModelChoice
+from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import InferenceThread, Priority, Stopped
 from backend.job_state import JobState
 from backend.metrics import Metrics

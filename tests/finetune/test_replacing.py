@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from backend.engine.engine import Engine, ImageSource, PixelPrompt
+from backend.engine.engine import Engine, ImageSource
 from backend.engine.local import LocalEngine, ModelChoice
+from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
 from backend.metrics import Metrics
 from backend.threads.fair_queue import Busy

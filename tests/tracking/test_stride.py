@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.engine.engine import Frames, PixelPrompt, TrackedObject
+from backend.engine.engine import Frames, TrackedObject
+from backend.engine.pixel_prompts import PixelPrompt
 from backend.job_state import JobState
 from backend.tracking.interpolation import agree, between, interpolate, tracked_frames
 from backend.tracking.records import Job, TrackedMask

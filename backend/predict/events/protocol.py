@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.engine.engine import Engine, ImageSource, Segment
+from backend.engine.pixel_prompts import pixel_prompt
 from backend.engine.scheduler import Priority
 from backend.job_state import JobState
 from backend.labelstudio.prompts import ObjectPrompt
@@ -31,7 +32,6 @@ from backend.predict.events.open_videos import Clips, OpenClip
 from backend.predict.events.order import Order
 from backend.predict.events.prewarm import Prewarmer, remember
 from backend.predict.events.sessions import NoSession, Progress, Tracks, track_request
-from backend.predict.segment import to_pixels
 from backend.tracking.records import TrackedMask
 from backend.tracking.spans import Direction
 from backend.tracking.tracking import Tracking
@@ -278,7 +278,7 @@ class VideoProtocol:
 
     def _segment(self, call: _Call, source: ImageSource, prompted: Prompted) -> Segment:
         image = self._engine.embed(source, Priority.CLICK, call.deadline - time.monotonic())
-        pixels = to_pixels(prompted.prompt, image.width, image.height)
+        pixels = pixel_prompt(prompted.prompt, image.width, image.height)
         timeout = call.deadline - time.monotonic()
         [segment] = self._engine.segment(image, [pixels], Priority.CLICK, timeout)
         return segment

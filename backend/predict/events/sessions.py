@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from backend.engine.pixel_prompts import pixel_prompt
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
 from backend.media.task_media import TaskImages
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.predict.events.open_videos import Clips, Task
 from backend.predict.events.order import Order
-from backend.predict.segment import to_pixels
 from backend.threads.fair_queue import Busy
 from backend.tracking.clip import video_tag
 from backend.tracking.records import Job, TrackedMask
@@ -202,7 +202,7 @@ class Tracks:
             Goal(
                 each["id"],
                 {
-                    int(frame): to_pixels(_read_prompt(written), *size)
+                    int(frame): pixel_prompt(_read_prompt(written), *size)
                     for frame, written in each["prompts"].items()
                 },
                 {int(frame): _digest(written) for frame, written in each["prompts"].items()},
