@@ -40,7 +40,7 @@ def decoding_process():
 @pytest.fixture
 def decode_here(monkeypatch):
     """Decode without a process of its own, which takes half a second to start."""
-    for module in ("video_protocol.clips", "video_protocol.tracks", "tracking.clip"):
+    for module in ("predict.events.open_videos", "predict.events.sessions", "tracking.clip"):
         monkeypatch.setattr(f"backend.{module}.open_video", VideoFrames)
 
 
