@@ -23,8 +23,8 @@ from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.logs import configure
 from backend.media.resolver import MediaResolver
 from backend.media.s3_clients import Bucket, S3Settings, read_buckets
-from backend.media.task_media import TaskImages
 from backend.metrics import Metrics
+from backend.pixels.recipes import TaskPictures
 from backend.pixels.sandbox.image_decoding import ImageDecoder
 from backend.predict.click import Interactive
 from backend.predict.dispatch import Service
@@ -104,9 +104,7 @@ def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) 
     metrics.gauge(
         "sam2_decoders_lost", "Decoding processes that hung or crashed", lambda: decoder.failures
     )
-    images = TaskImages(
-        resolver, max_pixels=settings.max_image_pixels, metrics=metrics, decode=decoder.load
-    )
+    images = TaskPictures(resolver, metrics, decoder.load)
     media.callback(images.close)
     tracking = Tracking(
         TrackStore(settings.state_dir.expanduser() / "tracks.sqlite3"),

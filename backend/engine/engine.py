@@ -11,6 +11,7 @@ import numpy as np
 
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
+from backend.pixels.recipes import ImageSource
 
 
 class EngineError(Exception):
@@ -39,20 +40,6 @@ class Status:
 
     state: State
     detail: str
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """An image by content.
-
-    Attributes:
-        key: the same for the same bytes, different for others (a content digest).
-        load: decodes it to uint8 RGB ``[H, W, 3]``; called at most once per encode, and
-            not at all when the embedding is cached.
-    """
-
-    key: str
-    load: Callable[[], np.ndarray]
 
 
 class Embedded(Protocol):

@@ -20,7 +20,6 @@ from backend.engine.embedding_cache import EmbeddingCache
 from backend.engine.engine import (
     Embedded,
     Frames,
-    ImageSource,
     NotReady,
     Segment,
     State,
@@ -32,6 +31,7 @@ from backend.engine.scheduler import InferenceThread, Job, Priority
 from backend.engine.segmenting import batches, segment_batch
 from backend.finetune.encoder import encoder_digest
 from backend.metrics import Metrics
+from backend.pixels.recipes import ImageSource
 from backend.threads.caller import caller, carried
 from backend.threads.fair_queue import Busy
 

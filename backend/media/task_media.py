@@ -1,4 +1,4 @@
-"""The pictures and videos of a task: fetched, named by content, decoded late."""
+"""The pictures and videos of a task: fetched, and named by their content."""
 
 from __future__ import annotations
 
@@ -6,22 +6,18 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
-from backend.engine.engine import ImageSource
 from backend.labelstudio.media_refs import media_uri
 from backend.labelstudio.tags import ImageTag
 from backend.media.resolver import MediaFile, MediaStream
 from backend.metrics import Metrics
-from backend.pixels.images import load_image
 from backend.threads.fair_pool import FairPool
 from backend.threads.fair_queue import Busy
 
 Fetched = TypeVar("Fetched")
+
+_THREADS = 8
 
 
 class Fetcher(Protocol):
@@ -32,46 +28,33 @@ class Fetcher(Protocol):
     def open(self, uri: str, *, task_id: int | None = None) -> MediaStream: ...
 
 
-class TaskImages:
+class TaskMedia:
     """Fetches in threads of its own, so that a slow server cannot hold a click for ever."""
 
-    def __init__(
-        self,
-        fetcher: Fetcher,
-        *,
-        max_pixels: int,
-        metrics: Metrics,
-        decode: Callable[[Path], np.ndarray] | None = None,
-        threads: int = 8,
-    ) -> None:
-        """
-        Args:
-            decode: turns an image file into uint8 RGB [H, W, 3]; None does it in this process.
-        """
+    def __init__(self, fetcher: Fetcher, metrics: Metrics) -> None:
         self._fetcher = fetcher
-        self._decode = decode or partial(load_image, max_pixels=max_pixels)
         self._metrics = metrics
-        self._pool = FairPool(threads, "fetch")
+        self._pool = FairPool(_THREADS, "fetch")
 
-    def source(
+    def image(
         self, task: Mapping[str, Any], tag: ImageTag, page: int | None, deadline: float
-    ) -> ImageSource:
-        """The image that ``tag`` shows for ``task`` on ``page``.
+    ) -> MediaFile:
+        """The file of the picture that ``tag`` shows for ``task`` on ``page``.
 
         Args:
             deadline: when to give up waiting, on ``time.monotonic``; the download goes on
                 and serves the next request.
 
         Raises:
-            MissingMedia: the task has no such image.
+            MissingMedia: the task has no such picture.
             MediaError: it cannot be fetched.
             Busy: it is still being downloaded at the deadline.
         """
-        return self._image(self._from_task(self._fetcher.fetch, task, tag, page, deadline))
+        return self._from_task(self._fetcher.fetch, task, tag, page, deadline)
 
     def video(self, task: Mapping[str, Any], tag: ImageTag, deadline: float) -> MediaStream:
         """The video that ``tag`` shows for ``task``, as a file of which only what is read is
-        fetched; arguments and errors as for ``source``."""
+        fetched; arguments and errors as for ``image``."""
         return self._from_task(self._fetcher.open, task, tag, None, deadline)
 
     def close(self) -> None:
@@ -95,12 +78,6 @@ class TaskImages:
                 return fetch(uri, task_id=known_id)
 
         return wait_for_media(self._pool.submit(timed), deadline)
-
-    def _image(self, file: MediaFile) -> ImageSource:
-        def load() -> np.ndarray:
-            return self._decode(file.path)
-
-        return ImageSource(file.content_key, load)
 
 
 def wait_for_media(future: Future[Fetched], deadline: float) -> Fetched:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.engine.engine import Embedded, Engine, ImageSource, Segment
+from backend.engine.engine import Embedded, Engine, Segment
 from backend.engine.pixel_prompts import pixel_prompt
 from backend.engine.scheduler import Priority
 from backend.labelstudio.json_values import task_name
@@ -18,8 +18,8 @@ from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.prompts import ObjectPrompt
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.write_results import region_results
-from backend.media.task_media import TaskImages
 from backend.metrics import Metrics
+from backend.pixels.recipes import ImageSource, TaskPictures
 from backend.predict.zoom import Window, window_for
 from backend.threads.fair_queue import Busy
 
@@ -48,7 +48,7 @@ class Answers:
     """Runs prompts on the pages of a task."""
 
     def __init__(
-        self, engine: Engine, images: TaskImages, metrics: Metrics, *, zoom: bool = True
+        self, engine: Engine, images: TaskPictures, metrics: Metrics, *, zoom: bool = True
     ) -> None:
         """
         Args:
@@ -70,7 +70,7 @@ class Answers:
         """The encoded image that ``prompt`` was made on.
 
         Raises:
-            MissingMedia, MediaError, EngineError: see ``TaskImages.source``, ``Engine.embed``.
+            MissingMedia, MediaError, EngineError: see ``TaskPictures.source``, ``Engine.embed``.
         """
         tag = config.image(prompt.image)
         if tag is None:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from backend.engine.engine import ImageSource, Segment
+from backend.engine.engine import Segment
 from backend.engine.pixel_prompts import PixelPrompt
+from backend.pixels.recipes import ImageSource
 
 LARGE = 2.0  # a picture this many times the network's input loses detail worth fetching
 SMALL = 1 / 6  # side of an object, as a share of the picture's, below which it is done again

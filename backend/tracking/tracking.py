@@ -11,7 +11,7 @@ from backend.engine.engine import Engine
 from backend.job_state import JobState
 from backend.labelstudio.client import LabelStudioError
 from backend.labelstudio.write_results import noted
-from backend.media.task_media import TaskImages
+from backend.pixels.recipes import TaskPictures
 from backend.tracking.delivery import Deliveries
 from backend.tracking.records import Job
 from backend.tracking.runner import JobRunner
@@ -81,7 +81,7 @@ class Tracking:
         self,
         store: TrackStore,
         engine: Engine,
-        images: TaskImages,
+        images: TaskPictures,
         publisher: Publisher | None,
         settings: TrackSettings,
     ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.engine.engine import Engine
-from backend.media.task_media import TaskImages
+from backend.pixels.recipes import TaskPictures
 from backend.tracking.records import Job
 from backend.tracking.runner import JobRunner
 from backend.tracking.store import TrackStore
@@ -23,7 +23,7 @@ class Workshop:
 
     store: TrackStore
     engine: Engine
-    images: TaskImages
+    images: TaskPictures
     jobs: JobRunner
     budget_seconds: float
 

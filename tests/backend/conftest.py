@@ -14,8 +14,9 @@ from backend.engine.local import LocalEngine, ModelChoice
 from backend.media.cache import MediaFile
 from backend.media.errors import MediaError, Reason
 from backend.media.resolver import MediaStream
-from backend.media.task_media import TaskImages
 from backend.metrics import Metrics
+from backend.pixels.images import load_image
+from backend.pixels.recipes import TaskPictures
 from backend.predict.click import Interactive
 from backend.predict.dispatch import Service
 from backend.predict.events import VideoProtocol
@@ -100,7 +101,7 @@ class Bench:
                 frames, self.steps, self.track_hold
             ),
         )
-        images = TaskImages(self.shelf, max_pixels=10**7, metrics=self.metrics)
+        images = TaskPictures(self.shelf, self.metrics, load_image)
         answers = Answers(self.engine, images, self.metrics)
         self.memory = PromptMemory(clock=lambda: self.now)
         self.store = TrackStore(folder / "tracks.sqlite3")

@@ -17,11 +17,11 @@ import torch
 from backend.engine import local
 from backend.engine.building import ModelChoice
 from backend.engine.compiling import compile_in_background
-from backend.engine.engine import ImageSource
 from backend.engine.local import LocalEngine
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
 from backend.metrics import Metrics
+from backend.pixels.recipes import ImageSource
 from backend.settings import Settings
 from backend.wsgi import base_choice
 from sam2model import ImagePredictor, build_model

@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from backend.engine.engine import ImageSource, NotReady, State
+from backend.engine.engine import NotReady, State
 from backend.engine.local import LocalEngine, ModelChoice
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
 from backend.metrics import Metrics
+from backend.pixels.recipes import ImageSource
 from backend.threads.fair_queue import Busy
 from tests.backend.fakes import FakePredictor
 from tests.waiting import LONGER, PATIENCE, until

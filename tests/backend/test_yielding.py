@@ -7,12 +7,12 @@ import threading
 import numpy as np
 import pytest
 
-from backend.engine.engine import ImageSource
 from backend.engine.local import LocalEngine, ModelChoice
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import InferenceThread, Priority, Stopped
 from backend.job_state import JobState
 from backend.metrics import Metrics
+from backend.pixels.recipes import ImageSource
 from backend.threads.fair_queue import FairQueue
 from backend.tracking.runner import JobRunner
 from backend.tracking.spans import Span

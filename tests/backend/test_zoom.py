@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.engine.engine import ImageSource, Segment
+from backend.engine.engine import Segment
 from backend.engine.local import LocalEngine, ModelChoice
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
+from backend.pixels.recipes import ImageSource
 from backend.predict.segment import Answers, Page
 from backend.predict.zoom import Window, window_for
 from tests.waiting import PATIENCE

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from backend.engine.engine import Engine, ImageSource
+from backend.engine.engine import Engine
 from backend.engine.local import LocalEngine, ModelChoice
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
 from backend.metrics import Metrics
+from backend.pixels.recipes import ImageSource
 from backend.threads.fair_queue import Busy
 from tests.backend.fakes import FakePredictor
 from tests.waiting import LONGER, PATIENCE

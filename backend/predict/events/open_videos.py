@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from backend.engine.engine import ImageSource
 from backend.labelstudio.media_refs import media_uri
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.timing import Timeline, frame_on_screen
 from backend.media.errors import MediaError
 from backend.media.resolver import MediaStream
-from backend.media.task_media import TaskImages
+from backend.media.task_media import TaskMedia
 from backend.pixels import FrameTable, VideoError, VideoFrames
+from backend.pixels.recipes import ImageSource
 from backend.pixels.sandbox.process import DecoderGone
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.predict.events.ask import Where
@@ -101,7 +101,7 @@ class OpenClip:
 class Clips:
     """Opens videos once, however many ask, and closes them when they are idle or released."""
 
-    def __init__(self, images: TaskImages, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, images: TaskMedia, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._images = images
         self._clock = clock
         self._lock = threading.Lock()

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from backend.engine.engine import Engine, ImageSource, Segment
+from backend.engine.engine import Engine, Segment
 from backend.engine.pixel_prompts import pixel_prompt
 from backend.engine.scheduler import Priority
 from backend.job_state import JobState
 from backend.labelstudio.prompts import ObjectPrompt
 from backend.labelstudio.tags import ImageTag
-from backend.media.task_media import TaskImages
+from backend.pixels.recipes import ImageSource, TaskPictures
 from backend.predict.click import EXPECTED, OnlyBackground, Request
 from backend.predict.events.ask import Ask, Event, read_ask
 from backend.predict.events.event_prompts import Prompted, PromptList, TooMany, read_prompts
@@ -81,7 +81,7 @@ class VideoProtocol:
     def __init__(
         self,
         engine: Engine,
-        images: TaskImages,
+        images: TaskPictures,
         tracking: Tracking,
         *,
         budget_seconds: float,

@@ -15,7 +15,7 @@ from typing import Any
 from backend.engine.pixel_prompts import pixel_prompt
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
-from backend.media.task_media import TaskImages
+from backend.media.task_media import TaskMedia
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.predict.events.open_videos import Clips, Task
 from backend.predict.events.order import Order
@@ -96,7 +96,7 @@ class Tracks:
         self,
         store: TrackStore,
         jobs: JobRunner,
-        images: TaskImages,
+        images: TaskMedia,
         clips: Clips,
         *,
         clock: Callable[[], float] = time.monotonic,
