@@ -82,8 +82,8 @@ def start(tmp_path: Path, make_bench: Any) -> Iterator[Callable[..., Bench]]:
     backend = make_bench()
 
     def client(finetuning: Finetuning) -> FlaskClient:
-        backend.predict.dispatch.finetuning = finetuning
-        return create_app(backend.settings, backend.predict.dispatch, backend.metrics).test_client()
+        backend.service.finetuning = finetuning
+        return create_app(backend.settings, backend.service, backend.metrics).test_client()
 
     def make(**more: Any) -> Bench:
         folder = tmp_path / f"bench{len(benches)}"
@@ -94,7 +94,7 @@ def start(tmp_path: Path, make_bench: Any) -> Iterator[Callable[..., Bench]]:
     yield make
     for bench in benches:
         bench.finetuning.close()
-    backend.predict.dispatch.finetuning = None
+    backend.service.finetuning = None
 
 
 def recorded() -> Any:
