@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from backend.export.formats import WRITERS, Writer
-from backend.export.masks import Media, Origin, results_of
+from backend.export.masks import Media, Origin
 from backend.export.picture_masks import picture_media
 from backend.export.video_masks import Fetch, video_media
+from backend.labelstudio.read_results import newest_results
 from backend.labelstudio.tags import LabelConfig
 from backend.metrics import Metrics
 from backend.runs.common import EXPECTED, Project, ToolError, chosen_tasks, connect, say
@@ -77,7 +78,8 @@ class _Source:
     predictions: bool
 
     def media(self, project: Project, task: Mapping[str, Any]) -> Iterator[Media]:
-        results = results_of(task, predictions=self.predictions)
+        kinds = ("annotations", "predictions") if self.predictions else ("annotations",)
+        results = newest_results(task, *kinds)
         known = (self.store, self.model_version)
         yield from picture_media(project, task, results, *known)
         yield from video_media(project, task, results, *known, self.fetch)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import parse_qs, urlsplit
 
 from backend.labelstudio.geometry import Mask
-from backend.labelstudio.json_values import mappings
-from backend.labelstudio.read_results import result_lists
 
 
 class Kind(StrEnum):
@@ -107,19 +105,6 @@ class Tracks:
 def joined(labels: Sequence[str]) -> str:
     """Labels as one name."""
     return "+".join(labels)
-
-
-def results_of(task: Mapping[str, object], *, predictions: bool) -> list[Mapping[str, object]]:
-    """The results of the newest annotation that was not cancelled and is not empty.
-
-    Args:
-        predictions: take the newest prediction of a task without one.
-    """
-    for kind in ("annotations", "predictions") if predictions else ("annotations",):
-        for entry in result_lists(task.get(kind)):
-            if not entry.get("was_cancelled") and entry.get("result"):
-                return list(mappings(entry.get("result")))
-    return []
 
 
 def media_name(address: str, task: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from backend.labelstudio.geometry import Box, point_in_box
-from backend.labelstudio.read_results import Region, read_results, result_lists
+from backend.labelstudio.read_results import Region, newest_first, newest_results, read_results
 from backend.labelstudio.regions import Bitmask, BrushStrokes, Point, Polygon, Shape
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.tags import Shape as TagShape
@@ -110,10 +110,10 @@ def prompts_from_task(task: Mapping[str, object], config: LabelConfig) -> list[O
     """
     if not isinstance(task, Mapping):
         return []
-    for annotation in result_lists(task.get("annotations")):
-        if not annotation.get("was_cancelled") and annotation.get("result"):
-            return _convertible(annotation.get("result"), config)
-    for prediction in result_lists(task.get("predictions")):
+    annotated = newest_results(task, "annotations")
+    if annotated:
+        return _convertible(annotated, config)
+    for prediction in newest_first(task.get("predictions")):
         found = _convertible(prediction.get("result"), config)
         if found:
             return found

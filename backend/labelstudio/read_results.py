@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from backend.labelstudio.brush_rle import MAX_MASK_PIXELS
 from backend.labelstudio.geometry import Box, box_to_pixels
@@ -215,9 +215,32 @@ def _first(values: Iterable[T | None]) -> T | None:
     return next((value for value in values if value is not None), None)
 
 
-def result_lists(records: object) -> list[Mapping[str, object]]:
-    """Annotations or predictions, the newest first."""
-    found = list(enumerate(mappings(records)))
+def newest_results(
+    task: Mapping[str, object], *kinds: str, even_empty: bool = False, not_by: str | None = None
+) -> list[dict[str, Any]]:
+    """The results of the newest entry that a task has of the first kind of which it has one.
+
+    Args:
+        task: as Label Studio sends it.
+        kinds: ``"drafts"``, ``"annotations"``, ``"predictions"``, the preferred one first. Those
+            that were cancelled never count.
+        even_empty: whether an entry without results counts: all that it held was deleted.
+        not_by: a model version whose predictions do not count.
+
+    Returns:
+        Copies of the result items; an empty list where no entry counts.
+    """
+    for kind in kinds:
+        for entry in newest_first(task.get(kind)):
+            foreign = not_by is None or entry.get("model_version") != not_by
+            if foreign and not entry.get("was_cancelled") and (even_empty or entry.get("result")):
+                return [dict(item) for item in mappings(entry.get("result"))]
+    return []
+
+
+def newest_first(entries: object) -> list[Mapping[str, object]]:
+    """Drafts, annotations or predictions of a task, the newest first."""
+    found = list(enumerate(mappings(entries)))
     found.sort(key=lambda pair: (_date(pair[1]), number(pair[1].get("id")) or 0.0, pair[0]))
     return [record for _, record in reversed(found)]
 

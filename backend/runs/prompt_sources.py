@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from backend.labelstudio.json_values import mappings, text
-from backend.labelstudio.read_results import result_lists
+from backend.labelstudio.read_results import newest_results
 
 Results = list[dict[str, Any]]
 
@@ -15,12 +15,8 @@ Results = list[dict[str, Any]]
 def marks_of(task: Mapping[str, Any], model_version: str) -> Results:
     """The results of the newest annotation that counts; without one, of the newest prediction
     that this model did not make itself. Every result has an id, the same in every run."""
-    for kind in ("annotations", "predictions"):
-        for entry in result_lists(task.get(kind)):
-            own = kind == "predictions" and entry.get("model_version") == model_version
-            if entry.get("result") and not entry.get("was_cancelled") and not own:
-                return _with_ids(entry.get("result"), str(task.get("id")))
-    return []
+    marks = newest_results(task, "annotations", "predictions", not_by=model_version)
+    return _with_ids(marks, str(task.get("id")))
 
 
 def has_prediction(task: Mapping[str, Any], model_version: str) -> bool:
@@ -40,10 +36,10 @@ def _own(task: Mapping[str, Any], model_version: str) -> Iterator[Mapping[str, o
             yield each
 
 
-def _with_ids(results: object, task: str) -> Results:
+def _with_ids(results: Results, task: str) -> Results:
     """Detectors' predictions often come without ids, by which regions are known in a track."""
     made = []
-    for position, item in enumerate(mappings(results)):
+    for position, item in enumerate(results):
         name = hashlib.sha256(f"{task} {position}".encode()).hexdigest()[:10]
-        made.append(dict(item) if text(item.get("id")) else {**item, "id": name})
+        made.append(item if text(item.get("id")) else {**item, "id": name})
     return made

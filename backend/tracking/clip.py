@@ -15,9 +15,8 @@ from datetime import datetime
 from typing import Any, BinaryIO
 
 from backend.labelstudio.geometry import Box
-from backend.labelstudio.json_values import mappings
 from backend.labelstudio.media_refs import MissingMedia
-from backend.labelstudio.read_results import result_lists
+from backend.labelstudio.read_results import newest_first
 from backend.labelstudio.tags import ImageTag, LabelConfig
 from backend.labelstudio.timing import Timeline, frames_count, tag_framerate
 from backend.labelstudio.video_regions import VideoRegion
@@ -102,19 +101,9 @@ def _fill(future: Future[tuple[FrameTable, float]], file: MediaStream) -> None:
         future.set_exception(error)
 
 
-def saved_results(task: Mapping[str, Any]) -> Results:
-    """What the annotation at hand holds: the newest draft, else the newest annotation, else the
-    newest prediction."""
-    for kind in ("drafts", "annotations", "predictions"):
-        for entry in result_lists(task.get(kind)):
-            if not entry.get("was_cancelled") and entry.get("result"):
-                return [dict(item) for item in mappings(entry.get("result"))]
-    return []
-
-
 def saved_before(task: Mapping[str, Any], moment: float) -> bool:
     """Whether the newest draft of a task was saved before ``moment`` (seconds since 1970)."""
-    for draft in result_lists(task.get("drafts")):
+    for draft in newest_first(task.get("drafts")):
         try:
             saved = datetime.fromisoformat(str(draft.get("updated_at")))
         except ValueError:

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from backend.labelstudio.json_values import mappings
 from backend.labelstudio.media_refs import media_uri, page_count
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
-from backend.labelstudio.read_results import result_lists
+from backend.labelstudio.read_results import newest_results
 from backend.labelstudio.regions import rasterise
 from backend.labelstudio.tags import ImageTag, LabelConfig
 from backend.labelstudio.write_results import part_id, region_id, region_results
@@ -83,11 +82,7 @@ class FrameSequence:
 
     def saved_results(self) -> list[dict[str, Any]]:
         """What the annotation at hand holds: the newest draft, else the newest annotation."""
-        for kind in ("drafts", "annotations"):
-            for entry in result_lists(self.task.get(kind)):
-                if not entry.get("was_cancelled"):
-                    return [dict(item) for item in mappings(entry.get("result"))]
-        return []
+        return newest_results(self.task, "drafts", "annotations", even_empty=True)
 
     def objects(self, results: Iterable[Mapping[str, Any]]) -> list[SequenceObject]:
         """The objects that the annotator marked on any page of ``results``."""

@@ -25,6 +25,7 @@ from backend.labelstudio.json_values import mappings
 from backend.labelstudio.keyframes import Keyframe, merge_human, thin
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.media_refs import media_uri
+from backend.labelstudio.read_results import newest_results
 from backend.labelstudio.video_regions import (
     Trigger,
     VideoContext,
@@ -44,7 +45,6 @@ from backend.tracking.clip import (
     clip_track,
     read_timeline,
     saved_before,
-    saved_results,
     video_tag,
 )
 from backend.tracking.progress import progress, ranges
@@ -98,7 +98,7 @@ class VideoCommands:
         parsed = TRACK if found.trigger is Trigger.LABEL else parse_command(found.command or "")
         if found.trigger in (Trigger.NOTHING, Trigger.NOTE) or parsed.kind in (Kind.NOTE, Kind.OWN):
             return []
-        saved = saved_results(task)
+        saved = newest_results(task, "drafts", "annotations", "predictions")
         regions = on_one(
             found.commanded or found.regions or tuple(read_video_regions(saved, config))
         )
@@ -136,7 +136,7 @@ class VideoCommands:
             MissingMedia, MediaError, VideoError, EngineError: why there is no track.
         """
         parsed = replace(TRACK, direction="both")
-        saved = saved_results(task)
+        saved = newest_results(task, "drafts", "annotations", "predictions")
         jobs = []
         for tag in self._parse(label_config).videos:
             planned = self.plan(project, task, label_config, parsed, saved, tag.name)

@@ -22,12 +22,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from backend.export.masks import MaskPage, Media, ObjectMask, Origin, joined, results_of
+from backend.export.masks import MaskPage, Media, ObjectMask, Origin, joined
 from backend.export.picture_masks import picture_media
 from backend.labelstudio.geometry import Box, box_to_pixels, mask_to_box
 from backend.labelstudio.label_config import LabelConfigError
 from backend.labelstudio.media_refs import MissingMedia, media_uri
-from backend.labelstudio.read_results import Region, read_results
+from backend.labelstudio.read_results import Region, newest_results, read_results
 from backend.media.cache import MediaFile
 from backend.media.errors import MediaError
 from backend.runs.common import Project, ToolError
@@ -74,7 +74,7 @@ class Reader:
                 _log.warning("task %s is passed over: %s", task.get("id"), error)
 
     def _task(self, task: Mapping[str, Any]) -> Iterator[AnnotatedPage]:
-        results = results_of(task, predictions=False)
+        results = newest_results(task, "annotations")
         boxes = [
             region
             for region in read_results(results, self.project.config).regions
