@@ -14,13 +14,13 @@ from typing import Any
 from label_studio_ml.model import LabelStudioMLBase
 
 from backend.metrics import Metrics
-from backend.predict.dispatch import Service
+from backend.predict.dispatch import Dispatcher
 from backend.settings import Settings
 from backend.wsgi import build_service
 
 
 @cache
-def shared_service() -> Service:
+def shared_service() -> Dispatcher:
     """The service of this process; made after gunicorn's fork, because made on first use."""
     return build_service(Settings.from_env(os.environ), Metrics())
 
@@ -35,7 +35,7 @@ class SAM2Backend(LabelStudioMLBase):
     def predict(
         self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[Any]:
-        """One prediction (or an empty list) per task, in order; see ``Service.predict``."""
+        """One prediction (or an empty list) per task, in order; see ``Dispatcher.predict``."""
         body = {
             "tasks": tasks,
             "project": self.project_id,

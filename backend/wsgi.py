@@ -26,12 +26,12 @@ from backend.media.s3_clients import Bucket, S3Settings, read_buckets
 from backend.metrics import Metrics
 from backend.pixels.recipes import TaskPictures
 from backend.pixels.sandbox.image_decoding import ImageDecoder
-from backend.predict.click import Interactive
-from backend.predict.dispatch import Service
-from backend.predict.events import VideoProtocol
-from backend.predict.recent import PromptMemory
-from backend.predict.retrieve import Batch
-from backend.predict.segment import Answers
+from backend.predict.click import Clicks
+from backend.predict.dispatch import Dispatcher
+from backend.predict.events.protocol import VideoProtocol
+from backend.predict.recent import RecentPrompts
+from backend.predict.retrieve import Retrieval
+from backend.predict.segment import Segmenter
 from backend.settings import Settings, SettingsError
 from backend.tracking.store import StoreError, TrackStore
 from backend.tracking.tracking import Tracking, TrackSettings
@@ -56,12 +56,12 @@ def application() -> Flask:
     return create_app(settings, service, metrics)
 
 
-def _end(service: Service) -> None:
+def _end(service: Dispatcher) -> None:
     service.close()
     end_while_compiling(0)
 
 
-def _drain_on_signal(service: Service) -> None:
+def _drain_on_signal(service: Dispatcher) -> None:
     """Begin to stop when the server is told to, and not when its last request has ended: those
     that wait for the model would make it wait for them."""
     if threading.current_thread() is not threading.main_thread():
@@ -78,7 +78,7 @@ def _drain_on_signal(service: Service) -> None:
         signal.signal(number, stop)
 
 
-def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) -> Service:
+def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) -> Dispatcher:
     """Wire the parts together; the model starts to load.
 
     Args:
@@ -129,21 +129,21 @@ def build_service(settings: Settings, metrics: Metrics, *, resume: bool = True) 
         budget = settings.click_budget_seconds
         protocol = VideoProtocol(engine, images, tracking, budget_seconds=budget)
         tracking.resume()
-    answers = Answers(engine, images, metrics, zoom=settings.zoom_small_objects)
-    interactive = Interactive(
-        answers, engine, PromptMemory(), tracking, budget_seconds=settings.click_budget_seconds
+    segmenter = Segmenter(engine, images, metrics, zoom=settings.zoom_small_objects)
+    clicks = Clicks(
+        segmenter, engine, RecentPrompts(), tracking, budget_seconds=settings.click_budget_seconds
     )
-    batch = Batch(
-        answers,
+    retrieval = Retrieval(
+        segmenter,
         tracking.videos,
         model_version=lambda: engine.model_version,
         open_seconds=settings.open_budget_seconds,
         retrieve_seconds=settings.retrieve_budget_seconds,
     )
-    return Service(
+    return Dispatcher(
         engine,
-        interactive,
-        batch,
+        clicks,
+        retrieval,
         tracking,
         metrics,
         protocol=protocol,

@@ -35,8 +35,8 @@ from backend.labelstudio.video_regions import video_status
 from backend.labelstudio.write_results import LabelMismatch, region_id, status_results
 from backend.media.errors import MediaError
 from backend.pixels import VideoError
-from backend.predict.recent import Place, PromptMemory
-from backend.predict.segment import Answers
+from backend.predict.recent import Place, RecentPrompts
+from backend.predict.segment import Segmenter
 from backend.threads.caller import log_place
 from backend.threads.fair_queue import Busy
 from backend.tracking.sequence import FrameSequence
@@ -73,19 +73,19 @@ class Request:
         return task_name(self.task)
 
 
-class Interactive:
+class Clicks:
     """Answers the editor while somebody works in it."""
 
     def __init__(
         self,
-        answers: Answers,
+        segmenter: Segmenter,
         engine: Engine,
-        memory: PromptMemory,
+        memory: RecentPrompts,
         tracking: Tracking,
         *,
         budget_seconds: float,
     ) -> None:
-        self._answers = answers
+        self._segmenter = segmenter
         self._engine = engine
         self._memory = memory
         self._tracking = tracking
@@ -184,19 +184,19 @@ class Interactive:
             prompt, region = replace(prompt, box=known.box), known.region_id
         if not prompt.has_positive:
             raise OnlyBackground("Alt+click says what does not belong; click on the object first")
-        page = self._answers.page(request.task, request.config, prompt, Priority.CLICK, deadline)
-        page = self._answers.closer(page, prompt, Priority.CLICK, deadline)
+        page = self._segmenter.page(request.task, request.config, prompt, Priority.CLICK, deadline)
+        page = self._segmenter.closer(page, prompt, Priority.CLICK, deadline)
         earlier = None
         if prompt.points:  # the last one corrects the answer to those before it
             earlier = self._memory.logits(_answer_key(page.image.key, prompt, prompt.points[:-1]))
-        [segment] = self._answers.segment(page, [prompt], Priority.CLICK, deadline, [earlier])
+        [segment] = self._segmenter.segment(page, [prompt], Priority.CLICK, deadline, [earlier])
         self._memory.remember_logits(
             _answer_key(page.image.key, prompt, prompt.points), segment.logits
         )
         region, replaced = self._corrected(request, prompt, segment.mask) or (region, [])
         if prompt.box is not None:
             self._memory.remember_box(place, prompt.box, region)
-        made = self._answers.regions(prompt, segment, request.config, region)
+        made = self._segmenter.regions(prompt, segment, request.config, region)
         self._memory.remember_sent(request.project, request.task_id, made)
         return made + replaced if made else []
 

@@ -16,9 +16,10 @@ from backend.labelstudio.prompts import prompts_from_context
 from backend.labelstudio.tags import LabelConfig
 from backend.metrics import Metrics
 from backend.predict.admission import Admission
-from backend.predict.click import Interactive, Request
-from backend.predict.events import Event, EventAnswer, VideoProtocol, event_of
-from backend.predict.retrieve import Batch
+from backend.predict.click import Clicks, Request
+from backend.predict.events.ask import Event, event_of
+from backend.predict.events.protocol import EventAnswer, VideoProtocol
+from backend.predict.retrieve import Retrieval
 from backend.threads.caller import log_place, serving
 from backend.threads.fair_queue import Busy
 from backend.tracking.tracking import Tracking
@@ -32,14 +33,14 @@ class BadRequest(Exception):
     """The body is not what Label Studio sends; ``str()`` says what is wrong."""
 
 
-class Service:
+class Dispatcher:
     """Turns request bodies into reply bodies."""
 
     def __init__(
         self,
         engine: Engine,
-        interactive: Interactive,
-        batch: Batch,
+        clicks: Clicks,
+        retrieval: Retrieval,
         tracking: Tracking,
         metrics: Metrics,
         *,
@@ -57,8 +58,8 @@ class Service:
         """
         self.engine = engine
         self.tracking = tracking
-        self._interactive = interactive
-        self.batch = batch
+        self._clicks = clicks
+        self.retrieval = retrieval
         self.finetuning = finetuning
         self._protocol = protocol
         self._metrics = metrics
@@ -144,7 +145,7 @@ class Service:
     ) -> dict[str, Any]:
         try:
             with self._admission.enter(project):
-                results, asked = self.batch.reply(project, tasks, label_config, config)
+                results, asked = self.retrieval.reply(project, tasks, label_config, config)
         except Busy as error:
             logger.warning("%d tasks: no predictions: %s", len(tasks), error)
             self._metrics.predictions.labels("batch", "busy").inc()
@@ -165,16 +166,16 @@ class Service:
         try:
             with self._admission.enter(request.project[:MAX_PROJECT]):
                 if _is_on_video(context, config):
-                    reply = self._interactive.reply_on_video(request, context)
+                    reply = self._clicks.reply_on_video(request, context)
                 else:
-                    reply = self._interactive.reply(request, prompts_from_context(context, config))
+                    reply = self._clicks.reply(request, prompts_from_context(context, config))
         except Busy as error:
             logger.warning("task %s: %s", request.task_id, error)
-            reply = self._interactive.told(request, context, str(error), "busy")
+            reply = self._clicks.told(request, context, str(error), "busy")
         except Exception:  # request boundary: the editor would hide a 500
             logger.exception("task %s: the request could not be answered", request.task_id)
             text = f"the backend failed on this request; its log says why{log_place()}"
-            reply = self._interactive.told(request, context, text, "defect")
+            reply = self._clicks.told(request, context, text, "defect")
         self._metrics.predictions.labels("interactive", reply.outcome).inc()
         first = {
             "result": reply.results,
@@ -196,7 +197,7 @@ class Service:
             self.finetuning.close()
         if self._protocol is not None:
             self._protocol.close()
-        self.batch.close()
+        self.retrieval.close()
         self.tracking.close()
         self.engine.close()
         self._media.close()

@@ -88,7 +88,7 @@ class RememberedBox:
     region_id: str
 
 
-class PromptMemory:
+class RecentPrompts:
     """Boxes that wait for points, and logits that wait for a correction."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

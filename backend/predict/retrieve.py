@@ -26,7 +26,7 @@ from backend.labelstudio.prompts import ObjectPrompt, prompts_from_task
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.write_results import region_id
 from backend.predict.click import EXPECTED
-from backend.predict.segment import Answers
+from backend.predict.segment import Segmenter
 from backend.threads.fair_pool import FairPool
 from backend.tracking.records import Job
 from backend.tracking.video_commands import VideoCommands
@@ -49,19 +49,19 @@ class _Tracked:
     jobs: Sequence[Job] = ()
 
 
-class Batch:
+class Retrieval:
     """Predictions for whole tasks, and encoding ahead of the first click."""
 
     def __init__(
         self,
-        answers: Answers,
+        segmenter: Segmenter,
         videos: VideoCommands,
         *,
         model_version: Callable[[], str],
         open_seconds: float,
         retrieve_seconds: float,
     ) -> None:
-        self._answers = answers
+        self._segmenter = segmenter
         self._videos = videos
         self._version = model_version
         self._open_seconds = open_seconds
@@ -193,12 +193,12 @@ class Batch:
     def _predict_page(
         self, task: Task, config: LabelConfig, prompts: list[ObjectPrompt], deadline: float
     ) -> tuple[list[dict[str, Any]], list[float]]:
-        page = self._answers.page(task, config, prompts[0], Priority.RETRIEVE, deadline)
-        segments = self._answers.segment(page, prompts, Priority.RETRIEVE, deadline)
+        page = self._segmenter.page(task, config, prompts[0], Priority.RETRIEVE, deadline)
+        segments = self._segmenter.segment(page, prompts, Priority.RETRIEVE, deadline)
         regions: list[dict[str, Any]] = []
         scores = []
         for prompt, segment in zip(prompts, segments, strict=True):
-            made = self._answers.regions(prompt, segment, config, region_id(prompt))
+            made = self._segmenter.regions(prompt, segment, config, region_id(prompt))
             regions += made
             scores += [segment.score] if made else []
         return regions, scores
@@ -218,7 +218,7 @@ class Batch:
     def _encode(self, task: Task, config: LabelConfig, prompt: ObjectPrompt) -> None:
         try:
             deadline = time.monotonic() + PREFETCH_SECONDS
-            self._answers.page(task, config, prompt, Priority.PREFETCH, deadline)
+            self._segmenter.page(task, config, prompt, Priority.PREFETCH, deadline)
         except EXPECTED as error:
             logger.info("task %s: not encoded ahead: %s", task_name(task), error)
         except Exception:  # thread boundary: the click that follows reports the cause

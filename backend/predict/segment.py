@@ -44,7 +44,7 @@ class Page:
     window: Window | None = None
 
 
-class Answers:
+class Segmenter:
     """Runs prompts on the pages of a task."""
 
     def __init__(

@@ -14,7 +14,7 @@ from backend.labelstudio.prompts import prompts_from_task
 from backend.labelstudio.read_results import read_results
 from backend.labelstudio.video_regions import read_video_regions
 from backend.labelstudio.write_results import noted
-from backend.predict.dispatch import Service
+from backend.predict.dispatch import Dispatcher
 from backend.runs.common import Project, ToolError
 from backend.runs.prompt_sources import Results, marks_of
 from backend.runs.review_file import Remark
@@ -58,7 +58,7 @@ class Labeller:
 
     def __init__(
         self,
-        service: Service,
+        service: Dispatcher,
         project: Project,
         parsed: ParsedCommand,
         stopping: threading.Event,
@@ -101,7 +101,7 @@ class Labeller:
         elsewhere = {*sequences, None} if sequences else set()
         single = [mark for mark in marks if mark.get("to_name") not in elsewhere]
         alone = {**task, "annotations": [{"result": single}]}
-        found = self._service.batch.predict(alone, config, SECONDS)
+        found = self._service.retrieval.predict(alone, config, SECONDS)
         for result in found["result"] if found else ():
             score = float(result.get("score", 1.0))
             made.results.append(result)

@@ -21,7 +21,7 @@ from backend.finetune.finetune_jobs import FinetuneJob, FinetuneJobs
 from backend.finetune.finetuning import Finetuning
 from backend.labelstudio.setup import parse_setup
 from backend.metrics import Metrics
-from backend.predict.dispatch import BadRequest, Service
+from backend.predict.dispatch import BadRequest, Dispatcher
 from backend.settings import Settings
 from backend.tracking.records import Job
 from backend.web.diagnostics import add_diagnostics
@@ -34,7 +34,7 @@ MAX_JOBS = 500  # listed at once, the newest first
 STUCK_SECONDS = 600.0  # no single run of the model takes so long
 
 
-def create_app(settings: Settings, service: Service, metrics: Metrics) -> Flask:
+def create_app(settings: Settings, service: Dispatcher, metrics: Metrics) -> Flask:
     """The WSGI application over ``service``."""
     app = Flask(__name__, static_folder=None)
     _add_probes(app, service, metrics)
@@ -46,7 +46,7 @@ def create_app(settings: Settings, service: Service, metrics: Metrics) -> Flask:
     return app
 
 
-def _add_probes(app: Flask, service: Service, metrics: Metrics) -> None:
+def _add_probes(app: Flask, service: Dispatcher, metrics: Metrics) -> None:
     @app.get("/", endpoint="root")
     @app.get("/health")
     def health() -> tuple[Response, int]:
@@ -79,7 +79,7 @@ def _add_probes(app: Flask, service: Service, metrics: Metrics) -> None:
         return jsonify(document())
 
 
-def _add_contract(app: Flask, service: Service, metrics: Metrics) -> None:
+def _add_contract(app: Flask, service: Dispatcher, metrics: Metrics) -> None:
     @app.post("/setup")
     def setup() -> Response:
         status = service.engine.status()
@@ -122,7 +122,7 @@ def _add_contract(app: Flask, service: Service, metrics: Metrics) -> None:
         return jsonify(status="ok", detail=done or ""), HTTPStatus.CREATED
 
 
-def _add_jobs(app: Flask, service: Service) -> None:
+def _add_jobs(app: Flask, service: Dispatcher) -> None:
     store, runner = service.tracking.store, service.tracking.jobs
 
     @app.get("/jobs")

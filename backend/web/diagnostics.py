@@ -10,12 +10,12 @@ from flask import Flask, Response, jsonify, request
 from backend.doctor.findings import Finding, any_broken
 from backend.doctor.model import engine_findings
 from backend.labelstudio.json_values import whole_number
-from backend.predict.dispatch import BadRequest, Service
+from backend.predict.dispatch import BadRequest, Dispatcher
 from backend.settings import Settings
 from backend.web.guard import refuse
 
 
-def add_diagnostics(app: Flask, settings: Settings, service: Service) -> None:
+def add_diagnostics(app: Flask, settings: Settings, service: Dispatcher) -> None:
     """Add the route.
 
     The answer names hosts, folders and a user, and makes the backend ask other machines, so a

@@ -17,12 +17,12 @@ from backend.media.resolver import MediaStream
 from backend.metrics import Metrics
 from backend.pixels.images import load_image
 from backend.pixels.recipes import TaskPictures
-from backend.predict.click import Interactive
-from backend.predict.dispatch import Service
-from backend.predict.events import VideoProtocol
-from backend.predict.recent import PromptMemory
-from backend.predict.retrieve import Batch
-from backend.predict.segment import Answers
+from backend.predict.click import Clicks
+from backend.predict.dispatch import Dispatcher
+from backend.predict.events.protocol import VideoProtocol
+from backend.predict.recent import RecentPrompts
+from backend.predict.retrieve import Retrieval
+from backend.predict.segment import Segmenter
 from backend.settings import Settings
 from backend.tracking.store import TrackStore
 from backend.tracking.tracking import Tracking, TrackSettings
@@ -102,8 +102,8 @@ class Bench:
             ),
         )
         images = TaskPictures(self.shelf, self.metrics, load_image)
-        answers = Answers(self.engine, images, self.metrics)
-        self.memory = PromptMemory(clock=lambda: self.now)
+        segmenter = Segmenter(self.engine, images, self.metrics)
+        self.memory = RecentPrompts(clock=lambda: self.now)
         self.store = TrackStore(folder / "tracks.sqlite3")
         self.tracking = Tracking(
             self.store,
@@ -114,15 +114,15 @@ class Bench:
                 self.settings.track_budget_seconds, on_prompt=self.settings.track_on_prompt
             ),
         )
-        interactive = Interactive(
-            answers,
+        clicks = Clicks(
+            segmenter,
             self.engine,
             self.memory,
             self.tracking,
             budget_seconds=self.settings.click_budget_seconds,
         )
-        batch = Batch(
-            answers,
+        retrieval = Retrieval(
+            segmenter,
             self.tracking.videos,
             model_version=lambda: "demo",
             open_seconds=self.settings.open_budget_seconds,
@@ -135,8 +135,8 @@ class Bench:
             budget_seconds=self.settings.click_budget_seconds,
             clock=lambda: self.now,
         )
-        self.service = Service(
-            self.engine, interactive, batch, self.tracking, self.metrics, protocol=self.protocol
+        self.service = Dispatcher(
+            self.engine, clicks, retrieval, self.tracking, self.metrics, protocol=self.protocol
         )
         self.client = create_app(self.settings, self.service, self.metrics).test_client()
 

@@ -17,7 +17,7 @@ from backend.engine.scheduler import Priority
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
 from backend.pixels.recipes import ImageSource
-from backend.predict.segment import Answers, Page
+from backend.predict.segment import Page, Segmenter
 from backend.predict.zoom import Window, window_for
 from tests.waiting import PATIENCE
 
@@ -135,7 +135,7 @@ def test_a_tiny_object_gets_an_outline_only_with_the_window(engine, by):
     )
 
     def iou(zoom: bool) -> float:
-        answers = Answers(engine, None, Metrics(), zoom=zoom)
+        answers = Segmenter(engine, None, Metrics(), zoom=zoom)
         looked = answers.closer(page, prompt, Priority.CLICK, time.monotonic() + 60)
         [segment] = answers.segment(looked, [prompt], Priority.CLICK, time.monotonic() + 60)
         assert segment.mask.shape == disc.shape

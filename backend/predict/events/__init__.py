@@ -25,8 +25,3 @@ a prompt may have a ``frame`` or ``time_ms`` of its own; every answer names its 
 again from any earlier cursor until the session is released. Where the example stops tracking, at
 frame 300 or when the object is lost, this goes on.
 """
-
-from backend.predict.events.ask import Event, event_of
-from backend.predict.events.protocol import EventAnswer, VideoProtocol
-
-__all__ = ["Event", "EventAnswer", "VideoProtocol", "event_of"]
