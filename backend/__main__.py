@@ -8,9 +8,9 @@ import sys
 
 from backend.doctor import command as doctor
 from backend.engine.compiling import end_while_compiling
+from backend.expected import ExpectedError
 from backend.export import export, frames
 from backend.runs import preannotate
-from backend.runs.common import EXPECTED
 from backend.settings import Settings, SettingsError
 from backend.startup import start_problems
 
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _serve(settings)
     try:
         return int(parsed.run(parsed, settings))
-    except EXPECTED as error:
+    except ExpectedError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backend import setting_values as parse
+from backend.expected import ExpectedError
 from backend.setting_values import MIB, FinetuneProjects
 
 FILE_SUFFIX = "_FILE"  # of the variable that names the file a secret stands in
@@ -26,7 +27,7 @@ VARIANTS = (
 _SERVICE_LINK = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)")
 
 
-class SettingsError(Exception):
+class SettingsError(ExpectedError):
     """A setting is unknown or impossible. ``str()`` holds one line per problem."""
 
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
+from backend.expected import ExpectedError
 from backend.pixels.recipes import ImageSource
 
 
-class EngineError(Exception):
+class EngineError(ExpectedError):
     """Why there is no mask, in a sentence fit for the annotator."""
 
 

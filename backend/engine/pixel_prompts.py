@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from backend.expected import ExpectedError
 from backend.labelstudio.geometry import (
     Box,
     box_corners,
@@ -17,7 +18,7 @@ from backend.labelstudio.prompts import ObjectPrompt
 from backend.labelstudio.regions import rasterise
 
 
-class UnusableShape(ValueError):
+class UnusableShape(ExpectedError):
     """A region of the task that is no picture of an area; the message is one line."""
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backend.expected import ExpectedError
 from backend.export.formats import WRITERS, Writer
 from backend.export.masks import Media, Origin
 from backend.export.picture_masks import picture_media
@@ -21,7 +22,7 @@ from backend.export.video_masks import Fetch, video_media
 from backend.labelstudio.read_results import newest_results
 from backend.labelstudio.tags import LabelConfig
 from backend.metrics import Metrics
-from backend.runs.common import EXPECTED, Project, ToolError, chosen_tasks, connect, say
+from backend.runs.common import Project, ToolError, chosen_tasks, connect, say
 from backend.settings import Settings
 from backend.tracking.store import TrackStore
 from backend.wsgi import base_choice, build_resolver
@@ -103,7 +104,7 @@ class _Export:
         try:
             for media in source.media(project, task):
                 self._media(media, project)
-        except EXPECTED as error:
+        except ExpectedError as error:
             self.failed += 1
             say(f"task {task['id']} failed: {error}")
             return

@@ -13,6 +13,7 @@ from typing import Any
 
 import requests
 
+from backend.expected import ExpectedError
 from backend.labelstudio.credentials import (
     AccessToken,
     Credential,
@@ -26,7 +27,7 @@ _MAX_REDIRECTS = 3
 _CREATE_TOKEN = "create a personal access token under Account & Settings and use that"  # noqa: S105
 
 
-class LabelStudioError(Exception):
+class LabelStudioError(ExpectedError):
     """A request to Label Studio failed; the text is one or two sentences fit for a person.
 
     It names the host tried, the kind of credential (never its value) and the next step.

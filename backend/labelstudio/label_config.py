@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from backend.expected import ExpectedError
 from backend.labelstudio.config_problems import TagReference, find_problems
 from backend.labelstudio.tags import (
     ANSWER_SHAPES,
@@ -48,7 +49,7 @@ __all__ = [
 ]
 
 
-class LabelConfigError(ValueError):
+class LabelConfigError(ExpectedError):
     """The label config cannot be read; the message is one line, fit for an HTTP reason phrase."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from backend.expected import ExpectedError
 from backend.labelstudio.tags import ImageTag
 
 UNDEFINED_KEY = "$undefined$"
@@ -16,7 +17,7 @@ _STEP = re.compile(r"[^.\[\]]+")
 _INDEX = re.compile(r"[0-9]{1,9}")
 
 
-class MissingMedia(ValueError):
+class MissingMedia(ExpectedError):
     """The task has no address for a picture; the message is one line for the status box."""
 
 

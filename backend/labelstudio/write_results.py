@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from backend.expected import ExpectedError
 from backend.labelstudio.brush_rle import encode_brush
 from backend.labelstudio.geometry import Mask, Points, mask_to_box, points_to_percent, resize_mask
 from backend.labelstudio.outlines import mask_rings
@@ -29,7 +30,7 @@ STATUS_PREFIX = "SAM 2: "
 Result = dict[str, object]
 
 
-class LabelMismatch(ValueError):
+class LabelMismatch(ExpectedError):
     """No answer tag has the prompt's label; the message is one line for the status box."""
 
 

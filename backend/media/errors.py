@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from urllib.parse import urlsplit
 
+from backend.expected import ExpectedError
+
 _SHOWN = 120  # characters of an address in a message
 
 
@@ -24,7 +26,7 @@ class Reason(enum.Enum):
     STORAGE = "storage"  # our own disk
 
 
-class MediaError(Exception):
+class MediaError(ExpectedError):
     """Media could not be fetched or decoded.
 
     ``str()`` is the sentence for the annotator followed by the hint. Neither ever holds a

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from backend.expected import ExpectedError
 
-class VideoError(Exception):
+
+class VideoError(ExpectedError):
     """A video cannot be opened or a frame of it cannot be decoded.
 
     The message is a plain sentence for the annotator: what is wrong and, where something can be

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from backend.engine.engine import Engine, EngineError
-from backend.engine.pixel_prompts import UnusableShape
+from backend.engine.engine import Engine
 from backend.engine.scheduler import Priority
+from backend.expected import ExpectedError
 from backend.labelstudio.commands import (
     HELP,
     Kind,
@@ -28,25 +28,21 @@ from backend.labelstudio.commands import (
     unknown_command,
 )
 from backend.labelstudio.json_values import mappings, task_name, texts
-from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.prompts import Command, ContextPrompts, ObjectPrompt, PointPrompt
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.video_regions import video_status
-from backend.labelstudio.write_results import LabelMismatch, region_id, status_results
-from backend.media.errors import MediaError
-from backend.pixels import VideoError
+from backend.labelstudio.write_results import region_id, status_results
 from backend.predict.recent import Place, RecentPrompts
 from backend.predict.segment import Segmenter
 from backend.threads.caller import log_place
 from backend.threads.fair_queue import Busy
 from backend.tracking.sequence import FrameSequence
-from backend.tracking.store import StoreError
 from backend.tracking.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 
 
-class OnlyBackground(ValueError):
+class OnlyBackground(ExpectedError):
     """Every click of a prompt says where the object is not."""
 
 
@@ -116,7 +112,7 @@ class Clicks:
             results = self._tracking.videos.reply(
                 request.project, request.task, request.label_config, context
             )
-        except EXPECTED as error:
+        except ExpectedError as error:
             logger.warning("task %s: not tracked: %s", request.task_id, error)
             return Reply(self._video_status(request, context, str(error)), _outcome(error))
         return Reply(results, "ok" if results else "empty")
@@ -139,7 +135,7 @@ class Clicks:
                 regions += made
                 if not made:
                     reasons.append("no object there; try another spot or a box")
-            except EXPECTED as error:
+            except ExpectedError as error:
                 logger.warning("task %s: no mask: %s", request.task_id, error)
                 reasons.append(str(error))
                 failed = _outcome(error)
@@ -165,7 +161,7 @@ class Clicks:
                 return [], None
             fresh = self._memory.fresh(request.project, request.task_id)
             return self._tracking.sequences.carry_on(sequence, answer, fresh)
-        except EXPECTED as error:
+        except ExpectedError as error:
             logger.warning("task %s: not tracked on: %s", request.task_id, error)
             return [], str(error)
         except Exception:  # request boundary: the prompt itself is answered
@@ -228,7 +224,7 @@ class Clicks:
                 sequence = self._sequence(request, command.to_name)
                 if sequence is not None:
                     return self._sequence_command(request, command, sequence, parsed)
-            except EXPECTED as error:
+            except ExpectedError as error:
                 text: str | None = str(error)
                 status = self._status(request, command.to_name, command.item_index, text)
                 return Reply(status, _outcome(error))
@@ -271,20 +267,6 @@ class Clicks:
         if noted or holds_note(_saved_texts(request.task, area.name)):
             return []
         return status_results(text, request.config, image, page)
-
-
-# What an annotator can be told in a sentence; anything else is a defect of the service.
-EXPECTED = (
-    Busy,
-    MediaError,
-    MissingMedia,
-    LabelMismatch,
-    EngineError,
-    OnlyBackground,
-    StoreError,
-    UnusableShape,
-    VideoError,
-)
 
 
 def _outcome(error: Exception) -> str:

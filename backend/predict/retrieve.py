@@ -20,12 +20,12 @@ from itertools import groupby
 from typing import Any
 
 from backend.engine.scheduler import Priority
+from backend.expected import ExpectedError
 from backend.job_state import JobState
 from backend.labelstudio.json_values import task_name
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_task
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.write_results import region_id
-from backend.predict.click import EXPECTED
 from backend.predict.segment import Segmenter
 from backend.threads.fair_pool import FairPool
 from backend.tracking.records import Job
@@ -104,7 +104,7 @@ class Retrieval:
             seconds: how long it may take.
 
         Raises:
-            One of ``interactive.EXPECTED``: why not.
+            ExpectedError: why not.
         """
         deadline = time.monotonic() + seconds
         regions: list[dict[str, Any]] = []
@@ -130,7 +130,7 @@ class Retrieval:
         for _, group in groupby(pages, key=_page):
             try:
                 made, page_scores = self._predict_page(task, config, list(group), deadline)
-            except EXPECTED as error:
+            except ExpectedError as error:
                 logger.warning("task %s: not predicted: %s", task_name(task), error)
                 continue
             except Exception:  # thread boundary: one task must not spoil the others
@@ -180,7 +180,7 @@ class Retrieval:
                 results, scores = results + made, scores + each
             if not results:
                 return _Tracked()
-        except EXPECTED as error:
+        except ExpectedError as error:
             logger.warning("task %s: not tracked: %s", task_name(task), error)
             return _Tracked()
         except Exception:  # thread boundary: one task must not spoil the others
@@ -219,7 +219,7 @@ class Retrieval:
         try:
             deadline = time.monotonic() + PREFETCH_SECONDS
             self._segmenter.page(task, config, prompt, Priority.PREFETCH, deadline)
-        except EXPECTED as error:
+        except ExpectedError as error:
             logger.info("task %s: not encoded ahead: %s", task_name(task), error)
         except Exception:  # thread boundary: the click that follows reports the cause
             logger.exception("task %s: not encoded ahead", task_name(task))

@@ -8,37 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TextIO
 
-from backend.engine.engine import EngineError
-from backend.engine.pixel_prompts import UnusableShape
+from backend.expected import ExpectedError
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
-from backend.labelstudio.label_config import LabelConfigError, parse_label_config
-from backend.labelstudio.media_refs import MissingMedia
+from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.tags import LabelConfig
-from backend.labelstudio.write_results import LabelMismatch
-from backend.media.errors import MediaError
-from backend.pixels import VideoError
-from backend.settings import Settings, SettingsError
-from backend.threads.fair_queue import Busy
+from backend.settings import Settings
 
 
-class ToolError(Exception):
+class ToolError(ExpectedError):
     """Why a command cannot go on, in one line that says what to do."""
-
-
-EXPECTED = (
-    Busy,
-    EngineError,
-    LabelConfigError,
-    LabelMismatch,
-    LabelStudioError,
-    MediaError,
-    MissingMedia,
-    SettingsError,
-    ToolError,
-    UnusableShape,
-    VideoError,
-)
-"""What can go wrong without a fault in the program; ``str()`` is a line for the user."""
 
 
 def say(text: str, stream: TextIO | None = None) -> None:

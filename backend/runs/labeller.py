@@ -76,7 +76,7 @@ class Labeller:
 
         Raises:
             Stopped: as above.
-            One of ``common.EXPECTED``: why it cannot be done.
+            ExpectedError: why it cannot be done.
         """
         marks = marks_of(task, self._service.engine.model_version)
         kinds = mark_kinds(marks, self._project)

@@ -20,10 +20,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from backend.expected import ExpectedError
 from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.commands import Kind, ParsedCommand, Word
 from backend.metrics import Metrics
-from backend.runs.common import EXPECTED, Project, ToolError, connect, read_project, say
+from backend.runs.common import Project, ToolError, connect, read_project, say
 from backend.runs.labeller import Labelled, Labeller, Stopped, mark_kinds
 from backend.runs.prompt_sources import has_prediction, marks_of, own_predictions
 from backend.runs.review_file import ReviewFile
@@ -225,7 +226,7 @@ def _label_one(
             client.delete_prediction(earlier)
     except Stopped:
         return
-    except EXPECTED as error:
+    except ExpectedError as error:
         report.add(number, "failed", f"failed: {error}")
         return
     except Exception:  # thread boundary: one task must not spoil the others

@@ -6,10 +6,12 @@ import threading
 from collections import OrderedDict, deque
 from typing import Generic, TypeVar
 
+from backend.expected import ExpectedError
+
 T = TypeVar("T")
 
 
-class Busy(Exception):
+class Busy(ExpectedError):
     """The service has no time for this now; ``str()`` is a sentence fit for the annotator."""
 
 

@@ -14,16 +14,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from backend.engine.engine import Engine, EngineError, TrackedObject, Tracker
-from backend.engine.pixel_prompts import PixelPrompt, UnusableShape
+from backend.engine.engine import Engine, TrackedObject, Tracker
+from backend.engine.pixel_prompts import PixelPrompt
+from backend.expected import ExpectedError
 from backend.job_state import JobState
 from backend.labelstudio.geometry import resize_mask
-from backend.labelstudio.media_refs import MissingMedia
-from backend.media.errors import MediaError
-from backend.pixels import VideoError
 from backend.threads.caller import serving
 from backend.threads.fair_pool import FairPool
-from backend.threads.fair_queue import Busy
 from backend.tracking.interpolation import StridedTracker, tracked_frames
 from backend.tracking.pace import Pace
 from backend.tracking.records import Job, TrackedMask
@@ -32,8 +29,6 @@ from backend.tracking.work import Goal, Work
 
 logger = logging.getLogger(__name__)
 
-# Why a job may fail, in a sentence for the annotator; anything else is a defect.
-EXPECTED = (Busy, MediaError, MissingMedia, EngineError, StoreError, VideoError, UnusableShape)
 READY_SECONDS = 600.0  # a job begun while the model loads waits for it
 
 
@@ -216,7 +211,7 @@ class JobRunner:
                 return
             if job_id in self._cancelled:
                 state = JobState.CANCELLED
-        except EXPECTED as error:
+        except ExpectedError as error:
             if self._stopping:
                 return  # taken up at the next start
             state, message = JobState.FAILED, str(error)

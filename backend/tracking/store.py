@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from backend.expected import ExpectedError
 from backend.job_state import JobState
 from backend.tracking.packing import pack, unpack
 from backend.tracking.records import Job, TrackedMask
 from backend.tracking.schema import SCHEMA
 
 
-class StoreError(Exception):
+class StoreError(ExpectedError):
     """The store cannot be used: a full disk, a folder that cannot be written to. ``str()`` is a
     sentence for whoever waits."""
 

@@ -25,24 +25,25 @@ from typing import Any
 import torch
 
 from backend.engine.local import ModelChoice
+from backend.expected import ExpectedError
 from backend.finetune.registry import ModelRegistry, replace_file
 from backend.labelstudio.label_config import parse_label_config
 from backend.metrics import Metrics
 from backend.pixels.sandbox.image_decoding import ImageDecoder
-from backend.runs.common import EXPECTED, Project, ToolError, connect, read_project
-from backend.settings import Settings, SettingsError
+from backend.runs.common import Project, ToolError, connect, read_project
+from backend.settings import Settings
 from backend.tracking.store import TrackStore
 from backend.wsgi import base_choice, build_resolver, model_registry
 from sam2model import CheckpointError, build_model
 from training.finetuning.annotations import Reader
-from training.finetuning.dataset import AnnotatedPage, TooFewAnnotations
+from training.finetuning.dataset import AnnotatedPage
 from training.finetuning.parts import What
 from training.finetuning.progress import Stage
-from training.finetuning.run import AlreadyRunning, Outcome, Run, alone
+from training.finetuning.run import Outcome, Run, alone
 from training.finetuning.tuner import Plan
 
 _log = logging.getLogger(__name__)
-_EXPECTED = (*EXPECTED, AlreadyRunning, CheckpointError, SettingsError, TooFewAnnotations)
+_EXPECTED = (ExpectedError, CheckpointError)
 
 
 @dataclass(frozen=True)

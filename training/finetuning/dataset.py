@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from backend.expected import ExpectedError
 from sam2model.preprocessing import preprocess
 from sam2model.sam2 import SAM2, ImageFeatures
 
@@ -35,7 +36,7 @@ _MANIFEST = "dataset.json"
 _MASKS = "masks.npz"
 
 
-class TooFewAnnotations(Exception):
+class TooFewAnnotations(ExpectedError):
     """There is not enough to learn from and to test on; ``str()`` says what there is."""
 
 

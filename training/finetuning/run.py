@@ -14,6 +14,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from backend.expected import ExpectedError
 from backend.finetune.encoder import encoder_digest
 from sam2model.sam2 import SAM2
 from training.finetuning import dataset as datasets
@@ -30,7 +31,7 @@ _PROGRESS = "progress.json"
 _VIEWS, _VIEWS_OF_LARGE, _LARGE = 8, 2, 512
 
 
-class AlreadyRunning(Exception):
+class AlreadyRunning(ExpectedError):
     """Another process fine-tunes on the same project."""
 
 

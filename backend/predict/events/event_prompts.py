@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from backend.expected import ExpectedError
 from backend.labelstudio.geometry import Box
 from backend.labelstudio.json_values import flag, mappings, text, texts
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
@@ -15,7 +16,7 @@ MAX_OBJECTS = 64  # they are tracked in one batch
 MAX_ITEMS = 2000
 
 
-class TooMany(ValueError):
+class TooMany(ExpectedError):
     """A request asks for more than the service takes; the message is one line."""
 
 

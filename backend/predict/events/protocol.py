@@ -12,13 +12,14 @@ from typing import Any
 from backend.engine.engine import Engine, Segment
 from backend.engine.pixel_prompts import pixel_prompt
 from backend.engine.scheduler import Priority
+from backend.expected import ExpectedError
 from backend.job_state import JobState
 from backend.labelstudio.prompts import ObjectPrompt
 from backend.labelstudio.tags import ImageTag
 from backend.pixels.recipes import ImageSource, TaskPictures
-from backend.predict.click import EXPECTED, OnlyBackground, Request
+from backend.predict.click import OnlyBackground, Request
 from backend.predict.events.ask import Ask, Event, read_ask
-from backend.predict.events.event_prompts import Prompted, PromptList, TooMany, read_prompts
+from backend.predict.events.event_prompts import Prompted, PromptList, read_prompts
 from backend.predict.events.messages import (
     Item,
     Target,
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 SWEEP_SECONDS = 10.0  # how often idle videos and abandoned tracks are looked for
 
 
-class Nothing(ValueError):
+class Nothing(ExpectedError):
     """There is nothing to answer with; the message is one line."""
 
 
@@ -118,7 +119,7 @@ class VideoProtocol:
             if not call.target.to_name and event in (Event.PREWARM, Event.PREDICT, Event.TRACK):
                 raise Nothing("the label config has no tag that takes masks or boxes")
             return handlers[event](call)
-        except (*EXPECTED, TooMany, Nothing) as error:
+        except ExpectedError as error:
             logger.warning("task %s: %s: %s", request.task_id, event, error)
             return self._failed(event, call, str(error))
         except Exception:  # request boundary: the editor would hide a 500
