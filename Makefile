@@ -60,13 +60,13 @@ lock:
 
 # What the service stands: bodies that nobody should send; many at once; for long, and killed.
 fuzz: $(VENV)/.test
-	@$(BIN)/python -m benchmarks.fuzz
+	@$(BIN)/python -m benchmarks.load.fuzz
 
 load: $(VENV)/.test
-	@$(BIN)/python -m benchmarks.load
+	@$(BIN)/python -m benchmarks.load.concurrent
 
 soak: $(VENV)/.test
-	@$(BIN)/python -m benchmarks.soak
+	@$(BIN)/python -m benchmarks.load.soak
 
 screenshot: $(VENV)/.test $(LABEL_STUDIO_VENV)/.installed
 	E2E_DOCS_SCREENSHOT=1 LABEL_STUDIO_VENV=$(LABEL_STUDIO_VENV) \

@@ -100,13 +100,13 @@ class Settings:
         "SAM2_IMAGE_SIZE",
         None,
         parse.image_size,
-        "side of the network's input, a multiple of 32; unset: the variant's; docs/speed_modes.md",
+        "side of the network's input, a multiple of 32; unset: the variant's; docs/performance.md",
     )
     compile: bool = _setting(
         "SAM2_COMPILE",
         False,
         parse.flag,
-        "compile the image encoder in the background (torch.compile); docs/speed_modes.md",
+        "compile the image encoder in the background (torch.compile); docs/performance.md",
     )
     num_maskmem: int = _setting(
         "SAM2_NUM_MASKMEM",
@@ -237,7 +237,7 @@ class Settings:
         "TRACK_STRIDE",
         1,
         parse.stride,
-        "track every n-th frame and interpolate the masks between; docs/speed_modes.md",
+        "track every n-th frame and interpolate the masks between; docs/performance.md",
     )
     retrieve_budget_seconds: float = _setting(
         "RETRIEVE_BUDGET_SECONDS",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Maps = tuple[Tensor, Tensor, Tensor]
 # Largest difference from the plain encoder, as a fraction of the largest value. In bfloat16 other
-# kernels differ by 0.01 (docs/speed_modes.md); what is wrong is off by the values themselves.
+# kernels differ by 0.01 (docs/measurements/modes.md); what is wrong is off by whole values.
 _TOLERANCE = {torch.float32: 1e-3}
 _TOLERANCE_HALF = 0.05
 

@@ -68,7 +68,7 @@ def resolve_dtype(
     "auto" means bfloat16 on devices that have it natively: CUDA from capability 8.0, CPUs with
     AVX512-BF16 or AMX (AMD from Zen 4, Intel from Cooper Lake). Else it is float16 on CUDA from
     7.0, and float32 on older cards, on MPS and on other CPUs. What that costs in masks is in
-    docs/speed_modes.md.
+    docs/measurements/modes.md.
 
     Args:
         native: of the device, from :func:`native_dtypes`.

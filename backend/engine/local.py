@@ -196,7 +196,7 @@ class LocalEngine:
         logger.info("loading %s beside %s", choice.version, self.model_version)
         # In a thread that ends. As long as a second thread lives that has used torch, libgomp takes
         # the cores for overcommitted and lets the helpers of the inference thread sleep between
-        # their loops: with a small network a frame takes half as long again (docs/speed.md).
+        # their loops: with a small network a frame takes half as long again (docs/performance.md).
         with ThreadPoolExecutor(1, "loading") as passing:
             loading = passing.submit(lambda: _loaded(self._build(choice)))
         loading.result()

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.fuzz``: 10,000 bodies that nobody should send, to a real service.
+"""``python -m benchmarks.load.fuzz``: 10,000 bodies that nobody should send, to a real service.
 
 Half are mutations of the requests recorded from Label Studio, half arbitrary JSON (hypothesis).
 It fails on one answer of 5xx, on one traceback in the log, or where the process has died.
@@ -19,9 +19,9 @@ from typing import Any
 import requests
 from hypothesis import HealthCheck, given, settings
 
-from benchmarks.fuzz_bodies import ROUTES, Mutator, arbitrary, like_requests, recorded
-from benchmarks.server import CONFIG, SEQUENCE, TRACEBACK, Server
-from benchmarks.table import table
+from benchmarks.support.fuzz_bodies import ROUTES, Mutator, arbitrary, like_requests, recorded
+from benchmarks.support.server import CONFIG, SEQUENCE, TRACEBACK, Server
+from benchmarks.support.table import table
 
 CONFIGS = (CONFIG, SEQUENCE)
 

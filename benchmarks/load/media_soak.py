@@ -4,7 +4,7 @@ Pictures of about 400 kB, and a video of 8 MB for every 20 of them, are read fro
 on this machine by several threads: the pictures whole, the videos in ranges. Disk is what the
 cache's folder occupies, memory what this process does, files what it has open.
 
-    python -m benchmarks.media_soak [--objects 2000] [--cache-megabytes 200] [--out docs/media.md]
+    python -m benchmarks.load.media_soak [--objects 2000] [--cache-megabytes 200] [--out FILE]
 """
 
 from __future__ import annotations
@@ -13,84 +13,22 @@ import argparse
 import os
 import random
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from backend.media.resolver import MediaResolver
 from backend.media.s3_clients import Bucket, S3Settings
-from benchmarks.report import write_section
+from benchmarks.support.cache_soak import soak
+from benchmarks.support.report import write_section
+from benchmarks.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from demo.processes import free_port
-from tests.e2e.storages import ACCESS_KEY, SECRET_KEY, S3Server
 
 PICTURE_BYTES = 400_000
 VIDEO_BYTES = 8_000_000
 VIDEO_EVERY = 20
 THREADS = 4
 MB = 1_000_000
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The state after some objects.
-
-    Attributes:
-        objects: read so far.
-        disk, memory: bytes.
-        files: open descriptors.
-    """
-
-    objects: int
-    disk: int
-    memory: int
-    files: int
-
-
-def soak(
-    resolver: MediaResolver, folder: Path, uris: Sequence[str], *, threads: int, every: int
-) -> list[Sample]:
-    """Read all objects; those named ``.mp4`` at three places only, as one who looks for a frame.
-
-    Args:
-        folder: the cache's.
-        every: objects between two samples.
-    """
-    samples: list[Sample] = []
-    done, lock = 0, threading.Lock()
-
-    def read(uri: str) -> None:
-        nonlocal done
-        if uri.endswith(".mp4"):
-            with resolver.open(uri) as file:
-                for position in (0, file.size // 2, file.size - 1000):
-                    file.seek(position)
-                    file.read(1000)
-        else:
-            resolver.fetch(uri)
-        with lock:
-            done += 1
-            if done % every == 0:
-                samples.append(take_sample(done, folder))
-
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(read, uris))
-    return samples
-
-
-def take_sample(objects: int, folder: Path) -> Sample:
-    """What is occupied now."""
-    disk = 0
-    for path in folder.rglob("*"):
-        try:
-            disk += path.stat().st_blocks * 512
-        except FileNotFoundError:  # evicted meanwhile
-            continue
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    files = len(list(Path("/proc/self/fd").iterdir()))
-    return Sample(objects, disk, pages * os.sysconf("SC_PAGE_SIZE"), files)
 
 
 def main() -> None:
@@ -139,7 +77,7 @@ def _measure(server: S3Server, cache: Path, uris: Sequence[str], megabytes: int)
     seconds, stats = time.perf_counter() - start, resolver.stats
     resolver.close()
     return [
-        f"Printed by `python -m benchmarks.media_soak`: {len(uris)} objects, "
+        f"Printed by `python -m benchmarks.load.media_soak`: {len(uris)} objects, "
         f"{stats.bytes_fetched / MB:.0f} MB fetched through a cache of {megabytes} MB by "
         f"{THREADS} threads in {seconds:.0f} s, {stats.evictions} files evicted.",
         "",

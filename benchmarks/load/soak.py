@@ -1,4 +1,4 @@
-"""``python -m benchmarks.soak``: for long, and killed, on a real service with the demo weights.
+"""``python -m benchmarks.load.soak``: for long, and killed, on a real service.
 
 1. ``sequences``: 50 frame sequences, clicked and tracked one after another; the memory must not
    grow.
@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 import requests
 
-from benchmarks.load import FLAT, report_memory, running
-from benchmarks.server import SEQUENCE, Server, body, click, disc, typed
-from benchmarks.table import table
+from benchmarks.load.concurrent import FLAT, report_memory, running
+from benchmarks.support.server import SEQUENCE, Server, body, click, disc, typed
+from benchmarks.support.table import table
 
 
 def clip(server: Server, seed: int, pages: int) -> dict[str, Any]:

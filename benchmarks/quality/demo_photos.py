@@ -1,6 +1,6 @@
 """How well weights do on the demo's own photos and clip, whose true masks no model has drawn.
 
-    python -m benchmarks.demo_photos [--weights FILE] [--find] [--out demo/photos/README.md]
+    python -m benchmarks.quality.demo_photos [--weights FILE] [--find] [--out demo/photos/README.md]
 
 ``--find`` prints for every object the click inside its mask that gives the best answer: clicks
 of a demo may be good ones, as long as it says so and the share of good ones stands beside.
@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report import write_section
-from benchmarks.table import table
+from benchmarks.support.report import write_section
+from benchmarks.support.table import table
 from demo.clip import PHOTOS, sample_clip
 from sam2model import ImagePredictor, VideoTracker, build_model
 

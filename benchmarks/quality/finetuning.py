@@ -1,10 +1,10 @@
 """What fine-tuning brings on a domain that the demo weights do badly on, by number of annotations.
 
-Writes Label Studio exports with 20, 50 and 100 annotated pictures (``benchmarks.cracks``),
+Writes Label Studio exports with 20, 50 and 100 annotated pictures (``benchmarks.quality.cracks``),
 runs ``python -m training finetune`` on each, and scores the weights before and after on 60 other
 pictures that no run has seen: IoU after one click, for a box, and after three corrective clicks.
 
-    python -m benchmarks.finetuning [--counts 20 50 100] [--out docs/finetuning.md]
+    python -m benchmarks.quality.finetuning [--counts 20 50 100] [--out docs/finetuning.md]
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch
 from matplotlib.figure import Figure
 
 from backend.labelstudio.brush_rle import encode_brush
-from benchmarks.cracks import CrackPicture, crack_picture
+from benchmarks.quality.cracks import CrackPicture, crack_picture
 from sam2model import build_model
 from training.finetuning.dataset import AnnotatedObject, AnnotatedPage, Dataset, prepare
 from training.finetuning.parts import What
@@ -42,7 +42,10 @@ LABEL_CONFIG = """<View><Image name="image" value="$image"/>
 </View>"""
 TEST_PICTURES = range(10_000, 10_060)
 SHOWN = {"click": "one click", "box": "box", "corrections": "three corrections"}
-START, END = "<!-- figures: written by benchmarks/finetuning.py -->", "<!-- end of figures -->"
+START, END = (
+    "<!-- figures: written by benchmarks/quality/finetuning.py -->",
+    "<!-- end of figures -->",
+)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from backend.settings import Settings
 from backend.tracking.packing import pack, unpack
 from backend.tracking.records import TrackedMask
 from backend.tracking.store import TrackStore
-from benchmarks.moving_clip import FRAMES_PER_SECOND
+from benchmarks.support.moving_clip import FRAMES_PER_SECOND
 
 HEAD = (
     "variant",

@@ -10,7 +10,7 @@ depend on the values). Times are medians; CPU times, which are counted in steps 
 of the service's process and its decoders. The masks are compared; to this end the service neither
 removes specks nor looks closer at small objects here, which the official package does not do.
 
-    python -m benchmarks.click_latency [--variants NAME ...] [--clicks 20] [--out FILE]
+    python -m benchmarks.speed.click_latency [--variants NAME ...] [--clicks 20] [--out FILE]
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from label_studio_sdk.converter.brush import decode_rle, encode_rle
 from PIL import Image
 from safetensors.torch import save_file
 
-from benchmarks import torchvision_stand_in
-from benchmarks.pairing import Timing, load, machine
-from benchmarks.reference import build_official, draw_weights
-from benchmarks.server import Server, cpu_seconds
-from benchmarks.table import earlier_rows, table
+from benchmarks.support import torchvision_stand_in
+from benchmarks.support.pairing import Timing, load, machine
+from benchmarks.support.reference import build_official, draw_weights
+from benchmarks.support.server import Server, cpu_seconds
+from benchmarks.support.table import earlier_rows, table
 from sam2model import VARIANTS, build_model
 
 VARIANTS_SHOWN = ("demo", "sam2.1_hiera_tiny", "sam2.1_hiera_base_plus")
-PHOTOS = Path(__file__).parents[1] / "demo" / "photos"
+PHOTOS = Path(__file__).parents[2] / "demo" / "photos"
 WIDTH, HEIGHT = 1280, 853
 HEAD = (
     "variant",
@@ -255,8 +255,8 @@ def _report(rows: list[list[str]], clicks: int) -> str:
         "# The time of a click\n\n"
         f"Medians of {clicks} clicks on JPEG photos of {WIDTH} x {HEIGHT} pixels, float32. "
         f"{machine()}. Load is the load average of the\nlast minute; 2 is this benchmark alone. "
-        "Printed by `python -m benchmarks.click_latency`, whose head says what is compared;\nIoU "
-        "is the smallest agreement of our mask with the official package's.\n\n"
+        "Printed by `python -m benchmarks.speed.click_latency`, whose head says what is "
+        "compared;\nIoU is the smallest agreement of our mask with the official package's.\n\n"
         f"{table(HEAD, rows)}\n"
     )
 

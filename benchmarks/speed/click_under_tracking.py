@@ -7,7 +7,7 @@ model's memory for photos holds one, so that the first click encodes again). Mas
 are compared with the idle ones: waiting must change no answer. A click that met fewer than two
 running tracks does not count and is made again.
 
-    python -m benchmarks.click_under_tracking [--variants NAME ...] [--clicks 20] [--out FILE]
+    python -m benchmarks.speed.click_under_tracking [--variants NAME ...] [--clicks 20] [--out FILE]
 
 Weights are the shipped ones for the demo variant and random ones for the others (time does not
 depend on the values).
@@ -37,9 +37,9 @@ from backend.settings import Settings
 from backend.tracking.store import TrackStore
 from backend.web.app import create_app
 from backend.wsgi import build_service
-from benchmarks.click_latency import mask_iou, our_click, serve_photos
-from benchmarks.clips import MovingDiscs
-from benchmarks.reference import build_official, draw_weights
+from benchmarks.speed.click_latency import mask_iou, our_click, serve_photos
+from benchmarks.support.clips import MovingDiscs
+from benchmarks.support.reference import build_official, draw_weights
 from sam2model import VARIANTS
 
 SHOWN = ("demo", "sam2.1_hiera_tiny")
@@ -268,8 +268,8 @@ def _report(rows: list[str], clicks: int) -> str:
         f"{clicks} clicks of each kind; milliseconds. {torch.get_num_threads()} threads, "
         f"{platform.machine()}, torch {torch.__version__}, float32, CPU, load averages "
         f"{' '.join(f'{load:.1f}' for load in os.getloadavg())} at the end (2 is this program "
-        "alone). Printed by `python -m benchmarks.click_under_tracking`, whose head says what is "
-        "measured. IoU is the smallest agreement of the mask with the one of the idle service. "
+        "alone). Printed by `python -m benchmarks.speed.click_under_tracking`, whose head says "
+        "what is measured. IoU is the smallest agreement of the mask with the one of the idle service. "
         "The last columns are frames tracked per second, while somebody clicks every half second "
         "and before.",
         "",

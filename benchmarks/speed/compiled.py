@@ -1,6 +1,6 @@
 """What ``torch.compile`` brings on this machine, and what it costs.
 
-    python -m benchmarks.compiled [--variant sam2.1_hiera_tiny] [--out docs/speed_modes.md]
+    python -m benchmarks.speed.compiled [--variant sam2.1_hiera_tiny] [--out FILE]
 
 The image encoder, and memory attention over 7 spatial memories and 16 pointers, each as it is and
 through ``torch.compile`` (inductor, static shapes), in turns. "first" is the first call of the
@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch._inductor import config as inductor
 
-from benchmarks.pairing import load, machine, take_turns
-from benchmarks.reference import draw_weights, relative_error
-from benchmarks.report import write_section
-from benchmarks.table import table
+from benchmarks.support.pairing import load, machine, take_turns
+from benchmarks.support.reference import draw_weights, relative_error
+from benchmarks.support.report import write_section
+from benchmarks.support.table import table
 from sam2model.sam2 import (
     MAX_OBJECT_POINTERS,
     NUM_MASK_MEMORIES,

@@ -1,4 +1,4 @@
-"""What decoding in another process costs: ``python -m benchmarks.decoding``.
+"""What decoding in another process costs: ``python -m benchmarks.speed.decoding``.
 
 Prints, for pictures of several sizes and for a 720p video, the time here and there. The two are
 measured in turns, so that other work on the machine weighs on both.

@@ -1,6 +1,6 @@
 """Time of an image embedding, beside the official ``sam2`` package and ``transformers``.
 
-    python -m benchmarks.embedding [--variants NAME ...] [--rounds 3] [--out FILE]
+    python -m benchmarks.speed.embedding [--variants NAME ...] [--rounds 3] [--out FILE]
 
 All encode the same image with the same random weights, in turns. Errors are those of the features
 of stride 16 against the official ones in float32, as a fraction of their root mean square; in
@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks import transformers_peer
-from benchmarks.pairing import compared, load, machine, take_turns
-from benchmarks.reference import make_pair
-from benchmarks.table import earlier_rows, table
+from benchmarks.support import transformers_peer
+from benchmarks.support.pairing import compared, load, machine, take_turns
+from benchmarks.support.reference import make_pair
+from benchmarks.support.table import earlier_rows, table
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 HEAD = (
@@ -101,7 +101,7 @@ def main() -> None:
         "# The time of an image embedding\n\n"
         f"Medians at 1024 pixels, rounds: {arguments.rounds}. {machine()}. Where others use the "
         "machine (load above\nthe number of threads), CPU seconds say more than seconds. Printed "
-        "by `python -m benchmarks.embedding`, whose head says\nwhat is compared.\n\n"
+        "by `python -m benchmarks.speed.embedding`, whose head says\nwhat is compared.\n\n"
         f"{table(HEAD, measured)}\n"
     )
     print(text)

@@ -4,7 +4,7 @@ A real S3 server on this machine holds videos of 1920 x 1080 pixels, 10 Mbit/s, 
 sound. Each is opened with an empty cache the way the service opens it, its first frame decoded,
 then one from its middle; beside that stands downloading it whole, on the same machine.
 
-    python -m benchmarks.first_frame [--megabytes 300 1000] [--out docs/media.md]
+    python -m benchmarks.speed.first_frame [--megabytes 300 1000] [--out docs/media.md]
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import numpy as np
 from backend.media.resolver import MediaResolver
 from backend.media.s3_clients import Bucket, S3Settings
 from backend.pixels.sandbox.video_decoding import open_video
-from benchmarks.report import write_section
+from benchmarks.support.report import write_section
+from benchmarks.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from demo.processes import free_port
-from tests.e2e.storages import ACCESS_KEY, SECRET_KEY, S3Server
 
 SIZE = 1920, 1080
 RATE = 25
@@ -71,7 +71,8 @@ def main() -> None:
                     rows.append(measure(folder, clip, kind, megabytes))
                     print(rows[-1], flush=True)
     lines = [
-        f"Printed by `python -m benchmarks.first_frame`, load average {os.getloadavg()[0]:.1f}.",
+        "Printed by `python -m benchmarks.speed.first_frame`, "
+        f"load average {os.getloadavg()[0]:.1f}.",
         "",
         "| video | size | first frame | of the file | time | frame in the middle | time "
         "| whole file |",

@@ -1,8 +1,8 @@
 """What the modes that trade quality for speed cost and bring.
 
-    python -m benchmarks.modes [--clips 12] [--images 40] [--out docs/speed_modes.md]
-    python -m benchmarks.modes --part large [--out docs/speed_modes.md]
-    python -m benchmarks.modes --part dtypes [--out docs/speed_modes.md]
+    python -m benchmarks.speed.modes [--clips 12] [--images 40] [--out docs/measurements/modes.md]
+    python -m benchmarks.speed.modes --part large [--out docs/measurements/modes.md]
+    python -m benchmarks.speed.modes --part dtypes [--out docs/measurements/modes.md]
 
 The part "small" tracks the demo's sample clip and held-out composed clips (``training.clips``, 32
 frames) with the demo weights, from the true box on the first frame. J is the mean IoU with the
@@ -34,11 +34,11 @@ from backend.engine.engine import Frames, TrackedObject, Tracker
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.queued_tracker import QueuedTracker
 from backend.tracking.interpolation import StridedTracker, tracked_frames
-from benchmarks.clips import MovingDiscs
-from benchmarks.pairing import load, machine
-from benchmarks.reference import draw_weights
-from benchmarks.report import write_section
-from benchmarks.table import table
+from benchmarks.support.clips import MovingDiscs
+from benchmarks.support.pairing import load, machine
+from benchmarks.support.reference import draw_weights
+from benchmarks.support.report import write_section
+from benchmarks.support.table import table
 from demo.clip import sample_clip
 from sam2model import ImagePredictor, VideoTracker, build_model
 from sam2model.sam2 import NUM_MASK_MEMORIES, SAM2

@@ -1,6 +1,6 @@
 """Time of a tracked frame with a full memory, beside the official ``sam2`` package.
 
-    python -m benchmarks.tracked_frame [--objects 1 4 8] [--rounds 2] [--out FILE]
+    python -m benchmarks.speed.tracked_frame [--objects 1 4 8] [--rounds 2] [--out FILE]
 
 One step of tracking: the image encoder, then for every object memory attention over 7 spatial
 memories and 16 pointers, mask decoder and memory encoder. The official package does the second part
@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.embedding import DTYPES
-from benchmarks.pairing import COMPARED, compared, load, machine, take_turns
-from benchmarks.reference import Pair, make_pair
-from benchmarks.table import earlier_rows, table
+from benchmarks.speed.embedding import DTYPES
+from benchmarks.support.pairing import COMPARED, compared, load, machine, take_turns
+from benchmarks.support.reference import Pair, make_pair
+from benchmarks.support.table import earlier_rows, table
 from sam2model.sam2 import MAX_OBJECT_POINTERS, NUM_MASK_MEMORIES, ObjectPointer, SpatialMemory
 
 _FRAME = 20
@@ -186,7 +186,7 @@ def _document(measured: list[list[str]], rounds: int) -> str:
         "# The time of a tracked frame\n\n"
         f"At 1024 pixels, rounds: {rounds}. {machine()}. Where others use the machine (load above "
         "the number of\nthreads), CPU seconds say more than seconds. Printed by "
-        "`python -m benchmarks.tracked_frame`, whose head says what is\ncompared.\n\n"
+        "`python -m benchmarks.speed.tracked_frame`, whose head says what is\ncompared.\n\n"
         f"{table(HEAD, measured)}\n"
     )
 

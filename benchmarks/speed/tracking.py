@@ -1,7 +1,7 @@
 """Time, masks and memory of tracking, beside the official ``SAM2VideoPredictor``.
 
-    python -m benchmarks.tracking --variant sam2.1_hiera_tiny --size 1024 --frames 20
-    python -m benchmarks.tracking --out docs/tracking.md
+    python -m benchmarks.speed.tracking --variant sam2.1_hiera_tiny --size 1024 --frames 20
+    python -m benchmarks.speed.tracking --out docs/measurements/tracking.md
 
 Prints Markdown. With --out every row is kept in a file beside it as soon as it is measured, and
 the same command goes on after an interruption with the rows that are missing. Both run the same
@@ -26,8 +26,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.clips import MovingDiscs
-from benchmarks.official_tracker import OfficialTracker, make_tracking_pair
+from benchmarks.support.clips import MovingDiscs
+from benchmarks.support.official_tracker import OfficialTracker, make_tracking_pair
 from sam2model.mask_runs import MaskRuns
 from sam2model.video_tracker import VideoTracker
 
@@ -178,8 +178,8 @@ def report(arguments: argparse.Namespace, kept: Kept) -> Iterator[str]:
     yield "# Tracking beside the official predictor"
     yield ""
     yield (
-        f"Written by `python -m benchmarks.tracking {shlex.join(sys.argv[1:])}`; its docstring "
-        "says how it measures. "
+        f"Written by `python -m benchmarks.speed.tracking {shlex.join(sys.argv[1:])}`; its "
+        "docstring says how it measures. "
         f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads of a CPU. The load is "
         "the load average of the last minute after each row; this program alone makes as much as "
         "it has threads."

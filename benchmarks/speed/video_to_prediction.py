@@ -1,6 +1,6 @@
 """A video file to the prediction in Label Studio, beside the network alone.
 
-    python -m benchmarks.video_to_prediction [--variants NAME ...] [--frames N] [--out FILE]
+    python -m benchmarks.speed.video_to_prediction [--variants NAME ...] [--frames N] [--out FILE]
 
 The service: ``python -m backend serve`` (gunicorn) is sent "track" for boxes on frame 1; time runs
 until a scripted Label Studio, which also serves the video over HTTP, has received the prediction.
@@ -35,14 +35,14 @@ from backend.engine.cleanup import clean
 from backend.labelstudio.geometry import box_to_pixels
 from backend.settings import Settings
 from backend.tracking.store import TrackStore
-from benchmarks.around_the_model import HEAD as AROUND
-from benchmarks.around_the_model import MEANING, breakdown
-from benchmarks.moving_clip import FRAMES_PER_SECOND, MovingClip
-from benchmarks.pairing import Timing, load, machine
-from benchmarks.reference import draw_weights
-from benchmarks.scripted_label_studio import API_KEY, ScriptedLabelStudio, track_request
-from benchmarks.server import Server, cpu_seconds
-from benchmarks.table import earlier_rows, table
+from benchmarks.speed.around_the_model import HEAD as AROUND
+from benchmarks.speed.around_the_model import MEANING, breakdown
+from benchmarks.support.moving_clip import FRAMES_PER_SECOND, MovingClip
+from benchmarks.support.pairing import Timing, load, machine
+from benchmarks.support.reference import draw_weights
+from benchmarks.support.scripted_label_studio import API_KEY, ScriptedLabelStudio, track_request
+from benchmarks.support.server import Server, cpu_seconds
+from benchmarks.support.table import earlier_rows, table
 from sam2model import VideoTracker, build_model, video_tracker
 from sam2model.sam2 import SAM2
 from sam2model.variants import VARIANTS
@@ -324,7 +324,7 @@ def _document(measured: list[list[str]], around: list[list[str]], rounds: int) -
         "# A video file to the stored prediction\n\n"
         f"Medians of {rounds} turns. {machine()}; torch's threads are "
         f"{torch.get_num_threads()} in the service too. Printed by\n"
-        "`python -m benchmarks.video_to_prediction`, whose head says what is compared.\n\n"
+        "`python -m benchmarks.speed.video_to_prediction`, whose head says what is compared.\n\n"
         f"{table(HEAD, measured)}\n\n"
         "## The time around the network\n\n"
         f"{MEANING}\n\n"

@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-CAPTURES = Path(__file__).resolve().parent.parent / "tests" / "captures"
+CAPTURES = Path(__file__).resolve().parents[2] / "tests" / "captures"
 ROUTES = ("/predict", "/setup", "/webhook")
 ODD: tuple[Any, ...] = (
     None,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from benchmarks.reference import draw_weights, official_config
+from benchmarks.support.reference import draw_weights, official_config
 from sam2model.preprocessing import preprocess
 from sam2model.sam2 import SAM2
 from sam2model.variants import VARIANTS

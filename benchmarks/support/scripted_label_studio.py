@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any
 
-from tests.media.servers import RecordingServer, Reply, Seen
+from benchmarks.support.recording_server import RecordingServer, Reply, Seen
 
 VIDEO = "/data/upload/1/0badcafe-clip.mp4"
 API_KEY = "0123456789abcdef0123456789abcdef01234567"

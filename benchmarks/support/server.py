@@ -17,7 +17,7 @@ import requests
 from backend.engine.device_memory import resident_bytes
 from demo.processes import Child, free_port
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """<View>
   <Image name="image" value="$image"/>
   <BrushLabels name="mask" toName="image"><Label value="Cat"/></BrushLabels>

@@ -18,7 +18,7 @@ from backend.tracking.runner import JobRunner
 from backend.tracking.spans import Span
 from backend.tracking.store import TrackStore
 from backend.tracking.work import Goal, Work
-from benchmarks.clips import MovingDiscs
+from benchmarks.support.clips import MovingDiscs
 from tests.backend.fakes import FakeFrameMasks, FakePredictor
 from tests.waiting import PATIENCE, until
 

@@ -1,6 +1,6 @@
 """The benchmark of clicks compares the same masks."""
 
-from benchmarks.click_latency import HEAD, measure, serve_photos
+from benchmarks.speed.click_latency import HEAD, measure, serve_photos
 
 
 def test_a_click_gives_the_usual_mask(tmp_path):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from benchmarks.demo_photos import Subject, grid, photo_row, subjects
+from benchmarks.quality.demo_photos import Subject, grid, photo_row, subjects
 
 
 def _disc() -> np.ndarray:

@@ -4,8 +4,8 @@ import sys
 
 import torch
 
-from benchmarks import torchvision_stand_in
-from benchmarks.embedding import HEAD, rows
+from benchmarks.speed.embedding import HEAD, rows
+from benchmarks.support import torchvision_stand_in
 
 SIZE = 64
 

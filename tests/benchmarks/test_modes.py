@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.modes import Clip, Mode, bounds, iou, middle, score, small_model, track
+from benchmarks.speed.modes import Clip, Mode, bounds, iou, middle, score, small_model, track
 from demo.clip import sample_clip
 
 

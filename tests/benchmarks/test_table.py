@@ -1,6 +1,6 @@
 """Tables of an earlier run are gone on with."""
 
-from benchmarks.table import earlier_rows, table
+from benchmarks.support.table import earlier_rows, table
 
 HEAD = ("variant", "s")
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.tracked_frame import HEAD, rows
+from benchmarks.speed.tracked_frame import HEAD, rows
 
 
 def test_both_track_the_same():

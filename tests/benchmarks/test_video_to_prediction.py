@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from benchmarks import around_the_model
-from benchmarks.moving_clip import MovingClip
-from benchmarks.video_to_prediction import HEAD, compare_masks, rows
+from benchmarks.speed import around_the_model
+from benchmarks.speed.video_to_prediction import HEAD, compare_masks, rows
+from benchmarks.support.moving_clip import MovingClip
 
 
 def test_the_service_stores_the_masks_of_the_network_alone(tmp_path):

@@ -16,14 +16,8 @@ from PIL import Image
 
 from backend.__main__ import main
 from backend.pixels.images import load_image
-from tests.media.servers import (
-    PERSONAL_ACCESS_TOKEN,
-    FakeLabelStudio,
-    RecordingServer,
-    Reply,
-    Seen,
-    recording_server,
-)
+from benchmarks.support.recording_server import RecordingServer, Reply, Seen, recording_server
+from tests.media.servers import PERSONAL_ACCESS_TOKEN, FakeLabelStudio
 
 SETTINGS = ("LABEL_STUDIO_", "SAM2_", "BASIC_AUTH_", "AUTH_TOKEN", "CACHE_", "STATE_", "MEDIA_")
 CONFIG = """<View><Image name="image" value="$image"/>

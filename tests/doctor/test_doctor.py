@@ -16,9 +16,10 @@ from backend.doctor.samples import address_kind
 from backend.doctor.server import server_findings
 from backend.labelstudio.client import LabelStudioClient
 from backend.setting_values import MIB
+from benchmarks.support.recording_server import Reply
 from sam2model.precision import native_dtypes, resolve_dtype
 from tests.doctor.conftest import CONFIG, SetUp, picture
-from tests.media.servers import LEGACY_TOKEN, PERSONAL_ACCESS_TOKEN, Reply, jwt
+from tests.media.servers import LEGACY_TOKEN, PERSONAL_ACCESS_TOKEN, jwt
 from tests.pixels.clips import steady, write_clip
 from tests.waiting import LONGER
 

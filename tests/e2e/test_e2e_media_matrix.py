@@ -26,26 +26,13 @@ from backend.media.partial import BLOCK_BYTES
 from backend.media.resolver import MediaResolver
 from backend.media.retries import Timeouts
 from backend.media.s3_clients import Bucket, S3Settings
+from benchmarks.support.recording_server import RecordingServer, Reply, recording_server
+from benchmarks.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server, s3_client
 from demo.api import LabelStudioApi
 from demo.label_studio import START_SECONDS, LabelStudio
 from tests.e2e.services import ACCOUNT, LABEL_STUDIO_VENV, any_free_port, empty_label_studio
-from tests.e2e.storages import (
-    ACCESS_KEY,
-    SECRET_KEY,
-    RecordingProxy,
-    S3Server,
-    recording_proxy,
-    s3_client,
-)
-from tests.media.servers import (
-    LEGACY_TOKEN,
-    PERSONAL_ACCESS_TOKEN,
-    FakeLabelStudio,
-    RecordingServer,
-    Reply,
-    proxied,
-    recording_server,
-)
+from tests.e2e.storages import RecordingProxy, recording_proxy
+from tests.media.servers import LEGACY_TOKEN, PERSONAL_ACCESS_TOKEN, FakeLabelStudio, proxied
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
 

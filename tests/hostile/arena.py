@@ -24,7 +24,8 @@ from backend.media.retries import Timeouts
 from backend.pixels import VideoError, VideoLimits
 from backend.pixels.sandbox.image_decoding import ImageDecoder
 from backend.pixels.sandbox.video_decoding import open_video
-from tests.media.servers import PERSONAL_ACCESS_TOKEN, FakeLabelStudio, RecordingServer, Reply
+from benchmarks.support.recording_server import RecordingServer, Reply
+from tests.media.servers import PERSONAL_ACCESS_TOKEN, FakeLabelStudio
 from tests.waiting import PATIENCE
 
 SECRET = "c0ffee5ec2e7" * 4

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from benchmarks.support.recording_server import Reply, Seen
 from tests.hostile.addresses import NOT_A_URL, NOT_HTTP, PRIVATE
 from tests.hostile.arena import SECRET, Arena
 from tests.hostile.corpus import Attack
-from tests.media.servers import Reply, Seen
 
 Target = str | Callable[[Arena], str]
 

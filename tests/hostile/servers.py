@@ -10,9 +10,9 @@ import time
 import zlib
 from collections.abc import Callable, Iterable
 
+from benchmarks.support.recording_server import Reply, Seen, file_reply
 from tests.hostile.arena import MAX_BYTES, SECRET, Arena, Conversation
 from tests.hostile.corpus import Attack
-from tests.media.servers import Reply, Seen, file_reply
 from tests.waiting import LONGER
 
 TOO_LARGE = "larger than the 8 MiB"

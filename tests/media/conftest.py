@@ -11,13 +11,9 @@ import pytest
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.resolver import MediaResolver
 from backend.media.retries import Timeouts
+from benchmarks.support.recording_server import RecordingServer, recording_server
 from tests.media.s3_server import s3_server
-from tests.media.servers import (
-    PERSONAL_ACCESS_TOKEN,
-    FakeLabelStudio,
-    RecordingServer,
-    recording_server,
-)
+from tests.media.servers import PERSONAL_ACCESS_TOKEN, FakeLabelStudio
 from tests.waiting import PATIENCE
 
 

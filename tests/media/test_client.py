@@ -11,14 +11,8 @@ import pytest
 
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.labelstudio.credentials import AccessToken, Credential, credential_kind
-from tests.media.servers import (
-    LEGACY_TOKEN,
-    PERSONAL_ACCESS_TOKEN,
-    FakeLabelStudio,
-    RecordingServer,
-    Reply,
-    jwt,
-)
+from benchmarks.support.recording_server import RecordingServer, Reply
+from tests.media.servers import LEGACY_TOKEN, PERSONAL_ACCESS_TOKEN, FakeLabelStudio, jwt
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,14 @@ import pytest
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.errors import MediaError
 from backend.media.resolver import MediaResolver
-from tests.media.servers import (
-    LEGACY_TOKEN,
-    PERSONAL_ACCESS_TOKEN,
-    FakeLabelStudio,
+from benchmarks.support.recording_server import (
     RecordingServer,
     Reply,
     Seen,
     file_reply,
-    proxied,
     recording_server,
 )
+from tests.media.servers import LEGACY_TOKEN, PERSONAL_ACCESS_TOKEN, FakeLabelStudio, proxied
 
 BODY = random.Random(6).randbytes(3 * 2**20)
 URI = "s3://media/a.mp4"

@@ -20,7 +20,7 @@ from backend.media.errors import MediaError, Reason
 from backend.media.http import unsigned_url
 from backend.media.resolver import MediaResolver
 from backend.media.retries import Timeouts
-from tests.media.servers import RecordingServer, Reply, Seen, file_reply
+from benchmarks.support.recording_server import RecordingServer, Reply, Seen, file_reply
 from tests.waiting import LONGER, PATIENCE
 
 BODY = bytes(range(256)) * 40

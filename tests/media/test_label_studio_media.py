@@ -15,16 +15,8 @@ from backend.media.errors import MediaError, Reason
 from backend.media.resolver import MediaResolver
 from backend.media.retries import Timeouts
 from backend.media.s3_clients import Bucket, S3Settings
-from tests.media.servers import (
-    LEGACY_TOKEN,
-    PERSONAL_ACCESS_TOKEN,
-    FakeLabelStudio,
-    RecordingServer,
-    Reply,
-    Seen,
-    file_reply,
-    proxied,
-)
+from benchmarks.support.recording_server import RecordingServer, Reply, Seen, file_reply
+from tests.media.servers import LEGACY_TOKEN, PERSONAL_ACCESS_TOKEN, FakeLabelStudio, proxied
 from tests.waiting import PATIENCE
 
 BODY = bytes(range(256)) * 40

@@ -14,14 +14,8 @@ from backend.labelstudio.client import LabelStudioClient
 from backend.media.errors import MediaError, Reason
 from backend.media.resolver import MediaResolver
 from backend.media.s3_clients import Bucket, S3Settings
-from tests.media.servers import (
-    PERSONAL_ACCESS_TOKEN,
-    FakeLabelStudio,
-    RecordingServer,
-    Reply,
-    Seen,
-    file_reply,
-)
+from benchmarks.support.recording_server import RecordingServer, Reply, Seen, file_reply
+from tests.media.servers import PERSONAL_ACCESS_TOKEN, FakeLabelStudio
 
 BODY = bytes(range(256)) * 40
 AWKWARD_KEYS = [

@@ -25,7 +25,8 @@ from backend.media.retries import Timeouts
 from backend.media.s3_clients import Bucket, S3Clients, S3Settings, read_buckets
 from backend.settings import Settings, SettingsError
 from backend.wsgi import ca_bundle, s3_settings
-from tests.media.servers import FakeLabelStudio, RecordingServer, Reply, Seen, file_reply
+from benchmarks.support.recording_server import RecordingServer, Reply, Seen, file_reply
+from tests.media.servers import FakeLabelStudio
 
 pytestmark = pytest.mark.usefixtures("credentials")
 

@@ -13,7 +13,7 @@ from backend.media.addresses import AddressPolicy, is_public
 from backend.media.errors import MediaError, Reason, shown
 from backend.media.guarded_session import guarded_session
 from backend.media.resolver import MediaResolver
-from tests.media.servers import RecordingServer, Reply
+from benchmarks.support.recording_server import RecordingServer, Reply
 from tests.waiting import PATIENCE
 
 PRIVATE = [

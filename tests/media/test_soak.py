@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backend.media.resolver import MediaResolver
-from benchmarks.media_soak import soak, take_sample
-from tests.media.servers import RecordingServer, Reply, Seen, file_reply
+from benchmarks.support.cache_soak import soak, take_sample
+from benchmarks.support.recording_server import RecordingServer, Reply, Seen, file_reply
 
 CACHE_BYTES = 3_000_000
 PICTURE, VIDEO = 30_000, 5_000_000

@@ -24,14 +24,8 @@ from backend.media.resolver import MediaResolver, MediaStream
 from backend.media.retries import Timeouts
 from backend.media.stream import THREADS
 from backend.pixels.sandbox.video_decoding import open_video
-from tests.media.servers import (
-    FakeLabelStudio,
-    RecordingServer,
-    Reply,
-    Seen,
-    file_reply,
-    proxied,
-)
+from benchmarks.support.recording_server import RecordingServer, Reply, Seen, file_reply
+from tests.media.servers import FakeLabelStudio, proxied
 from tests.pixels.clips import steady, write_clip
 from tests.waiting import LONGER, PATIENCE, until
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.server import Server
+from benchmarks.support.server import Server
 from tests.backend.conftest import bench, make_bench
 from tests.waiting import PATIENCE
 

@@ -19,8 +19,8 @@ from backend.engine.scheduler import Priority
 from backend.job_state import JobState
 from backend.labelstudio.client import LabelStudioError
 from backend.tracking.store import StoreError, TrackStore
-from benchmarks.server import body, disc, said
-from benchmarks.server import click as disc_click
+from benchmarks.support.server import body, disc, said
+from benchmarks.support.server import click as disc_click
 from tests.backend.conftest import click
 from tests.backend.fakes import FakeVideoTracker
 from tests.backend.test_sequences import PAGES, Editor

@@ -1,4 +1,4 @@
-"""Bodies that nobody should send: never an answer of 5xx. ``benchmarks/fuzz.py`` sends 10,000."""
+"""Bodies that nobody should send: never a 5xx. ``benchmarks/load/fuzz.py`` sends 10,000."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from benchmarks.fuzz_bodies import ROUTES, Mutator, arbitrary, like_requests, recorded
+from benchmarks.support.fuzz_bodies import ROUTES, Mutator, arbitrary, like_requests, recorded
 from tests.backend.conftest import CONFIG
 from tests.waiting import PATIENCE
 

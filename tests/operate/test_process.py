@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from benchmarks.server import ROOT, SEQUENCE, body, click, disc, said, typed
+from benchmarks.support.server import ROOT, SEQUENCE, body, click, disc, said, typed
 from tests.waiting import LONGER, PATIENCE, until
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
-from benchmarks.clips import MovingDiscs
+from benchmarks.support.clips import MovingDiscs
 from sam2model import ImagePredictor, VideoTracker, build_model
 from sam2model.compiled import CompiledEncoderError, compile_image_encoder
 from sam2model.sam2 import SAM2

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.clips import MovingDiscs
+from benchmarks.support.clips import MovingDiscs
 from sam2model import VideoTracker, build_model, transfer, video_tracker
 from sam2model.sam2 import SAM2
 from sam2model.transfer import CudaTransfer, Download, Transfer

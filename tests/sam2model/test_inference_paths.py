@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.reference import draw_weights, relative_error
+from benchmarks.support.reference import draw_weights, relative_error
 from sam2model.dot_product import dot_product_attention
 from sam2model.matrix_product import linear, pack
 from sam2model.sam2 import SAM2, ObjectPointer, SpatialMemory

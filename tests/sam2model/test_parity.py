@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import torchvision_stand_in
-from benchmarks.parity import (
+from benchmarks.support import torchvision_stand_in
+from benchmarks.support.parity import (
     BOUND,
     POINTER_SCALE,
     VARIANT_NAMES,
@@ -15,7 +15,7 @@ from benchmarks.parity import (
     measure_full_size,
     measure_parts,
 )
-from benchmarks.reference import Pair, draw_weights, make_pair, relative_error
+from benchmarks.support.reference import Pair, draw_weights, make_pair, relative_error
 from sam2model import ImagePredictor, build_model
 from sam2model.sam2 import SAM2, ObjectPointer, SpatialMemory
 from sam2model.variants import VARIANTS

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import torchvision_stand_in
+from benchmarks.support import torchvision_stand_in
 from sam2model import postprocessing
 from sam2model.postprocessing import resize_masks
 from sam2model.preprocessing import preprocess

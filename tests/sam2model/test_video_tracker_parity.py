@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.clips import MovingDiscs
-from benchmarks.official_tracker import OfficialTracker, make_tracking_pair
+from benchmarks.support.clips import MovingDiscs
+from benchmarks.support.official_tracker import OfficialTracker, make_tracking_pair
 from sam2model.video_tracker import VideoTracker
 
 pytestmark = pytest.mark.parity

@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.clips import MovingDiscs
+from benchmarks.support.clips import MovingDiscs
 from sam2model import FrameMasks, ImagePredictor, VideoTracker, build_model
 from sam2model.dot_product import dot_product_attention
 from sam2model.sam2 import SAM2

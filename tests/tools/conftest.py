@@ -13,8 +13,8 @@ import pytest
 
 from backend.__main__ import main
 from backend.engine.local import LocalEngine, ModelChoice
+from benchmarks.support.recording_server import RecordingServer, Reply, Seen, recording_server
 from tests.backend.fakes import FakePredictor, FakeVideoTracker, Gate
-from tests.media.servers import RecordingServer, Reply, Seen, recording_server
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.load``: many requests at once, to a real service with the demo weights.
+"""``python -m benchmarks.load.concurrent``: many requests at once, to a real service.
 
 1. ``masks``: 16 threads, each clicking on the same 100 pictures in an order of its own; every mask
    must equal the one that a service gives that is asked one click after another.
@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import requests
 
-from benchmarks.server import CONFIG, HEIGHT, WIDTH, Server, body, click, disc_place, typed
-from benchmarks.table import table
+from benchmarks.support.server import CONFIG, HEIGHT, WIDTH, Server, body, click, disc_place, typed
+from benchmarks.support.table import table
 
 FLAT = 0.05  # growth of the memory over a run, as a share of it
 
