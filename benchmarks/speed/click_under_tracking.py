@@ -269,7 +269,7 @@ def _report(rows: list[str], clicks: int) -> str:
         f"{platform.machine()}, torch {torch.__version__}, float32, CPU, load averages "
         f"{' '.join(f'{load:.1f}' for load in os.getloadavg())} at the end (2 is this program "
         "alone). Printed by `python -m benchmarks.speed.click_under_tracking`, whose head says "
-        "what is measured. IoU is the smallest agreement of the mask with the one of the idle service. "
+        "what is measured. IoU is the smallest agreement with the mask of the idle service. "
         "The last columns are frames tracked per second, while somebody clicks every half second "
         "and before.",
         "",
