@@ -1,1 +1,1 @@
-"""Training of SAM 2 on composed images and clips: data, losses, the loop and its evaluation."""
+"""Training of SAM 2: the losses, prompts and unrolled network that both trainings share."""

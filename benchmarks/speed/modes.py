@@ -4,7 +4,7 @@
     python -m benchmarks.speed.modes --part large [--out docs/measurements/modes.md]
     python -m benchmarks.speed.modes --part dtypes [--out docs/measurements/modes.md]
 
-The part "small" tracks the demo's sample clip and held-out composed clips (``training.clips``, 32
+The part "small" tracks the demo's sample clip and held-out composed clips (``training.demo_weights.clips``, 32
 frames) with the demo weights, from the true box on the first frame. J is the mean IoU with the
 truth of all later frames, 1 where object and answer are both absent; "least" is the clip that lost
 most against the first row. Its stills are held-out composites: IoU after the true box, and after a
@@ -43,10 +43,10 @@ from demo.clip import sample_clip
 from sam2model import ImagePredictor, VideoTracker, build_model
 from sam2model.sam2 import NUM_MASK_MEMORIES, SAM2
 from sam2model.variants import VARIANTS
-from training.clips import compose_clip
-from training.composites import compose
-from training.library import DEFAULT_DIRECTORY, Library
-from training.sprites import PLAIN
+from training.demo_weights.clips import compose_clip
+from training.demo_weights.composites import compose
+from training.demo_weights.library import DEFAULT_DIRECTORY, Library
+from training.demo_weights.sprites import PLAIN
 
 T = TypeVar("T")
 Masks = NDArray[np.bool_]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sam2model.variants import TrunkConfig, Variant
-from training.library import MANIFEST, PIXELS, Library
+from training.demo_weights.library import MANIFEST, PIXELS, Library
 
 
 def _disc(side: int, colour: tuple[int, int, int]) -> np.ndarray:
@@ -45,7 +45,7 @@ def _write_library(directory: Path) -> None:
 
 @pytest.fixture(scope="session")
 def library_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory as ``training.fetch_data`` leaves it, with a dozen drawn pictures."""
+    """A directory as ``demo_weights.fetch_data`` leaves it, with a dozen drawn pictures."""
     directory = tmp_path_factory.mktemp("training-data")
     _write_library(directory)
     return directory

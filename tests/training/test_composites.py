@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from training.clips import compose_clip
-from training.composites import Canvas, compose
-from training.library import Library
-from training.sprites import PLAIN, Sprite
+from training.demo_weights.clips import compose_clip
+from training.demo_weights.composites import Canvas, compose
+from training.demo_weights.library import Library
+from training.demo_weights.sprites import PLAIN, Sprite
 
 
 def _square(side: int, colour: int) -> Sprite:

@@ -25,12 +25,12 @@ from sam2model.sam2 import SAM2
 from sam2model.variants import get_variant
 from tests.training import finetune_project as project
 from training.__main__ import main
+from training.demo_weights.initialisation import initialise
 from training.finetuning import dataset as datasets
 from training.finetuning import tuner as tuner_module
 from training.finetuning.parts import What, trained_names
 from training.finetuning.scores import Scores, compare, evaluate
 from training.finetuning.tuner import Plan, Tuner
-from training.initialisation import initialise
 
 ROOT = Path(__file__).parents[2]
 

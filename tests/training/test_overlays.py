@@ -4,7 +4,7 @@ import numpy as np
 
 from sam2model.build import build_model
 from sam2model.image_predictor import ImagePredictor
-from training.overlays import Subject, sheet
+from training.demo_weights.overlays import Subject, sheet
 
 
 def test_sheet_shows_the_mask_for_a_click_and_for_a_box() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from training import presence
-from training.presence import BIAS, balanced_accuracy, best_zero
+from training.demo_weights import presence
+from training.demo_weights.presence import BIAS, balanced_accuracy, best_zero
 
 
 def test_zero_between_what_can_be_told_apart():

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.debian_copyright import is_shippable, licence_of, parse
-from training.extraction import Piece, cutout_from
-from training.qt_resources import read_resources
+from training.demo_weights.debian_copyright import is_shippable, licence_of, parse
+from training.demo_weights.extraction import Piece, cutout_from
+from training.demo_weights.qt_resources import read_resources
 
 _COPYRIGHT = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 

@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 
 from sam2model.sam2 import SAM2
 from sam2model.variants import Variant
-from training.evaluate import evaluate, score, speckle, summary
-from training.initialisation import fit_memory_norm, initialise
-from training.library import Library
-from training.schedule import Schedule, Stage
-from training.state import checkpoints, load_latest, save_state, save_weights
-from training.trainer import Trainer
+from training.demo_weights.evaluate import evaluate, score, speckle, summary
+from training.demo_weights.initialisation import fit_memory_norm, initialise
+from training.demo_weights.library import Library
+from training.demo_weights.schedule import Schedule, Stage
+from training.demo_weights.state import checkpoints, load_latest, save_state, save_weights
+from training.demo_weights.trainer import Trainer
 
 _SCHEDULE = Schedule(
     stages=(

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from sam2model.preprocessing import preprocess
-from training.clips import compose_clip
-from training.composites import compose
-from training.library import Library
-from training.sprites import HARD, PLAIN, PORTRAIT, Recipe
+from training.demo_weights.clips import compose_clip
+from training.demo_weights.composites import compose
+from training.demo_weights.library import Library
+from training.demo_weights.sprites import HARD, PLAIN, PORTRAIT, Recipe
 
 _CPU = torch.device("cpu")
 

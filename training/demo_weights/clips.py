@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from training.composites import (
+from training.demo_weights.composites import (
     Canvas,
     is_target,
     photographed,
@@ -18,8 +18,8 @@ from training.composites import (
     random_side,
     softened,
 )
-from training.library import Library
-from training.sprites import HARD, Recipe, Sprite, random_sprite
+from training.demo_weights.library import Library
+from training.demo_weights.sprites import HARD, Recipe, Sprite, random_sprite
 
 _ABSENCE = 0.6  # share of objects that are made to leave
 

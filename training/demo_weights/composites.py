@@ -8,9 +8,17 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from training.library import Library
-from training.sprites import HARD, Recipe, Sprite, colour_jitter, fill, photo_crop, random_sprite
-from training.textures import noise_field, plain_or_gradient, procedural_texture
+from training.demo_weights.library import Library
+from training.demo_weights.sprites import (
+    HARD,
+    Recipe,
+    Sprite,
+    colour_jitter,
+    fill,
+    photo_crop,
+    random_sprite,
+)
+from training.demo_weights.textures import noise_field, plain_or_gradient, procedural_texture
 
 _MIN_AREA = 0.001  # of the image, for a mask to be a target
 _MIN_VISIBLE = 0.2  # of the object's own area

@@ -1,6 +1,6 @@
 """Score weights on held-out composites and clips.
 
-    python -m training.evaluate --weights FILE [--set plain] [--json OUT]
+    python -m training.demo_weights.evaluate --weights FILE [--set plain] [--json OUT]
 
 The pictures are composed from families that training never sees, always the same ones.
 Images: IoU after one click in the object's middle, for its box, and after one and three
@@ -27,12 +27,12 @@ from torch import Tensor
 from sam2model.build import build_model
 from sam2model.sam2 import SAM2
 from training import prompts
-from training.batches import to_tensor
-from training.clips import compose_clip
-from training.composites import compose
-from training.library import DEFAULT_DIRECTORY, Library
+from training.demo_weights.batches import to_tensor
+from training.demo_weights.clips import compose_clip
+from training.demo_weights.composites import compose
+from training.demo_weights.library import DEFAULT_DIRECTORY, Library
+from training.demo_weights.sprites import HARD, PLAIN, Recipe
 from training.losses import mask_iou
-from training.sprites import HARD, PLAIN, Recipe
 from training.unroll import Answer, MemoryBank, decode
 
 _log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from training import debian_copyright
-from training.qt_resources import read_resources
+from training.demo_weights import debian_copyright
+from training.demo_weights.qt_resources import read_resources
 
 CUTOUT_SIDE = 256
 PHOTO_SIDE = 640

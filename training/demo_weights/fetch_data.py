@@ -1,6 +1,6 @@
 """Fetch the training pictures and pack them into one file with a manifest.
 
-    python -m training.fetch_data [--data DIRECTORY]
+    python -m training.demo_weights.fetch_data [--data DIRECTORY]
 
 Needs ``apt-get`` and ``dpkg-deb`` (a Debian system) and ``npm``. Writes ``pieces.bin``
 (raw pixels one after the other) and ``manifest.csv`` (one row per picture: kind, family,
@@ -19,8 +19,8 @@ from pathlib import Path
 # Read by OpenCV when it is first imported; the panoramas are OpenEXR files.
 os.environ["OPENCV_IO_ENABLE_OPENEXR"] = "1"
 
-from training.library import DEFAULT_DIRECTORY, MANIFEST, PIXELS
-from training.sources import SOURCES, Source
+from training.demo_weights.library import DEFAULT_DIRECTORY, MANIFEST, PIXELS
+from training.demo_weights.sources import SOURCES, Source
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from sam2model.mask_decoder import MaskDecoder
 from sam2model.sam2 import SAM2
 from training import prompts
-from training.arithmetic import training_arithmetic
+from training.demo_weights.arithmetic import training_arithmetic
 from training.losses import balanced_cross_entropy, dice_loss, mask_iou
 from training.unroll import Answer, decode
 

@@ -23,7 +23,7 @@ class Library:
     """Pictures of one split by kind, memory-mapped: processes share the page cache.
 
     Args:
-        directory: what :mod:`training.fetch_data` wrote.
+        directory: what :mod:`training.demo_weights.fetch_data` wrote.
         split: "train" or "held-out".
 
     Raises:
@@ -34,7 +34,8 @@ class Library:
         manifest = directory / MANIFEST
         if not manifest.is_file():
             raise FileNotFoundError(
-                f"{manifest} is missing; run: python -m training.fetch_data --data {directory}"
+                f"{manifest} is missing; run: "
+                f"python -m training.demo_weights.fetch_data --data {directory}"
             )
         self._pixels = np.memmap(directory / PIXELS, dtype=np.uint8, mode="r")
         families: dict[str, dict[str, list[_Entry]]] = defaultdict(lambda: defaultdict(list))

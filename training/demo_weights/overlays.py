@@ -1,6 +1,6 @@
 """A sheet of real photos with the masks that weights give for a click and for a box.
 
-    python -m training.overlays [--weights FILE] --out sheet.png
+    python -m training.demo_weights.overlays [--weights FILE] --out sheet.png
 
 The photos come with scikit-image and scikit-learn; none is in the training data. The prompts
 were written down before any mask was seen, and every photo is shown, whatever comes out.
@@ -124,7 +124,9 @@ def _tile(picture: NDArray[np.uint8], caption: str) -> NDArray[np.uint8]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, prog="python -m training.overlays")
+    parser = argparse.ArgumentParser(
+        description=__doc__, prog="python -m training.demo_weights.overlays"
+    )
     parser.add_argument("--weights", type=Path, help="weights file; without it: those shipped")
     parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
     options = parser.parse_args()

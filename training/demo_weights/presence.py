@@ -1,6 +1,6 @@
 """Set the zero of the presence score where visible and absent objects are told apart best.
 
-    python -m training.presence --weights FILE --out FILE
+    python -m training.demo_weights.presence --weights FILE --out FILE
 
 Most objects of most frames are visible, so cross-entropy leaves the score too willing to say so.
 The weights' last bias is moved to where the balanced accuracy is highest, on clips composed from
@@ -22,14 +22,14 @@ from torch import Tensor
 
 from sam2model.build import build_model
 from sam2model.sam2 import SAM2
-from training.batches import to_tensor
-from training.clips import compose_clip
-from training.composites import compose
-from training.evaluate import CLIP_LENGTH, track
-from training.library import DEFAULT_DIRECTORY, Library
+from training.demo_weights.batches import to_tensor
+from training.demo_weights.clips import compose_clip
+from training.demo_weights.composites import compose
+from training.demo_weights.evaluate import CLIP_LENGTH, track
+from training.demo_weights.library import DEFAULT_DIRECTORY, Library
+from training.demo_weights.sprites import PLAIN
+from training.demo_weights.state import save_weights
 from training.prompts import clicks
-from training.sprites import PLAIN
-from training.state import save_weights
 from training.unroll import decode
 
 BIAS = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"

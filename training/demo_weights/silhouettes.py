@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from training.library import Library
+from training.demo_weights.library import Library
 
 _SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
 _ONE = 1 << _SHIFT

@@ -2,7 +2,7 @@
 
 Only public domain, CC0, CC-BY, Apache-2.0, OFL and MIT material is listed. Where a package
 mixes licences, its machine-readable copyright file decides per file
-(:mod:`training.debian_copyright`).
+(:mod:`training.demo_weights.debian_copyright`).
 """
 
 from collections.abc import Callable, Iterator
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training import extraction
-from training.extraction import Piece
+from training.demo_weights import extraction
+from training.demo_weights.extraction import Piece
 
 
 @dataclass(frozen=True, kw_only=True)

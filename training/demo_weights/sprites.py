@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
-from training.library import Library
-from training.silhouettes import random_silhouette
-from training.textures import noise_field, plain_or_gradient, procedural_texture
+from training.demo_weights.library import Library
+from training.demo_weights.silhouettes import random_silhouette
+from training.demo_weights.textures import noise_field, plain_or_gradient, procedural_texture
 
 _MIN_SIDE = 16
 

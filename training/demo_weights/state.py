@@ -22,7 +22,7 @@ class RunState:
         step: the next step to do.
         model: weights being trained.
         ema: their moving average.
-        optimizer: state of :class:`training.optimizer.Optimizer`.
+        optimizer: state of :class:`training.demo_weights.optimizer.Optimizer`.
         best: best held-out score so far.
         decay: (first step, steps) of the final decay, once it has been asked for.
     """

@@ -1,6 +1,6 @@
 """Train the demo weights; kill it at any moment, start it again and it goes on.
 
-    python -m training.train [--run DIRECTORY] [--data DIRECTORY] [--decay-over STEPS]
+    python -m training.demo_weights.train [--run DIRECTORY] [--data DIRECTORY] [--decay-over STEPS]
 
 Several processes of one thread each average their gradients. The learning rate stays
 constant until ``--decay-over`` is given once: from then on it decays over that many steps,
@@ -21,12 +21,12 @@ import torch
 from torch import distributed, multiprocessing
 
 from sam2model.variants import get_variant
-from training.evaluate import evaluate, score, summary
-from training.library import DEFAULT_DIRECTORY, Library
-from training.plots import plot_run
-from training.schedule import DEMO
-from training.state import load_latest, save_state, save_weights
-from training.trainer import StepReport, Trainer, default_run_directory
+from training.demo_weights.evaluate import evaluate, score, summary
+from training.demo_weights.library import DEFAULT_DIRECTORY, Library
+from training.demo_weights.plots import plot_run
+from training.demo_weights.schedule import DEMO
+from training.demo_weights.state import load_latest, save_state, save_weights
+from training.demo_weights.trainer import StepReport, Trainer, default_run_directory
 
 _log = logging.getLogger(__name__)
 

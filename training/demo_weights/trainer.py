@@ -10,19 +10,19 @@ from torch import Tensor
 
 from sam2model.sam2 import SAM2
 from sam2model.variants import Variant
-from training.arithmetic import training_arithmetic
-from training.batches import clip_batch, image_batch
-from training.initialisation import (
+from training.demo_weights.arithmetic import training_arithmetic
+from training.demo_weights.batches import clip_batch, image_batch
+from training.demo_weights.initialisation import (
     calibrate_scales,
     fit_memory_norm,
     initialise,
     warm_up_decoder,
 )
-from training.library import Library
+from training.demo_weights.library import Library
+from training.demo_weights.optimizer import Optimizer
+from training.demo_weights.schedule import Schedule, Stage
+from training.demo_weights.state import RunState, update_ema
 from training.losses import Losses, mean_losses
-from training.optimizer import Optimizer
-from training.schedule import Schedule, Stage
-from training.state import RunState, update_ema
 from training.unroll import clip_losses, image_losses
 
 _SHORTEST_CLIP = 4

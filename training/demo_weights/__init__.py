@@ -1,0 +1,1 @@
+"""Training of the demo weights: pictures, composed images and clips, the loop, evaluation."""
