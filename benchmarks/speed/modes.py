@@ -4,7 +4,7 @@
     python -m benchmarks.speed.modes --part large [--out docs/measurements/modes.md]
     python -m benchmarks.speed.modes --part dtypes [--out docs/measurements/modes.md]
 
-The part "small" tracks the demo's sample clip and held-out composed clips (``training.demo_weights.clips``, 32
+The part "small" tracks the demo's sample clip and held-out composed clips (of demo_weights, 32
 frames) with the demo weights, from the true box on the first frame. J is the mean IoU with the
 truth of all later frames, 1 where object and answer are both absent; "least" is the clip that lost
 most against the first row. Its stills are held-out composites: IoU after the true box, and after a

@@ -92,5 +92,5 @@ def test_clip_objects_begin_visible_and_some_leave(library: Library):
 
 
 def test_missing_data_says_how_to_fetch_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"training\.fetch_data"):
+    with pytest.raises(FileNotFoundError, match=r"training\.demo_weights\.fetch_data"):
         Library(tmp_path, "train")
