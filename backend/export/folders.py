@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import botocore.exceptions
 
+from backend.files import replacing
 from backend.media.retries import Timeouts
 from backend.media.s3_clients import S3Clients
 from backend.runs.common import ToolError
@@ -88,10 +89,9 @@ class LocalFolder:
         return path.read_bytes() if path.is_file() else None
 
     def write(self, name: str, content: bytes) -> None:
-        part = self._path / f".{name}.part"
         try:
-            part.write_bytes(content)
-            part.replace(self._path / name)
+            with replacing(self._path / name) as partial:
+                partial.write_bytes(content)
         except OSError as error:
             raise ToolError(f"{self._path / name} cannot be written: {error.strerror}.") from error
 

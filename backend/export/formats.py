@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from backend.export.masks import Kind, MaskPage, Media, ObjectMask, safe_name
+from backend.files import replacing
 from backend.labelstudio.brush_rle import encode_brush
 from backend.labelstudio.geometry import Mask, resize_mask
 from backend.runs.common import ToolError
@@ -89,10 +90,11 @@ class _JsonFile:
     """``{"annotations": [...], ...}`` of any length: the annotations go to disk one by one."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._part = path, path.with_suffix(".part")
+        self._path, self._stack = path, ExitStack()
         with _as_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[str] = self._part.open("w")
+            partial = self._stack.enter_context(replacing(path))
+            self._file: IO[str] = self._stack.enter_context(partial.open("w"))
             self._file.write('{"annotations": [')
         self.count = 0
 
@@ -108,8 +110,7 @@ class _JsonFile:
             for name, value in others.items():
                 self._file.write(f",\n{json.dumps(name)}: {json.dumps(value)}")
             self._file.write("}\n")
-            self._file.close()
-            self._part.replace(self._path)
+            self._stack.close()
 
 
 class CocoWriter:

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from backend.finetune.registry import replace_file
+from backend.files import replace_text
 from backend.job_state import JobState
 
 logger = logging.getLogger(__name__)
@@ -216,7 +216,7 @@ class FinetuneJobs:
             self._write(replace(job, state=state, message=message, updated=time.time()))
 
     def _write(self, job: FinetuneJob) -> None:
-        replace_file(self._at(job.project) / "job.json", json.dumps(asdict(job)) + "\n")
+        replace_text(self._at(job.project) / "job.json", json.dumps(asdict(job)) + "\n")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

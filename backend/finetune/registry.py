@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.engine.local import ModelChoice
+from backend.files import replace_text, sync
 
 BASE = "base"
 """The setting's value for the weights that everything began with."""
@@ -92,13 +93,13 @@ class ModelRegistry:
             partial.unlink(missing_ok=True)
         choice = self._choice(stem)
         text = json.dumps({"version": choice.version, **notes}, indent=1) + "\n"
-        replace_file(self._folder / f"{stem}.json", text)
-        replace_file(self._folder / _CURRENT, stem + "\n")
+        replace_text(self._folder / f"{stem}.json", text)
+        replace_text(self._folder / _CURRENT, stem + "\n")
         return choice
 
     def _take_name(self, partial: Path, project: int) -> str:
         """Give written weights the next free name; two writers never get the same."""
-        _sync(partial)
+        sync(partial)
         number = max((_number(path.stem) for path in self._folder.glob("*.safetensors")), default=0)
         prefix = f"{self.base.checkpoint.stem}-" if self.base.checkpoint else ""
         while True:
@@ -126,19 +127,6 @@ class ModelRegistry:
     def _choice(self, stem: str) -> ModelChoice:
         path = self._folder / f"{stem}.safetensors"
         return replace(self.base, checkpoint=path, family=self.base.version)
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a kill, finds the old or the new one."""
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    _sync(partial)
-    partial.replace(path)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _number(stem: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from backend.files import replacing
 from backend.runs.common import ToolError
 
 COLUMNS = ["task", "object", "label", "frame", "reason"]
@@ -62,10 +63,8 @@ class ReviewFile:
                 self._save()
 
     def _save(self) -> None:
-        part = self._path.with_name(self._path.name + ".part")
-        with part.open("w", newline="") as file:
+        with replacing(self._path) as partial, partial.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *self._rows])
-        part.replace(self._path)
 
 
 def _number(frame: int | None) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 # Read by OpenCV when it is first imported; the panoramas are OpenEXR files.
 os.environ["OPENCV_IO_ENABLE_OPENEXR"] = "1"
 
+from backend.files import replacing
 from training.demo_weights.library import DEFAULT_DIRECTORY, MANIFEST, PIXELS
 from training.demo_weights.sources import SOURCES, Source
 
@@ -69,8 +70,11 @@ def pack(directory: Path) -> Counter[str]:
     """Extract all sources into ``pieces.bin`` and ``manifest.csv``; returns counts by kind."""
     counts: Counter[str] = Counter()
     pixels, manifest = directory / PIXELS, directory / MANIFEST
-    partial = pixels.with_suffix(".partial")
-    with partial.open("wb") as blob, manifest.open("w", newline="", encoding="utf-8") as table:
+    with (
+        replacing(pixels) as partial,
+        partial.open("wb") as blob,
+        manifest.open("w", newline="", encoding="utf-8") as table,
+    ):
         writer = csv.writer(table)
         writer.writerow(_COLUMNS)
         for source in SOURCES:
@@ -92,7 +96,6 @@ def pack(directory: Path) -> Counter[str]:
                 blob.write(image.tobytes())
                 counts[f"{piece.kind} {split}"] += 1
             _log.info("%s done: %s", source.package, dict(counts))
-    partial.rename(pixels)
     return counts
 
 

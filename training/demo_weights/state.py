@@ -1,7 +1,6 @@
 """Checkpoints of a run: written atomically, the last two and the best kept."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from backend.files import replacing
 
 _KEPT = 2
 
@@ -38,11 +39,8 @@ class RunState:
 def save_state(directory: Path, state: RunState) -> Path:
     """Write a checkpoint and delete those before the last two."""
     path = directory / f"step-{state.step:08d}.pt"
-    partial = path.with_suffix(".partial")
-    torch.save(vars(state), partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.rename(path)
+    with replacing(path) as partial:
+        torch.save(vars(state), partial)
     for old in checkpoints(directory)[:-_KEPT]:
         old.unlink()
     return path
@@ -68,9 +66,8 @@ def save_weights(path: Path, weights: dict[str, Tensor], notes: Mapping[str, obj
         name: (w.bfloat16() if w.is_floating_point() else w).contiguous()
         for name, w in weights.items()
     }
-    partial = path.with_suffix(".partial")
-    save_file(shipped, partial)
-    partial.rename(path)
+    with replacing(path) as partial:
+        save_file(shipped, partial)
     path.with_suffix(".json").write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
 
 

@@ -26,7 +26,8 @@ import torch
 
 from backend.engine.local import ModelChoice
 from backend.expected import ExpectedError
-from backend.finetune.registry import ModelRegistry, replace_file
+from backend.files import replace_text, replacing
+from backend.finetune.registry import ModelRegistry
 from backend.labelstudio.label_config import parse_label_config
 from backend.metrics import Metrics
 from backend.pixels.sandbox.image_decoding import ImageDecoder
@@ -140,10 +141,9 @@ def _hand_over(
     if out is None:
         return registry.publish(source.number, outcome.weights, notes).version
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_suffix(".partial")
-    outcome.weights(partial)
-    partial.replace(out)
-    replace_file(out.with_suffix(".json"), json.dumps(notes, indent=1) + "\n")
+    with replacing(out) as partial:
+        outcome.weights(partial)
+    replace_text(out.with_suffix(".json"), json.dumps(notes, indent=1) + "\n")
     return str(out)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from backend.expected import ExpectedError
+from backend.files import replace_text, replacing
 from sam2model.preprocessing import preprocess
 from sam2model.sam2 import SAM2, ImageFeatures
 
@@ -328,11 +328,9 @@ def _keep_features(folder: Path, page: AnnotatedPage, model: SAM2, views: int) -
             "stride_8": features.high_res[1],
         }
         path = folder / f"{page.content}-{view}.safetensors"
-        partial = path.with_suffix(".partial")
-        save_file(
-            {name: tensor.bfloat16().contiguous() for name, tensor in tensors.items()}, partial
-        )
-        partial.rename(path)
+        shrunk = {name: tensor.bfloat16().contiguous() for name, tensor in tensors.items()}
+        with replacing(path) as partial:
+            save_file(shrunk, partial)
 
 
 def _keep_pixels(folder: Path, page: AnnotatedPage, size: int) -> None:
@@ -340,16 +338,14 @@ def _keep_pixels(folder: Path, page: AnnotatedPage, size: int) -> None:
     if path.exists():
         return
     small = cv2.resize(page.pixels, (size, size), interpolation=cv2.INTER_AREA)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.save(file, small)
-    partial.rename(path)
 
 
 def _forget_others(folder: Path, contents: set[str]) -> None:
-    """Delete the files of pictures that are no longer annotated."""
+    """Delete the files of pictures that are no longer annotated, and what a kill cut short."""
     for path in folder.iterdir():
-        if path.stem.split("-")[0] not in contents:
+        if path.stem.split("-")[0] not in contents or path.suffix.startswith(".partial"):
             path.unlink()
 
 
@@ -385,12 +381,10 @@ def _write(folder: Path, examples: Sequence[Example], held_out: set[int], views:
         entry = {name: getattr(each, name) for name in ("task", "page", "is_sequence", "content")}
         entry |= {"names": each.names, "shape": each.masks.shape, "masks": digest}
         entries.append(entry)
-    partial = folder / "masks.partial"
-    with partial.open("wb") as file:
+    with replacing(folder / _MASKS) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    partial.rename(folder / _MASKS)
     manifest = {"views": views, "held_out": sorted(held_out), "examples": entries}
-    write_atomically(folder / _MANIFEST, json.dumps(manifest))
+    replace_text(folder / _MANIFEST, json.dumps(manifest))
 
 
 def _read_example(
@@ -407,13 +401,3 @@ def _read_example(
         bits.astype(bool).reshape(shape),
         arrays[f"boxes-{index}"],
     )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a kill, finds the old or the new one."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from training.finetuning.dataset import write_atomically
+from backend.files import replace_text
 
 
 class Stage(StrEnum):
@@ -47,7 +47,7 @@ class Progress:
 
     def write(self, path: Path) -> None:
         """Replace the file."""
-        write_atomically(path, json.dumps(asdict(self)) + "\n")
+        replace_text(path, json.dumps(asdict(self)) + "\n")
 
 
 def unfinished(path: Path) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backend.files import replacing
 from sam2model.sam2 import SAM2
 from training.finetuning.dataset import Dataset, Example, TooFewAnnotations, clips_of
 from training.finetuning.parts import What, trained_names
@@ -180,7 +180,7 @@ class Tuner:
             self._trained[name].copy_(value)
 
     def _save(self) -> None:
-        """The checkpoint: written beside and renamed, so that a kill leaves the old or the new."""
+        """Write the checkpoint."""
         state = {
             "key": self._key,
             "step": self.step,
@@ -190,11 +190,8 @@ class Tuner:
             "best": self._best,
             "optimizer": self._optimizer.state_dict(),
         }
-        partial = self._path.with_suffix(".partial")
-        torch.save(state, partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.rename(self._path)
+        with replacing(self._path) as partial:
+            torch.save(state, partial)
 
     def _restore(self) -> None:
         """Go on from the checkpoint, where there is one of the same run."""
