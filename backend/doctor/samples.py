@@ -13,9 +13,9 @@ from backend.labelstudio.media_refs import MissingMedia, media_uri
 from backend.labelstudio.tags import ImageTag, LabelConfig
 from backend.media.errors import MediaError, shown
 from backend.media.resolver import MediaResolver
-from backend.pixels import VideoError
 from backend.pixels.sandbox.image_decoding import ImageDecoder
 from backend.pixels.sandbox.video_decoding import open_video
+from backend.pixels.video_limits import VideoError
 
 MAX_KINDS = 12
 SAMPLE_SECONDS = 60.0

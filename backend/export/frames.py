@@ -23,8 +23,8 @@ from backend.export.folders import Folder, LocalFolder, open_folder
 from backend.export.frames_back import convert_back
 from backend.media.errors import shown
 from backend.metrics import Metrics
-from backend.pixels import VideoFrames
 from backend.pixels.sandbox.video_decoding import open_video
+from backend.pixels.videos import VideoFrames
 from backend.runs.common import ToolError, say
 from backend.settings import Settings
 from backend.wsgi import build_resolver
@@ -116,7 +116,7 @@ def _opened(video: str, settings: Settings) -> Iterator[VideoFrames]:
     if "://" not in video:
         if not Path(video).is_file():
             raise ToolError(f"There is no file {video}.")
-        with open_video(video) as frames:
+        with Path(video).open("rb") as local, open_video(local) as frames:
             yield frames
         return
     resolver = build_resolver(settings, None, Metrics())

@@ -10,11 +10,16 @@ from __future__ import annotations
 import operator
 import threading
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, Self
 
-from backend.pixels.errors import VideoError
-from backend.pixels.picture import Picture
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.pixels.video_limits import VideoError
 from backend.threads.fair_pool import FairPool
+
+Picture = NDArray[np.uint8]
+"""uint8 RGB [H, W, 3], contiguous, read-only."""
 
 
 class FrameSource(Protocol):
@@ -31,8 +36,11 @@ class FrameSource(Protocol):
 
 
 class FrameBuffer:
-    """See the module. For one consumer at a time: threads may take turns, but calls overlap only
-    with the buffer's own thread."""
+    """``len(frames)`` and ``frames[i]``, for i from 0; see the module.
+
+    For one consumer at a time: threads may take turns, but calls overlap only with the buffer's
+    own thread. Close it, or use it in a ``with`` statement.
+    """
 
     def __init__(
         self, source: FrameSource, *, count: int, frame_bytes: int, read_ahead: int, max_bytes: int
@@ -58,6 +66,13 @@ class FrameBuffer:
         return self._count
 
     def __getitem__(self, index: int) -> Picture:
+        """The frame, uint8 RGB [height, width, 3]; copy it to draw on it.
+
+        Raises:
+            IndexError: there is no such frame; negative numbers do not count from the end.
+            VideoError: the frame cannot be read, or the buffer is closed.
+            Exception: whatever else the source raises.
+        """
         index = operator.index(index)
         if not 0 <= index < self._count:
             raise IndexError(f"frame {index} of {self._count}")
@@ -73,6 +88,15 @@ class FrameBuffer:
         if forward and self._pool is not None:
             self._pool.submit(self._fill)
         return frame
+
+    def __iter__(self) -> Iterator[Picture]:
+        return (self[index] for index in range(len(self)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Stop the thread, drop all frames and close the source. May be called again."""

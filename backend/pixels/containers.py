@@ -1,4 +1,4 @@
-"""Opening a video file for reading, with the few formats and decoders that are wanted.
+"""Opening a video file, with the few formats and decoders that are wanted, and reading through it.
 
 FFmpeg knows some hundreds of formats, among them playlists that make it open further files and
 addresses. Only plain containers and common codecs are let through, the file is read through a
@@ -8,15 +8,21 @@ Python object, and no protocol is allowed for anything further.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import BinaryIO
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from backend.pixels.errors import VideoError
+from backend.pixels.frame_table import FrameTable
+from backend.pixels.video_limits import VideoError, VideoLimits
 
+# Containers that browsers play, on whose clock 0 is the file's 0 even if the first frame comes
+# later (measured with Chromium 156). Of others the first timestamp, often arbitrary, is 0.
+_BROWSER_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "ogg")
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,ogg,flv"
 # Names of FFmpeg's decoders, the audio ones only so that opening a file does not stop at them.
 _VIDEO_DECODERS = (
@@ -29,21 +35,6 @@ _MAX_DECODER_THREADS = 4  # each holds frames of its own
 
 _SUPPORTED = "MP4, MOV, WebM, Matroska, AVI, MPEG-TS, Ogg or FLV"
 _PLAYLIST_STARTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"[playlist]")
-
-
-@dataclass(frozen=True)
-class VideoLimits:
-    """What is refused before it costs memory or time.
-
-    Attributes:
-        max_pixels: width times height of a frame.
-        max_frames: frames in the file.
-        max_duration: seconds.
-    """
-
-    max_pixels: int = 8192 * 4320
-    max_frames: int = 1_000_000
-    max_duration: float = 24 * 3600.0
 
 
 def open_container(file: BinaryIO, limits: VideoLimits) -> tuple[InputContainer, VideoStream]:
@@ -104,9 +95,9 @@ def _video_stream(container: InputContainer, limits: VideoLimits) -> VideoStream
             f"The video is coded as {name}, which is not supported. Convert it to H.264: "
             "ffmpeg -i input -c:v libx264 -pix_fmt yuv420p output.mp4"
         )
-    check_pixels(codec.width, codec.height, limits)
-    if container.duration is not None and container.duration / av.time_base > limits.max_duration:
-        raise VideoError(too_long(container.duration / av.time_base, limits))
+    limits.check_size(codec.width, codec.height)
+    if container.duration is not None:
+        limits.check_duration(container.duration / av.time_base)
     if container.format.name == "avi" and name in ("h264", "hevc") and codec.has_b_frames:
         raise VideoError(
             "The AVI file holds B-frames, for whose display times AVI has no place. Convert it to "
@@ -117,20 +108,6 @@ def _video_stream(container: InputContainer, limits: VideoLimits) -> VideoStream
     codec.thread_type = "AUTO"
     codec.thread_count = min(codec.thread_count or _MAX_DECODER_THREADS, _MAX_DECODER_THREADS)
     return stream
-
-
-def check_pixels(width: int, height: int, limits: VideoLimits) -> None:
-    """Raises VideoError for frames larger than the limit."""
-    if width * height > limits.max_pixels:
-        raise VideoError(
-            f"The video's frames of {width} x {height} pixels are larger than the allowed "
-            f"{limits.max_pixels} pixels."
-        )
-
-
-def too_long(seconds: float, limits: VideoLimits) -> str:
-    """The sentence for a video beyond ``max_duration``."""
-    return f"The video lasts {seconds:.0f} s; the limit is {limits.max_duration:.0f} s."
 
 
 def packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet[VideoStream]]:
@@ -147,3 +124,105 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packe
         if packet is None:
             return
         yield packet
+
+
+@dataclass
+class Seen:
+    """What one pass over the packets found, in the order of the file."""
+
+    pts: list[int] = field(default_factory=list)
+    keys: dict[int, int] = field(default_factory=dict)  # pts: dts
+    damaged_tail: int = 0  # packets at the end of the file that are not all there
+    count: int = 0
+    last_duration: int = 0
+
+
+def scan(container: InputContainer, stream: VideoStream, limits: VideoLimits) -> FrameTable:
+    """Read all packets of the stream, from the start, and make the table.
+
+    Raises:
+        VideoError: no frames, no timestamps, or outside the limits.
+    """
+    return make_table(container, stream, _read_packets(container, stream, limits), limits)
+
+
+def make_table(
+    container: InputContainer, stream: VideoStream, seen: Seen, limits: VideoLimits
+) -> FrameTable:
+    """The table of what was seen of a file.
+
+    Raises:
+        VideoError: no frames, no timestamps, or outside the limits.
+    """
+    time_base = stream.time_base
+    if time_base is None:
+        raise VideoError("The video states no unit of time, so its frames cannot be told apart.")
+    limits.check_count(len(seen.pts))
+    if not seen.pts:
+        raise VideoError("The file holds no frames: it is empty or was cut short at the start.")
+    pts = np.unique(np.array(seen.pts, np.int64))
+    # Where nothing is marked, decoding starts at the beginning.
+    keys = sorted(seen.keys.items()) or [(int(pts[0]), int(pts[0]))]
+    last_duration = seen.last_duration or (int(pts[-1] - pts[-2]) if len(pts) > 1 else 1)
+    browser_clock = container.format.name in _BROWSER_FORMATS
+    table = FrameTable(
+        pts=pts,
+        key_pts=np.array([key for key, _ in keys], np.int64),
+        key_dts=np.array([dts for _, dts in keys], np.int64),
+        time_base=time_base,
+        origin=0 if browser_clock else int(pts[0]),
+        last_duration=last_duration,
+        missing=_missing(container, stream, seen, (int(pts[-1]) + last_duration) * time_base),
+    )
+    limits.check_duration(table.end - min(0.0, float(table.times[0])))
+    return table
+
+
+def _read_packets(container: InputContainer, stream: VideoStream, limits: VideoLimits) -> Seen:
+    seen = Seen()
+    for packet in packets(container, stream):
+        pts = packet.pts if packet.pts is not None else packet.dts
+        if pts is None:
+            if packet.size:
+                raise VideoError(
+                    "The video has frames without a timestamp, so they cannot be told apart. "
+                    "Convert it: ffmpeg -i input -c:v libx264 -pix_fmt yuv420p output.mp4"
+                )
+            continue
+        seen.count += 1
+        if packet.is_corrupt:
+            seen.damaged_tail += 1
+            continue
+        seen.damaged_tail = 0
+        if packet.is_keyframe:
+            seen.keys[pts] = packet.dts if packet.dts is not None else pts
+        if packet.is_discard:  # decoded for the sake of later frames, cut off by an edit list
+            continue
+        seen.pts.append(pts)
+        seen.last_duration = packet.duration or 0
+        limits.check_count(len(seen.pts))
+    return seen
+
+
+def _missing(container: InputContainer, stream: VideoStream, seen: Seen, end: Fraction) -> int:
+    """Frames announced but not there: from the index where the container has a complete one,
+    else estimated from the duration stated for the stream."""
+    if container.format.name.startswith("mov") or stream.frames:
+        announced = len(stream.index_entries) or stream.frames
+        return max(0, announced - seen.count) + seen.damaged_tail
+    stated = _stated_end(stream)
+    if stated is None or len(seen.pts) < 2:
+        return seen.damaged_tail
+    frame = Fraction(max(seen.pts) - min(seen.pts), len(seen.pts) - 1) * (stream.time_base or 1)
+    absent = int((stated - end) / frame + Fraction(1, 2)) if frame else 0
+    return max(0, absent)
+
+
+def _stated_end(stream: VideoStream) -> Fraction | None:
+    """Matroska's DURATION tag of the stream, ``00:00:02.393000000``, in seconds."""
+    parts = stream.metadata.get("DURATION", "").split(":")
+    try:
+        hours, minutes, seconds = (Fraction(part) for part in parts)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return hours * 3600 + minutes * 60 + seconds

@@ -8,18 +8,21 @@ from frame rates.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import av
+import numpy as np
 from av import VideoFrame
+from av.sidedata.sidedata import SideData, SideDataContainer, Type
 from av.video.stream import VideoStream
 
-from backend.pixels.containers import VideoLimits, check_pixels, open_container, packets
-from backend.pixels.errors import VideoError
-from backend.pixels.frame_table import FrameTable, scan
+from backend.pixels.buffer import Picture
+from backend.pixels.containers import open_container, packets, scan
+from backend.pixels.frame_table import FrameTable
 from backend.pixels.mp4_index import table_from_index
-from backend.pixels.picture import Picture, orientation, to_picture
+from backend.pixels.video_limits import VideoError, VideoLimits
 
 _Found = tuple[int, VideoFrame]
 
@@ -49,7 +52,7 @@ class Decoder:
             self._at = len(self.table)
             frame = self._frame(0)
             self._stored_size = frame.width, frame.height
-            self._orientation = orientation(frame)
+            self._orientation = _orientation(frame)
         except BaseException:
             self._container.close()
             raise
@@ -72,7 +75,7 @@ class Decoder:
                     f"{size[0]} x {size[1]}. Convert it to one size: "
                     "ffmpeg -i input -vf scale=1280:720 output.mp4"
                 )
-            yield index, to_picture(frame, self._orientation)
+            yield index, _to_picture(frame, self._orientation)
 
     def group_start(self, index: int) -> int:
         """The first frame that decoding ``index`` goes through anyway."""
@@ -174,5 +177,51 @@ class Decoder:
         for frame in frames:
             index = None if frame.pts is None else self.table.index_of(frame.pts)
             if index is not None:
-                check_pixels(frame.width, frame.height, self._limits)
+                self._limits.check_size(frame.width, frame.height)
                 yield index, frame
+
+
+@dataclass(frozen=True)
+class _Orientation:
+    """What the display matrix of a file asks for: first transpose, then flip."""
+
+    transpose: bool = False
+    flip_x: bool = False
+    flip_y: bool = False
+
+
+def _orientation(frame: VideoFrame) -> _Orientation:
+    """The orientation of a decoded frame.
+
+    The matrix maps a stored position (p, q) to the shown one (a p + c q + x, b p + d q + y)
+    (FFmpeg, libavutil/display.h). Turns by other angles than quarters are not applied.
+    """
+    found = [data for data in _side_data(frame) if data.type == Type.DISPLAYMATRIX]
+    if not found:
+        return _Orientation()
+    matrix = np.frombuffer(bytes(found[0]), np.int32)
+    a, b, c, d = (round(int(matrix[place]) / 65536) for place in (0, 1, 3, 4))
+    if a and d and not b and not c:
+        return _Orientation(False, a < 0, d < 0)
+    if b and c and not a and not d:
+        return _Orientation(True, c < 0, b < 0)
+    return _Orientation()
+
+
+def _side_data(frame: VideoFrame) -> list[SideData]:
+    container = cast(SideDataContainer, frame.side_data)  # PyAV 18 declares something else
+    return [container[place] for place in range(len(container))]
+
+
+def _to_picture(frame: VideoFrame, turned: _Orientation) -> Picture:
+    """Convert a decoded frame to RGB and turn it upright: uint8 [H, W, 3]."""
+    pixels = frame.to_ndarray(format="rgb24")
+    if turned.transpose:
+        pixels = pixels.transpose(1, 0, 2)
+    if turned.flip_x:
+        pixels = pixels[:, ::-1]
+    if turned.flip_y:
+        pixels = pixels[::-1]
+    picture: Picture = np.ascontiguousarray(pixels)
+    picture.flags.writeable = False
+    return picture

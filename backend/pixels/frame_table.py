@@ -2,25 +2,20 @@
 
 Everything that names a frame by number goes through this table; frame rates, frame counts and
 durations stated in files are not trusted. It comes from one pass over the file's packets,
-without decoding them, or from an index that says the same (``sample_table.py``).
+without decoding them (``containers.py``), or from an index that says the same (``mp4_index.py``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
-from av.container import InputContainer
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from backend.pixels.containers import VideoLimits, packets, too_long
-from backend.pixels.errors import VideoError
-
-# Containers that browsers play, on whose clock 0 is the file's 0 even if the first frame comes
-# later (measured with Chromium 156). Of others the first timestamp, often arbitrary, is 0.
-_BROWSER_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "ogg")
+_ARRAYS = ("pts", "key_pts", "key_dts")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,111 +69,34 @@ class FrameTable:
         return int(np.searchsorted(self.pts, self.key_pts[key]))
 
 
-@dataclass
-class Seen:
-    """What one pass over the packets found, in the order of the file."""
-
-    pts: list[int] = field(default_factory=list)
-    keys: dict[int, int] = field(default_factory=dict)  # pts: dts
-    damaged_tail: int = 0  # packets at the end of the file that are not all there
-    count: int = 0
-    last_duration: int = 0
-
-
-def scan(container: InputContainer, stream: VideoStream, limits: VideoLimits) -> FrameTable:
-    """Read all packets of the stream, from the start, and make the table.
-
-    Raises:
-        VideoError: no frames, no timestamps, or outside the limits.
-    """
-    return make_table(container, stream, _read_packets(container, stream, limits), limits)
+def pack_table(table: FrameTable) -> tuple[dict[str, Any], bytes]:
+    """A table as a header and the bytes of its arrays, int64 in the order of ``_ARRAYS``."""
+    arrays = [getattr(table, name) for name in _ARRAYS]
+    header = {
+        "lengths": [len(array) for array in arrays],
+        "time_base": [table.time_base.numerator, table.time_base.denominator],
+        "origin": table.origin,
+        "last_duration": table.last_duration,
+        "missing": table.missing,
+    }
+    return header, b"".join(array.tobytes() for array in arrays)
 
 
-def make_table(
-    container: InputContainer, stream: VideoStream, seen: Seen, limits: VideoLimits
-) -> FrameTable:
-    """The table of what was seen of a file.
+def unpack_table(header: Mapping[str, Any], payload: bytes | bytearray) -> FrameTable:
+    """The table that ``pack_table`` packed.
 
     Raises:
-        VideoError: no frames, no timestamps, or outside the limits.
+        ValueError, TypeError, KeyError, ZeroDivisionError: it is none.
     """
-    time_base = stream.time_base
-    if time_base is None:
-        raise VideoError("The video states no unit of time, so its frames cannot be told apart.")
-    if len(seen.pts) > limits.max_frames:
-        raise VideoError(too_many(limits))
-    if not seen.pts:
-        raise VideoError("The file holds no frames: it is empty or was cut short at the start.")
-    pts = np.unique(np.array(seen.pts, np.int64))
-    # Where nothing is marked, decoding starts at the beginning.
-    keys = sorted(seen.keys.items()) or [(int(pts[0]), int(pts[0]))]
-    last_duration = seen.last_duration or (int(pts[-1] - pts[-2]) if len(pts) > 1 else 1)
-    browser_clock = container.format.name in _BROWSER_FORMATS
-    table = FrameTable(
-        pts=pts,
-        key_pts=np.array([key for key, _ in keys], np.int64),
-        key_dts=np.array([dts for _, dts in keys], np.int64),
-        time_base=time_base,
-        origin=0 if browser_clock else int(pts[0]),
-        last_duration=last_duration,
-        missing=_missing(container, stream, seen, (int(pts[-1]) + last_duration) * time_base),
+    whole = np.frombuffer(payload, np.int64)
+    lengths = [int(length) for length in header["lengths"]]
+    if len(lengths) != len(_ARRAYS) or sum(lengths) != len(whole) or min(lengths) < 1:
+        raise ValueError("the arrays do not have the lengths stated")
+    parts = np.split(whole, np.cumsum(lengths)[:-1])
+    return FrameTable(
+        **dict(zip(_ARRAYS, parts, strict=True)),
+        time_base=Fraction(*header["time_base"]),
+        origin=int(header["origin"]),
+        last_duration=int(header["last_duration"]),
+        missing=int(header["missing"]),
     )
-    if table.end - min(0.0, float(table.times[0])) > limits.max_duration:
-        raise VideoError(too_long(table.end, limits))
-    return table
-
-
-def _read_packets(container: InputContainer, stream: VideoStream, limits: VideoLimits) -> Seen:
-    seen = Seen()
-    for packet in packets(container, stream):
-        pts = packet.pts if packet.pts is not None else packet.dts
-        if pts is None:
-            if packet.size:
-                raise VideoError(
-                    "The video has frames without a timestamp, so they cannot be told apart. "
-                    "Convert it: ffmpeg -i input -c:v libx264 -pix_fmt yuv420p output.mp4"
-                )
-            continue
-        seen.count += 1
-        if packet.is_corrupt:
-            seen.damaged_tail += 1
-            continue
-        seen.damaged_tail = 0
-        if packet.is_keyframe:
-            seen.keys[pts] = packet.dts if packet.dts is not None else pts
-        if packet.is_discard:  # decoded for the sake of later frames, cut off by an edit list
-            continue
-        seen.pts.append(pts)
-        seen.last_duration = packet.duration or 0
-        if len(seen.pts) > limits.max_frames:
-            raise VideoError(too_many(limits))
-    return seen
-
-
-def too_many(limits: VideoLimits) -> str:
-    """The sentence for a video beyond ``max_frames``."""
-    return f"The video has more than the allowed {limits.max_frames} frames."
-
-
-def _missing(container: InputContainer, stream: VideoStream, seen: Seen, end: Fraction) -> int:
-    """Frames announced but not there: from the index where the container has a complete one,
-    else estimated from the duration stated for the stream."""
-    if container.format.name.startswith("mov") or stream.frames:
-        announced = len(stream.index_entries) or stream.frames
-        return max(0, announced - seen.count) + seen.damaged_tail
-    stated = _stated_end(stream)
-    if stated is None or len(seen.pts) < 2:
-        return seen.damaged_tail
-    frame = Fraction(max(seen.pts) - min(seen.pts), len(seen.pts) - 1) * (stream.time_base or 1)
-    absent = int((stated - end) / frame + Fraction(1, 2)) if frame else 0
-    return max(0, absent)
-
-
-def _stated_end(stream: VideoStream) -> Fraction | None:
-    """Matroska's DURATION tag of the stream, ``00:00:02.393000000``, in seconds."""
-    parts = stream.metadata.get("DURATION", "").split(":")
-    try:
-        hours, minutes, seconds = (Fraction(part) for part in parts)
-    except (ValueError, ZeroDivisionError):
-        return None
-    return hours * 3600 + minutes * 60 + seconds

@@ -1,4 +1,4 @@
-"""Decoding images into what the annotator sees in the browser.
+"""Decoding images into what the annotator sees in the browser; done in a decoding process.
 
 As Chromium shows them (compared pixel by pixel): EXIF orientation of JPEG, PNG and AVIF
 applied, that of WebP and any in XMP ignored, transparency over white, the first frame of an
@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -43,53 +42,18 @@ _DECODER_ERRORS = (
 )  # fmt: skip
 
 
-def load_image(path: Path, *, max_pixels: int = 100_000_000) -> np.ndarray:
-    """Decode an image file in this process. The service itself does it in another one, see
-    ``backend.pixels.sandbox.image_decoding``.
-
-    Args:
-        path: the file.
-        max_pixels: larger images are refused before they are decoded; Pillow's own limit of
-            178 million applies above that.
-
-    Returns:
-        uint8 RGB [H, W, 3], upright, contiguous and writable.
-
-    Raises:
-        MediaError: it is no image, of an unknown format, damaged, truncated or too large.
-    """
-    with opened_for_decoding(path) as file, opened_image(file, max_pixels) as image:
-        decoded = image.decoded()
-        pixels = np.empty((decoded.height, decoded.width, 3), np.uint8)
-        top = 0
-        for strip in decoded.strips():
-            pixels[top : top + len(strip)] = strip
-            top += len(strip)
-        return pixels
-
-
-def opened_for_decoding(path: Path) -> BinaryIO:
-    """The file at ``path``. Raises MediaError where it cannot be read."""
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise MediaError(
-            f"The downloaded image cannot be read back: {error.strerror}.",
-            "Try again.",
-            reason=Reason.STORAGE,
-        ) from error
-
-
 @contextmanager
 def opened_image(file: BinaryIO, max_pixels: int) -> Iterator[EncodedImage]:
     """An image whose header is read and within the limit, and nothing decoded yet.
 
     Args:
         file: binary, seekable.
-        max_pixels: width times height that is allowed.
+        max_pixels: width times height that is allowed; Pillow's own limit of 178 million applies
+            above that.
 
     Raises:
-        MediaError: as ``load_image`` does, here or in the block, whatever decoders raise there.
+        MediaError: it is no image, of an unknown format, damaged, truncated or too large; raised
+            here or in the block, whatever decoders raise there.
     """
     try:
         _check_webp_size(file, max_pixels)

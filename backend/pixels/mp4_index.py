@@ -22,8 +22,9 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from backend.pixels.containers import VideoLimits, packets
-from backend.pixels.frame_table import FrameTable, Seen, make_table
+from backend.pixels.containers import Seen, make_table, packets
+from backend.pixels.frame_table import FrameTable
+from backend.pixels.video_limits import VideoLimits
 
 _COMPARED_PACKETS = 16
 _MAX_BOXES = 10_000  # walked through in one file

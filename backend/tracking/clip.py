@@ -22,7 +22,7 @@ from backend.labelstudio.timing import Timeline, frames_count, tag_framerate
 from backend.labelstudio.video_regions import VideoRegion
 from backend.media.resolver import MediaStream
 from backend.media.task_media import wait_for_media
-from backend.pixels import FrameTable
+from backend.pixels.frame_table import FrameTable
 from backend.pixels.sandbox.video_decoding import open_video
 
 KEPT_TABLES = 64

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from backend.engine.engine import EngineError
 from backend.labelstudio.client import LabelStudioError
 from backend.media.errors import MediaError
-from backend.pixels import VideoError
+from backend.pixels.video_limits import VideoError
 from backend.threads.caller import serving
 from backend.threads.fair_queue import Busy
 from backend.tracking.records import Job

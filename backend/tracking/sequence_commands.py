@@ -17,7 +17,7 @@ from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
 from backend.labelstudio.tags import LabelConfig
-from backend.pixels import ImageSequence
+from backend.pixels.pages import ImageSequence
 from backend.tracking.objects import SequenceObject
 from backend.tracking.progress import progress, ranges
 from backend.tracking.records import Job, TrackedMask

@@ -65,9 +65,10 @@ def breakdown(
         folder: for a store.
     """
     start = time.perf_counter()
-    video = open_video(file, read_ahead=0)
+    stream = file.open("rb")
+    video = open_video(stream, read_ahead=0)
     opening = time.perf_counter() - start
-    with video:
+    with stream, video:
         count = len(video)
         decode = _seconds(lambda: [video[number] for number in range(count)])
         size = f"{video.width} x {video.height}"

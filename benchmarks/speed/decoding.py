@@ -13,16 +13,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import cv2
 import numpy as np
 from PIL import Image
 
-from backend.pixels import VideoFrames
-from backend.pixels.images import load_image
+from backend.pixels.decoder import Decoder
+from backend.pixels.images import opened_image
 from backend.pixels.sandbox.image_decoding import ImageDecoder
 from backend.pixels.sandbox.video_decoding import open_video
+from backend.pixels.video_limits import DEFAULT_LIMITS
+from backend.pixels.videos import VideoFrames
 
 SIZES = ((1280, 800), (1920, 1080), (4000, 3000), (11_500, 8_600))
 FRAMES = 250
@@ -47,7 +50,7 @@ def _pictures(folder: Path) -> None:
             decoder.load(path)
         here, there = [], []
         for _ in range(31 if width < 10_000 else 3):
-            here.append(_seconds(lambda path=path: load_image(path)))
+            here.append(_seconds(lambda path=path: _decode_here(path)))
             there.append(_seconds(lambda path=path: decoder.load(path)))
         a, b = (statistics.median(each) * 1e3 for each in (here, there))
         added = statistics.median(y - x for x, y in zip(here, there, strict=True)) * 1e3
@@ -55,6 +58,11 @@ def _pictures(folder: Path) -> None:
         size = path.stat().st_size / 1e6
         print(f"| {megapixels:.1f} MP | {size:.1f} MB | {a:.1f} ms | {b:.1f} ms | {added:.1f} ms |")
     decoder.close()
+
+
+def _decode_here(path: Path) -> np.ndarray:
+    with path.open("rb") as file, opened_image(file, 100_000_000) as image:
+        return np.concatenate(list(image.decoded().strips()))
 
 
 def _video(folder: Path) -> None:
@@ -70,14 +78,15 @@ def _video(folder: Path) -> None:
         container.mux(stream.encode(None))
     print("\n| 720p H.264 | open and first frame | frames/s | CPU per frame |")
     print("| --- | --- | --- | --- |")
-    ways: dict[str, Callable[[Path], VideoFrames]] = {
-        "in this process": VideoFrames,
+    ways: dict[str, Callable[[BinaryIO], VideoFrames]] = {
+        "in this process": lambda file: VideoFrames(Decoder(file, DEFAULT_LIMITS, None)),
         "in another": open_video,
     }
     results: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
     for _ in range(5):
         for name, way in ways.items():
-            results[name].append(_play(lambda way=way: way(path)))
+            with path.open("rb") as file:
+                results[name].append(_play(lambda way=way, file=file: way(file)))
     for name, runs in results.items():
         first, rate, cpu = (statistics.median(values) for values in zip(*runs, strict=True))
         print(f"| {name} | {first * 1e3:.0f} ms | {rate:.0f} | {cpu * 1e3:.2f} ms |")

@@ -33,6 +33,7 @@ from safetensors.torch import save_file
 
 from backend.engine.cleanup import clean
 from backend.labelstudio.geometry import box_to_pixels
+from backend.pixels.sandbox.video_decoding import open_video
 from backend.settings import Settings
 from backend.tracking.store import TrackStore
 from benchmarks.speed.around_the_model import HEAD as AROUND
@@ -253,9 +254,7 @@ def _weights(variant: str, folder: Path) -> Path | None:
 
 
 def _decoded(file: Path) -> list[np.ndarray]:
-    from backend.pixels import VideoFrames
-
-    with VideoFrames(file, read_ahead=0) as frames:
+    with file.open("rb") as stream, open_video(stream, read_ahead=0) as frames:
         return [np.array(frames[number]) for number in range(len(frames))]
 
 

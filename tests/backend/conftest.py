@@ -15,7 +15,6 @@ from backend.media.cache import MediaFile
 from backend.media.errors import MediaError, Reason
 from backend.media.resolver import MediaStream
 from backend.metrics import Metrics
-from backend.pixels.images import load_image
 from backend.pixels.recipes import TaskPictures
 from backend.predict.click import Clicks
 from backend.predict.dispatch import Dispatcher
@@ -28,6 +27,7 @@ from backend.tracking.store import TrackStore
 from backend.tracking.tracking import Tracking, TrackSettings
 from backend.web.app import create_app
 from tests.backend.fakes import FakePredictor, FakeVideoTracker, Gate
+from tests.pixels.in_process import decoded_image
 from tests.waiting import LONGER, PATIENCE
 
 CONFIG = """
@@ -101,7 +101,7 @@ class Bench:
                 frames, self.steps, self.track_hold
             ),
         )
-        images = TaskPictures(self.shelf, self.metrics, load_image)
+        images = TaskPictures(self.shelf, self.metrics, decoded_image)
         segmenter = Segmenter(self.engine, images, self.metrics)
         self.memory = RecentPrompts(clock=lambda: self.now)
         self.store = TrackStore(folder / "tracks.sqlite3")

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from backend.__main__ import main
-from backend.pixels.images import load_image
 from benchmarks.support.recording_server import RecordingServer, Reply, Seen, recording_server
 from tests.media.servers import PERSONAL_ACCESS_TOKEN, FakeLabelStudio
+from tests.pixels.in_process import decoded_image
 
 SETTINGS = ("LABEL_STUDIO_", "SAM2_", "BASIC_AUTH_", "AUTH_TOKEN", "CACHE_", "STATE_", "MEDIA_")
 CONFIG = """<View><Image name="image" value="$image"/>
@@ -110,7 +110,7 @@ class DecoderHere:
         self._max_pixels = max_pixels
 
     def load(self, path: Path) -> Any:
-        return load_image(path, max_pixels=self._max_pixels)
+        return decoded_image(path, max_pixels=self._max_pixels)
 
     def close(self) -> None:
         """Nothing to close."""

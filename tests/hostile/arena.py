@@ -21,9 +21,9 @@ from backend.labelstudio.media_refs import MissingMedia
 from backend.media.errors import MediaError
 from backend.media.resolver import MediaResolver
 from backend.media.retries import Timeouts
-from backend.pixels import VideoError, VideoLimits
 from backend.pixels.sandbox.image_decoding import ImageDecoder
 from backend.pixels.sandbox.video_decoding import open_video
+from backend.pixels.video_limits import VideoError, VideoLimits
 from benchmarks.support.recording_server import RecordingServer, Reply
 from tests.media.servers import PERSONAL_ACCESS_TOKEN, FakeLabelStudio
 from tests.waiting import PATIENCE
@@ -201,7 +201,10 @@ class Arena:
     def video(self, uri: str) -> str:
         """Fetch it and decode it as a video: the first frame, the last, and one between."""
         file = self.resolver.fetch(uri, task_id=TASK)
-        with open_video(file.path, limits=LIMITS, read_ahead=0) as frames:
+        with (
+            file.path.open("rb") as opened,
+            open_video(opened, limits=LIMITS, read_ahead=0) as frames,
+        ):
             for index in (0, len(frames) - 1, len(frames) // 2):
                 assert frames[index].shape == (frames.height, frames.width, 3)
             return f"plays {len(frames)} frames of {frames.width} x {frames.height}"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-from backend.pixels import VideoError
+from backend.pixels.video_limits import VideoError
 from tests.hostile.arena import Arena
 from tests.hostile.corpus import Attack
 from tests.pixels.clips import steady, write_clip

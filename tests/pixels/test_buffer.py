@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend.pixels import VideoError, VideoFrames
-from backend.pixels.buffer import FrameBuffer
-from backend.pixels.picture import Picture
+from backend.pixels.buffer import FrameBuffer, Picture
+from backend.pixels.video_limits import VideoError
 from tests.pixels.clips import number_of
+from tests.pixels.in_process import video_frames
 from tests.waiting import until
 
 Clip = Callable[[str], Path]
@@ -172,7 +172,7 @@ def test_threads_end_with_the_frames(clip: Clip) -> None:
     def begun() -> list[threading.Thread]:
         return [thread for thread in threading.enumerate() if thread not in before]
 
-    with VideoFrames(clip("25.mp4")) as frames:
+    with video_frames(clip("25.mp4")) as frames:
         assert [number_of(frames[index]) for index in range(10)] == list(range(10))
         [thread] = begun()
         assert thread.daemon  # a read that hangs keeps no process alive

@@ -11,8 +11,9 @@ import av
 import numpy as np
 import pytest
 
-from backend.pixels import VideoError, VideoFrames, VideoLimits
+from backend.pixels.video_limits import VideoError, VideoLimits
 from tests.pixels.clips import number_of, steady, write_clip
+from tests.pixels.in_process import video_frames
 
 Clip = Callable[[str], Path]
 
@@ -35,7 +36,7 @@ def test_mp4_cut_short(whole: int, index_first: Path) -> None:
     """The end is missing from the middle of a frame on: the frames before are all right."""
     position, size = packet_places(index_first)[whole]
     file = io.BytesIO(index_first.read_bytes()[: position + size // 2])
-    with VideoFrames(file) as frames:
+    with video_frames(file) as frames:
         assert [number_of(frame) for frame in frames] == list(range(whole))
         assert frames.missing == 50 - whole
         assert frames.notice is not None
@@ -45,7 +46,7 @@ def test_mp4_cut_short(whole: int, index_first: Path) -> None:
 def test_webm_cut_short(clip: Clip) -> None:
     path = clip("vp8.webm")
     position, _ = packet_places(path)[41]
-    with VideoFrames(io.BytesIO(path.read_bytes()[:position])) as frames:
+    with video_frames(io.BytesIO(path.read_bytes()[:position])) as frames:
         assert [number_of(frame) for frame in frames] == list(range(41))
         assert frames.missing == 19
 
@@ -54,7 +55,7 @@ def test_cut_short_among_b_frames(clip: Clip) -> None:
     """Frames are stored out of order, so the cut leaves holes before the end."""
     path = clip("b_frames.mkv")
     position, _ = packet_places(path)[40]
-    with VideoFrames(io.BytesIO(path.read_bytes()[:position])) as frames:
+    with video_frames(io.BytesIO(path.read_bytes()[:position])) as frames:
         numbers = [round(time * 25) for time in frames.times]
         assert [number_of(frame) for frame in frames] == numbers
         assert 38 <= len(numbers) <= 40
@@ -64,7 +65,7 @@ def test_cut_short_among_b_frames(clip: Clip) -> None:
 def test_mp4_without_index(clip: Clip) -> None:
     data = clip("25.mp4").read_bytes()
     with pytest.raises(VideoError, match=r"no usable index.*cut short"):
-        VideoFrames(io.BytesIO(data[: len(data) // 2]))
+        video_frames(io.BytesIO(data[: len(data) // 2]))
 
 
 @pytest.mark.parametrize("lost", [30, 24])
@@ -75,7 +76,7 @@ def test_damage_inside(lost: int, clip: Clip) -> None:
     data = bytearray(path.read_bytes())
     position, size = packet_places(path)[lost]
     data[position : position + size] = bytes(size)
-    with VideoFrames(io.BytesIO(bytes(data)), read_ahead=0, max_bytes=0) as frames:
+    with video_frames(io.BytesIO(bytes(data)), read_ahead=0, max_bytes=0) as frames:
         forward = [np.array(frame) for frame in frames]
         assert len(forward) == 75
         whole = [*range(lost), *range(36, 75)]
@@ -101,7 +102,7 @@ def test_any_damage_gives_frames_or_a_sentence(name: str, clip: Clip) -> None:
         cut = rng.integers(0, len(data))
         del data[cut : cut + rng.choice([0, 1, 200])]
         try:
-            with VideoFrames(io.BytesIO(bytes(data)), limits=VideoLimits(1 << 20, 1000)) as frames:
+            with video_frames(io.BytesIO(bytes(data)), limits=VideoLimits(1 << 20, 1000)) as frames:
                 for index in (0, len(frames) - 1, len(frames) // 2):
                     assert frames[index].shape == (frames.height, frames.width, 3)
                 opened += 1
@@ -116,13 +117,13 @@ def test_nothing_to_decode(clip: Clip) -> None:
     for position, size in packet_places(path):
         data[position : position + size] = bytes(size)
     with pytest.raises(VideoError, match="cannot be decoded"):
-        VideoFrames(io.BytesIO(bytes(data)))
+        video_frames(io.BytesIO(bytes(data)))
 
 
 def test_changing_picture_size(tmp_path: Path) -> None:
     big = write_clip(tmp_path / "big.ts", times=steady(25, 25, 1))
     small = write_clip(tmp_path / "small.ts", times=steady(25, 25, 2), size=(96, 64))
-    with VideoFrames(io.BytesIO(big.read_bytes() + small.read_bytes())) as frames:
+    with video_frames(io.BytesIO(big.read_bytes() + small.read_bytes())) as frames:
         assert number_of(frames[20]) == 20
         with pytest.raises(VideoError, match=r"frame \d+ from 192 x 108 to 96 x 64"):
             frames[len(frames) - 1]
@@ -147,7 +148,7 @@ def test_changing_picture_size(tmp_path: Path) -> None:
 def test_no_video(start: bytes, message: str, clip: Clip) -> None:
     data = start.replace(b"{clip}", str(clip("25.mp4")).encode())
     with pytest.raises(VideoError, match=message) as refused:
-        VideoFrames(io.BytesIO(data))
+        video_frames(io.BytesIO(data))
     assert str(clip("25.mp4")) not in str(refused.value)
 
 
@@ -156,7 +157,7 @@ def test_playlists_by_path(suffix: str, clip: Clip, tmp_path: Path) -> None:
     path = tmp_path / f"list{suffix}"
     path.write_text(f"#EXTM3U\n#EXTINF:3,\n{clip('25.mp4')}\n#EXT-X-ENDLIST\n")
     with pytest.raises(VideoError, match="playlist"):
-        VideoFrames(path)
+        video_frames(path)
 
 
 def test_sound_only(tmp_path: Path) -> None:
@@ -168,13 +169,13 @@ def test_sound_only(tmp_path: Path) -> None:
         frame.sample_rate = 48000
         container.mux([*stream.encode(frame), *stream.encode(None)])
     with pytest.raises(VideoError, match="no video"):
-        VideoFrames(path)
+        video_frames(path)
 
 
 def test_codec_that_is_not_wanted(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.avi", times=steady(5, 25), codec="utvideo")
     with pytest.raises(VideoError, match="coded as utvideo"):
-        VideoFrames(path)
+        video_frames(path)
 
 
 def test_b_frames_in_avi(tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_b_frames_in_avi(tmp_path: Path) -> None:
         time_base=Fraction(1, 25),
     )
     with pytest.raises(VideoError, match=r"B-frames.*AVI"):
-        VideoFrames(path)
+        video_frames(path)
 
 
 @pytest.mark.parametrize(
@@ -198,11 +199,6 @@ def test_b_frames_in_avi(tmp_path: Path) -> None:
 )
 def test_limits(limits: VideoLimits, message: str, clip: Clip) -> None:
     with pytest.raises(VideoError, match=message):
-        VideoFrames(clip("25.mp4"), limits=limits)
-    with VideoFrames(clip("25.mp4"), limits=VideoLimits(192 * 108, 75, 3.0)) as frames:
+        video_frames(clip("25.mp4"), limits=limits)
+    with video_frames(clip("25.mp4"), limits=VideoLimits(192 * 108, 75, 3.0)) as frames:
         assert len(frames) == 75
-
-
-def test_missing_path(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        VideoFrames(tmp_path / "none.mp4")

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend.pixels import FrameTable, VideoError, VideoFrames, VideoLimits
-from backend.pixels.containers import open_container
-from backend.pixels.frame_table import scan
+from backend.pixels.containers import open_container, scan
+from backend.pixels.frame_table import FrameTable
 from backend.pixels.mp4_index import table_from_index
+from backend.pixels.video_limits import VideoError, VideoLimits
 from tests.pixels.clips import B_FRAMES, CLIPS, X265, steady, trim, uneven, write_clip
+from tests.pixels.in_process import video_frames
 
 LIMITS = VideoLimits()
 FAST_START = {"movflags": "faststart"}
@@ -163,7 +164,7 @@ def test_the_first_frame_takes_little_of_the_file(tmp_path: Path, options: dict[
         tmp_path / "a.mp4", times=steady(150, 25), size=(384, 216), transform=noisy, **options
     )
     file = Counting(path.read_bytes())
-    with VideoFrames(file, read_ahead=0) as frames:
+    with video_frames(file, read_ahead=0) as frames:
         assert len(frames) == 150
         frames[0]
     assert len(file.getvalue()) > 8 * 2**20
@@ -172,7 +173,7 @@ def test_the_first_frame_takes_little_of_the_file(tmp_path: Path, options: dict[
 
 def test_limit_of_frames_holds(clip: Callable[[str], Path]) -> None:
     with pytest.raises(VideoError, match="more than the allowed 10 frames"):
-        VideoFrames(clip("25.mp4"), limits=VideoLimits(max_frames=10))
+        video_frames(clip("25.mp4"), limits=VideoLimits(max_frames=10))
 
 
 class Unreliable(io.BytesIO):
@@ -190,9 +191,9 @@ class Unreliable(io.BytesIO):
 def test_a_failure_of_the_file_is_no_damage_of_the_video(clip: Callable[[str], Path]) -> None:
     """Else the last good frame would be taken for all that follow."""
     file = Unreliable(clip("groups.mp4").read_bytes())
-    with VideoFrames(clip("groups.mp4"), read_ahead=0) as reference:
+    with video_frames(clip("groups.mp4"), read_ahead=0) as reference:
         expected = [frame.copy() for frame in reference]
-    with VideoFrames(file, read_ahead=0) as frames:
+    with video_frames(file, read_ahead=0) as frames:
         for index in range(len(frames)):
             file.fail = index % 5 == 4
             try:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
-from backend.media.errors import MediaError
-from backend.pixels import ImageSequence, VideoError, VideoLimits
+from backend.media.errors import MediaError, Reason
+from backend.pixels.pages import ImageSequence
+from backend.pixels.video_limits import VideoError, VideoLimits
 from tests.pixels.clips import number_of, numbered
 
 
@@ -28,17 +27,6 @@ def test_pages_in_any_order() -> None:
         assert (pages.width, pages.height) == (192, 108)
         assert pages[3].flags.c_contiguous
         assert pages[3].dtype == np.uint8
-
-
-def test_files(tmp_path: Path) -> None:
-    """Decoded like the images of other tasks: as the browser shows them, EXIF turn included."""
-    turned = Image.fromarray(np.rot90(numbered(1), 1))
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
-    turned.save(tmp_path / "1.png", exif=exif)
-    Image.fromarray(numbered(0)).save(tmp_path / "0.jpg", quality=95)
-    with ImageSequence([tmp_path / "0.jpg", tmp_path / "1.png"]) as pages:
-        assert [number_of(frame) for frame in pages] == [0, 1]
 
 
 @pytest.mark.parametrize("size", [(96, 54), (384, 216), (1920, 1080), (193, 108)])
@@ -75,9 +63,12 @@ def test_each_page_is_fetched_once_while_reading_forward() -> None:
     assert fetched == list(range(12))
 
 
-def test_an_error_of_a_page_comes_with_that_page(tmp_path: Path) -> None:
-    (tmp_path / "bad.jpg").write_bytes(b"not an image")
-    with ImageSequence([page(0), tmp_path / "bad.jpg", page(2)]) as pages:
+def missing() -> NDArray[np.uint8]:
+    raise MediaError("It is gone.", reason=Reason.NOT_FOUND)
+
+
+def test_an_error_of_a_page_comes_with_that_page() -> None:
+    with ImageSequence([page(0), missing, page(2)]) as pages:
         assert number_of(pages[0]) == 0
         with pytest.raises(MediaError):
             pages[1]

@@ -20,8 +20,8 @@ from backend.labelstudio.timing import (
     seek_time,
     tag_framerate,
 )
-from backend.pixels import VideoFrames
 from tests.pixels.clips import number_of
+from tests.pixels.in_process import video_frames
 
 HERE = Path(__file__).parent
 IN_LABEL_STUDIO = json.loads(HERE.joinpath("label_studio_frames.json").read_text())
@@ -57,7 +57,7 @@ def test_frames_shown_in_label_studio(row: dict[str, Any]) -> None:
 @pytest.mark.parametrize("row", IN_CHROMIUM, ids=lambda row: f"{row['clip']}-{row['framerate']}")
 def test_frames_shown_in_chromium(row: dict[str, Any], clip: Callable[[str], Path]) -> None:
     """Every number of the editor leads to the picture that Chromium showed at its time."""
-    with VideoFrames(clip(row["clip"])) as frames:
+    with video_frames(clip(row["clip"])) as frames:
         count = len(row["shown"])
         timeline = Timeline(frames.times, row["framerate"], count)
         found = [number_of(frames[timeline.file_frame(n)]) for n in range(1, count + 1)]

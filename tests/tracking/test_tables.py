@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from backend.media.resolver import MediaFile, MediaStream
-from backend.pixels import VideoError
+from backend.pixels.video_limits import VideoError
 from backend.threads.fair_queue import Busy
 from backend.tracking import clip as module
 from backend.tracking.clip import Tables

@@ -12,7 +12,6 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from backend.media.errors import MediaError, Reason
-from backend.pixels.images import opened_for_decoding
 from backend.pixels.sandbox.process import WORKER, Cause, DecoderGone, DecodingProcess, plain
 
 logger = logging.getLogger(__name__)
@@ -23,8 +22,8 @@ _HINT = "Check that it opens in other programs, and save it anew there."
 
 
 class ImageDecoder:
-    """Decodes images as ``backend.pixels.images.load_image`` does; safe to share between threads.
-    The processes end with it, or with the service.
+    """Decodes images as ``backend.pixels.images`` does; safe to share between threads. The
+    processes end with it, or with the service.
 
     Args:
         max_pixels: larger images are refused before they are decoded.
@@ -67,7 +66,15 @@ class ImageDecoder:
         """
         if not isinstance(source, Path):
             return self._load(source)
-        with opened_for_decoding(source) as file:
+        try:
+            file = source.open("rb")
+        except OSError as error:
+            raise MediaError(
+                f"The downloaded image cannot be read back: {error.strerror}.",
+                "Try again.",
+                reason=Reason.STORAGE,
+            ) from error
+        with file:
             return self._load(file)
 
     def close(self) -> None:
@@ -107,7 +114,7 @@ class ImageDecoder:
         while top < height:
             rows = _checked(process.answer()).get("rows")
             if type(rows) is not int or not 0 < rows <= height - top:
-                raise process.nonsense()
+                raise process.bad_answer()
             process.take_into(whole[top * width * 3 : (top + rows) * width * 3])
             top += rows
         return pixels
@@ -115,10 +122,10 @@ class ImageDecoder:
     def _size(self, process: DecodingProcess, answer: dict[str, Any], name: str) -> tuple[int, int]:
         size = answer.get(name)
         if not isinstance(size, list) or [type(side) for side in size] != [int, int]:
-            raise process.nonsense()
+            raise process.bad_answer()
         width, height = size
         if min(width, height) < 1 or width * height > self._max_pixels:
-            raise process.nonsense()
+            raise process.bad_answer()
         return width, height
 
     def _seconds_for(self, pixels: int) -> float:

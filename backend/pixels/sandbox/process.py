@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from backend.pixels.sandbox.wire import Channel, Closed, Nonsense
+from backend.pixels.sandbox.wire import BadMessage, Channel, Closed
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -119,11 +119,11 @@ class DecodingProcess:
             if not self._ready:
                 self._channel.receive(time.monotonic() + _START_SECONDS)
                 self._ready = True
-        except (Closed, Nonsense, TimeoutError) as error:
+        except (Closed, BadMessage, TimeoutError) as error:
             raise self._gone(error) from error
         self.ask({**request, **sizes}, head + payload, seconds=seconds)
         if self.answer().get("begun") is not True:
-            raise self.nonsense()
+            raise self.bad_answer()
 
     def ask(self, request: Mapping[str, Any], payload: bytes = b"", *, seconds: float) -> None:
         """Send a further request about the file; see ``open``. Raises DecoderGone."""
@@ -144,7 +144,7 @@ class DecodingProcess:
         file that the decoder asks for meanwhile are sent to it.
 
         Raises:
-            DecoderGone: it hung, crashed, or answered nonsense; it is ended now.
+            DecoderGone: it hung, crashed, or sent a bad message; it is ended now.
             Exception: what reading the file raised.
         """
         failure: Exception | None = None
@@ -162,7 +162,7 @@ class DecodingProcess:
                     self.close()
                     raise DecoderGone(cause)
                 return header
-        except (Closed, Nonsense, TimeoutError) as error:
+        except (Closed, BadMessage, TimeoutError) as error:
             if failure is not None:
                 self.close()
                 raise failure from None
@@ -172,19 +172,19 @@ class DecodingProcess:
         """Take the answer's payload, of exactly that size. Raises DecoderGone."""
         try:
             self._waited(partial(self._channel.take_into, target))
-        except (Closed, Nonsense, TimeoutError) as error:
+        except (Closed, BadMessage, TimeoutError) as error:
             raise self._gone(error) from error
 
     def take(self, limit: int) -> bytearray:
         """Take the answer's payload, at most ``limit`` bytes. Raises DecoderGone."""
         try:
             return self._waited(partial(self._channel.take, limit))
-        except (Closed, Nonsense, TimeoutError) as error:
+        except (Closed, BadMessage, TimeoutError) as error:
             raise self._gone(error) from error
 
-    def nonsense(self) -> DecoderGone:
+    def bad_answer(self) -> DecoderGone:
         """The exception for an answer that cannot be right; the process is ended."""
-        return self._gone(Nonsense("an answer that cannot be right"))
+        return self._gone(BadMessage("an answer that cannot be right"))
 
     def kill(self) -> None:
         """End it, from any thread; the thread that uses it finds it gone."""
@@ -209,9 +209,9 @@ class DecodingProcess:
         """Answer a request for bytes of the file; returns what reading raised."""
         position, length = asked if isinstance(asked, list) and len(asked) == 2 else (-1, 0)
         if type(position) is not int or type(length) is not int:
-            raise Nonsense("a range that is none")
+            raise BadMessage("a range that is none")
         if self._file is None or position < 0 or not 0 < length <= _LONGEST_READ:
-            raise Nonsense("a range that cannot be read")
+            raise BadMessage("a range that cannot be read")
         self._may_read -= length
         if self._may_read < 0:
             raise TimeoutError("the decoder reads in circles")
@@ -232,14 +232,14 @@ class DecodingProcess:
         code = self._process.poll()
         self.close()
         if isinstance(error, TimeoutError) or code == -signal.SIGALRM:
-            cause, told = Cause.HUNG, "took too long"
+            cause, what = Cause.HUNG, "took too long"
         elif code == -signal.SIGKILL:  # not ours: the system's, when memory runs out
-            cause, told = Cause.MEMORY, "was killed"
-        elif isinstance(error, Nonsense):
-            cause, told = Cause.DEFECT, f"sent nonsense ({error})"
+            cause, what = Cause.MEMORY, "was killed"
+        elif isinstance(error, BadMessage):
+            cause, what = Cause.DEFECT, f"sent a bad message ({error})"
         else:
-            cause, told = Cause.CRASHED, f"ended with code {code}"
-        logger.warning("decoding process %d %s", self._process.pid, told)
+            cause, what = Cause.CRASHED, f"ended with code {code}"
+        logger.warning("decoding process %d %s", self._process.pid, what)
         return DecoderGone(cause)
 
 

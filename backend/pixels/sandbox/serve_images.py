@@ -11,7 +11,7 @@ from PIL import Image
 
 from backend.media.errors import MediaError
 from backend.pixels.images import opened_image
-from backend.pixels.sandbox.worker import Serve, Session
+from backend.pixels.sandbox.worker_session import Serve, Session
 
 # What decoding takes up at most: small images and the libraries' tables, and per pixel the
 # samples of OpenJPEG (int32, four components, twice), the coefficients of a progressive JPEG, or

@@ -6,11 +6,10 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from backend.pixels.containers import VideoLimits
 from backend.pixels.decoder import Decoder
-from backend.pixels.errors import VideoError
-from backend.pixels.sandbox.tables import pack_table, unpack_table
-from backend.pixels.sandbox.worker import Serve, Session
+from backend.pixels.frame_table import pack_table, unpack_table
+from backend.pixels.sandbox.worker_session import Serve, Session
+from backend.pixels.video_limits import VideoError, VideoLimits
 
 # The table and the demuxer's index of a file with a million frames, and per pixel the frames that
 # decoding threads and references hold (up to 6 bytes each).

@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from backend.pixels.containers import VideoLimits
-from backend.pixels.errors import VideoError
-from backend.pixels.frame_table import FrameTable
-from backend.pixels.picture import Picture
+from backend.pixels.buffer import Picture
+from backend.pixels.frame_table import FrameTable, pack_table, unpack_table
 from backend.pixels.sandbox.process import WORKER, Cause, DecoderGone, DecodingProcess, plain
-from backend.pixels.sandbox.tables import pack_table, unpack_table
-from backend.pixels.videos import DEFAULT_LIMITS, VideoFrames
+from backend.pixels.video_limits import DEFAULT_LIMITS, VideoError, VideoLimits
+from backend.pixels.videos import VideoFrames
 
 _OPEN_SECONDS = 30.0
 _BYTES_PER_SECOND = 20_000_000  # a table of frames may need the whole file to be read
@@ -25,7 +22,7 @@ _MAX_TABLE_BYTES = 1 << 29
 
 
 def open_video(
-    source: str | Path | BinaryIO,
+    file: BinaryIO,
     *,
     limits: VideoLimits = DEFAULT_LIMITS,
     table: FrameTable | None = None,
@@ -34,17 +31,19 @@ def open_video(
 ) -> VideoFrames:
     """The frames of a video, decoded in a process of its own for as long as they are open.
 
-    Arguments and errors as for ``VideoFrames``; a decoder that hangs or crashes is a
-    ``VideoError`` too. What reading ``source`` raises is raised as it is.
+    Args:
+        file: seekable; it is not closed.
+        limits: what is refused.
+        table: of the same file, when it was open before.
+        read_ahead, max_bytes: see ``VideoFrames``.
+
+    Raises:
+        VideoError: the file is no supported video, is outside the limits, or its decoder hung or
+            crashed.
+        Exception: what reading ``file`` raises.
     """
-    return VideoFrames(
-        source,
-        limits=limits,
-        table=table,
-        read_ahead=read_ahead,
-        max_bytes=max_bytes,
-        decode=RemoteDecoder,
-    )
+    decoder = RemoteDecoder(file, limits, table)
+    return VideoFrames(decoder, read_ahead=read_ahead, max_bytes=max_bytes)
 
 
 class RemoteDecoder:
@@ -108,7 +107,7 @@ class RemoteDecoder:
         process.allow(self._frame_seconds)
         answer = _checked(process.answer())
         if answer.get("frame") != index:
-            raise process.nonsense()
+            raise process.bad_answer()
         picture = np.empty((self.height, self.width, 3), np.uint8)
         process.take_into(memoryview(picture.data).cast("B"))
         picture.flags.writeable = False
@@ -140,9 +139,9 @@ class RemoteDecoder:
                     payload = bytes(process.take(_MAX_TABLE_BYTES))
                     table = unpack_table(answer["table"], payload)
             except (KeyError, TypeError, ValueError, ArithmeticError):
-                raise process.nonsense() from None
+                raise process.bad_answer() from None
             if self.width * self.height > self._limits.max_pixels:
-                raise process.nonsense()
+                raise process.bad_answer()
             self.table = table
         except DecoderGone as gone:
             raise VideoError(_explain(gone.cause, "The video")) from gone

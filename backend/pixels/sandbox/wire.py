@@ -25,7 +25,7 @@ class Closed(Exception):
     """The other side is gone."""
 
 
-class Nonsense(Exception):
+class BadMessage(Exception):
     """The other side sent something that is no message, or not the one that was due."""
 
 
@@ -73,24 +73,24 @@ class Channel:
             deadline: on ``time.monotonic``; None waits for ever.
 
         Raises:
-            Closed, Nonsense: see there.
+            Closed, BadMessage: see there.
             TimeoutError: the deadline passed.
         """
         if self.pending:
-            raise Nonsense(f"{self.pending} bytes were not asked for")
+            raise BadMessage(f"{self.pending} bytes were not asked for")
         head = bytearray(_HEAD.size)
         self._fill(memoryview(head), deadline)
         length, payload = _HEAD.unpack(head)
         if length > _MAX_HEADER_BYTES:
-            raise Nonsense("the header is too long")
+            raise BadMessage("the header is too long")
         text = bytearray(length)
         self._fill(memoryview(text), deadline)
         try:
             header = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise Nonsense("the header is not JSON") from error
+            raise BadMessage("the header is not JSON") from error
         if not isinstance(header, dict):
-            raise Nonsense("the header is no object")
+            raise BadMessage("the header is no object")
         self.pending = payload
         return header
 
@@ -98,18 +98,18 @@ class Channel:
         """Take the payload, which must have exactly the size of ``target`` (format "B").
 
         Raises:
-            Closed, Nonsense: see there.
+            Closed, BadMessage: see there.
             TimeoutError: the deadline passed.
         """
         if self.pending != len(target):
-            raise Nonsense(f"a payload of {self.pending} bytes where {len(target)} are due")
+            raise BadMessage(f"a payload of {self.pending} bytes where {len(target)} are due")
         self._fill(target, deadline)
         self.pending = 0
 
     def take(self, limit: int, deadline: float | None = None) -> bytearray:
         """Take the payload, at most ``limit`` bytes; errors as in ``take_into``."""
         if self.pending > limit:
-            raise Nonsense(f"a payload of {self.pending} bytes where at most {limit} are due")
+            raise BadMessage(f"a payload of {self.pending} bytes where at most {limit} are due")
         data = bytearray(self.pending)
         self.take_into(memoryview(data), deadline)
         return data

@@ -20,10 +20,12 @@ from backend.labelstudio.timing import Timeline, frame_on_screen
 from backend.media.errors import MediaError
 from backend.media.resolver import MediaStream
 from backend.media.task_media import TaskMedia
-from backend.pixels import FrameTable, VideoError, VideoFrames
+from backend.pixels.frame_table import FrameTable
 from backend.pixels.recipes import ImageSource
 from backend.pixels.sandbox.process import DecoderGone
 from backend.pixels.sandbox.video_decoding import open_video
+from backend.pixels.video_limits import VideoError
+from backend.pixels.videos import VideoFrames
 from backend.predict.events.ask import Where
 from backend.threads.fair_queue import Busy
 from backend.tracking.clip import Tables, read_timeline, video_tag

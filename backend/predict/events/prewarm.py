@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from backend.engine.engine import Engine, EngineError
 from backend.engine.scheduler import Priority
-from backend.pixels import VideoError
+from backend.pixels.video_limits import VideoError
 from backend.predict.events.open_videos import Clips, OpenClip
 from backend.threads.fair_pool import FairPool
 from backend.threads.fair_queue import Busy

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.pixels.sandbox import worker
-from backend.pixels.sandbox.worker import Serve, Session
+from backend.pixels.sandbox.worker_session import Serve, Session
 
 real_server = worker._server
 

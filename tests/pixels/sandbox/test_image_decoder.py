@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 
 from backend.media.errors import MediaError, Reason
-from backend.pixels.images import load_image
 from backend.pixels.sandbox.image_decoding import ImageDecoder
 from backend.pixels.sandbox.process import DecodingProcess
+from tests.pixels.in_process import decoded_image
 from tests.pixels.sandbox.conftest import FAULTY
 from tests.processes import running
 from tests.waiting import PATIENCE, until
@@ -68,7 +68,7 @@ def test_same_pixels_as_in_this_process(
     image = source.convert("I" if mode == "I;16" else mode) if wide else source.convert(mode)
     (image.convert("I;16") if mode == "I;16" else image).save(path, kind)
     pixels = decoder.load(path)
-    assert np.array_equal(pixels, load_image(path))
+    assert np.array_equal(pixels, decoded_image(path))
     assert pixels.flags.writeable
     assert pixels.flags.c_contiguous
 
@@ -115,6 +115,7 @@ def test_missing_file(decoder: ImageDecoder, tmp_path: Path) -> None:
     with pytest.raises(MediaError) as caught:
         decoder.load(tmp_path / "none")
     assert caught.value.reason is Reason.STORAGE
+    assert str(tmp_path) not in str(caught.value)
 
 
 class Broken(io.BytesIO):

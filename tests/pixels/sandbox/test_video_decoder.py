@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,10 +12,12 @@ import numpy as np
 import pytest
 
 from backend.media.errors import MediaError, Reason
-from backend.pixels import VideoError, VideoFrames, VideoLimits
-from backend.pixels.sandbox.tables import pack_table, unpack_table
+from backend.pixels.frame_table import pack_table, unpack_table
 from backend.pixels.sandbox.video_decoding import RemoteDecoder, open_video
+from backend.pixels.video_limits import DEFAULT_LIMITS, VideoError, VideoLimits
+from backend.pixels.videos import VideoFrames
 from tests.pixels.clips import number_of, steady, write_clip
+from tests.pixels.in_process import video_frames
 from tests.pixels.sandbox.conftest import FAULTY
 from tests.processes import running
 from tests.waiting import PATIENCE
@@ -24,9 +25,13 @@ from tests.waiting import PATIENCE
 Clip = Callable[[str], Path]
 
 
+def open_path(path: Path, **options: Any) -> VideoFrames:
+    return open_video(io.BytesIO(path.read_bytes()), **options)
+
+
 @pytest.mark.parametrize("name", ["25.mp4", "vp8.webm", "transport.ts", "mpeg4_b_frames.avi"])
 def test_same_frames_as_in_this_process(clip: Clip, name: str) -> None:
-    with VideoFrames(clip(name)) as here, open_video(clip(name)) as there:
+    with video_frames(clip(name)) as here, open_path(clip(name)) as there:
         assert (there.width, there.height, there.duration) == (
             here.width,
             here.height,
@@ -58,21 +63,21 @@ def test_a_file_larger_than_its_head_is_read_in_a_row(tmp_path: Path) -> None:
         gop=1,
     )
     assert path.stat().st_size > 2 << 20
-    with open_video(path) as frames:
+    with open_path(path) as frames:
         for number in range(len(frames)):
             assert number_of(frames[number]) == number
 
 
 def test_a_table_is_handed_on(clip: Clip) -> None:
-    with open_video(clip("25.mp4")) as frames:
+    with open_path(clip("25.mp4")) as frames:
         table = frames.table
-    with open_video(clip("25.mp4"), table=table) as frames:
+    with open_path(clip("25.mp4"), table=table) as frames:
         assert frames.table is table
         assert number_of(frames[40]) == 40
 
 
 def test_tables_survive_the_journey(clip: Clip) -> None:
-    with VideoFrames(clip("fragmented.mp4")) as frames:
+    with video_frames(clip("fragmented.mp4")) as frames:
         table = frames.table
     back = unpack_table(*pack_table(table))
     for name in ("pts", "key_pts", "key_dts"):
@@ -104,7 +109,7 @@ def test_file_objects_are_read_by_ranges(clip: Clip) -> None:
     data = clip("25.mp4").read_bytes()
     filler = (8 << 20).to_bytes(4, "big") + b"free" + bytes((8 << 20) - 8)
     at = data.index(b"ftyp") + int.from_bytes(data[:4], "big") - 4
-    with VideoFrames(io.BytesIO(data)) as frames:
+    with video_frames(io.BytesIO(data)) as frames:
         expected = len(frames)
     file = Counting(data[:at] + data[at:] + filler)
     with open_video(file) as frames:
@@ -137,22 +142,17 @@ def test_same_errors_as_in_this_process(data: bytes, message: str) -> None:
 def test_limits_hold(clip: Clip) -> None:
     for limits in (VideoLimits(max_pixels=100), VideoLimits(max_frames=3)):
         with pytest.raises(VideoError, match="allowed"):
-            open_video(clip("25.mp4"), limits=limits)
-
-
-def test_missing_path(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        open_video(tmp_path / "none.mp4")
+            open_path(clip("25.mp4"), limits=limits)
 
 
 @pytest.fixture
 def faulty() -> Iterator[Callable[..., VideoFrames]]:
     opened: list[VideoFrames] = []
 
-    def make(file: BinaryIO | Path, **options: Any) -> VideoFrames:
+    def make(file: BinaryIO, **options: Any) -> VideoFrames:
         patient = {"open_seconds": PATIENCE, "frame_seconds": PATIENCE, "module": FAULTY}
-        decode = partial(RemoteDecoder, **{**patient, **options})
-        opened.append(VideoFrames(file, read_ahead=0, decode=decode))
+        decoder = RemoteDecoder(file, DEFAULT_LIMITS, None, **{**patient, **options})
+        opened.append(VideoFrames(decoder, read_ahead=0))
         return opened[-1]
 
     yield make
@@ -196,9 +196,9 @@ def test_faults_at_a_frame(
 ) -> None:
     """The frames before are there, another video does not notice, and the process is gone."""
     monkeypatch.setenv("PYTHONPATH", f"fault-in-frame-10={fault}")
-    with open_video(clip("vp8.webm")) as other:
-        frames = faulty(clip("25.mp4"))
-        source = frames._frames._source
+    with open_path(clip("vp8.webm")) as other:
+        frames = faulty(io.BytesIO(clip("25.mp4").read_bytes()))
+        source = frames._source
         assert isinstance(source, RemoteDecoder)
         assert source._process is not None
         pid = source._process.pid
@@ -236,8 +236,8 @@ def number_of_or_none(frames: VideoFrames, index: int) -> int | None:
 
 
 def test_processes_end_with_the_video(clip: Clip) -> None:
-    frames = open_video(clip("25.mp4"))
-    source = frames._frames._source
+    frames = open_path(clip("25.mp4"))
+    source = frames._source
     assert isinstance(source, RemoteDecoder)
     assert source._process is not None
     pid = source._process.pid

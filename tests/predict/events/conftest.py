@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from backend.media.cache import MediaFile
-from backend.pixels import VideoFrames
 from tests.backend.conftest import make_bench
 from tests.pixels.clips import HEIGHT, WIDTH, steady, write_clip
+from tests.pixels.in_process import video_frames
 from tests.waiting import PATIENCE
 
 __all__ = ["make_bench"]
@@ -41,7 +41,7 @@ def decoding_process():
 def decode_here(monkeypatch):
     """Decode without a process of its own, which takes half a second to start."""
     for module in ("predict.events.open_videos", "predict.events.sessions", "tracking.clip"):
-        monkeypatch.setattr(f"backend.{module}.open_video", VideoFrames)
+        monkeypatch.setattr(f"backend.{module}.open_video", video_frames)
 
 
 @pytest.fixture

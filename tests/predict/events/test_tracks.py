@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from backend.job_state import JobState
-from backend.pixels import VideoError
+from backend.pixels.video_limits import VideoError
 from backend.tracking.store import StoreError
 from tests.pixels.clips import HEIGHT, WIDTH
 from tests.predict.events.conftest import FRAMES, Editor, box, left_of, mask_of, point
