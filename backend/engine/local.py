@@ -29,7 +29,6 @@ from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.queued_tracker import QueuedTracker
 from backend.engine.scheduler import InferenceThread, Job, Priority
 from backend.engine.segmenting import batches, segment_batch
-from backend.finetune.encoder import encoder_digest
 from backend.metrics import Metrics
 from backend.pixels.recipes import ImageSource
 from backend.threads.caller import caller, carried
@@ -343,6 +342,8 @@ class LocalEngine:
 
 
 def _loaded(predictor: ImagePredictor) -> _Model:
+    from sam2model.encoder_digest import encoder_digest  # brings torch
+
     return _Model(predictor, encoder_digest(predictor.model.state_dict()))
 
 

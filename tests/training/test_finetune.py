@@ -19,8 +19,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from backend.finetune.encoder import encoder_digest
 from sam2model import build_model
+from sam2model.encoder_digest import encoder_digest
 from sam2model.sam2 import SAM2
 from sam2model.variants import get_variant
 from tests.training import finetune_project as project

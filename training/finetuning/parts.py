@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from backend.finetune.encoder import ENCODER
+from sam2model.encoder_digest import ENCODER
 from sam2model.sam2 import SAM2
 
 _DECODER = ("sam_mask_decoder.",)
