@@ -7,12 +7,13 @@ import os
 import sys
 
 from backend.doctor import command as doctor
+from backend.doctor.machine import start_problems
 from backend.engine.compiling import end_while_compiling
 from backend.expected import ExpectedError
 from backend.export import export, frames
 from backend.runs import preannotate
 from backend.settings import Settings, SettingsError
-from backend.startup import start_problems
+from backend.wiring import Wiring
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     if parsed.command == "serve":
         return _serve(settings)
     try:
-        return int(parsed.run(parsed, settings))
+        return int(parsed.run(parsed, Wiring(settings)))
     except ExpectedError as error:
         print(error, file=sys.stderr)
         return 1
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _serve(settings: Settings) -> int:
     """Become gunicorn: one process that holds the model, several request threads."""
-    problems = start_problems(settings)
+    problems = start_problems(Wiring(settings))
     if problems:
         print("\n".join(problems), file=sys.stderr)
         return 2

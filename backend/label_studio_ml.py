@@ -13,16 +13,19 @@ from typing import Any
 
 from label_studio_ml.model import LabelStudioMLBase
 
-from backend.metrics import Metrics
+from backend.finetune.finetuning import Finetuning
 from backend.predict.dispatch import Dispatcher
 from backend.settings import Settings
-from backend.wsgi import build_service
+from backend.wiring import Wiring
 
 
 @cache
-def shared_service() -> Dispatcher:
-    """The service of this process; made after gunicorn's fork, because made on first use."""
-    return build_service(Settings.from_env(os.environ), Metrics())
+def shared() -> tuple[Dispatcher, Finetuning]:
+    """What this process answers and fine-tunes with; made after gunicorn's fork, because made on
+    first use."""
+    wiring = Wiring(Settings.from_env(os.environ))
+    engine = wiring.engine()
+    return wiring.service(engine), wiring.finetuning(engine)
 
 
 class SAM2Backend(LabelStudioMLBase):
@@ -30,7 +33,8 @@ class SAM2Backend(LabelStudioMLBase):
 
     def setup(self) -> None:
         """Tell Label Studio which model answers."""
-        self.set("model_version", shared_service().engine.model_version)
+        service, _ = shared()
+        self.set("model_version", service.engine.model_version)
 
     def predict(
         self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any
@@ -42,14 +46,13 @@ class SAM2Backend(LabelStudioMLBase):
             "label_config": self.label_config,
             "params": {"context": context},
         }
-        results: list[Any] = shared_service().predict(body)["results"]
+        service, _ = shared()
+        results: list[Any] = service.predict(body)["results"]
         return results
 
     def fit(self, event: str, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Label Studio's annotation and training events; START_TRAINING may begin a fine-tuning,
         which goes on in the background."""
-        finetuning = shared_service().finetuning
-        done = None
-        if finetuning is not None:
-            done = finetuning.webhook({"action": event, "project": data.get("project")})
+        _, finetuning = shared()
+        done = finetuning.webhook({"action": event, "project": data.get("project")})
         return {"event": event, "trained": False, "reason": done or "nothing to train for"}

@@ -9,8 +9,8 @@ from typing import Any
 from backend.doctor.examine import examine
 from backend.doctor.findings import Finding, Level, any_broken, broken
 from backend.doctor.model import model_findings
-from backend.runs.common import say
-from backend.settings import Settings, SettingsError
+from backend.runs.common import Parts, say
+from backend.settings import SettingsError
 
 
 def add_parser(commands: Any) -> None:
@@ -28,12 +28,10 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace, settings: Settings) -> int:
+def run(arguments: argparse.Namespace, parts: Parts) -> int:
     """Print the findings as they are made; 1 where something is broken."""
     findings = []
-    for finding in examine(
-        settings, model_findings, project=arguments.project, task=arguments.task
-    ):
+    for finding in examine(parts, model_findings, project=arguments.project, task=arguments.task):
         findings.append(finding)
         say(finding.line, sys.stdout)
     say(_summary(findings), sys.stdout)

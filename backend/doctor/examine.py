@@ -5,30 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from backend.doctor.findings import Finding, broken, redacted, warning
+from backend.doctor.findings import Finding, any_broken, broken, redacted, warning
 from backend.doctor.machine import disk_findings, settings_findings
+from backend.doctor.model import engine_findings
 from backend.doctor.project import config_findings, connection_findings
 from backend.doctor.samples import media_findings
 from backend.doctor.server import server_findings
+from backend.engine.engine import Engine
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.labelstudio.json_values import mappings, whole_number
 from backend.labelstudio.label_config import LabelConfigError, parse_label_config
 from backend.labelstudio.tags import LabelConfig
 from backend.logs import Redactor
 from backend.media.errors import MediaError
-from backend.metrics import Metrics
 from backend.pixels.sandbox.image_decoding import ImageDecoder
-from backend.runs.common import ToolError, read_task
-from backend.settings import Settings, SettingsError
-from backend.wsgi import build_resolver, ca_bundle, model_choice
+from backend.runs.common import Parts, ToolError, read_task
+from backend.settings import SettingsError
 
 PAGE = 100  # Label Studio's own
 API_SECONDS = 30.0  # Label Studio tries every backend of a project before it answers
 
 
+def diagnose(
+    parts: Parts, engine: Engine, *, project: int | None, task: int | None
+) -> dict[str, object]:
+    """What ``examine`` finds out about a service that runs, as JSON."""
+
+    def model(parts: Parts) -> list[Finding]:
+        return engine_findings(engine.status(), engine.model_version)
+
+    findings = list(examine(parts, model, project=project, task=task))
+    return {"ok": not any_broken(findings), "findings": [finding.as_json for finding in findings]}
+
+
 def examine(
-    settings: Settings,
-    model: Callable[[Settings], Iterable[Finding]],
+    parts: Parts,
+    model: Callable[[Parts], Iterable[Finding]],
     *,
     project: int | None = None,
     task: int | None = None,
@@ -40,44 +52,39 @@ def examine(
         project: look at its label config, connection, and a sample of its media.
         task: look at its media, and at its project.
     """
-    redact = Redactor(settings.secrets())
-    for finding in _findings(settings, model, project, task):
+    redact = Redactor(parts.settings.secrets())
+    for finding in _findings(parts, model, project, task):
         yield redacted(finding, redact)
 
 
 def _findings(
-    settings: Settings,
-    model: Callable[[Settings], Iterable[Finding]],
+    parts: Parts,
+    model: Callable[[Parts], Iterable[Finding]],
     project: int | None,
     task: int | None,
 ) -> Iterator[Finding]:
-    yield from settings_findings(settings)
-    yield from disk_findings(settings)
-    yield from model(settings)
+    yield from settings_findings(parts)
+    yield from disk_findings(parts.settings)
+    yield from model(parts)
     wanted = task is not None or project is not None
-    if settings.label_studio_url is None:
+    try:
+        client = parts.label_studio(API_SECONDS)
+    except LabelStudioError:
+        return  # told by the settings' problems
+    if client is None:
         if wanted:
             yield broken("project", "it cannot be looked at without LABEL_STUDIO_URL")
         return
-    try:
-        client = LabelStudioClient(
-            settings.label_studio_url,
-            settings.label_studio_api_key,
-            timeout=API_SECONDS,
-            verify=ca_bundle(settings),
-        )
-    except LabelStudioError:
-        return  # told by the settings' problems
     found, usable = server_findings(client)
     yield from found
     if usable and wanted:
-        yield from _project(settings, client, project, task)
+        yield from _project(parts, client, project, task)
     elif usable:
         yield warning("project", "none was looked at", "add --project ID or --task ID")
 
 
 def _project(
-    settings: Settings, client: LabelStudioClient, project: int | None, task: int | None
+    parts: Parts, client: LabelStudioClient, project: int | None, task: int | None
 ) -> Iterator[Finding]:
     single: list[Mapping[str, Any]] = []
     try:
@@ -92,29 +99,29 @@ def _project(
         return
     except LabelConfigError as error:
         yield broken(f"label config of project {project}", str(error))
-        yield from connection_findings(client, settings, project or 0, _version(settings))
+        yield from connection_findings(client, parts.settings, project or 0, parts.model().version)
         return
     yield from config_findings(number, config)
-    yield from connection_findings(client, settings, number, _version(settings))
+    yield from connection_findings(client, parts.settings, number, parts.model().version)
     try:
         tasks = single or _tasks(client, number)
     except (LabelStudioError, ValueError) as error:
         yield broken("media", f"the tasks cannot be listed: {error}")
         return
-    yield from _media(settings, client, config, tasks)
+    yield from _media(parts, client, config, tasks)
 
 
 def _media(
-    settings: Settings,
+    parts: Parts,
     client: LabelStudioClient,
     config: LabelConfig,
     tasks: list[Mapping[str, Any]],
 ) -> Iterator[Finding]:
     try:
-        resolver = build_resolver(settings, client, Metrics())
+        resolver = parts.media(client)
     except (SettingsError, MediaError, OSError, RuntimeError):
         return  # told by the settings' problems
-    decoder = ImageDecoder(max_pixels=settings.max_image_pixels, warm=1)
+    decoder = ImageDecoder(max_pixels=parts.settings.max_image_pixels, warm=1)
     try:
         yield from media_findings(resolver, decoder, config, tasks)
     finally:
@@ -139,7 +146,3 @@ def _tasks(client: LabelStudioClient, project: int) -> list[Mapping[str, Any]]:
     total = whole_number(first.get("total")) or 0
     last = page(-(-total // PAGE)) if total > PAGE else {}
     return [*mappings(first.get("tasks")), *mappings(last.get("tasks"))]
-
-
-def _version(settings: Settings) -> str:
-    return model_choice(settings).version

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from backend.doctor.findings import Finding, broken, ok, warning
+from backend.labelstudio.client import LabelStudioError
+from backend.runs.common import Parts
 from backend.setting_values import MIB
-from backend.settings import Settings
-from backend.startup import start_problems
+from backend.settings import Settings, SettingsError
 
 LABEL_STUDIO_SECONDS = 100.0  # after which it gives up on /predict
 NEEDED_BYTES = 100 * MIB  # for the state of jobs, and one file in the cache
 
 
-def settings_findings(settings: Settings) -> Iterator[Finding]:
+def start_problems(parts: Parts) -> list[str]:
+    """Why the service could not work with these settings on this machine, in one line each;
+    nothing is asked of other machines, which may come up later."""
+    return [*_folder_problems(parts.settings), *_credential_problems(parts)]
+
+
+def settings_findings(parts: Parts) -> Iterator[Finding]:
     """Settings that cannot work on this machine, or hardly anybody means."""
-    for problem in start_problems(settings):
+    settings = parts.settings
+    for problem in start_problems(parts):
         variable, _, text = problem.partition(": ")
         named = variable.isupper() and bool(text)
         yield broken(variable if named else "settings", text if named else problem)
@@ -72,6 +82,33 @@ def disk_findings(settings: Settings) -> Iterator[Finding]:
                 )
                 continue
         yield ok(variable, f"{folder} can be written to, {free // MIB} MiB left")
+
+
+def _folder_problems(settings: Settings) -> Iterator[str]:
+    for variable, folder in (("CACHE_DIR", settings.cache_dir), ("STATE_DIR", settings.state_dir)):
+        try:
+            _try_to_write(folder.expanduser())
+        except OSError as error:
+            yield f"{variable}: {folder} must be a folder to write to ({error.strerror})"
+        except RuntimeError:  # of expanduser
+            yield f"{variable}: {folder} must be an absolute path where there is no home folder"
+
+
+def _try_to_write(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(tempfile.TemporaryFile(dir=folder)) as file:
+        file.write(b"x")
+
+
+def _credential_problems(parts: Parts) -> Iterator[str]:
+    try:
+        parts.label_studio()
+    except LabelStudioError as error:
+        yield str(error)
+    try:
+        parts.s3_clients()
+    except SettingsError as error:
+        yield str(error)
 
 
 def _size(folder: Path) -> int:

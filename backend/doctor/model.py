@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from backend.doctor.findings import Finding, broken, ok, warning
 from backend.engine.engine import State, Status
 from backend.engine.local import ModelChoice
+from backend.runs.common import Parts
 from backend.settings import Settings
 
 
@@ -20,13 +21,11 @@ def engine_findings(status: Status, model_version: str) -> list[Finding]:
     return [level("model", f"{model_version}: {status.detail}")]
 
 
-def model_findings(settings: Settings) -> Iterator[Finding]:
+def model_findings(parts: Parts) -> Iterator[Finding]:
     """The model's files and the device, tried out; imports torch."""
-    from backend.wsgi import model_choice  # the wiring, which needs this package
-
-    yield from _device(settings)
+    yield from _device(parts.settings)
     try:
-        choice = model_choice(settings)
+        choice = parts.model()
     except (OSError, RuntimeError):
         return  # STATE_DIR, told by the settings' problems
     yield from _weights(choice)

@@ -21,11 +21,8 @@ from backend.export.picture_masks import picture_media
 from backend.export.video_masks import Fetch, video_media
 from backend.labelstudio.read_results import newest_results
 from backend.labelstudio.tags import LabelConfig
-from backend.metrics import Metrics
-from backend.runs.common import Project, ToolError, chosen_tasks, connect, say
-from backend.settings import Settings
+from backend.runs.common import Parts, Project, ToolError, chosen_tasks, connect, say
 from backend.tracking.store import TrackStore
-from backend.wsgi import base_choice, build_resolver
 
 
 def add_parser(commands: Any) -> None:
@@ -46,16 +43,16 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace, settings: Settings) -> int:
+def run(arguments: argparse.Namespace, parts: Parts) -> int:
     """Carry the command out; returns the exit code."""
     if not arguments.task and arguments.project is None:
         raise ToolError("Say what to export: --task N (may be repeated) or --project N.")
-    client = connect(settings)
-    resolver = build_resolver(settings, client, Metrics())
-    store = TrackStore(settings.state_dir.expanduser() / "tracks.sqlite3")
+    client = connect(parts)
+    resolver = parts.media(client)
+    store = parts.tracks()
     source = _Source(
         store,
-        base_choice(settings).version,
+        parts.base_model().version,
         lambda uri, task: resolver.open(uri, task_id=task),
         arguments.predictions,
     )

@@ -10,11 +10,8 @@ from urllib.parse import quote
 import botocore.exceptions
 
 from backend.files import replacing
-from backend.media.retries import Timeouts
 from backend.media.s3_clients import S3Clients
-from backend.runs.common import ToolError
-from backend.settings import Settings
-from backend.wsgi import ca_bundle, s3_settings
+from backend.runs.common import Parts, ToolError
 
 _PREFIX = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{1,62})(?:/(.*))?")
 
@@ -39,7 +36,7 @@ class Folder(Protocol):
         ...
 
 
-def open_folder(place: str, settings: Settings, address: str | None = None) -> Folder:
+def open_folder(place: str, parts: Parts, address: str | None = None) -> Folder:
     """The folder or bucket prefix that ``place`` names.
 
     Args:
@@ -55,12 +52,12 @@ def open_folder(place: str, settings: Settings, address: str | None = None) -> F
         prefix = match[2] or ""
         if prefix and not prefix.endswith("/"):
             prefix += "/"
-        return BucketFolder(match[1], prefix, settings, address)
+        return BucketFolder(match[1], prefix, parts.s3_clients(), address)
     if "://" in place:
         raise ToolError(
             f"Files cannot be written to {place}: give a folder or s3://bucket/prefix/."
         )
-    return LocalFolder(Path(place), settings.local_files_root, address)
+    return LocalFolder(Path(place), parts.settings.local_files_root, address)
 
 
 class LocalFolder:
@@ -106,9 +103,8 @@ class BucketFolder:
     """A prefix in an S3 bucket, with the credentials that boto3 finds."""
 
     def __init__(
-        self, bucket: str, prefix: str, settings: Settings, address: str | None = None
+        self, bucket: str, prefix: str, clients: S3Clients, address: str | None = None
     ) -> None:
-        clients = S3Clients(s3_settings(settings), timeouts=Timeouts(), verify=ca_bundle(settings))
         self._client: Any = clients.client(bucket)
         self._bucket = bucket
         self._prefix = prefix

@@ -22,12 +22,9 @@ import numpy as np
 from backend.export.folders import Folder, LocalFolder, open_folder
 from backend.export.frames_back import convert_back
 from backend.media.errors import shown
-from backend.metrics import Metrics
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.pixels.videos import VideoFrames
-from backend.runs.common import ToolError, say
-from backend.settings import Settings
-from backend.wsgi import build_resolver
+from backend.runs.common import Parts, ToolError, say
 
 TASKS = "tasks.json"
 SOURCE = "source.json"  # which video the folder's frames are of
@@ -57,7 +54,7 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace, settings: Settings) -> int:
+def run(arguments: argparse.Namespace, parts: Parts) -> int:
     """Carry the command out; returns the exit code."""
     if arguments.back is not None:
         if arguments.tasks is None:
@@ -67,8 +64,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         return 0
     if arguments.video is None:
         raise ToolError("Say what to do: --video FILE, or --back RESULTS.")
-    folder = open_folder(arguments.out, settings, arguments.address)
-    with _opened(arguments.video, settings) as frames:
+    folder = open_folder(arguments.out, parts, arguments.address)
+    with _opened(arguments.video, parts) as frames:
         if frames.notice:
             say(frames.notice)
         chosen = choose_frames(frames.times, arguments.every, arguments.start, arguments.stop)
@@ -111,7 +108,7 @@ def frame_name(index: int) -> str:
 
 
 @contextmanager
-def _opened(video: str, settings: Settings) -> Iterator[VideoFrames]:
+def _opened(video: str, parts: Parts) -> Iterator[VideoFrames]:
     """The frames of a file, or of an address read through the media cache."""
     if "://" not in video:
         if not Path(video).is_file():
@@ -119,7 +116,7 @@ def _opened(video: str, settings: Settings) -> Iterator[VideoFrames]:
         with Path(video).open("rb") as local, open_video(local) as frames:
             yield frames
         return
-    resolver = build_resolver(settings, None, Metrics())
+    resolver = parts.media(None)
     try:
         with resolver.open(video) as file, open_video(file) as frames:
             yield frames

@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Any
 
 from backend.engine.engine import Engine
-from backend.finetune.finetuning import Finetuning
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.label_config import LabelConfigError, parse_label_config
 from backend.labelstudio.prompts import prompts_from_context
@@ -45,13 +44,11 @@ class Dispatcher:
         metrics: Metrics,
         *,
         protocol: VideoProtocol | None = None,
-        finetuning: Finetuning | None = None,
         threads: int = 16,
         media: ExitStack | None = None,
     ) -> None:
         """
         Args:
-            finetuning: fine-tunes the model; without it nothing does.
             media: closes what fetches and decodes, when nothing needs it any more.
             protocol: answers the events of newer editors; without it they get nothing.
             threads: requests that the server answers at the same time.
@@ -60,7 +57,6 @@ class Dispatcher:
         self.tracking = tracking
         self._clicks = clicks
         self.retrieval = retrieval
-        self.finetuning = finetuning
         self._protocol = protocol
         self._metrics = metrics
         self._admission = Admission(threads)
@@ -193,8 +189,6 @@ class Dispatcher:
     def close(self) -> None:
         """Stop background work, release the model, end the decoding processes."""
         self.drain()
-        if self.finetuning is not None:
-            self.finetuning.close()
         if self._protocol is not None:
             self._protocol.close()
         self.retrieval.close()

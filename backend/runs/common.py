@@ -6,13 +6,20 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
+from backend.engine.building import ModelChoice
 from backend.expected import ExpectedError
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.tags import LabelConfig
+from backend.media.resolver import MediaResolver
+from backend.media.s3_clients import S3Clients
+from backend.predict.dispatch import Dispatcher
 from backend.settings import Settings
+from backend.tracking.store import TrackStore
+
+API_SECONDS = 120.0  # a page of tasks can hold tens of megabytes of masks
 
 
 class ToolError(ExpectedError):
@@ -42,20 +49,38 @@ class Project:
     config: LabelConfig
 
 
-def connect(settings: Settings) -> LabelStudioClient:
+class Parts(Protocol):
+    """What a command is handed: the settings, and what is made from them when it is asked for."""
+
+    settings: Settings
+
+    def label_studio(self, timeout: float = ...) -> LabelStudioClient | None: ...
+
+    def s3_clients(self) -> S3Clients: ...
+
+    def media(self, label_studio: LabelStudioClient | None) -> MediaResolver: ...
+
+    def tracks(self) -> TrackStore: ...
+
+    def base_model(self) -> ModelChoice: ...
+
+    def model(self) -> ModelChoice: ...
+
+    def batch_service(self, *, jobs: int, fetch_seconds: float) -> Dispatcher: ...
+
+
+def connect(parts: Parts) -> LabelStudioClient:
     """The Label Studio of the settings.
 
     Raises:
         ToolError: there is none in the settings.
     """
-    if settings.label_studio_url is None:
+    client = parts.label_studio(timeout=API_SECONDS)
+    if client is None:
         raise ToolError(
             "No Label Studio is configured: set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY."
         )
-    # A page of tasks can hold tens of megabytes of masks.
-    return LabelStudioClient(
-        settings.label_studio_url, settings.label_studio_api_key, timeout=120.0
-    )
+    return client
 
 
 def read_project(client: LabelStudioClient, number: int) -> Project:

@@ -8,7 +8,6 @@ frame, so that the command can be stopped, killed and started again.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import re
 import sys
@@ -23,14 +22,11 @@ from typing import Any
 from backend.expected import ExpectedError
 from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.commands import Kind, ParsedCommand, Word
-from backend.metrics import Metrics
-from backend.runs.common import Project, ToolError, connect, read_project, say
+from backend.runs.common import Parts, Project, ToolError, connect, read_project, say
 from backend.runs.labeller import Labelled, Labeller, Stopped, mark_kinds
 from backend.runs.prompt_sources import has_prediction, marks_of, own_predictions
 from backend.runs.review_file import ReviewFile
-from backend.settings import Settings
 from backend.tracking.records import Job
-from backend.wsgi import build_service, model_choice
 
 logger = logging.getLogger(__name__)
 
@@ -65,13 +61,13 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace, settings: Settings) -> int:
+def run(arguments: argparse.Namespace, parts: Parts) -> int:
     """Carry the command out; returns the exit code."""
-    client = connect(settings)
+    client = connect(parts)
     project = read_project(client, arguments.project)
     if not project.config.usable:
         raise ToolError("; ".join(project.config.problems) or "the label config takes no masks")
-    report = _Report(model_choice(settings).version, arguments.force)
+    report = _Report(parts.model().version, arguments.force)
     tasks = islice(client.list_tasks(arguments.project), arguments.limit)
     try:
         if arguments.dry_run:
@@ -79,7 +75,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
                 if report.wanted(task):
                     report.plan(task, project)
         else:
-            _label_all(tasks, client, project, report, arguments, settings)
+            _label_all(tasks, client, project, report, arguments, parts)
     except BaseException:  # stopped from the keyboard, or Label Studio went away
         report.show()
         raise
@@ -163,14 +159,11 @@ def _label_all(
     project: Project,
     report: _Report,
     arguments: argparse.Namespace,
-    settings: Settings,
+    parts: Parts,
 ) -> None:
     """Label the tasks, a few at a time, read from Label Studio as they are needed."""
     review = ReviewFile(arguments.csv) if arguments.csv is not None else None
-    settings = dataclasses.replace(
-        settings, track_jobs=arguments.concurrency, track_budget_seconds=FETCH_SECONDS
-    )
-    service = build_service(settings, Metrics(), resume=False)
+    service = parts.batch_service(jobs=arguments.concurrency, fetch_seconds=FETCH_SECONDS)
     stopping = threading.Event()
     parsed = ParsedCommand(
         Kind.COMMAND, Word.TRACK, "track", frames=arguments.range, direction=arguments.direction

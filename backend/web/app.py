@@ -24,7 +24,7 @@ from backend.metrics import Metrics
 from backend.predict.dispatch import BadRequest, Dispatcher
 from backend.settings import Settings
 from backend.tracking.records import Job
-from backend.web.diagnostics import add_diagnostics
+from backend.web.diagnostics import Diagnose, add_diagnostics
 from backend.web.guard import guard, refuse
 from backend.web.openapi import document
 
@@ -34,14 +34,20 @@ MAX_JOBS = 500  # listed at once, the newest first
 STUCK_SECONDS = 600.0  # no single run of the model takes so long
 
 
-def create_app(settings: Settings, service: Dispatcher, metrics: Metrics) -> Flask:
+def create_app(
+    settings: Settings,
+    service: Dispatcher,
+    finetuning: Finetuning,
+    metrics: Metrics,
+    diagnose: Diagnose,
+) -> Flask:
     """The WSGI application over ``service``."""
     app = Flask(__name__, static_folder=None)
     _add_probes(app, service, metrics)
-    _add_contract(app, service, metrics)
+    _add_contract(app, service, finetuning, metrics)
     _add_jobs(app, service)
-    _add_training(app, service.finetuning)
-    add_diagnostics(app, settings, service)
+    _add_training(app, finetuning)
+    add_diagnostics(app, settings, diagnose)
     guard(app, settings, metrics)
     return app
 
@@ -79,7 +85,9 @@ def _add_probes(app: Flask, service: Dispatcher, metrics: Metrics) -> None:
         return jsonify(document())
 
 
-def _add_contract(app: Flask, service: Dispatcher, metrics: Metrics) -> None:
+def _add_contract(
+    app: Flask, service: Dispatcher, finetuning: Finetuning, metrics: Metrics
+) -> None:
     @app.post("/setup")
     def setup() -> Response:
         status = service.engine.status()
@@ -105,9 +113,7 @@ def _add_contract(app: Flask, service: Dispatcher, metrics: Metrics) -> None:
 
     @app.get("/versions")
     def versions() -> Response:
-        if service.finetuning is None:
-            return jsonify(versions=[service.engine.model_version])
-        return jsonify(versions=service.finetuning.versions())
+        return jsonify(versions=finetuning.versions())
 
     @app.post("/webhook")
     def webhook() -> tuple[Response, int]:
@@ -118,8 +124,7 @@ def _add_contract(app: Flask, service: Dispatcher, metrics: Metrics) -> None:
         action = body.get("action") if isinstance(body, dict) else None
         known = isinstance(action, str) and action.isupper() and len(action) < 40
         metrics.webhooks.labels(action if known else "unknown").inc()
-        done = service.finetuning.webhook(body) if service.finetuning is not None else None
-        return jsonify(status="ok", detail=done or ""), HTTPStatus.CREATED
+        return jsonify(status="ok", detail=finetuning.webhook(body) or ""), HTTPStatus.CREATED
 
 
 def _add_jobs(app: Flask, service: Dispatcher) -> None:
@@ -142,9 +147,9 @@ def _add_jobs(app: Flask, service: Dispatcher) -> None:
         return jsonify(_job(runner.cancel(job_id)))
 
 
-def _add_training(app: Flask, finetuning: Finetuning | None) -> None:
+def _add_training(app: Flask, finetuning: Finetuning) -> None:
     def one(project: str, find: Callable[[FinetuneJobs, int], FinetuneJob | None]) -> Response:
-        if finetuning is not None and re.fullmatch(r"[0-9]{1,9}", project):
+        if re.fullmatch(r"[0-9]{1,9}", project):
             job = find(finetuning.jobs, int(project))
             if job is not None:
                 return jsonify(finetuning.shown(job))
@@ -152,8 +157,6 @@ def _add_training(app: Flask, finetuning: Finetuning | None) -> None:
 
     @app.get("/train")
     def trainings() -> Response:
-        if finetuning is None:
-            return jsonify(jobs=[])
         return jsonify(jobs=[finetuning.shown(job) for job in finetuning.jobs.jobs()])
 
     @app.get("/train/<project>")

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from flask import Flask, Response, jsonify, request
 
-from backend.doctor.findings import Finding, any_broken
-from backend.doctor.model import engine_findings
 from backend.labelstudio.json_values import whole_number
-from backend.predict.dispatch import BadRequest, Dispatcher
+from backend.predict.dispatch import BadRequest
 from backend.settings import Settings
 from backend.web.guard import refuse
 
+Diagnose = Callable[..., Mapping[str, object]]
+"""Looks at the set-up, and at a ``project`` or ``task`` where one is given; gives JSON."""
 
-def add_diagnostics(app: Flask, settings: Settings, service: Dispatcher) -> None:
+
+def add_diagnostics(app: Flask, settings: Settings, diagnose: Diagnose) -> None:
     """Add the route.
 
     The answer names hosts, folders and a user, and makes the backend ask other machines, so a
@@ -24,9 +26,6 @@ def add_diagnostics(app: Flask, settings: Settings, service: Dispatcher) -> None
     """
     is_open = settings.basic_auth_user is None and settings.auth_token is None
     one_at_a_time = threading.Lock()
-
-    def model(checked: Settings) -> list[Finding]:
-        return engine_findings(service.engine.status(), service.engine.model_version)
 
     @app.get("/diagnostics")
     def diagnostics() -> Response:
@@ -40,14 +39,9 @@ def add_diagnostics(app: Flask, settings: Settings, service: Dispatcher) -> None
         if not one_at_a_time.acquire(blocking=False):
             return refuse(HTTPStatus.TOO_MANY_REQUESTS, "the doctor is at work; ask again later")
         try:
-            from backend.doctor.examine import examine  # which needs the wiring, and that the app
-
-            findings = list(examine(settings, model, **wanted))
+            return jsonify(diagnose(**wanted))
         finally:
             one_at_a_time.release()
-        return jsonify(
-            ok=not any_broken(findings), findings=[finding.as_json for finding in findings]
-        )
 
 
 def _number(name: str) -> int | None:

@@ -32,11 +32,9 @@ from safetensors.torch import save_file
 
 from backend.job_state import JobState
 from backend.labelstudio.brush_rle import encode_brush
-from backend.metrics import Metrics
 from backend.settings import Settings
 from backend.tracking.store import TrackStore
-from backend.web.app import create_app
-from backend.wsgi import build_service
+from backend.wiring import Wiring
 from benchmarks.speed.click_latency import mask_iou, our_click, serve_photos
 from benchmarks.support.clips import MovingDiscs
 from benchmarks.support.reference import build_official, draw_weights
@@ -139,10 +137,11 @@ def _service(variant: str, folder: Path) -> tuple[Any, Any]:
         embedding_cache_bytes=24 * side * side,  # of 16 bytes a pixel that one takes
         zoom_small_objects=False,
     )
-    metrics = Metrics()
-    service = build_service(settings, metrics)
-    service.engine.wait_ready(START_SECONDS)
-    return create_app(settings, service, metrics).test_client(), service
+    wiring = Wiring(settings)
+    engine = wiring.engine()
+    service = wiring.service(engine)
+    engine.wait_ready(START_SECONDS)
+    return wiring.app(service, wiring.finetuning(engine)).test_client(), service
 
 
 class _Tracks:

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from backend.engine.local import LocalEngine, ModelChoice
+from backend.finetune.finetune_jobs import FinetuneJobs
+from backend.finetune.finetuning import Finetuning
+from backend.finetune.registry import ModelRegistry
 from backend.media.cache import MediaFile
 from backend.media.errors import MediaError, Reason
 from backend.media.resolver import MediaStream
@@ -25,7 +28,7 @@ from backend.predict.segment import Segmenter
 from backend.settings import Settings
 from backend.tracking.store import TrackStore
 from backend.tracking.tracking import Tracking, TrackSettings
-from backend.web.app import create_app
+from backend.wiring import Wiring
 from tests.backend.fakes import FakePredictor, FakeVideoTracker, Gate
 from tests.pixels.in_process import decoded_image
 from tests.waiting import LONGER, PATIENCE
@@ -138,7 +141,16 @@ class Bench:
         self.service = Dispatcher(
             self.engine, clicks, retrieval, self.tracking, self.metrics, protocol=self.protocol
         )
-        self.client = create_app(self.settings, self.service, self.metrics).test_client()
+        self.finetuning = Finetuning(
+            FinetuneJobs(folder / "finetune", check=lambda project: None),
+            ModelRegistry(folder / "models", ModelChoice("demo")),
+            self.engine,
+            self.settings.finetune_projects,
+            pinned=True,
+        )
+        wiring = Wiring(self.settings)
+        wiring.metrics = self.metrics
+        self.client = wiring.app(self.service, self.finetuning).test_client()
 
     def create_prediction(self, task, result, *, model_version, score):
         """Label Studio's API, as the tracking service uses it."""
@@ -178,6 +190,7 @@ def make_bench(tmp_path):
         bench.predictor.hold.set()
         bench.shelf.hold.set()
         bench.track_hold.set()
+        bench.finetuning.close()
         bench.service.close()
 
 

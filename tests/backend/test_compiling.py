@@ -23,7 +23,7 @@ from backend.engine.scheduler import Priority
 from backend.metrics import Metrics
 from backend.pixels.recipes import ImageSource
 from backend.settings import Settings
-from backend.wsgi import base_choice
+from backend.wiring import Wiring
 from sam2model import ImagePredictor, build_model
 from sam2model.compiled import CompiledEncoder
 from tests.waiting import LONGER, PATIENCE, until
@@ -106,7 +106,7 @@ def test_nothing_is_compiled_unless_the_operator_says_so(start: Callable[..., Lo
     def compile_it(choice: ModelChoice, predictor: ImagePredictor) -> None:
         raise AssertionError("compiled")
 
-    choice = base_choice(Settings.from_env({}))
+    choice = Wiring(Settings.from_env({})).base_model()
     assert choice.compile_cache is None
     engine = start(choice, compile_it)
     assert click(engine)
@@ -115,7 +115,7 @@ def test_nothing_is_compiled_unless_the_operator_says_so(start: Callable[..., Lo
 
 def test_the_setting_names_the_folder_in_which_the_result_is_kept(tmp_path: Path) -> None:
     settings = Settings.from_env({"SAM2_COMPILE": "true", "CACHE_DIR": str(tmp_path)})
-    assert base_choice(settings).compile_cache == tmp_path / "compiled"
+    assert Wiring(settings).base_model().compile_cache == tmp_path / "compiled"
 
 
 @pytest.mark.parametrize("compile_cache", [None, Path("cache")])

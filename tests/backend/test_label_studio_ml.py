@@ -62,7 +62,7 @@ def backend_class(bench, monkeypatch):
     monkeypatch.delitem(sys.modules, "backend.label_studio_ml", raising=False)
     monkeypatch.setattr(StandInBase, "kept", {})
     module = importlib.import_module("backend.label_studio_ml")
-    monkeypatch.setattr(module, "shared_service", lambda: bench.service)
+    monkeypatch.setattr(module, "shared", lambda: (bench.service, bench.finetuning))
     yield module.SAM2Backend
     sys.modules.pop("backend.label_studio_ml", None)
 
@@ -91,17 +91,13 @@ def test_it_names_its_model(backend_class):
 def test_training_events_are_handed_on(backend_class, bench):
     asked = []
 
-    class Finetuning:
-        def webhook(self, body):
-            asked.append(body)
-            return "fine-tuning on project 5 begins"
-
-        def close(self):
-            pass
+    def webhook(body):
+        asked.append(body)
+        return "fine-tuning on project 5 begins"
 
     model = backend_class(project_id="5", label_config=CONFIG)
     assert model.fit("START_TRAINING", {"project": {"id": 5}})["trained"] is False  # it is off
-    bench.service.finetuning = Finetuning()
+    bench.finetuning.webhook = webhook
     answer = model.fit("START_TRAINING", {"project": {"id": 5}, "more": "ignored"})
     assert asked == [{"action": "START_TRAINING", "project": {"id": 5}}]
     assert answer["reason"] == "fine-tuning on project 5 begins"

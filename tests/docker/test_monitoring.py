@@ -9,9 +9,8 @@ import promql_parser
 import pytest
 import yaml
 
-from backend.metrics import Metrics
 from backend.settings import Settings
-from backend.wsgi import build_service
+from backend.wiring import Wiring
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/sam2.json").read_text(encoding="utf-8"))
@@ -32,10 +31,9 @@ OTHERS = {"up": {"job"}}  # Prometheus' own
 def exported(tmp_path_factory):
     """By name: the labels of every series that the service exports or will export."""
     folder = tmp_path_factory.mktemp("service")
-    metrics = Metrics()
-    service = build_service(
-        Settings(cache_dir=folder / "cache", state_dir=folder / "state"), metrics
-    )
+    wiring = Wiring(Settings(cache_dir=folder / "cache", state_dir=folder / "state"))
+    metrics = wiring.metrics
+    service = wiring.service(wiring.engine())
     try:
         service.engine.wait_ready(120)
         metrics.stage_seconds.labels("fetch").observe(1)

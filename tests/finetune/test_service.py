@@ -17,7 +17,7 @@ from backend.finetune.finetune_jobs import FinetuneJobs
 from backend.finetune.finetuning import Finetuning
 from backend.finetune.registry import ModelRegistry
 from backend.setting_values import FinetuneProjects
-from backend.web.app import create_app
+from backend.wiring import Wiring
 from tests.finetune.test_jobs import SCRIPT, until
 
 CAPTURE = Path(__file__).parents[1] / "captures" / "01_lifecycle.json"
@@ -82,8 +82,7 @@ def start(tmp_path: Path, make_bench: Any) -> Iterator[Callable[..., Bench]]:
     backend = make_bench()
 
     def client(finetuning: Finetuning) -> FlaskClient:
-        backend.service.finetuning = finetuning
-        return create_app(backend.settings, backend.service, backend.metrics).test_client()
+        return Wiring(backend.settings).app(backend.service, finetuning).test_client()
 
     def make(**more: Any) -> Bench:
         folder = tmp_path / f"bench{len(benches)}"
@@ -94,7 +93,6 @@ def start(tmp_path: Path, make_bench: Any) -> Iterator[Callable[..., Bench]]:
     yield make
     for bench in benches:
         bench.finetuning.close()
-    backend.service.finetuning = None
 
 
 def recorded() -> Any:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import ipaddress
 import json
 import random
-import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,6 @@ from typing import Any
 import boto3
 import pytest
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.errors import MediaError
@@ -24,8 +19,9 @@ from backend.media.resolver import MediaResolver
 from backend.media.retries import Timeouts
 from backend.media.s3_clients import Bucket, S3Clients, S3Settings, read_buckets
 from backend.settings import Settings, SettingsError
-from backend.wsgi import ca_bundle, s3_settings
+from backend.wiring import Wiring
 from benchmarks.support.recording_server import RecordingServer, Reply, Seen, file_reply
+from tests.media.certificates import serve_https
 from tests.media.servers import FakeLabelStudio
 
 pytestmark = pytest.mark.usefixtures("credentials")
@@ -56,7 +52,7 @@ def test_buckets_differ(
     options = {"endpoint": foreign.url, "region": "eu-west-3", "requester_pays": True}
     file.write_text(json.dumps({"there": options, "open": {"anonymous": True}}), encoding="utf-8")
     environment = {"S3_ENDPOINT_URL": server.url, "S3_REGION": "us-west-2", "S3_BUCKETS": str(file)}
-    settings = s3_settings(Settings.from_env(environment))
+    settings = Wiring(Settings.from_env(environment)).s3_settings()
     for each in (server, foreign):
         each.serve("/", BODY, ETag='"1"')
     resolver = make_resolver(s3=settings, allowed_private_hosts=[])
@@ -89,7 +85,7 @@ def test_mistakes_in_the_file_are_told(content: str | None, words: str, tmp_path
     if content is not None:
         file.write_text(content, encoding="utf-8")
     with pytest.raises(SettingsError, match=f"^S3_BUCKETS: .*{words}"):
-        s3_settings(Settings.from_env({"S3_BUCKETS": str(file)}))
+        Wiring(Settings.from_env({"S3_BUCKETS": str(file)})).s3_settings()
 
 
 def test_what_a_bucket_does_not_say_is_as_for_all(tmp_path: Path) -> None:
@@ -265,45 +261,14 @@ def test_endpoint_of_the_environment_is_trusted_behind_a_redirect(
     assert resolver.fetch("s3://media/a.jpg", task_id=1).size == len(BODY)
 
 
-def _certificate(folder: Path) -> Path:
-    """A key and its own certificate for 127.0.0.1, in one PEM file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(tz=datetime.UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(address, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(
-        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = folder / "server.pem"
-    path.write_bytes(private + made.public_bytes(pem))
-    return path
-
-
 def test_ca_bundle(server: RecordingServer, make_resolver: MakeResolver, tmp_path: Path) -> None:
-    bundle = _certificate(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(bundle)
-    server._http.socket = context.wrap_socket(server._http.socket, server_side=True)
-    url = server.url.replace("http:", "https:")
+    bundle, url = serve_https(server, tmp_path)
     server.serve("/", BODY, ETag='"1"')
     usual = make_resolver(s3=at(url))
     for uri, words in (("s3://media/a.jpg", "CA_BUNDLE"), (f"{url}/a.jpg", "CA bundle")):
         with pytest.raises(MediaError, match=words):
             usual.fetch(uri)
     settings = Settings.from_env({"CA_BUNDLE": str(bundle)})
-    trusting = make_resolver(s3=at(url), verify=ca_bundle(settings))
+    trusting = make_resolver(s3=at(url), verify=Wiring(settings).verify)
     for uri in ("s3://media/a.jpg", f"{url}/a.jpg"):
         assert trusting.fetch(uri).size == len(BODY)

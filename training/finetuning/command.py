@@ -29,12 +29,10 @@ from backend.expected import ExpectedError
 from backend.files import replace_text, replacing
 from backend.finetune.registry import ModelRegistry
 from backend.labelstudio.label_config import parse_label_config
-from backend.metrics import Metrics
 from backend.pixels.sandbox.image_decoding import ImageDecoder
 from backend.runs.common import Project, ToolError, connect, read_project
 from backend.settings import Settings
-from backend.tracking.store import TrackStore
-from backend.wsgi import base_choice, build_resolver, model_registry
+from backend.wiring import Wiring
 from sam2model import CheckpointError, build_model
 from training.finetuning.annotations import Reader
 from training.finetuning.dataset import AnnotatedPage
@@ -95,9 +93,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.background:
         _stay_behind()
     try:
-        settings = _settings(arguments)
+        wiring = Wiring(_settings(arguments))
         with ExitStack() as stack:
-            return _run(arguments, settings, stack)
+            return _run(arguments, wiring, stack)
     except _EXPECTED as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 1
@@ -106,11 +104,12 @@ def run(arguments: argparse.Namespace) -> int:
         return 130
 
 
-def _run(arguments: argparse.Namespace, settings: Settings, stack: ExitStack) -> int:
-    source = _open(arguments, settings, stack)
-    registry = model_registry(settings)
+def _run(arguments: argparse.Namespace, wiring: Wiring, stack: ExitStack) -> int:
+    settings = wiring.settings
+    source = _open(arguments, wiring, stack)
+    registry = wiring.models()
     own = arguments.checkpoint is not None
-    begin = base_choice(settings) if own else registry.choice(settings.model_version)
+    begin = wiring.base_model() if own else registry.choice(settings.model_version)
     folder = settings.state_dir.expanduser() / "finetune" / source.name
     stack.enter_context(alone(folder))
     model = build_model(
@@ -159,11 +158,12 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     return settings
 
 
-def _open(arguments: argparse.Namespace, settings: Settings, stack: ExitStack) -> Source:
-    client = connect(settings) if settings.label_studio_url or arguments.project else None
-    resolver = build_resolver(settings, client, Metrics())
+def _open(arguments: argparse.Namespace, wiring: Wiring, stack: ExitStack) -> Source:
+    settings = wiring.settings
+    client = connect(wiring) if settings.label_studio_url or arguments.project else None
+    resolver = wiring.media(client)
     stack.callback(resolver.close)
-    store = TrackStore(settings.state_dir.expanduser() / "tracks.sqlite3")
+    store = wiring.tracks()
     stack.callback(store.close)
     tasks: Iterable[Mapping[str, Any]]
     if arguments.project is not None:

@@ -16,11 +16,10 @@ import backend
 from backend.engine.local import LocalEngine
 from backend.labelstudio.tags import ImageTag
 from backend.media.errors import MediaError
-from backend.metrics import Metrics
 from backend.pixels.sandbox.process import DecodingProcess
 from backend.settings import Settings
 from backend.tracking.clip import read_table
-from backend.wsgi import build_service
+from backend.wiring import Wiring
 from tests.backend.fakes import FakePredictor
 from tests.waiting import PATIENCE
 
@@ -43,19 +42,19 @@ def test_pictures_of_tasks(
     asked: list[str], photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = partial(LocalEngine, build=lambda choice: FakePredictor())
-    monkeypatch.setattr("backend.wsgi.LocalEngine", engine)
+    monkeypatch.setattr("backend.wiring.LocalEngine", engine)
     settings = Settings(
         cache_dir=tmp_path / "cache", state_dir=tmp_path / "state", local_files_root=photo.parent
     )
-    metrics = Metrics()
-    service = build_service(settings, metrics, resume=False)
+    wiring = Wiring(settings)
+    service = wiring.service(wiring.engine(), for_editors=False)
     try:
         task = {"id": 1, "data": {"image": f"/data/local-files/?d={photo.name}"}}
         images = service.tracking.sequences._shop.images
         deadline = time.monotonic() + PATIENCE
         source = images.source(task, ImageTag("image", value="$image"), None, deadline)
         assert source.load().shape == (300, 400, 3)
-        assert b"sam2_decoders_lost 0.0" in metrics.exposition()
+        assert b"sam2_decoders_lost 0.0" in wiring.metrics.exposition()
     finally:
         service.close()
     assert asked == ["images"]

@@ -18,10 +18,10 @@ import pytest
 from backend.labelstudio.keyframes import box_at, read_sequence
 from backend.labelstudio.write_results import region_mask
 from tests.backend.fakes import FakeVideoTracker
+from tests.command_line import FakeModel, LabelStudio, Ran, Run, use_fake_model
+from tests.export.test_export import VIDEO, area, brush, keyframe
 from tests.pixels.clips import WIDTH as CLIP_WIDTH
 from tests.pixels.clips import steady, write_clip
-from tests.tools.conftest import FakeModel, LabelStudio, Ran, Run, use_fake_model
-from tests.tools.test_export import VIDEO, area, brush, keyframe
 from tests.waiting import PATIENCE, until
 
 WIDTH, HEIGHT = 60, 40
@@ -352,7 +352,7 @@ def test_a_dry_run_stores_nothing(
     def no_model(*arguments: object, **options: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("backend.wsgi.LocalEngine", no_model)
+    monkeypatch.setattr("backend.wiring.LocalEngine", no_model)
     label_studio.add_project(5, SEQUENCE)
     label_studio.add_task(7, 5, {"frames": addresses}, **annotated(box("b", 40, page=3)))
     label_studio.add_task(8, 5, {"frames": addresses}, **predicted(version="demo"))
@@ -529,7 +529,7 @@ def test_stopped_and_started_again_it_goes_on(
     command = [
         sys.executable,
         "-m",
-        "tests.tools.slow_preannotate",
+        "tests.runs.slow_preannotate",
         "preannotate",
         "--project",
         "5",

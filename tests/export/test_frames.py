@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.command_line import LabelStudio, Run
 from tests.media.s3_server import s3_server
 from tests.pixels.clips import number_of, steady, uneven, write_clip
-from tests.tools.conftest import LabelStudio, Run
 
 RATE = 25
 COUNT = 50

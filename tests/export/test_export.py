@@ -19,10 +19,10 @@ from backend.tracking.objects import SequenceObject
 from backend.tracking.records import TrackedMask
 from backend.tracking.sequence import FrameSequence
 from backend.tracking.store import TrackStore
+from tests.command_line import LabelStudio, Ran, Run
 from tests.pixels.clips import HEIGHT as CLIP_HEIGHT
 from tests.pixels.clips import WIDTH as CLIP_WIDTH
 from tests.pixels.clips import steady, write_clip
-from tests.tools.conftest import LabelStudio, Ran, Run
 
 WIDTH, HEIGHT = 60, 40
 PROJECT = "5.1795326290"  # as ML backends are told: id and creation time

@@ -159,5 +159,5 @@ def use_fake_model(
             **options,
         )
 
-    monkeypatch.setattr("backend.wsgi.LocalEngine", engine)
+    monkeypatch.setattr("backend.wiring.LocalEngine", engine)
     return model

@@ -9,7 +9,7 @@ import pytest
 
 from backend.__main__ import main
 from tests.backend.fakes import FakeVideoTracker
-from tests.tools.conftest import use_fake_model
+from tests.command_line import use_fake_model
 
 
 class SlowTracker(FakeVideoTracker):

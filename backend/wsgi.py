@@ -1,0 +1,64 @@
+"""The gunicorn entry: builds the application from the environment, inside the worker."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from flask import Flask
+
+from backend.engine.compiling import end_while_compiling
+from backend.finetune.finetuning import Finetuning
+from backend.logs import configure
+from backend.predict.dispatch import Dispatcher
+from backend.settings import Settings
+from backend.wiring import Wiring
+
+logger = logging.getLogger(__name__)
+
+
+def application() -> Flask:
+    """What gunicorn calls (``backend.wsgi:application()``)."""
+    settings = Settings.from_env(os.environ)
+    configure(settings.log_level, settings.log_format, settings.secrets())
+    if settings.auth_token is not None and settings.basic_auth_user is None:
+        logger.warning(
+            "Label Studio is shut out: it can send a user name and a password but no token; "
+            "set BASIC_AUTH_USER and BASIC_AUTH_PASS too"
+        )
+    wiring = Wiring(settings)
+    engine = wiring.engine()
+    service = wiring.service(engine)
+    finetuning = wiring.finetuning(engine)
+    atexit.register(_end, service, finetuning)
+    _drain_on_signal(service)
+    return wiring.app(service, finetuning)
+
+
+def _end(service: Dispatcher, finetuning: Finetuning) -> None:
+    service.drain()
+    finetuning.close()
+    service.close()
+    end_while_compiling(0)
+
+
+def _drain_on_signal(service: Dispatcher) -> None:
+    """Begin to stop when the server is told to, and not when its last request has ended: those
+    that wait for the model would make it wait for them."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # somebody else's server
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        server = signal.getsignal(number)
+
+        def stop(number: int, frame: FrameType | None, server: Any = server) -> None:
+            # In a thread, because a handler may interrupt one that holds a lock.
+            threading.Thread(target=service.drain, name="drain", daemon=True).start()
+            if callable(server):
+                server(number, frame)
+
+        signal.signal(number, stop)
