@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.media.servers import RecordingServer
+from benchmarks.support.recording_server import RecordingServer
 
 
 def serve_https(server: RecordingServer, folder: Path) -> tuple[Path, str]:
