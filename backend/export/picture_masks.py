@@ -26,8 +26,7 @@ from backend.labelstudio.regions import Point, rasterise
 from backend.labelstudio.tags import ImageTag, LabelConfig
 from backend.labelstudio.write_results import part_id
 from backend.runs.common import Project, ToolError
-from backend.tracking.objects import SAME_OBJECT, iou
-from backend.tracking.sequence import MAX_PARTS, FrameSequence
+from backend.tracking.sequence import MAX_PARTS, SAME_OBJECT, FrameSequence, iou
 from backend.tracking.store import TrackStore
 
 

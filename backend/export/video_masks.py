@@ -23,8 +23,8 @@ from backend.labelstudio.video_regions import VideoRegion, read_video_regions
 from backend.media.resolver import MediaStream
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.runs.common import Project
-from backend.tracking.clip import box_digest, clip_track, read_timeline
 from backend.tracking.store import TrackStore
+from backend.tracking.video import box_digest, clip_track, read_timeline
 
 SAME_PLACE = 0.7
 """IoU of a mask's box with the box shown, below which the annotator has moved the box away."""

@@ -28,7 +28,7 @@ from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.write_results import region_id
 from backend.predict.segment import Segmenter
 from backend.threads.fair_pool import FairPool
-from backend.tracking.records import Job
+from backend.tracking.store import Job
 from backend.tracking.video_commands import VideoCommands
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from backend.predict.dispatch import Dispatcher
 from backend.runs.common import Project, ToolError
 from backend.runs.prompt_sources import Results, marks_of
 from backend.runs.review_file import Remark
-from backend.tracking.records import Job
 from backend.tracking.review import LOW_IOU, Doubt, doubts
+from backend.tracking.store import Job
 
 SECONDS = 600.0  # for the images of one task
 SHOWN_FRAMES = 50  # in the note of a video's region

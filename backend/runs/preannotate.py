@@ -26,7 +26,7 @@ from backend.runs.common import Parts, Project, ToolError, connect, read_project
 from backend.runs.labeller import Labelled, Labeller, Stopped, mark_kinds
 from backend.runs.prompt_sources import has_prediction, marks_of, own_predictions
 from backend.runs.review_file import ReviewFile
-from backend.tracking.records import Job
+from backend.tracking.store import Job
 
 logger = logging.getLogger(__name__)
 

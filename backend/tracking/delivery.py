@@ -14,8 +14,7 @@ from backend.media.errors import MediaError
 from backend.pixels.video_limits import VideoError
 from backend.threads.caller import serving
 from backend.threads.fair_queue import Busy
-from backend.tracking.records import Job
-from backend.tracking.store import StoreError, TrackStore
+from backend.tracking.store import Job, StoreError, TrackStore
 
 logger = logging.getLogger(__name__)
 

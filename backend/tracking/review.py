@@ -1,4 +1,4 @@
-"""Which frames deserve a look: where the model itself was unsure, or the mask jumped."""
+"""How far a job is, and which frames deserve a look: where the model was unsure, a mask jumped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,42 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from backend.tracking.records import TrackedMask
+from backend.job_state import JobState
+from backend.tracking.store import Job, TrackedMask
+
+
+def progress(job: Job, frames: Iterable[int], total: int, seconds_left: float | None) -> str:
+    """One line: which of ``total`` frames are done, and what to expect of the others.
+
+    Args:
+        seconds_left: see ``JobRunner.seconds_left``.
+    """
+    shown = ranges(sorted(set(frames)))
+    done = f"frames {shown} of {total} done" if shown else "no frame done yet"
+    match job.state:
+        case JobState.FAILED:
+            return f"{job.message}; {done}"
+        case JobState.DONE:
+            return done
+        case JobState.CANCELLED:
+            return f"stopped; {done}"
+        case JobState.QUEUED:
+            return f"{done}, waiting for other tracks; type status to see more"
+    wait = f", {seconds_left:.0f} s left" if seconds_left is not None else ""
+    return f"{done}{wait}; type status to see more"
+
+
+def ranges(frames: Iterable[int], limit: int = 12) -> str:
+    """Ascending numbers as "0-41, 43, 50-61"."""
+    runs: list[list[int]] = []
+    for frame in frames:
+        if runs and frame == runs[-1][1] + 1:
+            runs[-1][1] = frame
+        else:
+            runs.append([frame, frame])
+    shown = [f"{a}" if a == b else f"{a}-{b}" for a, b in runs[:limit]]
+    return ", ".join(shown) + (", ..." if len(runs) > limit else "")
+
 
 LOW_IOU = 0.6
 # A neighbouring frame's area differs by at most this factor in ordinary motion.

@@ -8,13 +8,14 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from backend.engine.engine import Engine, TrackedObject, Tracker
+from backend.engine.engine import Engine, Frames, TrackedObject, Tracker
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.expected import ExpectedError
 from backend.job_state import JobState
@@ -22,10 +23,70 @@ from backend.labelstudio.geometry import resize_mask
 from backend.threads.caller import serving
 from backend.threads.fair_pool import FairPool
 from backend.tracking.interpolation import StridedTracker, tracked_frames
-from backend.tracking.pace import Pace
-from backend.tracking.records import Job, TrackedMask
-from backend.tracking.store import StoreError, TrackStore
-from backend.tracking.work import Goal, Work
+from backend.tracking.spans import Span
+from backend.tracking.store import Job, StoreError, TrackedMask, TrackStore
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One object of a job.
+
+    Attributes:
+        prompts: by frame, what the object is prompted with; the anchors of ``spans`` are among
+            them.
+        digests: by frame, a digest of the prompt, to know what a stored mask follows from.
+        spans: the frames that are wanted.
+        answers: those prompted frames whose own masks are wanted; a drawn mask is one already.
+    """
+
+    object_id: str
+    prompts: Mapping[int, PixelPrompt]
+    digests: Mapping[int, str]
+    spans: Sequence[Span]
+    answers: Collection[int] = ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job, ready to run.
+
+    Attributes:
+        frames: what is tracked through.
+        goals: what is wanted of each object.
+        size_of: width and height that the masks of a frame are to have.
+        close: frees the frames.
+        stride: track every n-th frame and interpolate between; None for the runner's.
+    """
+
+    frames: Frames
+    goals: Sequence[Goal]
+    size_of: Callable[[int], tuple[int, int]]
+    close: Callable[[], None]
+    stride: int | None = None
+
+
+MEASURED_FRAMES = 30
+
+
+class Pace:
+    """Masks over time of one run of a job; frames of earlier runs and waiting do not count."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque(maxlen=MEASURED_FRAMES)
+
+    def mark(self, now: float, done: int) -> None:
+        """``done`` masks are there at ``now``, in seconds of any clock."""
+        self._marks.append((now, done))
+
+    def seconds_left(self, total: int) -> float | None:
+        """What the masks up to ``total`` will take; None before two frames are done."""
+        if len(self._marks) < 2:
+            return None
+        (start, before), (end, done) = self._marks[0], self._marks[-1]
+        if done <= before:
+            return None
+        return (end - start) / (done - before) * (total - done)
+
 
 logger = logging.getLogger(__name__)
 

@@ -18,13 +18,11 @@ from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
 from backend.labelstudio.tags import LabelConfig
 from backend.pixels.pages import ImageSequence
-from backend.tracking.objects import SequenceObject
-from backend.tracking.progress import progress, ranges
-from backend.tracking.records import Job, TrackedMask
-from backend.tracking.review import doubts
-from backend.tracking.sequence import FrameSequence, by_id
+from backend.tracking.review import doubts, progress, ranges
+from backend.tracking.runner import Goal, Work
+from backend.tracking.sequence import FrameSequence, SequenceObject, by_id
 from backend.tracking.spans import Direction, plan_spans
-from backend.tracking.work import Goal, Work
+from backend.tracking.store import Job, TrackedMask
 from backend.tracking.workshop import Workshop
 
 FETCH_SECONDS = 120.0  # for one page of a sequence, inside a job

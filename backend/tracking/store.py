@@ -11,8 +11,10 @@ import json
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,125 @@ import numpy as np
 
 from backend.expected import ExpectedError
 from backend.job_state import JobState
-from backend.tracking.packing import pack, unpack
-from backend.tracking.records import Job, TrackedMask
-from backend.tracking.schema import SCHEMA
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+    id TEXT PRIMARY KEY,
+    track TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    request TEXT NOT NULL,
+    state TEXT NOT NULL,
+    done INTEGER NOT NULL DEFAULT 0,
+    total INTEGER NOT NULL DEFAULT 0,
+    message TEXT NOT NULL DEFAULT '',
+    deliver INTEGER NOT NULL DEFAULT 0,
+    created REAL NOT NULL,
+    updated REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS jobs_by_digest ON jobs (digest, state);
+CREATE TABLE IF NOT EXISTS masks (
+    track TEXT NOT NULL,
+    object TEXT NOT NULL,
+    frame INTEGER NOT NULL,
+    anchor TEXT NOT NULL,
+    height INTEGER NOT NULL,
+    width INTEGER NOT NULL,
+    runs BLOB NOT NULL,
+    iou REAL NOT NULL,
+    presence REAL NOT NULL,
+    prompted INTEGER NOT NULL DEFAULT 0,
+    stride INTEGER NOT NULL DEFAULT 1,
+    PRIMARY KEY (track, object, frame)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS earlier_masks (
+    track TEXT NOT NULL,
+    object TEXT NOT NULL,
+    frame INTEGER NOT NULL,
+    height INTEGER NOT NULL,
+    width INTEGER NOT NULL,
+    runs BLOB NOT NULL,
+    PRIMARY KEY (track, object, frame)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS due (
+    job TEXT PRIMARY KEY
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS delivered (
+    prediction INTEGER PRIMARY KEY,
+    track TEXT NOT NULL,
+    objects TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS generations (
+    track TEXT NOT NULL,
+    object TEXT NOT NULL,
+    frame INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    PRIMARY KEY (track, object, frame)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS objects (
+    track TEXT NOT NULL,
+    object TEXT NOT NULL,
+    description TEXT NOT NULL,
+    PRIMARY KEY (track, object)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as it stands. ``request`` is JSON: everything needed to run it again."""
+
+    id: str
+    track: str
+    digest: str
+    request: Mapping[str, Any]
+    state: JobState
+    done: int
+    total: int
+    message: str
+    deliver: bool
+    created: float
+    updated: float
+
+
+@dataclass(frozen=True)
+class TrackedMask:
+    """One object on one frame.
+
+    Attributes:
+        anchor: digest of the prompt the mask follows from.
+        mask: bool ``[H, W]``; empty where the object is absent.
+        iou: predicted IoU, 0 to 1.
+        presence: logit of "the object is there", above 0 for yes.
+        prompted: the prompt is on this very frame: a human's box or clicks.
+        stride: it comes from a pass that tracked every n-th frame; those between are interpolated.
+    """
+
+    object_id: str
+    frame: int
+    anchor: str
+    mask: np.ndarray
+    iou: float
+    presence: float
+    prompted: bool = False
+    stride: int = 1
+
+
+def pack(mask: np.ndarray) -> bytes:
+    """A bool mask ``[H, W]`` as compressed run lengths, row by row, beginning with background."""
+    flat = np.concatenate(([False], mask.ravel(), [False]))
+    edges = np.flatnonzero(flat[1:] != flat[:-1]).astype(np.int64)
+    runs = np.diff(edges, prepend=0)
+    return zlib.compress(runs.astype("<u4").tobytes(), level=1)
+
+
+def unpack(runs: bytes, height: int, width: int) -> np.ndarray:
+    """Undo ``pack``: bool ``[height, width]``."""
+    lengths = np.frombuffer(zlib.decompress(runs), dtype="<u4").astype(np.int64)
+    ends = np.cumsum(lengths)
+    flat = np.zeros(height * width, dtype=bool)
+    for start, stop in zip(ends[0::2], ends[1::2], strict=True):
+        flat[start:stop] = True
+    return flat.reshape(height, width)
 
 
 class StoreError(ExpectedError):

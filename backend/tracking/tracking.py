@@ -13,12 +13,10 @@ from backend.labelstudio.client import LabelStudioError
 from backend.labelstudio.write_results import noted
 from backend.pixels.recipes import TaskPictures
 from backend.tracking.delivery import Deliveries
-from backend.tracking.records import Job
-from backend.tracking.runner import JobRunner
+from backend.tracking.runner import JobRunner, Work
 from backend.tracking.sequence_commands import SequenceCommands
-from backend.tracking.store import TrackStore
+from backend.tracking.store import Job, TrackStore
 from backend.tracking.video_commands import VideoCommands
-from backend.tracking.work import Work
 from backend.tracking.workshop import Workshop
 
 logger = logging.getLogger(__name__)

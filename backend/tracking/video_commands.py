@@ -38,26 +38,23 @@ from backend.labelstudio.video_regions import (
     video_status,
 )
 from backend.pixels.sandbox.video_decoding import open_video
-from backend.tracking.clip import (
+from backend.tracking.review import doubts, progress, ranges
+from backend.tracking.runner import Work
+from backend.tracking.store import Job
+from backend.tracking.video import (
     Clip,
     Tables,
     box_numbers,
-    clip_track,
-    read_timeline,
-    saved_before,
-    video_tag,
-)
-from backend.tracking.progress import progress, ranges
-from backend.tracking.records import Job
-from backend.tracking.review import doubts
-from backend.tracking.video_marks import (
     by_frame,
+    clip_track,
     goal_of,
     on_one,
     read_keyframes,
+    read_timeline,
+    saved_before,
+    video_tag,
     write_keyframes,
 )
-from backend.tracking.work import Work
 from backend.tracking.workshop import Workshop
 
 FETCH_SECONDS = 600.0  # for a video, inside a job

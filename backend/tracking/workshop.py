@@ -8,9 +8,8 @@ from typing import Any
 
 from backend.engine.engine import Engine
 from backend.pixels.recipes import TaskPictures
-from backend.tracking.records import Job
 from backend.tracking.runner import JobRunner
-from backend.tracking.store import TrackStore
+from backend.tracking.store import Job, TrackStore
 
 
 @dataclass(frozen=True)

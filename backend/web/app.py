@@ -23,7 +23,7 @@ from backend.labelstudio.setup import parse_setup
 from backend.metrics import Metrics
 from backend.predict.dispatch import BadRequest, Dispatcher
 from backend.settings import Settings
-from backend.tracking.records import Job
+from backend.tracking.store import Job
 from backend.web.diagnostics import Diagnose, add_diagnostics
 from backend.web.guard import guard, refuse
 from backend.web.openapi import document

@@ -14,9 +14,7 @@ from backend.engine.cleanup import clean
 from backend.labelstudio.geometry import mask_to_box
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.settings import Settings
-from backend.tracking.packing import pack, unpack
-from backend.tracking.records import TrackedMask
-from backend.tracking.store import TrackStore
+from backend.tracking.store import TrackedMask, TrackStore, pack, unpack
 from benchmarks.support.moving_clip import FRAMES_PER_SECOND
 
 HEAD = (

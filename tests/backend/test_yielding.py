@@ -14,10 +14,9 @@ from backend.job_state import JobState
 from backend.metrics import Metrics
 from backend.pixels.recipes import ImageSource
 from backend.threads.fair_queue import FairQueue
-from backend.tracking.runner import JobRunner
+from backend.tracking.runner import Goal, JobRunner, Work
 from backend.tracking.spans import Span
 from backend.tracking.store import TrackStore
-from backend.tracking.work import Goal, Work
 from benchmarks.support.clips import MovingDiscs
 from tests.backend.fakes import FakeFrameMasks, FakePredictor
 from tests.waiting import PATIENCE, until

@@ -14,11 +14,9 @@ import pytest
 from backend.export.formats import run_lengths
 from backend.labelstudio.brush_rle import decode_brush, encode_brush
 from backend.labelstudio.label_config import parse_label_config
-from backend.tracking.clip import clip_track
-from backend.tracking.objects import SequenceObject
-from backend.tracking.records import TrackedMask
-from backend.tracking.sequence import FrameSequence
-from backend.tracking.store import TrackStore
+from backend.tracking.sequence import FrameSequence, SequenceObject
+from backend.tracking.store import TrackedMask, TrackStore
+from backend.tracking.video import clip_track
 from tests.command_line import LabelStudio, Ran, Run
 from tests.pixels.clips import HEIGHT as CLIP_HEIGHT
 from tests.pixels.clips import WIDTH as CLIP_WIDTH

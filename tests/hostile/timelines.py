@@ -10,7 +10,7 @@ import numpy as np
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.video_items import read_video_regions
 from backend.pixels.frame_table import FrameTable
-from backend.tracking.clip import read_timeline
+from backend.tracking.video import read_timeline
 from tests.hostile.arena import Arena
 from tests.hostile.corpus import Attack
 

@@ -14,8 +14,7 @@ from backend.labelstudio.client import LabelStudioError
 from backend.media.errors import MediaError, Reason
 from backend.threads.fair_queue import Busy
 from backend.tracking.delivery import Deliveries
-from backend.tracking.records import Job
-from backend.tracking.store import StoreError, TrackStore
+from backend.tracking.store import Job, StoreError, TrackStore
 from tests.waiting import PATIENCE, until
 
 DOWN = LabelStudioError("Label Studio at http://ls does not answer.")

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from backend.job_state import JobState
-from backend.tracking.pace import MEASURED_FRAMES, Pace
-from backend.tracking.progress import progress, ranges
-from backend.tracking.records import Job, TrackedMask
-from backend.tracking.review import doubts
+from backend.tracking.review import doubts, progress, ranges
+from backend.tracking.runner import MEASURED_FRAMES, Pace
 from backend.tracking.sequence_commands import MANY_MASKS, _status_text
+from backend.tracking.store import Job, TrackedMask
 
 
 def job(state, done=0, total=0, message=""):

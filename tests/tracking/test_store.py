@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backend.tracking.records import TrackedMask
-from backend.tracking.store import TrackStore
+from backend.tracking.store import TrackedMask, TrackStore
 
 MASK = TrackedMask("cat", 3, "digest", np.eye(4, dtype=bool), 0.5, 2.0)
 
@@ -51,7 +50,7 @@ PUT_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from backend.tracking.records import TrackedMask
+from backend.tracking.store import TrackedMask
 from backend.tracking.store import TrackStore
 store = TrackStore(Path(sys.argv[1]))
 store.add_job("job", "track", "digest", {})

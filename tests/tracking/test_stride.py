@@ -13,12 +13,10 @@ from backend.engine.engine import Frames, TrackedObject
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.job_state import JobState
 from backend.tracking.interpolation import agree, between, interpolate, tracked_frames
-from backend.tracking.records import Job, TrackedMask
 from backend.tracking.review import LOW_IOU
-from backend.tracking.runner import JobRunner
+from backend.tracking.runner import Goal, JobRunner, Work
 from backend.tracking.spans import Direction, plan_spans
-from backend.tracking.store import TrackStore
-from backend.tracking.work import Goal, Work
+from backend.tracking.store import Job, TrackedMask, TrackStore
 
 HEIGHT, WIDTH = 60, 200
 JUMP = 7  # on this frame the object is suddenly elsewhere

@@ -13,8 +13,8 @@ import pytest
 from backend.media.resolver import MediaFile, MediaStream
 from backend.pixels.video_limits import VideoError
 from backend.threads.fair_queue import Busy
-from backend.tracking import clip as module
-from backend.tracking.clip import Tables
+from backend.tracking import video as module
+from backend.tracking.video import Tables
 from tests.waiting import LONGER, PATIENCE
 
 

@@ -28,7 +28,7 @@ from backend.pixels.video_limits import VideoError
 from backend.pixels.videos import VideoFrames
 from backend.predict.events.ask import Where
 from backend.threads.fair_queue import Busy
-from backend.tracking.clip import Tables, read_timeline, video_tag
+from backend.tracking.video import Tables, read_timeline, video_tag
 
 MAX_OPEN = 8
 IDLE_SECONDS = 600.0

@@ -33,8 +33,8 @@ from backend.predict.events.open_videos import Clips, OpenClip
 from backend.predict.events.order import Order
 from backend.predict.events.prewarm import Prewarmer, remember
 from backend.predict.events.sessions import NoSession, Progress, Tracks, track_request
-from backend.tracking.records import TrackedMask
 from backend.tracking.spans import Direction
+from backend.tracking.store import TrackedMask
 from backend.tracking.tracking import Tracking
 
 logger = logging.getLogger(__name__)

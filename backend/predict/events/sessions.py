@@ -20,12 +20,10 @@ from backend.pixels.sandbox.video_decoding import open_video
 from backend.predict.events.open_videos import Clips, Task
 from backend.predict.events.order import Order
 from backend.threads.fair_queue import Busy
-from backend.tracking.clip import video_tag
-from backend.tracking.records import Job, TrackedMask
-from backend.tracking.runner import JobRunner
+from backend.tracking.runner import Goal, JobRunner, Work
 from backend.tracking.spans import Direction
-from backend.tracking.store import TrackStore
-from backend.tracking.work import Goal, Work
+from backend.tracking.store import Job, TrackedMask, TrackStore
+from backend.tracking.video import video_tag
 
 logger = logging.getLogger(__name__)
 

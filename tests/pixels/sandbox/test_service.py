@@ -18,7 +18,7 @@ from backend.labelstudio.tags import ImageTag
 from backend.media.errors import MediaError
 from backend.pixels.sandbox.process import DecodingProcess
 from backend.settings import Settings
-from backend.tracking.clip import read_table
+from backend.tracking.video import read_table
 from backend.wiring import Wiring
 from tests.backend.fakes import FakePredictor
 from tests.waiting import PATIENCE
