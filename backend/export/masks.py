@@ -102,11 +102,6 @@ class Tracks:
         return self._numbers.setdefault(object_id, len(self._numbers) + 1)
 
 
-def joined(labels: Sequence[str]) -> str:
-    """Labels as one name."""
-    return "+".join(labels)
-
-
 def media_name(address: str, task: int) -> str:
     """The file that an address in a task names, without host, bucket scheme and signature."""
     if address[:5].lower() == "data:":

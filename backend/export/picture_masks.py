@@ -15,13 +15,12 @@ from backend.export.masks import (
     ObjectMask,
     Origin,
     Tracks,
-    joined,
     media_name,
 )
 from backend.labelstudio.geometry import Box, Mask, resize_mask
 from backend.labelstudio.json_values import number
 from backend.labelstudio.media_refs import media_uri, page_count
-from backend.labelstudio.read_results import Region, read_results
+from backend.labelstudio.read_results import Region, joined_labels, read_results
 from backend.labelstudio.regions import Point, rasterise
 from backend.labelstudio.tags import ImageTag, LabelConfig
 from backend.labelstudio.write_results import part_id
@@ -123,7 +122,7 @@ def _pages(
                 mask = mask | merged[name].mask
             if mask.any():
                 origin = Origin.BOX if isinstance(region.geometry, Box) else Origin.REGION
-                number, labels = tracks.number(name), joined(region.labels)
+                number, labels = tracks.number(name), joined_labels(region.labels)
                 score = scores.get(region.id)
                 merged[name] = ObjectMask(number, name, labels, mask, origin, score)
         if merged:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from backend.export.frames import frame_name
-from backend.export.masks import Kind, MaskPage, Media, ObjectMask, Origin, joined, media_name
+from backend.export.masks import Kind, MaskPage, Media, ObjectMask, Origin, media_name
 from backend.labelstudio.geometry import Box, Mask, box_to_pixels, mask_to_box
 from backend.labelstudio.keyframes import box_at
 from backend.labelstudio.media_refs import media_uri
+from backend.labelstudio.read_results import joined_labels
 from backend.labelstudio.regions import rasterise
 from backend.labelstudio.tags import ImageTag, VideoTag
 from backend.labelstudio.video_regions import VideoRegion, read_video_regions
@@ -101,7 +102,9 @@ def _pages(
             mask, origin, score = _mask(store, track, region.id, index, box, size)
             if mask.any():
                 name = region.id or f"region {position}"
-                masks.append(ObjectMask(position, name, joined(region.labels), mask, origin, score))
+                masks.append(
+                    ObjectMask(position, name, joined_labels(region.labels), mask, origin, score)
+                )
         if masks:
             yield MaskPage(index, *size, masks)
 

@@ -35,6 +35,11 @@ class Region:
     image_rotation: float
 
 
+def joined_labels(labels: Iterable[str]) -> str:
+    """The labels of a region as one name."""
+    return "+".join(labels)
+
+
 @dataclass(frozen=True)
 class TextResult:
     """The entries of a global text area, the newest last."""

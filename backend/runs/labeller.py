@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from backend.export.masks import joined
 from backend.job_state import JobState
 from backend.labelstudio.commands import ParsedCommand
 from backend.labelstudio.prompts import prompts_from_task
-from backend.labelstudio.read_results import read_results
+from backend.labelstudio.read_results import joined_labels, read_results
 from backend.labelstudio.video_regions import read_video_regions
 from backend.labelstudio.write_results import noted
 from backend.predict.dispatch import Dispatcher
@@ -137,7 +136,7 @@ class Labeller:
             if owner is not None:
                 regions.setdefault(owner[:2], []).append(item)
         for doubt in self._doubts(job):
-            label = joined(sequence.known[doubt.object_id].labels)
+            label = joined_labels(sequence.known[doubt.object_id].labels)
             made.remarks.append(Remark(doubt.object_id, label, doubt.frame, doubt.reason))
             for item in regions.get((doubt.object_id, doubt.frame), ()):
                 _note(item, doubt.reason)
@@ -153,7 +152,7 @@ class Labeller:
         regions = [region for region in every if region.to_name == name]
         timeline = videos.clip(*where, name, regions).timeline
         results, _ = videos.outcome(job)
-        labels = {region.id: joined(region.labels) for region in regions}
+        labels = {region.id: joined_labels(region.labels) for region in regions}
         notes: dict[str, list[str]] = {}
         for doubt in self._doubts(job):
             frame = timeline.editor_frame(doubt.frame)
@@ -216,7 +215,7 @@ def _objects(job: Job) -> set[str]:
 
 def _labels(result: Mapping[str, Any]) -> str:
     value = result.get("value", {})
-    return joined(value.get(str(result.get("type")), value.get("labels", [])) or [])
+    return joined_labels(value.get(str(result.get("type")), value.get("labels", [])) or [])
 
 
 def _note(result: dict[str, Any], reason: str) -> None:

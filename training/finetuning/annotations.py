@@ -22,12 +22,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from backend.export.masks import MaskPage, Media, ObjectMask, Origin, joined
+from backend.export.masks import MaskPage, Media, ObjectMask, Origin
 from backend.export.picture_masks import picture_media
 from backend.labelstudio.geometry import Box, box_to_pixels, mask_to_box
 from backend.labelstudio.label_config import LabelConfigError
 from backend.labelstudio.media_refs import MissingMedia, media_uri
-from backend.labelstudio.read_results import Region, newest_results, read_results
+from backend.labelstudio.read_results import Region, joined_labels, newest_results, read_results
 from backend.media.cache import MediaFile
 from backend.media.errors import MediaError
 from backend.runs.common import Project, ToolError
@@ -122,7 +122,7 @@ def _object(found: ObjectMask, boxes: list[Region]) -> AnnotatedObject:
     for region in boxes:
         if hull is None or not isinstance(region.geometry, Box):
             continue
-        if region.labels and found.label and joined(region.labels) != found.label:
+        if region.labels and found.label and joined_labels(region.labels) != found.label:
             continue
         overlap = _iou(
             box_to_pixels(region.geometry, width, height), box_to_pixels(hull, width, height)
