@@ -8,7 +8,7 @@ import sys
 
 from backend.doctor import command as doctor
 from backend.doctor.machine import start_problems
-from backend.engine.compiling import end_while_compiling
+from backend.engine.building import end_while_compiling
 from backend.expected import ExpectedError
 from backend.export import export, frames
 from backend.runs import preannotate

@@ -12,7 +12,8 @@ from functools import partial
 from flask import Flask
 
 from backend.doctor.examine import diagnose
-from backend.engine.local import LocalEngine, ModelChoice
+from backend.engine.building import ModelChoice
+from backend.engine.local import LocalEngine
 from backend.finetune.finetune_jobs import FinetuneJobs
 from backend.finetune.finetuning import Finetuning
 from backend.finetune.registry import ModelRegistry

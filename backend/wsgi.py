@@ -12,7 +12,7 @@ from typing import Any
 
 from flask import Flask
 
-from backend.engine.compiling import end_while_compiling
+from backend.engine.building import end_while_compiling
 from backend.finetune.finetuning import Finetuning
 from backend.logs import configure
 from backend.predict.dispatch import Dispatcher

@@ -12,7 +12,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from backend.__main__ import main
-from backend.engine.local import LocalEngine, ModelChoice
+from backend.engine.building import ModelChoice
+from backend.engine.local import LocalEngine
 from benchmarks.support.recording_server import RecordingServer, Reply, Seen, recording_server
 from tests.backend.fakes import FakePredictor, FakeVideoTracker, Gate
 

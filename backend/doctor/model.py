@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 
 from backend.doctor.findings import Finding, broken, ok, warning
+from backend.engine.building import ModelChoice
 from backend.engine.engine import State, Status
-from backend.engine.local import ModelChoice
 from backend.runs.common import Parts
 from backend.settings import Settings
 

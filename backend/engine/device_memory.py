@@ -20,8 +20,8 @@ T = TypeVar("T")
 _MESSAGES = ("out of memory", "not enough memory", "can't allocate memory")
 
 
-class Spare:
-    """Runs calls on the device; once more with empty caches where its memory is used up.
+class MemoryRetry:
+    """Runs calls on the device, and once more with empty caches where its memory is used up.
 
     Args:
         empty_caches: lets go of what can be made again.

@@ -13,9 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from backend.engine.building import ModelChoice, build_predictor, build_video_tracker
-from backend.engine.compiling import compile_in_background
-from backend.engine.device_memory import Spare, model_bytes, used_bytes
+from backend.engine.building import (
+    ModelChoice,
+    build_predictor,
+    build_video_tracker,
+    compile_in_background,
+)
+from backend.engine.device_memory import MemoryRetry, model_bytes, used_bytes
 from backend.engine.embedding_cache import EmbeddingCache
 from backend.engine.engine import (
     Embedded,
@@ -85,7 +89,7 @@ class LocalEngine:
         self._metrics = metrics
         self._speck_share = speck_share
         self._cache: EmbeddingCache[LocalEmbedding] = EmbeddingCache(cache_bytes)
-        self._spare = Spare(self._cache.clear, metrics)
+        self._with_memory = MemoryRetry(self._cache.clear, metrics)
         self._urgency_lock = threading.Lock()
         self._urgency: dict[str, Priority] = {}
         self._encodes: dict[str, Job[None]] = {}
@@ -152,7 +156,7 @@ class LocalEngine:
     ) -> list[Segment]:
         def run() -> list[Segment]:
             with self._metrics.stage("prompt"):
-                return self._spare(answer)
+                return self._with_memory(answer)
 
         future = self._submit(run, priority).future
         try:
@@ -168,7 +172,7 @@ class LocalEngine:
         def run(call: Callable[[], T], stopped: Callable[[], bool] = lambda: False) -> T:
             def timed() -> T:
                 with self._metrics.stage("track"):  # and the clicks that go first meanwhile
-                    return call()
+                    return self._with_memory(call)
 
             return _result(self._submit(timed, Priority.TRACK, stopped).future)
 
@@ -177,7 +181,6 @@ class LocalEngine:
             tracker,
             frames,
             run,
-            spare=self._spare,
             reading=partial(self._metrics.stage, "frame"),
             tracked=self._metrics.frames_tracked.inc,
             speck_share=self._speck_share,
@@ -317,7 +320,7 @@ class LocalEngine:
 
             def run() -> None:
                 with self._metrics.stage("encode"):
-                    embedding = self._spare(lambda: model.predictor.embed(pixels))
+                    embedding = self._with_memory(lambda: model.predictor.embed(pixels))
                 height, width = pixels.shape[:2]
                 side = model.predictor.model.image_size
                 value = LocalEmbedding(

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
-from backend.engine.cleanup import clean
 from backend.engine.engine import Frames, TrackedObject
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Stopped
+from backend.engine.segmenting import clean
 
 if TYPE_CHECKING:
     from sam2model import FrameMasks, VideoTracker
@@ -31,12 +31,6 @@ class Run(Protocol):
         ...
 
 
-class Spare(Protocol):
-    """Executes a call that may run out of memory; see ``memory.Spare``."""
-
-    def __call__(self, call: Callable[[], T], /) -> T: ...
-
-
 class QueuedTracker:
     """See ``Tracker``.
 
@@ -50,7 +44,6 @@ class QueuedTracker:
         frames: Frames,
         run: Run,
         *,
-        spare: Spare = lambda call: call(),
         reading: Callable[[], AbstractContextManager[None]] = nullcontext,
         tracked: Callable[[], None] = lambda: None,
         speck_share: float = 0.0,
@@ -58,17 +51,15 @@ class QueuedTracker:
         """
         Args:
             run: executes a call on the inference thread and waits for it.
-            spare: executes it there.
             reading: entered while a frame is fetched and decoded.
             tracked: called after every frame.
         """
         self._frames = frames
         self._run = run
-        self._spare = spare
         self._reading = reading
         self._tracked = tracked
         self._speck_share = speck_share
-        self._tracker = build(self._frames)
+        self._tracker = build(frames)
 
     def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> TrackedObject:
         """See ``Tracker``. A mask goes before points, and both before an earlier answer's logits,
@@ -87,7 +78,7 @@ class QueuedTracker:
                 mask=prompt.mask,
             )
 
-        found = _objects(self._run(lambda: self._spare(call)), self._speck_share)
+        found = _objects(self._run(call), self._speck_share)
         return next(each for each in found if each.object_id == object_id)
 
     def step(
@@ -111,7 +102,7 @@ class QueuedTracker:
             with self._reading():
                 self._frames[frame]
             try:
-                found = self._run(lambda: self._spare(advance), stopped)
+                found = self._run(advance, stopped)
             except Stopped:
                 return
             if found is None:

@@ -20,8 +20,6 @@ from typing import Any, Generic, TypeVar
 
 from backend.threads.fair_queue import FairQueue
 
-__all__ = ["InferenceThread", "Job", "Priority", "Stopped"]
-
 T = TypeVar("T")
 
 FOLLOW_UP_SECONDS = 0.05  # in which the second call of a click comes

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from backend.engine.building import ModelChoice
 from backend.engine.engine import State as EngineState
 from backend.engine.engine import Status
-from backend.engine.local import ModelChoice
 from backend.finetune.finetune_jobs import FinetuneJob, FinetuneJobs
 from backend.finetune.registry import ModelRegistry
 from backend.setting_values import FinetuneProjects

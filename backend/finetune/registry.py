@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from backend.engine.local import ModelChoice
+from backend.engine.building import ModelChoice
 from backend.files import replace_text, sync
 
 BASE = "base"

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from backend.engine.cleanup import clean
+from backend.engine.segmenting import clean
 from backend.labelstudio.geometry import mask_to_box
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.settings import Settings

@@ -31,7 +31,7 @@ import requests
 import torch
 from safetensors.torch import save_file
 
-from backend.engine.cleanup import clean
+from backend.engine.segmenting import clean
 from backend.labelstudio.geometry import box_to_pixels
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.settings import Settings

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from backend.engine.local import LocalEngine, ModelChoice
+from backend.engine.building import ModelChoice
+from backend.engine.local import LocalEngine
 from backend.finetune.finetune_jobs import FinetuneJobs
 from backend.finetune.finetuning import Finetuning
 from backend.finetune.registry import ModelRegistry

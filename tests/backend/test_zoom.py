@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend.engine.building import ModelChoice
 from backend.engine.engine import Segment
-from backend.engine.local import LocalEngine, ModelChoice
+from backend.engine.local import LocalEngine
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt

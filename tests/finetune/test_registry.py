@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.engine.local import ModelChoice
+from backend.engine.building import ModelChoice
 from backend.finetune.registry import ModelRegistry
 
 BASE = ModelChoice("demo")

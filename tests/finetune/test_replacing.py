@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from backend.engine.building import ModelChoice
 from backend.engine.engine import Engine
-from backend.engine.local import LocalEngine, ModelChoice
+from backend.engine.local import LocalEngine
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
 from backend.metrics import Metrics

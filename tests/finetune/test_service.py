@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from backend.engine.building import ModelChoice
 from backend.engine.engine import State, Status
-from backend.engine.local import ModelChoice
 from backend.finetune.finetune_jobs import FinetuneJobs
 from backend.finetune.finetuning import Finetuning
 from backend.finetune.registry import ModelRegistry

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from backend.engine.local import ModelChoice
+from backend.engine.building import ModelChoice
 from backend.expected import ExpectedError
 from backend.files import replace_text, replacing
 from backend.finetune.registry import ModelRegistry

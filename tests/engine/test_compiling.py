@@ -15,8 +15,7 @@ import pytest
 import torch
 
 from backend.engine import local
-from backend.engine.building import ModelChoice
-from backend.engine.compiling import compile_in_background
+from backend.engine.building import ModelChoice, compile_in_background
 from backend.engine.local import LocalEngine
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
@@ -147,8 +146,7 @@ def test_a_process_that_ends_does_not_tear_the_compiler_apart(seconds: float, re
 
 ENDING = """
 import atexit, sys, time
-from backend.engine.building import ModelChoice
-from backend.engine.compiling import compile_in_background, end_while_compiling
+from backend.engine.building import ModelChoice, compile_in_background, end_while_compiling
 
 def end(seconds):
     atexit.register(print, "the interpreter ends")

@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from backend.engine.building import ModelChoice
 from backend.engine.engine import NotReady, State
-from backend.engine.local import LocalEngine, ModelChoice
+from backend.engine.local import LocalEngine
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
 from backend.metrics import Metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backend.engine.cleanup import clean
+from backend.engine.segmenting import clean
 
 
 @pytest.fixture

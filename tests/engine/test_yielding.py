@@ -7,7 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from backend.engine.local import LocalEngine, ModelChoice
+from backend.engine.building import ModelChoice
+from backend.engine.local import LocalEngine
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import InferenceThread, Priority, Stopped
 from backend.job_state import JobState
