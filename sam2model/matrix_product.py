@@ -1,5 +1,6 @@
 """Matrix products with what follows them, by the fastest kernel there is for the device."""
 
+from functools import cache
 from typing import Literal, TypeAlias
 
 import torch
@@ -16,8 +17,9 @@ def linear(
 ) -> Tensor:
     """``activation(x weight^T + bias)``, without gradients.
 
-    On CPUs through oneDNN, which is up to a fifth faster in float32 than torch's default, and
-    applies the activation where the product is still in the cache.
+    On CPUs through oneDNN where it can (:func:`onednn_multiplies`), which is up to a fifth faster
+    in float32 than torch's default, and applies the activation where the product is still in the
+    cache.
 
     Args:
         x: ``[..., in]``.
@@ -28,7 +30,7 @@ def linear(
     Returns:
         ``[..., out]``.
     """
-    if _has_onednn(x):
+    if _uses_onednn(x):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
     return activate(F.linear(x, weight, bias), activation)
 
@@ -39,7 +41,7 @@ def pack(weight: Tensor) -> Tensor:
     Pays where few rows at a time are multiplied with one weight. The result is good for
     nothing else.
     """
-    return torch.ops.mkldnn._reorder_linear_weight(weight) if _has_onednn(weight) else weight
+    return torch.ops.mkldnn._reorder_linear_weight(weight) if _uses_onednn(weight) else weight
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
@@ -49,9 +51,35 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
     return F.gelu(x) if activation == "gelu" else x
 
 
-def _has_onednn(x: Tensor) -> bool:
+def onednn_multiplies(dtype: torch.dtype) -> bool:
+    """Whether :func:`linear` computes in this dtype through oneDNN on this CPU.
+
+    In float32 every CPU does. bfloat16 takes AVX-512 or AVX-NE-CONVERT; elsewhere torch's own
+    kernels multiply it, several times slower than float32.
+    """
+    if dtype not in _ONEDNN_DTYPES or not torch.backends.mkldnn.is_available():
+        return False
+    return bool(torch.backends.mkldnn.enabled) and _tried(dtype)
+
+
+@cache
+def _tried(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplied two small matrices, tried once in a process.
+
+    What the CPU is said to have decides nothing: oneDNN may be held to less by
+    ``ONEDNN_MAX_CPU_ISA``.
+    """
+    x = torch.ones(2, 8, dtype=dtype, device="cpu")
+    weight = torch.ones(8, 8, dtype=dtype, device="cpu")
+    try:
+        for form in (weight, torch.ops.mkldnn._reorder_linear_weight(weight)):
+            torch.ops.mkldnn._linear_pointwise(x, form, weight[0], "gelu", [], "none")
+    except RuntimeError:  # "could not create a primitive descriptor"
+        return False
+    return True
+
+
+def _uses_onednn(x: Tensor) -> bool:
     if torch.compiler.is_dynamo_compiling():  # inductor calls it by itself where it can
         return False
-    if x.device.type != "cpu" or x.dtype not in _ONEDNN_DTYPES:
-        return False
-    return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    return x.device.type == "cpu" and onednn_multiplies(x.dtype)

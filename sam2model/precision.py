@@ -4,6 +4,8 @@ from collections.abc import Collection
 
 import torch
 
+from sam2model.matrix_product import onednn_multiplies
+
 # The compute capability from which bfloat16 arithmetic is native (Ampere).
 _BFLOAT16_CAPABILITY = (8, 0)
 # The compute capability from which float16 has tensor cores (Volta). Before it float16 is
@@ -57,7 +59,8 @@ def native_dtypes(device: torch.device) -> frozenset[torch.dtype]:
 def _cpu_multiplies_bfloat16() -> bool:
     # Where bfloat16 is emulated it is slower than float32. ARM's was never measured.
     capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    has_instructions = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return has_instructions and onednn_multiplies(torch.bfloat16)
 
 
 def resolve_dtype(
@@ -66,9 +69,9 @@ def resolve_dtype(
     """Choose the dtype to compute in; weights stay float32 and are cast on the fly.
 
     "auto" means bfloat16 on devices that have it natively: CUDA from capability 8.0, CPUs with
-    AVX512-BF16 or AMX (AMD from Zen 4, Intel from Cooper Lake). Else it is float16 on CUDA from
-    7.0, and float32 on older cards, on MPS and on other CPUs. What that costs in masks is in
-    docs/measurements/modes.md.
+    AVX512-BF16 or AMX (AMD from Zen 4, Intel from Cooper Lake) that oneDNN may use. Else it is
+    float16 on CUDA from 7.0, and float32 on older cards, on MPS and on other CPUs. What that
+    costs in masks is in docs/measurements/modes.md.
 
     Args:
         native: of the device, from :func:`native_dtypes`.

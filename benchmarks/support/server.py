@@ -28,6 +28,8 @@ CONFIG = """<View>
 SEQUENCE = CONFIG.replace('value="$image"', 'valueList="$frames"')
 HEIGHT, WIDTH = 240, 320
 TRACEBACK = "Traceback (most recent call last)"
+# What torch may use of the CPU, see its documentation and oneDNN's.
+_INSTRUCTION_SET = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 # A thread or process that ends while it is read.
 _GONE = (FileNotFoundError, ProcessLookupError)
 
@@ -57,6 +59,7 @@ class Server(Child):
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(folder),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+            **{name: os.environ[name] for name in _INSTRUCTION_SET if name in os.environ},
             "HOST": "127.0.0.1",
             "PORT": str(port),
             "CACHE_DIR": str(folder / "cache"),

@@ -2,6 +2,7 @@
 
 import sys
 
+import pytest
 import torch
 
 from benchmarks.speed.embedding import HEAD, rows
@@ -15,6 +16,7 @@ def measure(**options):
         return [dict(zip(HEAD, row, strict=True)) for row in rows("demo", 1, size=SIZE, **options)]
 
 
+@pytest.mark.instruction_set
 def test_every_peer_computes_the_same_features():
     measured = measure(transformers=True)
     assert [(row["dtype"], row["peer"]) for row in measured] == [

@@ -27,6 +27,7 @@ def iou(mask_file: Path, inside: np.ndarray) -> float:
     return float(((mask > 0) & inside).sum() / ((mask > 0) | inside).sum())
 
 
+@pytest.mark.instruction_set
 def test_a_click_as_a_command(photo, tmp_path):
     path, inside = photo
     result = subprocess.run(

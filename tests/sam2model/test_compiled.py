@@ -27,6 +27,7 @@ def model() -> SAM2:
     return build_model("demo", device="cpu", dtype="float32", image_size=SIDE)
 
 
+@pytest.mark.instruction_set
 @pytest.mark.parametrize(("dtype", "differing"), [(torch.float32, 0), (torch.bfloat16, 0.01)])
 def test_clicks_and_objects_of_any_number_compile_it_once(
     model: SAM2, dtype: torch.dtype, differing: float
@@ -72,6 +73,7 @@ def count_calls(model: SAM2) -> list[Tensor]:
     return calls
 
 
+@pytest.mark.instruction_set
 def test_what_it_does_not_fit_is_encoded_as_before(model: SAM2) -> None:
     counter = CompileCounter()
     compile_image_encoder(model, counter)

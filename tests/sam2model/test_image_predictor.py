@@ -11,6 +11,8 @@ from sam2model import ImagePredictor, build_model
 from sam2model.sam2 import SAM2
 from sam2model.variants import VARIANTS
 
+pytestmark = pytest.mark.instruction_set
+
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
     return float((a & b).sum() / (a | b).sum())

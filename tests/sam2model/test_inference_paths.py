@@ -15,6 +15,7 @@ from sam2model.matrix_product import linear, pack
 from sam2model.sam2 import SAM2, ObjectPointer, SpatialMemory
 from sam2model.variants import VARIANTS
 
+pytestmark = pytest.mark.instruction_set
 # At 512 pixels a memory has 1024 tokens, for which attention takes its ways for long inputs.
 SIZE = 512
 

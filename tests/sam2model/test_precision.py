@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from sam2model import build_model
+from sam2model import build_model, precision
 from sam2model.precision import native_dtypes, resolve_device, resolve_dtype
 
+pytestmark = pytest.mark.instruction_set
 CUDA, CPU, MPS = torch.device("cuda"), torch.device("cpu"), torch.device("mps")
 
 
@@ -41,8 +42,15 @@ def test_auto_on_cuda(monkeypatch, capability, dtype):
 )
 def test_auto_on_cpus(monkeypatch, capabilities, dtype):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(precision, "onednn_multiplies", lambda dtype: True)
     assert resolve_dtype(native_dtypes(CPU)) == dtype
     assert resolve_dtype(native_dtypes(CPU), "float32") == torch.float32
+
+
+def test_auto_on_a_cpu_whose_bfloat16_onednn_does_not_use(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(precision, "onednn_multiplies", lambda dtype: False)
+    assert resolve_dtype(native_dtypes(CPU)) == torch.float32
 
 
 def test_auto_on_mps():
@@ -50,6 +58,7 @@ def test_auto_on_mps():
 
 
 def test_a_model_computes_in_what_its_cpu_has(monkeypatch):
+    monkeypatch.setattr(precision, "onednn_multiplies", lambda dtype: True)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     assert build_model("demo", device="cpu").compute_dtype == torch.bfloat16
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)

@@ -14,6 +14,7 @@ from sam2model.dot_product import dot_product_attention
 from sam2model.sam2 import SAM2
 from sam2model.yield_point import yield_point, yielding_to
 
+pytestmark = pytest.mark.instruction_set
 CLIP = MovingDiscs(8, 96)
 COUNT = 4
 PARTS = r"(.*\.blocks|memory_attention\.layers|memory_encoder\.fuser\.layers)\.\d+|sam_mask_decoder"
