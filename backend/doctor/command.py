@@ -9,7 +9,7 @@ from typing import Any
 from backend.doctor.examine import examine
 from backend.doctor.findings import Finding, Level, any_broken, broken
 from backend.doctor.model import model_findings
-from backend.runs.common import Parts, say
+from backend.runs.command_line import Parts, say
 from backend.settings import SettingsError
 
 

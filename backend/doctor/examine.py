@@ -19,7 +19,8 @@ from backend.labelstudio.tags import LabelConfig
 from backend.logs import Redactor
 from backend.media.errors import MediaError
 from backend.pixels.sandbox.image_decoding import ImageDecoder
-from backend.runs.common import Parts, ToolError, read_task
+from backend.runs.command_line import CommandError, Parts
+from backend.runs.projects import read_task
 from backend.settings import SettingsError
 
 PAGE = 100  # Label Studio's own
@@ -94,7 +95,7 @@ def _project(
         number = project or 0
         xml = str(client.get_project(number).get("label_config") or "")
         config = parse_label_config(xml)
-    except (LabelStudioError, ToolError) as error:
+    except (LabelStudioError, CommandError) as error:
         yield broken("project", str(error))
         return
     except LabelConfigError as error:

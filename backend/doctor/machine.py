@@ -11,7 +11,7 @@ from pathlib import Path
 
 from backend.doctor.findings import Finding, broken, ok, warning
 from backend.labelstudio.client import LabelStudioError
-from backend.runs.common import Parts
+from backend.runs.command_line import Parts
 from backend.setting_values import MIB
 from backend.settings import Settings, SettingsError
 

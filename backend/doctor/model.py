@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from backend.doctor.findings import Finding, broken, ok, warning
 from backend.engine.building import ModelChoice
 from backend.engine.engine import State, Status
-from backend.runs.common import Parts
+from backend.runs.command_line import Parts
 from backend.settings import Settings
 
 

@@ -19,9 +19,11 @@ from backend.export.formats import WRITERS, Writer
 from backend.export.masks import Media, Origin
 from backend.export.picture_masks import picture_media
 from backend.export.video_masks import Fetch, video_media
+from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.read_results import newest_results
 from backend.labelstudio.tags import LabelConfig
-from backend.runs.common import Parts, Project, ToolError, chosen_tasks, connect, say
+from backend.runs.command_line import CommandError, Parts, connect, say
+from backend.runs.projects import Project, read_project, read_task
 from backend.tracking.store import TrackStore
 
 
@@ -46,7 +48,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace, parts: Parts) -> int:
     """Carry the command out; returns the exit code."""
     if not arguments.task and arguments.project is None:
-        raise ToolError("Say what to export: --task N (may be repeated) or --project N.")
+        raise CommandError("Say what to export: --task N (may be repeated) or --project N.")
     client = connect(parts)
     resolver = parts.media(client)
     store = parts.tracks()
@@ -58,12 +60,30 @@ def run(arguments: argparse.Namespace, parts: Parts) -> int:
     )
     export = _Export(arguments.format, arguments.out)
     try:
-        for project, task in chosen_tasks(client, arguments.task, arguments.project):
+        for project, task in _chosen_tasks(client, arguments.task, arguments.project):
             export.task(project, task, source)
     finally:
         store.close()
         resolver.close()
     return export.finish()
+
+
+def _chosen_tasks(
+    client: LabelStudioClient, tasks: list[int], project: int | None
+) -> Iterator[tuple[Project, Mapping[str, Any]]]:
+    """The tasks named one by one and those of a whole project, with their projects."""
+    projects: dict[int, Project] = {}
+    for number in tasks:
+        task = read_task(client, number)
+        owner = int(task.get("project") or 0)
+        if owner not in projects:
+            projects[owner] = read_project(client, owner)
+        yield projects[owner], task
+    if project is not None:
+        whole = projects.get(project) or read_project(client, project)
+        for task in client.list_tasks(project):
+            if task.get("id") not in tasks:
+                yield whole, task
 
 
 @dataclass(frozen=True)
@@ -125,7 +145,7 @@ class _Export:
             self.writer.close()
         masks = self.counts.total()
         if not masks and not self.failed:
-            raise ToolError(
+            raise CommandError(
                 "There is nothing to export: no task has a mask or box in an annotation that was "
                 "submitted (--predictions takes predictions too)."
             )

@@ -11,13 +11,13 @@ import botocore.exceptions
 
 from backend.files import replacing
 from backend.media.s3_clients import S3Clients
-from backend.runs.common import Parts, ToolError
+from backend.runs.command_line import CommandError, Parts
 
 _PREFIX = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{1,62})(?:/(.*))?")
 
 
 class Folder(Protocol):
-    """A place for files. Every method raises ``ToolError`` where the place cannot be used."""
+    """A place for files. Every method raises ``CommandError`` where the place cannot be used."""
 
     def names(self) -> set[str]:
         """The complete files that are there."""
@@ -43,18 +43,18 @@ def open_folder(place: str, parts: Parts, address: str | None = None) -> Folder:
         address: what stands before the file names in tasks, where that is not the place itself.
 
     Raises:
-        ToolError: it is no place for files.
+        CommandError: it is no place for files.
     """
     if place.startswith("s3://"):
         match = _PREFIX.fullmatch(place)
         if match is None:
-            raise ToolError(f"{place} does not have the form s3://bucket/prefix/.")
+            raise CommandError(f"{place} does not have the form s3://bucket/prefix/.")
         prefix = match[2] or ""
         if prefix and not prefix.endswith("/"):
             prefix += "/"
         return BucketFolder(match[1], prefix, parts.s3_clients(), address)
     if "://" in place:
-        raise ToolError(
+        raise CommandError(
             f"Files cannot be written to {place}: give a folder or s3://bucket/prefix/."
         )
     return LocalFolder(Path(place), parts.settings.local_files_root, address)
@@ -72,7 +72,7 @@ class LocalFolder:
             path.mkdir(parents=True, exist_ok=True)
             self._path = path.resolve()
         except OSError as error:
-            raise ToolError(f"{path} cannot be made: {error.strerror}.") from error
+            raise CommandError(f"{path} cannot be made: {error.strerror}.") from error
         self._address = address
         known = root.resolve() if root is not None else None
         inside = known is not None and self._path.is_relative_to(known)
@@ -90,7 +90,9 @@ class LocalFolder:
             with replacing(self._path / name) as partial:
                 partial.write_bytes(content)
         except OSError as error:
-            raise ToolError(f"{self._path / name} cannot be written: {error.strerror}.") from error
+            raise CommandError(
+                f"{self._path / name} cannot be written: {error.strerror}."
+            ) from error
 
     def address(self, name: str) -> str:
         if self._address is not None:
@@ -148,8 +150,8 @@ class BucketFolder:
     def address(self, name: str) -> str:
         return self._address + name
 
-    def _unusable(self, code: str) -> ToolError:
-        return ToolError(
+    def _unusable(self, code: str) -> CommandError:
+        return CommandError(
             f"s3://{self._bucket}/{self._prefix} cannot be used ({code}): check the bucket, the "
             "credentials (s3:ListBucket, s3:GetObject, s3:PutObject) and S3_ENDPOINT_URL."
         )

@@ -17,7 +17,7 @@ from backend.export.masks import Kind, MaskPage, Media, ObjectMask, safe_name
 from backend.files import replacing
 from backend.labelstudio.brush_rle import encode_brush
 from backend.labelstudio.geometry import Mask, resize_mask
-from backend.runs.common import ToolError
+from backend.runs.command_line import CommandError
 
 UNLABELLED = "unlabelled"
 MAX_TRACKS = 65535  # a PNG of 16 bits tells that many objects apart
@@ -83,7 +83,7 @@ def _as_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ToolError(f"{path} cannot be written: {error.strerror}.") from error
+        raise CommandError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 class _JsonFile:
@@ -239,7 +239,9 @@ class PngWriter:
         name = page_file(media, page.index, ".png")
         for each in sorted(page.masks, key=lambda each: -np.count_nonzero(each.mask)):
             if each.track > MAX_TRACKS:
-                raise ToolError(f"task {media.task} has more than {MAX_TRACKS} objects: use coco.")
+                raise CommandError(
+                    f"task {media.task} has more than {MAX_TRACKS} objects: use coco."
+                )
             picture[each.mask] = each.track
         for each in page.masks:
             about = {**_about(each), "value": each.track, "label": each.label, "file": name}
@@ -248,7 +250,7 @@ class PngWriter:
             self._rows.writerow({**place, **about, "media": media.name(page.index), "area": area})
         done, data = cv2.imencode(".png", picture)
         if not done:
-            raise ToolError(f"OpenCV cannot write a PNG of {page.width} x {page.height}.")
+            raise CommandError(f"OpenCV cannot write a PNG of {page.width} x {page.height}.")
         _write(self._folder / name, data.tobytes())
 
     def end(self, media: Media) -> None:

@@ -24,7 +24,7 @@ from backend.export.frames_back import convert_back
 from backend.media.errors import shown
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.pixels.videos import VideoFrames
-from backend.runs.common import Parts, ToolError, say
+from backend.runs.command_line import CommandError, Parts, positive_number, say
 
 TASKS = "tasks.json"
 SOURCE = "source.json"  # which video the folder's frames are of
@@ -41,10 +41,12 @@ def add_parser(commands: Any) -> None:
         "again, it writes only what is missing.",
     )
     parser.add_argument("--video", help="file, s3://bucket/key or http(s) address")
-    parser.add_argument("--every", type=_positive, default=1, help="take every Nth frame (1)")
+    parser.add_argument("--every", type=positive_number, default=1, help="take every Nth frame (1)")
     parser.add_argument("--start", type=float, help="seconds into the video; from there on")
     parser.add_argument("--stop", type=float, help="seconds into the video; up to there")
-    parser.add_argument("--size", type=_positive, help="longest side in pixels; never enlarged")
+    parser.add_argument(
+        "--size", type=positive_number, help="longest side in pixels; never enlarged"
+    )
     parser.add_argument(
         "--out", required=True, help="folder or s3://bucket/prefix/; with --back a file"
     )
@@ -58,12 +60,14 @@ def run(arguments: argparse.Namespace, parts: Parts) -> int:
     """Carry the command out; returns the exit code."""
     if arguments.back is not None:
         if arguments.tasks is None:
-            raise ToolError("--back needs --tasks: the tasks.json that the frames were made with.")
+            raise CommandError(
+                "--back needs --tasks: the tasks.json that the frames were made with."
+            )
         count = convert_back(arguments.back, arguments.tasks, Path(arguments.out))
         say(f"{count} results with frame numbers in {arguments.out}")
         return 0
     if arguments.video is None:
-        raise ToolError("Say what to do: --video FILE, or --back RESULTS.")
+        raise CommandError("Say what to do: --video FILE, or --back RESULTS.")
     folder = open_folder(arguments.out, parts, arguments.address)
     with _opened(arguments.video, parts) as frames:
         if frames.notice:
@@ -87,7 +91,7 @@ def choose_frames(
     of the video: those whose number is a multiple of ``every``, whatever the range.
 
     Raises:
-        ToolError: there are none.
+        CommandError: there are none.
     """
     first = 0 if start is None else bisect.bisect_left(times, start)
     last = len(times) if stop is None else bisect.bisect_right(times, stop)
@@ -95,7 +99,7 @@ def choose_frames(
     if not chosen:
         begin = "the start" if start is None else f"{start:g} s"
         end = "the end" if stop is None else f"{stop:g} s"
-        raise ToolError(
+        raise CommandError(
             f"There is no frame to take from {begin} to {end} with every {every}: the video has "
             f"{len(times)} frames, from {times[0]:.3f} to {times[-1]:.3f} s."
         )
@@ -112,7 +116,7 @@ def _opened(video: str, parts: Parts) -> Iterator[VideoFrames]:
     """The frames of a file, or of an address read through the media cache."""
     if "://" not in video:
         if not Path(video).is_file():
-            raise ToolError(f"There is no file {video}.")
+            raise CommandError(f"There is no file {video}.")
         with Path(video).open("rb") as local, open_video(local) as frames:
             yield frames
         return
@@ -128,7 +132,7 @@ def _claim(folder: Folder, video: str, frames: VideoFrames, size: int | None) ->
     """Note whose frames the folder holds, so that those of two videos never mix.
 
     Raises:
-        ToolError: it holds those of another video, or at another size.
+        CommandError: it holds those of another video, or at another size.
     """
     table = frames.table
     claim = {
@@ -143,7 +147,7 @@ def _claim(folder: Folder, video: str, frames: VideoFrames, size: int | None) ->
     if known is None:
         folder.write(SOURCE, json.dumps(claim).encode())
     elif known != json.dumps(claim).encode():
-        raise ToolError(
+        raise CommandError(
             f"The folder holds frames of another video or size ({SOURCE} there says which): "
             "choose another folder, or delete it."
         )
@@ -173,7 +177,7 @@ def _jpeg(picture: np.ndarray, size: int | None) -> bytes:
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
     if not done:
-        raise ToolError(f"A picture of {width} x {height} pixels cannot be written as JPEG.")
+        raise CommandError(f"A picture of {width} x {height} pixels cannot be written as JPEG.")
     return data.tobytes()
 
 
@@ -201,10 +205,3 @@ def _task(
 def _public(video: str) -> str:
     """The video's name for files that others read: without the query, which may be a signature."""
     return shown(video) if video.startswith(("http://", "https://")) else video
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be a whole number above 0")
-    return number

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.labelstudio.json_values import mappings
-from backend.runs.common import ToolError
+from backend.runs.command_line import CommandError
 
 Json = Mapping[str, Any]
 
@@ -26,7 +26,7 @@ def convert_back(results: Path, tasks: Path, out: Path) -> int:
         The number of results with a frame.
 
     Raises:
-        ToolError: a file that cannot be read or is something else, a task that is not among
+        CommandError: a file that cannot be read or is something else, a task that is not among
             ``tasks``, a page that it does not have.
     """
     made = [_checked(task, tasks) for task in _list(_read(tasks), tasks)]
@@ -41,7 +41,7 @@ def convert_back(results: Path, tasks: Path, out: Path) -> int:
     try:
         out.write_text(json.dumps(converted, indent=1))
     except OSError as error:
-        raise ToolError(f"{out} cannot be written: {error.strerror}.") from error
+        raise CommandError(f"{out} cannot be written: {error.strerror}.") from error
     return count
 
 
@@ -71,7 +71,7 @@ def _meta_of(frames: object, made: Sequence[Json], path: Path) -> Json:
     for task in made:
         if task["data"]["frames"] == frames:
             return task["meta"]
-    raise ToolError(f"A task of the results has other pages than those in {path}.")
+    raise CommandError(f"A task of the results has other pages than those in {path}.")
 
 
 def _placed(item: Json, meta: Json) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def _placed(item: Json, meta: Json) -> dict[str, Any]:
         return dict(item)
     indices, times = meta["frame_indices"], meta["times"]
     if type(page) is not int or not 0 <= page < len(indices):
-        raise ToolError(
+        raise CommandError(
             f"A result is on page {page!r}: the task has pages 0 to {len(indices) - 1}."
         )
     return {**item, "frame": indices[page], "time": times[page]}
@@ -95,7 +95,9 @@ def _checked(task: object, path: Path) -> Json:
             return task  # type: ignore[return-value]
     except (TypeError, KeyError):
         pass
-    raise ToolError(f"{path} is not a tasks.json of the frames command: it has no frame numbers.")
+    raise CommandError(
+        f"{path} is not a tasks.json of the frames command: it has no frame numbers."
+    )
 
 
 def _list(value: object, path: Path) -> list[Any]:
@@ -103,13 +105,13 @@ def _list(value: object, path: Path) -> list[Any]:
         return [value]
     if isinstance(value, list):
         return value
-    raise ToolError(f"{path} holds neither a list nor an object.")
+    raise CommandError(f"{path} holds neither a list nor an object.")
 
 
 def _read(path: Path) -> object:
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
-        raise ToolError(f"{path} cannot be read: {error.strerror}.") from error
+        raise CommandError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise ToolError(f"{path} is not JSON: {error}.") from error
+        raise CommandError(f"{path} is not JSON: {error}.") from error

@@ -24,7 +24,8 @@ from backend.labelstudio.read_results import Region, joined_labels, read_results
 from backend.labelstudio.regions import Point, rasterise
 from backend.labelstudio.tags import ImageTag, LabelConfig
 from backend.labelstudio.write_results import part_id
-from backend.runs.common import Project, ToolError
+from backend.runs.command_line import CommandError
+from backend.runs.projects import Project
 from backend.tracking.sequence import MAX_PARTS, SAME_OBJECT, FrameSequence, iou
 from backend.tracking.store import TrackStore
 
@@ -131,7 +132,7 @@ def _pages(
 
 def _size(region: Region) -> tuple[int, int]:
     if not region.original_width or not region.original_height:
-        raise ToolError(f"region {region.id} does not say the size of its picture.")
+        raise CommandError(f"region {region.id} does not say the size of its picture.")
     return region.original_width, region.original_height
 
 
@@ -140,7 +141,7 @@ def _mask(region: Region, width: int, height: int) -> Mask:
     try:
         own = rasterise(region.geometry, *_size(region))
     except ValueError as error:
-        raise ToolError(f"region {region.id} cannot be read: {error}.") from error
+        raise CommandError(f"region {region.id} cannot be read: {error}.") from error
     return resize_mask(own, width, height)
 
 

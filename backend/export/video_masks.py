@@ -23,7 +23,7 @@ from backend.labelstudio.tags import ImageTag, VideoTag
 from backend.labelstudio.video_regions import VideoRegion, read_video_regions
 from backend.media.resolver import MediaStream
 from backend.pixels.sandbox.video_decoding import open_video
-from backend.runs.common import Project
+from backend.runs.projects import Project
 from backend.tracking.store import TrackStore
 from backend.tracking.video import box_digest, clip_track, read_timeline
 

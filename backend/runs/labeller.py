@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from backend.job_state import JobState
 from backend.labelstudio.commands import ParsedCommand
-from backend.labelstudio.prompts import prompts_from_task
 from backend.labelstudio.read_results import joined_labels, read_results
 from backend.labelstudio.video_regions import read_video_regions
 from backend.labelstudio.write_results import noted
 from backend.predict.dispatch import Dispatcher
-from backend.runs.common import Project, ToolError
-from backend.runs.prompt_sources import Results, marks_of
+from backend.runs.command_line import CommandError
+from backend.runs.projects import Project
+from backend.runs.prompt_sources import Results, mark_kinds, marks_of
 from backend.runs.review_file import Remark
 from backend.tracking.review import LOW_IOU, Doubt, doubts
 from backend.tracking.store import Job
@@ -78,7 +78,7 @@ class Labeller:
             ExpectedError: why it cannot be done.
         """
         marks = marks_of(task, self._service.engine.model_version)
-        kinds = mark_kinds(marks, self._project)
+        kinds = mark_kinds(marks, self._project.config)
         if not kinds:
             return None
         plain = {"id": task["id"], "data": task.get("data"), "annotations": [{"result": marks}]}
@@ -168,7 +168,7 @@ class Labeller:
     def _run(self, task: Mapping[str, Any], planned: tuple[str, dict[str, Any]] | str) -> Job:
         """The job when it has ended; it goes on where an earlier run was stopped."""
         if isinstance(planned, str):
-            raise ToolError(planned)
+            raise CommandError(planned)
         jobs = self._tracking.jobs
         job = jobs.submit(*planned)
         while not job.state.ended:
@@ -177,7 +177,7 @@ class Labeller:
             job = jobs.wait(job.id, 1.0)
             self._progress(int(task["id"]), job)
         if job.state is not JobState.DONE:
-            raise ToolError(job.message or "the track was cancelled")
+            raise CommandError(job.message or "the track was cancelled")
         return job
 
     def _doubts(self, job: Job) -> list[Doubt]:
@@ -189,24 +189,6 @@ class Labeller:
         names = _objects(job)
         found = self._tracking.store.masks(job.track)
         return [each.iou for each in found if each.object_id in names and each.mask.any()]
-
-
-def mark_kinds(marks: Sequence[Mapping[str, object]], project: Project) -> set[str]:
-    """What the marks are on: "image", "sequence", "video"; empty where there is nothing to do.
-
-    On images only boxes and clicks ask for something: masks are there already.
-    """
-    config = project.config
-    kinds = set()
-    if read_video_regions(marks, config):
-        kinds.add("video")
-    sequences = {tag.name for tag in config.images if tag.is_sequence}
-    if any(region.image in sequences for region in read_results(marks, config).regions):
-        kinds.add("sequence")
-    prompts = prompts_from_task({"annotations": [{"result": list(marks)}]}, config)
-    if any(prompt.image not in sequences for prompt in prompts):
-        kinds.add("image")
-    return kinds
 
 
 def _objects(job: Job) -> set[str]:

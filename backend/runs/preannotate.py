@@ -22,9 +22,10 @@ from typing import Any
 from backend.expected import ExpectedError
 from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.commands import Kind, ParsedCommand, Word
-from backend.runs.common import Parts, Project, ToolError, connect, read_project, say
-from backend.runs.labeller import Labelled, Labeller, Stopped, mark_kinds
-from backend.runs.prompt_sources import has_prediction, marks_of, own_predictions
+from backend.runs.command_line import CommandError, Parts, connect, positive_number, say
+from backend.runs.labeller import Labelled, Labeller, Stopped
+from backend.runs.projects import Project, read_project
+from backend.runs.prompt_sources import has_prediction, mark_kinds, marks_of, own_predictions
 from backend.runs.review_file import ReviewFile
 from backend.tracking.store import Job
 
@@ -43,7 +44,9 @@ def add_parser(commands: Any) -> None:
         description="Stores one prediction per task. Started again after a stop, it goes on.",
     )
     parser.add_argument("--project", type=int, required=True)
-    parser.add_argument("--concurrency", type=_positive, default=2, help="tasks side by side (2)")
+    parser.add_argument(
+        "--concurrency", type=positive_number, default=2, help="tasks side by side (2)"
+    )
     parser.add_argument(
         "--direction", choices=["forward", "back", "both"], default="both", help="(both)"
     )
@@ -51,7 +54,7 @@ def add_parser(commands: Any) -> None:
         "--range", type=_range, metavar="A-B", help="pages (from 0) or frames of a video (from 1)"
     )
     parser.add_argument("--csv", type=Path, help="file for the frames that deserve a look")
-    parser.add_argument("--limit", type=_positive, help="look at the first N tasks only")
+    parser.add_argument("--limit", type=positive_number, help="look at the first N tasks only")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     parser.add_argument(
         "--force",
@@ -66,7 +69,7 @@ def run(arguments: argparse.Namespace, parts: Parts) -> int:
     client = connect(parts)
     project = read_project(client, arguments.project)
     if not project.config.usable:
-        raise ToolError("; ".join(project.config.problems) or "the label config takes no masks")
+        raise CommandError("; ".join(project.config.problems) or "the label config takes no masks")
     report = _Report(parts.model().version, arguments.force)
     tasks = islice(client.list_tasks(arguments.project), arguments.limit)
     try:
@@ -91,8 +94,8 @@ class _Report:
         self._lock = threading.Lock()
         self._lines: dict[int, str] = {}
         self._counts = {"stored": 0, "skipped": 0, "failed": 0, "planned": 0}
-        self._unmarked = 0
-        self._told = time.monotonic()
+        self._unmarked: set[int] = set()
+        self._said_at = time.monotonic()
 
     def add(self, task: int, what: str, line: str) -> None:
         """The last word on a task; ``what``: stored, skipped, failed or planned."""
@@ -109,13 +112,13 @@ class _Report:
 
     def nothing_marked(self, task: int) -> None:
         """The task holds nothing to start from."""
-        self._unmarked += 1
+        self._unmarked.add(task)
         self.add(task, "skipped", "no box or mask to start from")
 
     def plan(self, task: Mapping[str, Any], project: Project) -> None:
         """Note what would be done."""
         marks = marks_of(task, self._version)
-        kinds = mark_kinds(marks, project)
+        kinds = mark_kinds(marks, project.config)
         if kinds:
             line = f"would be labelled ({' and '.join(sorted(kinds))}) from {len(marks)} results"
             self.add(int(task["id"]), "planned", line)
@@ -125,9 +128,9 @@ class _Report:
     def progress(self, task: int, job: Job) -> None:
         """Say how far things are, every few seconds."""
         with self._lock:
-            if time.monotonic() - self._told < PROGRESS_SECONDS:
+            if time.monotonic() - self._said_at < PROGRESS_SECONDS:
                 return
-            self._told = time.monotonic()
+            self._said_at = time.monotonic()
             ended = len(self._lines)
         say(f"{ended} tasks ended; task {task}: {job.done} of {job.total} masks")
 
@@ -135,12 +138,12 @@ class _Report:
         """One line for each task, and the exit code.
 
         Raises:
-            ToolError: no task has anything to start from.
+            CommandError: no task has anything to start from.
         """
-        if self._unmarked and self._unmarked == len(self._lines):
-            raise ToolError(
-                f"None of the {self._unmarked} tasks has a box or mask to start from: draw some, "
-                "or import a detector's boxes as predictions."
+        if self._unmarked and len(self._unmarked) == len(self._lines):
+            raise CommandError(
+                f"None of the {len(self._unmarked)} tasks has a box or mask to start from: "
+                "draw some, or import a detector's boxes as predictions."
             )
         self.show()
         counts = [f"{count} {what}" for what, count in self._counts.items() if count]
@@ -234,13 +237,6 @@ def _stored(made: Labelled) -> str:
     frames = len({(each.object_id, each.frame) for each in made.remarks})
     look = f", {frames} masks deserve a look" if frames else ""
     return f"stored {len(made.results)} results{score}{look}"
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be a whole number above 0")
-    return number
 
 
 def _range(text: str) -> tuple[int, int]:

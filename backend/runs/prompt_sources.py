@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from backend.labelstudio.json_values import mappings, text
-from backend.labelstudio.read_results import newest_results
+from backend.labelstudio.prompts import prompts_from_task
+from backend.labelstudio.read_results import newest_results, read_results
+from backend.labelstudio.tags import LabelConfig
+from backend.labelstudio.video_regions import read_video_regions
 
 Results = list[dict[str, Any]]
 
@@ -17,6 +20,23 @@ def marks_of(task: Mapping[str, Any], model_version: str) -> Results:
     that this model did not make itself. Every result has an id, the same in every run."""
     marks = newest_results(task, "annotations", "predictions", not_by=model_version)
     return _with_ids(marks, str(task.get("id")))
+
+
+def mark_kinds(marks: Sequence[Mapping[str, object]], config: LabelConfig) -> set[str]:
+    """What the marks are on: "image", "sequence", "video"; empty where there is nothing to do.
+
+    On images only boxes and clicks ask for something: masks are there already.
+    """
+    kinds = set()
+    if read_video_regions(marks, config):
+        kinds.add("video")
+    sequences = {tag.name for tag in config.images if tag.is_sequence}
+    if any(region.image in sequences for region in read_results(marks, config).regions):
+        kinds.add("sequence")
+    prompts = prompts_from_task({"annotations": [{"result": list(marks)}]}, config)
+    if any(prompt.image not in sequences for prompt in prompts):
+        kinds.add("image")
+    return kinds
 
 
 def has_prediction(task: Mapping[str, Any], model_version: str) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.files import replacing
-from backend.runs.common import ToolError
+from backend.runs.command_line import CommandError
 
 COLUMNS = ["task", "object", "label", "frame", "reason"]
 
@@ -33,7 +33,7 @@ class ReviewFile:
     """Rows by task; those of a task that is done again take the place of its earlier ones.
 
     Raises:
-        ToolError: the file cannot be written, or is something else.
+        CommandError: the file cannot be written, or is something else.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,10 +45,10 @@ class ReviewFile:
                 with path.open(newline="") as file:
                     header, *self._rows = [*csv.reader(file)] or [COLUMNS]
                 if header != COLUMNS:
-                    raise ToolError(f"{path} is not a review file: choose another name.")
+                    raise CommandError(f"{path} is not a review file: choose another name.")
             self._save()
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise ToolError(f"{path} cannot be used: {error}.") from error
+            raise CommandError(f"{path} cannot be used: {error}.") from error
 
     def put(self, task: int, remarks: Sequence[Remark]) -> None:
         """Say what to look at in a task."""

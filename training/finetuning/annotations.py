@@ -30,7 +30,8 @@ from backend.labelstudio.media_refs import MissingMedia, media_uri
 from backend.labelstudio.read_results import Region, joined_labels, newest_results, read_results
 from backend.media.cache import MediaFile
 from backend.media.errors import MediaError
-from backend.runs.common import Project, ToolError
+from backend.runs.command_line import CommandError
+from backend.runs.projects import Project
 from backend.tracking.store import TrackStore
 from training.finetuning.dataset import AnnotatedObject, AnnotatedPage
 
@@ -69,7 +70,7 @@ class Reader:
         for task in tasks:
             try:
                 yield from self._task(task)
-            except (MissingMedia, MediaError, ToolError, LabelConfigError) as error:
+            except (MissingMedia, MediaError, CommandError, LabelConfigError) as error:
                 self.passed_over["tasks that could not be read"] += 1
                 _log.warning("task %s is passed over: %s", task.get("id"), error)
 

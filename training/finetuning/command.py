@@ -30,7 +30,8 @@ from backend.files import replace_text, replacing
 from backend.finetune.registry import ModelRegistry
 from backend.labelstudio.label_config import parse_label_config
 from backend.pixels.sandbox.image_decoding import ImageDecoder
-from backend.runs.common import Project, ToolError, connect, read_project
+from backend.runs.command_line import CommandError, connect
+from backend.runs.projects import Project, read_project
 from backend.settings import Settings
 from backend.wiring import Wiring
 from sam2model import CheckpointError, build_model
@@ -189,14 +190,16 @@ def _open(arguments: argparse.Namespace, wiring: Wiring, stack: ExitStack) -> So
 
 def _read_export(arguments: argparse.Namespace) -> tuple[Project, list[Mapping[str, Any]]]:
     if arguments.label_config is None:
-        raise ToolError("An export does not hold the label config: say --label-config FILE.xml.")
+        raise CommandError("An export does not hold the label config: say --label-config FILE.xml.")
     try:
         xml = arguments.label_config.read_text(encoding="utf-8")
         tasks = json.loads(arguments.annotations.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ToolError(f"{arguments.annotations}: {error}.") from error
+        raise CommandError(f"{arguments.annotations}: {error}.") from error
     if not isinstance(tasks, list) or not all(isinstance(t, dict) and "id" in t for t in tasks):
-        raise ToolError(f"{arguments.annotations} is no JSON export: it must be a list of tasks.")
+        raise CommandError(
+            f"{arguments.annotations} is no JSON export: it must be a list of tasks."
+        )
     number = next((int(t["project"]) for t in tasks if isinstance(t.get("project"), int)), 0)
     return Project(number, f"{number}.0", xml, parse_label_config(xml)), tasks
 
