@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam2model.compiled import CompiledEncoder
-from sam2model.fpn_neck import ImageEncoder
+from sam2model.image_encoder import ImageEncoder
 from sam2model.layers import MLP
 from sam2model.mask_decoder import DecodedMasks, MaskDecoder, to_tokens
 from sam2model.memory_attention import MemoryAttention
