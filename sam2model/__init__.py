@@ -1,6 +1,6 @@
 """SAM 2 in PyTorch: tensors in, tensors out.
 
-from sam2model import ImagePredictor, build_model
+from sam2model import ImagePredictor, VideoTracker, build_model
 
 predictor = ImagePredictor(build_model("sam2.1_hiera_tiny"))
 embedding = predictor.embed(image)
@@ -15,7 +15,6 @@ for answer in tracker.propagate():
 from sam2model.build import build_model
 from sam2model.checkpoints import CheckpointError
 from sam2model.image_predictor import ImageEmbedding, ImagePredictor, Prediction
-from sam2model.mask_runs import MaskRuns
 from sam2model.variants import VARIANTS
 from sam2model.video_tracker import FrameMasks, VideoTracker
 
@@ -25,7 +24,6 @@ __all__ = [
     "FrameMasks",
     "ImageEmbedding",
     "ImagePredictor",
-    "MaskRuns",
     "Prediction",
     "VideoTracker",
     "build_model",

@@ -1,4 +1,4 @@
-"""Find, download, verify and load checkpoints."""
+"""Find, download, verify, load and tell apart checkpoints."""
 
 import hashlib
 import pickle
@@ -18,6 +18,10 @@ from torch import Tensor
 
 from sam2model.sam2 import SAM2
 from sam2model.variants import VARIANTS, Variant
+
+# Prefixes of the weights that image embeddings depend on. The two convolutions are the decoder's
+# by name, but SAM2.encode_image applies them, once per image.
+ENCODER_PREFIXES = ("image_encoder.", "sam_mask_decoder.conv_s0.", "sam_mask_decoder.conv_s1.")
 
 _DEMO_WEIGHTS = Path(__file__).parent / "weights" / "demo.safetensors"
 _MAX_NAMED_KEYS = 3
@@ -284,3 +288,23 @@ def _trunk_matches(state_dict: Mapping[str, Tensor], variant: Variant) -> bool:
         and depth == sum(variant.trunk.stages)
         and no_memory.shape[-1] == variant.d_model
     )
+
+
+def encoder_digest(state_dict: Mapping[str, Tensor]) -> str:
+    """A digest of the weights that image embeddings depend on.
+
+    Models that differ in other weights only have the same digest, and the same embeddings.
+
+    Args:
+        state_dict: of a model.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        if name.startswith(ENCODER_PREFIXES):
+            values = state_dict[name].detach().cpu().float().contiguous().numpy()
+            digest.update(f"{name} {values.shape}\n".encode())
+            digest.update(values.tobytes())
+    return digest.hexdigest()[:32]

@@ -5,21 +5,16 @@ shape whatever is clicked or tracked, so that nothing is ever compiled a second 
 objects and memories, which come in any number, belong to the other parts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sam2model.image_encoder import CompiledEncoder
 from sam2model.inference_weights import compute_dtype
+from sam2model.sam2 import SAM2
 
-if TYPE_CHECKING:
-    from sam2model.sam2 import SAM2
-
-Maps = tuple[Tensor, Tensor, Tensor]
 # Largest difference from the plain encoder, as a fraction of the largest value. In bfloat16 other
 # kernels differ by 0.01 (docs/measurements/modes.md); what is wrong is off by whole values.
 _TOLERANCE = {torch.float32: 1e-3}
@@ -28,33 +23,6 @@ _TOLERANCE_HALF = 0.05
 
 class CompiledEncoderError(RuntimeError):
     """The compiled image encoder answers otherwise than the plain one."""
-
-
-@dataclass(frozen=True)
-class CompiledEncoder:
-    """A compiled image encoder and what it was compiled for.
-
-    Attributes:
-        run: takes images as ``ImageEncoder`` does, returns its three maps.
-        shape, device, dtype: of the images, and the dtype computed in.
-    """
-
-    run: Callable[[Tensor], Maps]
-    shape: torch.Size
-    device: torch.device
-    dtype: torch.dtype
-
-    def takes(self, images: Tensor) -> bool:
-        """Whether it can encode these images, as things stand, without being compiled anew."""
-        return (
-            torch.is_inference_mode_enabled()
-            and images.is_inference()
-            and images.is_contiguous()
-            and images.shape == self.shape
-            and images.device == self.device
-            and images.dtype == torch.float32
-            and compute_dtype(images) == self.dtype
-        )
 
 
 def compile_image_encoder(model: SAM2, backend: str | Callable[..., Any] = "inductor") -> None:

@@ -1,7 +1,8 @@
-"""The image encoder: Hiera trunk and feature pyramid neck."""
+"""The image encoder: Hiera trunk and feature pyramid neck, plain and compiled."""
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from sam2model.hiera import Hiera
 from sam2model.inference_weights import Derived, compute_dtype
 from sam2model.matrix_product import linear
 from sam2model.variants import Variant
+
+# ``[B, C, S/s, S/s]`` for strides s = 4, 8, 16.
+Maps: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 class Pointwise:
@@ -68,9 +72,7 @@ class FpnNeck(nn.Module):
             self.convs.append(level)
         self._pointwise = [Pointwise() for _ in trunk_channels]
 
-    def forward(
-        self, maps: list[Tensor], narrowing: Sequence[nn.Conv2d] = ()
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, maps: list[Tensor], narrowing: Sequence[nn.Conv2d] = ()) -> Maps:
         """Run.
 
         Args:
@@ -102,8 +104,33 @@ class ImageEncoder(nn.Module):
         channels = tuple(variant.trunk.embed_dim * 2**stage for stage in range(4))
         self.neck = FpnNeck(variant.d_model, channels)
 
-    def forward(
-        self, images: Tensor, narrowing: Sequence[nn.Conv2d] = ()
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, narrowing: Sequence[nn.Conv2d] = ()) -> Maps:
         """Map ``[B, 3, S, S]`` to the maps of :meth:`FpnNeck.forward`."""
         return self.neck(self.trunk(images), narrowing)
+
+
+@dataclass(frozen=True)
+class CompiledEncoder:
+    """A compiled image encoder and what it was compiled for.
+
+    Attributes:
+        run: takes images as :class:`ImageEncoder` does, returns its three maps.
+        shape, device, dtype: of the images, and the dtype computed in.
+    """
+
+    run: Callable[[Tensor], Maps]
+    shape: torch.Size
+    device: torch.device
+    dtype: torch.dtype
+
+    def takes(self, images: Tensor) -> bool:
+        """Whether it can encode these images, under the modes that are on, as it is."""
+        return (
+            torch.is_inference_mode_enabled()
+            and images.is_inference()
+            and images.is_contiguous()
+            and images.shape == self.shape
+            and images.device == self.device
+            and images.dtype == torch.float32
+            and compute_dtype(images) == self.dtype
+        )

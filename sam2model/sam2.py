@@ -22,8 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sam2model.compiled import CompiledEncoder
-from sam2model.image_encoder import ImageEncoder
+from sam2model.image_encoder import CompiledEncoder, ImageEncoder, Maps
 from sam2model.layers import MLP
 from sam2model.mask_decoder import DecodedMasks, MaskDecoder, to_tokens
 from sam2model.memory_attention import MemoryAttention
@@ -144,18 +143,17 @@ class SAM2(nn.Module):
                 f"this model takes images of shape [B, 3, {size}, {size}], not {list(images.shape)}"
             )
         compiled = self.compiled_encoder
-        fits = compiled is not None and compiled.takes(images)
-        encode = compiled.run if compiled is not None and fits else self.encode_maps
-        stride_4, stride_8, embedding = encode(images)
+        if compiled is not None and compiled.takes(images):
+            stride_4, stride_8, embedding = compiled.run(images)
+        else:
+            stride_4, stride_8, embedding = self.encode_maps(images)
         return ImageFeatures(embedding, (stride_4, stride_8))
 
-    def encode_maps(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def encode_maps(self, images: Tensor) -> Maps:
         """What :meth:`encode_image` computes: ``[B, C, S/s, S/s]`` for s = 4, 8, 16."""
         decoder = self.sam_mask_decoder
         # Narrowed here, once per image, rather than in every decode.
-        maps: tuple[Tensor, Tensor, Tensor] = self.image_encoder(
-            images, narrowing=(decoder.conv_s0, decoder.conv_s1)
-        )
+        maps: Maps = self.image_encoder(images, narrowing=(decoder.conv_s0, decoder.conv_s1))
         return maps
 
     def without_memory(self, embedding: Tensor) -> Tensor:

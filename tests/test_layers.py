@@ -43,9 +43,6 @@ LAYERS = [
 ]
 """From the top down. A file imports from its own room and from the layers below."""
 
-KNOWN_EXCEPTIONS = {("sam2model.compiled", "sam2model.sam2")}
-"""Imports that are still to go: each closes a circle or points up."""
-
 
 @cache
 def graph() -> dict[str, set[str]]:
@@ -93,12 +90,8 @@ def _points_up(module: str, imported: str) -> bool:
 
 
 def test_no_file_imports_itself_by_way_of_others() -> None:
-    known = {
-        module: {name for name in names if (module, name) not in KNOWN_EXCEPTIONS}
-        for module, names in graph().items()
-    }
     try:
-        TopologicalSorter(known).prepare()
+        TopologicalSorter(graph()).prepare()
     except CycleError as error:
         pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
 
@@ -110,12 +103,7 @@ def test_no_import_points_up() -> None:
         for imported in names
         if "backend" not in (module, imported) and _points_up(module, imported)
     }
-    assert up <= KNOWN_EXCEPTIONS
-
-
-def test_every_exception_is_still_needed() -> None:
-    gone = {(module, name) for module, name in KNOWN_EXCEPTIONS if name not in graph()[module]}
-    assert gone == set()
+    assert up == set()
 
 
 def test_files_have_names_of_their_own() -> None:

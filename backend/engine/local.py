@@ -345,7 +345,7 @@ class LocalEngine:
 
 
 def _loaded(predictor: ImagePredictor) -> _Model:
-    from sam2model.encoder_digest import encoder_digest  # brings torch
+    from sam2model.checkpoints import encoder_digest  # brings torch
 
     return _Model(predictor, encoder_digest(predictor.model.state_dict()))
 

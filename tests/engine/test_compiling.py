@@ -24,7 +24,7 @@ from backend.pixels.recipes import ImageSource
 from backend.settings import Settings
 from backend.wiring import Wiring
 from sam2model import ImagePredictor, build_model
-from sam2model.compiled import CompiledEncoder
+from sam2model.image_encoder import CompiledEncoder
 from tests.waiting import LONGER, PATIENCE, until
 
 IMAGE = ImageSource("a", lambda: np.zeros((40, 60, 3), np.uint8))

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from sam2model import build_model
-from sam2model.encoder_digest import encoder_digest
+from sam2model.checkpoints import encoder_digest
 from sam2model.sam2 import SAM2
 from sam2model.variants import get_variant
 from tests.training import finetune_project as project

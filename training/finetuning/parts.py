@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sam2model.encoder_digest import ENCODER
+from sam2model.checkpoints import ENCODER_PREFIXES
 from sam2model.sam2 import SAM2
 
 _DECODER = ("sam_mask_decoder.",)
@@ -42,5 +42,5 @@ def trained_names(model: SAM2, what: What) -> list[str]:
     return [
         name
         for name in names
-        if name.startswith(wanted) and not name.startswith((*ENCODER, _PRESENCE))
+        if name.startswith(wanted) and not name.startswith((*ENCODER_PREFIXES, _PRESENCE))
     ]

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from backend.expected import ExpectedError
-from sam2model.encoder_digest import encoder_digest
+from sam2model.checkpoints import encoder_digest
 from sam2model.sam2 import SAM2
 from training.finetuning import dataset as datasets
 from training.finetuning.dataset import Dataset
