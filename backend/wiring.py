@@ -19,8 +19,8 @@ from backend.finetune.finetuning import Finetuning
 from backend.finetune.registry import ModelRegistry
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.media.resolver import MediaResolver
-from backend.media.retries import Timeouts
-from backend.media.s3_clients import Bucket, S3Clients, S3Settings, read_buckets
+from backend.media.s3 import S3, Bucket, S3Settings, read_buckets
+from backend.media.sources import Timeouts
 from backend.metrics import Metrics
 from backend.pixels.recipes import TaskPictures
 from backend.pixels.sandbox.image_decoding import ImageDecoder
@@ -88,9 +88,9 @@ class Wiring:
             raise SettingsError(f"S3_BUCKETS: {error}") from None
         return S3Settings(default, buckets)
 
-    def s3_clients(self) -> S3Clients:
+    def s3(self) -> S3:
         """What talks to the buckets. Raises as ``s3_settings`` does."""
-        return S3Clients(self.s3_settings(), timeouts=Timeouts(), verify=self.verify)
+        return S3(self.s3_settings(), timeouts=Timeouts(), verify=self.verify)
 
     def media(self, label_studio: LabelStudioClient | None) -> MediaResolver:
         """The way to the media of tasks. Raises as ``s3_settings`` does.

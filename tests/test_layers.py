@@ -38,6 +38,7 @@ LAYERS = [
         "backend.job_state",
         "backend.expected",
         "backend.files",
+        "backend.retries",
     },
     {"sam2model"},
 ]

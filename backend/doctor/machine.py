@@ -106,7 +106,7 @@ def _credential_problems(parts: Parts) -> Iterator[str]:
     except LabelStudioError as error:
         yield str(error)
     try:
-        parts.s3_clients()
+        parts.s3()
     except SettingsError as error:
         yield str(error)
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import botocore.exceptions
 
 from backend.files import replacing
-from backend.media.s3_clients import S3Clients
+from backend.media.s3 import S3
 from backend.runs.command_line import CommandError, Parts
 
 _PREFIX = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{1,62})(?:/(.*))?")
@@ -52,7 +52,7 @@ def open_folder(place: str, parts: Parts, address: str | None = None) -> Folder:
         prefix = match[2] or ""
         if prefix and not prefix.endswith("/"):
             prefix += "/"
-        return BucketFolder(match[1], prefix, parts.s3_clients(), address)
+        return BucketFolder(match[1], prefix, parts.s3(), address)
     if "://" in place:
         raise CommandError(
             f"Files cannot be written to {place}: give a folder or s3://bucket/prefix/."
@@ -104,10 +104,8 @@ class LocalFolder:
 class BucketFolder:
     """A prefix in an S3 bucket, with the credentials that boto3 finds."""
 
-    def __init__(
-        self, bucket: str, prefix: str, clients: S3Clients, address: str | None = None
-    ) -> None:
-        self._client: Any = clients.client(bucket)
+    def __init__(self, bucket: str, prefix: str, s3: S3, address: str | None = None) -> None:
+        self._client: Any = s3.client(bucket)
         self._bucket = bucket
         self._prefix = prefix
         self._address = address if address is not None else f"s3://{bucket}/{prefix}"

@@ -22,6 +22,7 @@ from backend.labelstudio.credentials import (
 )
 from backend.labelstudio.server_url import ServerUrl, shown_origin
 from backend.labelstudio.session import new_session, redirect_target
+from backend.retries import send_with_retries
 
 _MAX_REDIRECTS = 3
 _CREATE_TOKEN = "create a personal access token under Account & Settings and use that"  # noqa: S105
@@ -299,10 +300,13 @@ class LabelStudioClient:
         return response
 
     def _send(self, method: str, url: str, **kwargs: Any) -> requests.Response:
-        try:
+        def send() -> requests.Response:
             return self._session.request(
                 method, url, timeout=self._timeout, allow_redirects=False, **kwargs
             )
+
+        try:
+            return send_with_retries(send, idempotent=method in ("GET", "HEAD"))
         except requests.RequestException as error:
             # The chain is cut: these exceptions carry the request, and with it the header.
             raise LabelStudioError(self._explain_no_answer(error)) from None

@@ -1,4 +1,4 @@
-"""The HTTP session towards Label Studio: it keeps nothing, and follows no redirect by itself."""
+"""An HTTP session that keeps nothing, and follows no redirect by itself."""
 
 from __future__ import annotations
 
@@ -7,37 +7,32 @@ from urllib.parse import urljoin
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.util.retry import Retry
+
+CONNECTIONS = 16  # that are kept open to one server
 
 
 class _HandDrivenSession(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """Nowhere: redirects are judged one by one, and requests would parse them in advance."""
+        """Nowhere: redirects are judged one by one. Even with ``allow_redirects=False`` requests
+        prepares the next hop, and reads the whole body of the redirect for it, however long."""
 
 
-def new_session(verify: bool | str) -> requests.Session:
-    """A session that asks again where a server that is busy may answer the next time.
+def new_session(verify: bool | str, adapter: HTTPAdapter | None = None) -> requests.Session:
+    """A session without cookies, retries, or anything from the environment.
 
     Args:
         verify: True, False, or the path of a CA bundle.
+        adapter: makes the connections; the usual one where None.
     """
     session = _HandDrivenSession()
-    # With trust_env, requests lets ~/.netrc replace the Authorization header.
+    # With trust_env, requests lets ~/.netrc replace the Authorization header, and a proxy would
+    # hide which address is connected to.
     session.trust_env = False
     session.verify = verify
     # Cookies know no ports: a Label Studio session cookie would go to its neighbours too.
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    retry = Retry(
-        total=3,
-        backoff_factor=0.2,
-        status_forcelist=(429, 502, 503, 504),
-        allowed_methods=("GET", "HEAD"),
-        redirect=False,
-        raise_on_status=False,
-        retry_after_max=5,
-    )
     for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=16))
+        session.mount(scheme, adapter or HTTPAdapter(pool_maxsize=CONNECTIONS))
     return session
 
 

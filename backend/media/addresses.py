@@ -1,20 +1,29 @@
-"""Task data is hostile: which addresses may be connected to, and which files opened.
+"""Task data is hostile: which addresses may be connected to, and a session that goes nowhere else.
 
 Anybody who can import tasks chooses what this service fetches. So only addresses that are
-public, or that the operator named, are connected to; the check is made on the very address
-the socket then uses (a name is resolved once), for every hop of a redirect.
+public, or that the operator named, are connected to. The check sits where the socket is opened,
+on the address it is opened to, for every hop of a redirect: a name that resolves to a public
+address when asked first and to a private one later (DNS rebinding) gains nothing, and neither
+does a URL that two parsers read differently.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
-from urllib3.exceptions import LocationParseError
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, LocationParseError, NewConnectionError
+from urllib3.response import HTTPResponse
 from urllib3.util import Url, parse_url
 
+from backend.labelstudio.session import CONNECTIONS, new_session
 from backend.media.errors import MediaError, Reason, shown
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -138,35 +147,95 @@ def _embedded(address: IPAddress) -> list[IPAddress]:
     return [entry for entry in hidden if entry is not None]
 
 
-def path_inside(root: Path, relative: str) -> Path:
-    """The existing regular file ``relative`` names under ``root``, symlinks resolved.
+def guarded_session(
+    policy: AddressPolicy, *, answer_seconds: float, verify: bool | str = True
+) -> requests.Session:
+    """A session that connects only where the policy allows; see ``new_session``.
 
     Args:
-        relative: slash-separated; a leading slash still means the root.
-
-    Raises:
-        MediaError: it leaves the root (``..``, symlink), or there is no such file.
+        policy: asked for every new connection; its ``MediaError`` reaches the caller.
+        answer_seconds: how long a server may take over the TLS handshake, and over all headers
+            of an answer. A socket's time-out starts anew with every byte, so it alone could be
+            stretched for hours.
+        verify: True, False, or the path of a CA bundle.
     """
-    if "\0" in relative or ".." in PurePosixPath(relative.replace("\\", "/")).parts:
-        raise MediaError("The local file path climbs out of its folder.", reason=Reason.REFUSED)
+    adapter = HTTPAdapter(pool_maxsize=CONNECTIONS)
+    adapter.poolmanager.pool_classes_by_scheme = _pool_classes(policy, answer_seconds)
+    session = new_session(verify, adapter)
+    session.headers["User-Agent"] = "label-studio-sam2"
+    return session
+
+
+def _pool_classes(
+    policy: AddressPolicy, answer_seconds: float
+) -> dict[str, type[HTTPConnectionPool]]:
+    class Guarded(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return _connect(self, policy)
+
+        def connect(self) -> None:
+            with _within(self, answer_seconds):
+                super().connect()
+
+        def getresponse(self) -> HTTPResponse:  # type: ignore[override] # as in urllib3
+            # urllib3 logs the URL of an answer with malformed headers, signature and all.
+            if self._response_options is not None:
+                path = self._response_options.request_url.partition("?")[0]
+                self._response_options = self._response_options._replace(request_url=path)
+            with _within(self, answer_seconds):
+                return super().getresponse()
+
+    class GuardedTLS(Guarded, HTTPSConnection):
+        pass
+
+    class GuardedPool(HTTPConnectionPool):
+        ConnectionCls = Guarded
+
+    class GuardedTLSPool(HTTPSConnectionPool):
+        ConnectionCls = GuardedTLS
+
+    return {"http": GuardedPool, "https": GuardedTLSPool}
+
+
+def _connect(connection: HTTPConnection, policy: AddressPolicy) -> socket.socket:
+    """Open a socket to the first allowed address that answers.
+
+    TLS is none the wiser: the certificate is checked against the host name as ever.
+    """
+    error: OSError | None = None
+    timeout = connection.timeout if isinstance(connection.timeout, int | float) else None
+    for address in policy.addresses(connection.host, connection.port):
+        try:
+            sock = socket.create_connection((address, connection.port), timeout)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as failure:
+            error = failure
+        else:
+            return sock
+    if isinstance(error, TimeoutError):
+        raise ConnectTimeoutError(connection, "connect timed out")
+    raise NewConnectionError(connection, type(error).__name__)
+
+
+@contextmanager
+def _within(connection: HTTPConnection, seconds: float) -> Iterator[None]:
+    """Cut the connection if the block is not done in time. Raises TimeoutError in that case,
+    whatever the block made of it: headers that end early look like headers that end."""
+    late = threading.Event()
+
+    def cut() -> None:
+        sock = connection.sock
+        if sock is not None:
+            late.set()
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
     try:
-        base = root.resolve(strict=True)
-        path = (base / relative.lstrip("/")).resolve(strict=True)
-    except (OSError, RuntimeError):
-        raise _no_such_file(relative) from None
-    if not path.is_relative_to(base):
-        raise MediaError(
-            f"{shown(relative)} is a link that leaves the local files folder.",
-            reason=Reason.REFUSED,
-        )
-    if not path.is_file():
-        raise _no_such_file(relative)
-    return path
-
-
-def _no_such_file(relative: str) -> MediaError:
-    return MediaError(
-        f"There is no file {shown(relative)} in the backend's local files folder.",
-        "Check that the same folder is mounted for Label Studio and for the backend.",
-        reason=Reason.NOT_FOUND,
-    )
+        yield
+    finally:
+        timer.cancel()
+        if late.is_set():
+            raise TimeoutError("the server takes too long over its headers") from None

@@ -1,4 +1,12 @@
-"""The disk cache of whole files: one download per object, however many ask."""
+"""The disk cache: a folder of files with an index, and how they come into it.
+
+Files that are here whole are named by the SHA-256 of their content, so that the same picture
+under two addresses is stored once; files of which only some blocks are here, by what they are a
+part of (``blocks.py``). The index and the folder change together in one transaction, so several
+processes can share the folder and a restart finds everything again. A file that somebody uses
+carries a shared ``flock``; only files on which an exclusive one can be had are removed. The
+kernel drops the locks of a process that dies.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +16,277 @@ import hashlib
 import logging
 import os
 import sqlite3
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-from backend.media.cache_index import Entry
-from backend.media.cache_store import (
-    CacheStats,
-    CacheStore,
-    Incoming,
-    MediaFile,
-    identity_key,
-)
+from backend.media.cache_index import CacheIndex, Entry
 from backend.media.errors import MediaError, Reason
 from backend.media.sources import Download, RemoteObject, Restart
 
-__all__ = ["CacheStats", "MediaCache", "MediaFile"]
-
 logger = logging.getLogger(__name__)
 
+_LOOK_FOR_OLD_EVERY_S = 3600.0
+Result = TypeVar("Result")
 
-class MediaCache:
-    """Fetches remote objects through a folder on disk; safe to share between threads, and the
-    folder between processes.
 
-    Args:
-        directory, max_bytes, max_age, clock: see ``CacheStore``.
-        max_object_bytes: larger objects are refused.
-        fresh_seconds: for how long an object is served without asking its source again.
+@dataclass(frozen=True)
+class MediaFile:
+    """A media file on disk.
+
+    The file stays where it is for as long as this value lives: keep it while you read.
 
     Attributes:
-        store: the folder.
-        fresh_seconds: as given.
+        path: where it is; read-only.
+        content_key: SHA-256 of the content, in hexadecimal.
+        size: length in bytes.
+    """
+
+    path: Path
+    content_key: str
+    size: int
+    lease: object = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A download under way: open descriptor and path."""
+
+    file: int
+    path: Path
+
+
+@dataclass
+class CacheStats:
+    """Counters since the start of the process.
+
+    Attributes:
+        hits: answered from disk without a request.
+        revalidations: answered from disk after the source said that nothing changed.
+        fetches: objects downloaded whole.
+        streams: objects begun to be read in ranges.
+        ranges: requests for ranges.
+        bytes_fetched: bytes read from sources, also of downloads that failed.
+        evictions: files removed to make room, or because nobody wanted them for long.
+    """
+
+    hits: int = 0
+    revalidations: int = 0
+    fetches: int = 0
+    streams: int = 0
+    ranges: int = 0
+    bytes_fetched: int = 0
+    evictions: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def add(self, counter: str, amount: int = 1) -> None:
+        """Add to one of the counters."""
+        with self._lock:
+            setattr(self, counter, getattr(self, counter) + amount)
+
+
+class CacheFolder:
+    """The files and their index; safe to share between threads.
+
+    Args:
+        directory: the folder; made where it does not exist, readable by this user only.
+        max_bytes: how much may be stored. Files in use are never removed, so that they, and
+            downloads under way, may exceed it for a while.
+        max_age: seconds after which files that nobody used are removed; None for no limit.
+        clock: seconds since the epoch; survives a restart.
+
+    Attributes:
+        index: what is known of the files.
+        stats: what was fetched and what came from disk.
+        now: the clock.
+
+    Raises:
+        MediaError: the folder or its index cannot be used.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        max_bytes: int,
+        max_age: float | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.max_bytes = max_bytes
+        self.stats = CacheStats()
+        self.now = clock
+        self._directory = directory
+        self._objects = directory / "objects"
+        self._incoming = directory / "incoming"
+        self._max_age = max_age
+        self._look_for_old_at = 0.0
+        try:
+            self.index = self._open_index()
+        except (sqlite3.Error, OSError) as error:
+            raise unusable(error) from error
+
+    @property
+    def stored_bytes(self) -> int:
+        """How much the index says is stored; 0 where it cannot be read."""
+        try:
+            return self.index.stored_bytes()
+        except sqlite3.Error:
+            return 0
+
+    def close(self) -> None:
+        """Let go of the index."""
+        self.index.close()
+
+    def using_index(self, work: Callable[[], Result]) -> Result:
+        """Do work; where the index is unusable (somebody emptied the folder), open it anew and
+        do it again.
+
+        Raises:
+            MediaError: the folder or its index cannot be used; or as ``work`` does.
+        """
+        try:
+            return work()
+        except OSError as error:
+            raise unusable(error) from error
+        except sqlite3.Error as error:
+            logger.warning("Media cache: opening the index anew, because: %s", error)
+        try:
+            self.index = self._open_index()
+            return work()
+        except (sqlite3.Error, OSError) as error:
+            raise unusable(error) from error
+
+    # --- files ---------------------------------------------------------------------------------
+
+    def path(self, content_key: str) -> Path:
+        """Where the file of a content is."""
+        return self._objects / content_key[:2] / content_key
+
+    @contextmanager
+    def incoming_file(self) -> Iterator[Incoming]:
+        """A locked file to write to; removed where it was not moved away."""
+        incoming = None
+        while incoming is None:
+            incoming = self._new_incoming()
+        try:
+            yield incoming
+        finally:
+            incoming.path.unlink(missing_ok=True)
+            os.close(incoming.file)
+
+    def _new_incoming(self) -> Incoming | None:
+        """None where a process that just started removed the file before it was locked."""
+        self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file, name = tempfile.mkstemp(dir=self._incoming)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            removed = not os.fstat(file).st_nlink
+        except BaseException:
+            os.close(file)
+            raise
+        if removed:
+            os.close(file)
+            return None
+        return Incoming(file, Path(name))
+
+    def lease(self, entry: Entry) -> MediaFile | None:
+        """Take a whole file into use; None where it is gone or not what was stored."""
+        found = self.open(entry)
+        if found:
+            self.index.used(entry.content_key, self.now())
+            self.remove_old()
+        return found
+
+    def open(self, entry: Entry) -> MediaFile | None:
+        """``lease`` without noting that it is used."""
+        if entry.is_partial:
+            return None
+        path = self.path(entry.content_key)
+        lease = Lease.of(path, os.O_RDONLY)
+        # The file may have been cut short by a crash of the machine.
+        if lease is None or os.fstat(lease.file).st_size != entry.size:
+            return None
+        return MediaFile(path, entry.content_key, entry.size, lease)
+
+    # --- room ----------------------------------------------------------------------------------
+
+    def make_room(self, index: CacheIndex, size: int) -> bool:
+        """Remove files until ``size`` more bytes fit; within ``index.writing()``.
+
+        Returns:
+            Whether they fit.
+        """
+        self._remove_old(index)
+        excess = index.stored_bytes() + size - self.max_bytes
+        if excess <= 0:
+            return True
+        for content_key, stored in index.least_recently_used():
+            if self.remove(index, content_key):
+                self.stats.add("evictions")
+                excess -= stored
+            if excess <= 0:
+                return True
+        return False
+
+    def confirmed(self, key: str) -> None:
+        """Note that the source confirmed what is here of an object."""
+        self.index.checked(key, self.now())
+        self.stats.add("revalidations")
+
+    def remove(self, index: CacheIndex, content_key: str) -> bool:
+        """Remove a file and what the index knows of it, unless somebody uses it."""
+        if not _unlink_unused(self.path(content_key)):
+            return False
+        index.forget(content_key)
+        return True
+
+    def remove_old(self) -> None:
+        """Remove the files that nobody used for too long; looks at most once an hour."""
+        if self._max_age is not None and self.now() >= self._look_for_old_at:
+            with self.index.writing() as index:
+                self._remove_old(index)
+
+    def _remove_old(self, index: CacheIndex) -> None:
+        if self._max_age is None or self.now() < self._look_for_old_at:
+            return
+        self._look_for_old_at = self.now() + _LOOK_FOR_OLD_EVERY_S
+        for content_key in index.unused_since(self.now() - self._max_age):
+            if self.remove(index, content_key):
+                self.stats.add("evictions")
+
+    def _open_index(self) -> CacheIndex:
+        """Open the index and bring it and the folder together after whatever happened."""
+        for folder in (self._directory, self._objects, self._incoming):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _locked(self._directory):
+            opened = CacheIndex(self._directory / "index.sqlite")
+        with opened.writing() as index:
+            known = {content_key for content_key, _ in index.least_recently_used()}
+            present = {path.name: path for path in self._objects.glob("*/*")}
+            for content_key in known - present.keys():
+                index.forget(content_key)
+            for content_key in present.keys() - known:
+                _unlink_unused(present[content_key])
+            for path in self._incoming.iterdir():
+                _unlink_unused(path)
+            self.make_room(index, 0)
+        return opened
+
+
+class MediaCache(CacheFolder):
+    """Fetches remote objects whole, one download per object, however many ask.
+
+    Args:
+        directory, max_bytes, max_age, clock: see ``CacheFolder``.
+        max_object_bytes: larger objects are refused.
+        fresh_seconds: for how long an object is served without asking its source again.
 
     Raises:
         MediaError: the folder or its index cannot be used.
@@ -57,31 +302,17 @@ class MediaCache:
         max_age: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.store = CacheStore(directory, max_bytes=max_bytes, max_age=max_age, clock=clock)
-        self.fresh_seconds = fresh_seconds
+        super().__init__(directory, max_bytes=max_bytes, max_age=max_age, clock=clock)
+        self._fresh_seconds = fresh_seconds
         self._max_object_bytes = min(max_object_bytes, max_bytes)
         self._flights_lock = threading.Lock()
         self._flights: dict[str, Future[MediaFile]] = {}
 
-    @property
-    def stats(self) -> CacheStats:
-        """What was fetched and what came from disk."""
-        return self.store.stats
-
-    @property
-    def stored_bytes(self) -> int:
-        """How much the index says is stored; 0 where it cannot be read."""
-        return self.store.stored_bytes
-
-    def close(self) -> None:
-        """Let go of the index; nothing can be fetched afterwards."""
-        self.store.close()
-
     def fresh(self, source: RemoteObject) -> MediaFile | None:
         """The file, where it is here and need not be asked about; without any request."""
         try:
-            entry = self.store.index.find(identity_key(source.identity))
-            found = self.store.lease(entry) if entry and self.is_fresh(entry) else None
+            entry = self.index.find(identity_key(source.identity))
+            found = self.lease(entry) if entry and self.is_fresh(entry) else None
         except sqlite3.Error:
             return None  # ``fetch`` will see to it
         if found:
@@ -90,8 +321,8 @@ class MediaCache:
 
     def is_fresh(self, entry: Entry) -> bool:
         """Whether the source need not be asked about an entry."""
-        age = self.store.now() - entry.checked_at
-        return entry.validators.immutable or 0 <= age < self.fresh_seconds
+        age = self.now() - entry.checked_at
+        return entry.validators.immutable or 0 <= age < self._fresh_seconds
 
     def fetch(self, source: RemoteObject) -> MediaFile:
         """The file; asks the source where it must. Callers that come together share one answer.
@@ -108,7 +339,7 @@ class MediaCache:
         if not leader:
             return flight.result()
         try:
-            flight.set_result(self.store.using_index(lambda: self._fetch(key, source)))
+            flight.set_result(self.using_index(lambda: self._fetch(key, source)))
         except BaseException as error:
             flight.set_exception(error)
             raise
@@ -129,32 +360,31 @@ class MediaCache:
     # --- one fetch -----------------------------------------------------------------------------
 
     def _fetch(self, key: str, source: RemoteObject) -> MediaFile:
-        entry = self.store.index.find(key)
-        at_hand = self.store.lease(entry) if entry else None
+        entry = self.index.find(key)
+        at_hand = self.lease(entry) if entry else None
         if entry and at_hand and self.is_fresh(entry):
             self.stats.add("hits")
             return at_hand
-        told = "The media changes while it is being read."
+        known = entry.validators if entry and at_hand else None
+        problem = "The media changes while it is being read."
         for _ in range(2):
-            answer = source.download(entry.validators if entry and at_hand else None)
-            if not isinstance(answer, Download):
-                if entry is None or at_hand is None:
-                    break
-                self.store.index.checked(key, self.store.now())
-                self.stats.add("revalidations")
+            answer = source.download(known)
+            if isinstance(answer, Download):
+                try:
+                    return self._store(key, answer)
+                except Restart as restart:
+                    known, problem = None, str(restart) or problem
+            elif at_hand:
+                self.confirmed(key)
                 return at_hand
-            try:
-                return self._store(key, answer)
-            except Restart as restart:
-                entry, told = None, str(restart) or told
-        raise MediaError(told, "Try again.", reason=Reason.FAILED)
+        raise MediaError(problem, "Try again.", reason=Reason.FAILED)
 
     def _store(self, key: str, download: Download) -> MediaFile:
         try:
-            with self.store.incoming_file() as incoming:
+            with self.incoming_file() as incoming:
                 digest, size = self._write(incoming.file, download)
-                entry = Entry(digest, size, download.validators, self.store.now())
-                return self._keep(key, incoming, entry)
+                entry = Entry(digest, size, download.validators, self.now())
+                return self._move_in(key, incoming, entry)
         finally:
             close = getattr(download.chunks, "close", None)
             if close:
@@ -192,19 +422,87 @@ class MediaCache:
                 reason=Reason.TOO_LARGE,
             )
 
-    def _keep(self, key: str, incoming: Incoming, entry: Entry) -> MediaFile:
+    def _move_in(self, key: str, incoming: Incoming, entry: Entry) -> MediaFile:
         """Move the file to its place and take it into use, in one transaction."""
-        path = self.store.path(entry.content_key)
+        path = self.path(entry.content_key)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self.store.index.writing() as index:
-            kept = self.store.open(entry)
+        with self.index.writing() as index:
+            kept = self.open(entry)
             if kept is None:
-                if not self.store.make_room(index, entry.size):
+                if not self.make_room(index, entry.size):
                     logger.warning("Media cache: over its limit, all files are in use")
                 fcntl.flock(incoming.file, fcntl.LOCK_SH)
                 incoming.path.replace(path)
-                kept = self.store.open(entry)
-            index.put(key, entry, self.store.now())
+                kept = self.open(entry)
+            index.put(key, entry, self.now())
         if kept is None:
             raise OSError(errno.ENOENT, "a file vanished from it")
         return kept
+
+
+class Lease:
+    """An open file with a shared lock; both go when this object goes."""
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+        self._finalizer = weakref.finalize(self, os.close, file)
+
+    @classmethod
+    def of(cls, path: Path, flags: int) -> Lease | None:
+        """Open and lock a file; None where it is not there (any more)."""
+        try:
+            file = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            return None
+        lease = cls(file)
+        fcntl.flock(file, fcntl.LOCK_SH)
+        # It may have been unlinked between open and lock.
+        return lease if os.fstat(file).st_nlink else None
+
+
+def unusable(error: Exception) -> MediaError:
+    """What to say when the disk or the index fails."""
+    cause = error.strerror if isinstance(error, OSError) else error
+    return MediaError(
+        f"The backend's media cache cannot be used: {cause}.",
+        "Check the disk space and permissions of CACHE_DIR.",
+        reason=Reason.STORAGE,
+    )
+
+
+def identity_key(identity: str) -> str:
+    """Hashed, as an identity may hold an address that is nobody's business."""
+    return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _unlink_unused(path: Path) -> bool:
+    """Remove a file unless somebody uses it."""
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(file)
+    return True
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """One process at a time. SQLite does not wait for its turn when it sets up a new database,
+    and a damaged one must not be thrown away twice."""
+    file = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+__all__ = ["CacheStats", "MediaCache", "MediaFile"]
+
+logger = logging.getLogger(__name__)

@@ -7,25 +7,28 @@ for it.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urljoin
 
 import requests
 from urllib3.exceptions import HTTPError as Urllib3Error
 
-from backend.media.addresses import AddressPolicy, parse_http_url
+from backend.media.addresses import AddressPolicy, guarded_session, parse_http_url
 from backend.media.errors import MediaError, Reason, shown
-from backend.media.guarded_session import guarded_session
-from backend.media.ranged import Asked, BrokenOff, Part, RangedObject
-from backend.media.retries import (
-    ATTEMPTS,
-    RETRIED,
+from backend.media.sources import (
+    Asked,
+    BrokenOff,
     Deadline,
+    Part,
+    RangedObject,
+    Restart,
     Timeouts,
-    pause_before_retry,
+    Unchanged,
+    Validators,
+    parse_content_range,
+    parse_size,
 )
-from backend.media.sources import Restart, Unchanged, Validators
+from backend.retries import send_with_retries
 
 _READ_BYTES = 256 * 1024
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -66,7 +69,7 @@ class HttpTransport:
         """
         for _ in range(_MAX_REDIRECTS + 1):
             target = parse_http_url(url).url
-            response = self._attempts(target, headers_for(target), deadline)
+            response = self._answer(target, headers_for(target), deadline)
             location = response.headers.get("Location")
             if response.status_code not in _REDIRECTS or not location:
                 return response
@@ -76,39 +79,27 @@ class HttpTransport:
             f"{shown(url)} is redirected more than {_MAX_REDIRECTS} times.", reason=Reason.FAILED
         )
 
-    def _attempts(
+    def _answer(
         self, url: str, headers: Mapping[str, str], deadline: Deadline
     ) -> requests.Response:
         """One hop, tried again where trying again may help."""
-        for attempt in range(1, ATTEMPTS + 1):
-            deadline.check()
-            try:
-                response = self._send(url, headers)
-            except requests.RequestException as error:
-                pause = pause_before_retry(attempt, "", deadline)
-                if pause is None or isinstance(error, requests.exceptions.SSLError):
-                    # The chain is cut: its texts hold the URL with its signature.
-                    raise _no_answer(url, error, self.timeouts) from None
-            else:
-                if response.status_code not in RETRIED:
-                    return response
-                asked = response.headers.get("Retry-After", "")
-                pause = pause_before_retry(attempt, asked, deadline)
-                if pause is None:
-                    return response
-                response.close()
-            time.sleep(pause)
-        raise AssertionError("unreachable")
 
-    def _send(self, url: str, headers: Mapping[str, str]) -> requests.Response:
-        return self._session.get(
-            url,
-            # A compressed body could not be resumed, and pictures do not shrink.
-            headers={"Accept-Encoding": "identity", **headers},
-            timeout=(self.timeouts.connect, self.timeouts.read),
-            stream=True,
-            allow_redirects=False,
-        )
+        def send() -> requests.Response:
+            deadline.check()
+            return self._session.get(
+                url,
+                # A compressed body could not be resumed, and pictures do not shrink.
+                headers={"Accept-Encoding": "identity", **headers},
+                timeout=(self.timeouts.connect, self.timeouts.read),
+                stream=True,
+                allow_redirects=False,
+            )
+
+        try:
+            return send_with_retries(send, until=deadline.end)
+        except requests.RequestException as error:
+            # The chain is cut: its texts hold the URL with its signature.
+            raise _no_answer(url, error, self.timeouts) from None
 
 
 class HttpObject(RangedObject):
@@ -129,11 +120,12 @@ class HttpObject(RangedObject):
         response = self._open(asked, deadline)
         status = response.status_code
         if status in (200, 206):
+            start, size = _start_and_size(response)
             return Part(
                 _body(response, deadline),
-                range_start(response),
+                start,
                 self._validators(response),
-                ranged=status == 206 and total_size(response) is not None,
+                ranged=status == 206 and size is not None,
                 close=response.close,
             )
         response.close()
@@ -148,15 +140,37 @@ class HttpObject(RangedObject):
     # --- for sources that are reached over HTTP but differ in the details --------------------
 
     def _open(self, asked: Asked, deadline: Deadline) -> requests.Response:
-        headers = request_headers(asked)
-        return self._transport.get(self._url, lambda hop: headers, deadline)
+        return self._transport.get(self._url, lambda hop: asked.headers, deadline)
 
     def _validators(self, response: requests.Response) -> Validators:
-        headers = response.headers
-        return Validators(headers.get("ETag"), headers.get("Last-Modified"), total_size(response))
+        headers, (_, size) = response.headers, _start_and_size(response)
+        return Validators(headers.get("ETag"), headers.get("Last-Modified"), size)
 
     def _explain(self, response: requests.Response) -> MediaError:
-        return explain_status(response, self.what)
+        """What a status of 400 or more means for whoever waits for the picture."""
+        status = response.status_code
+        if status in (401, 403):
+            return MediaError(
+                f"{self.what} is not open to the backend (HTTP {status}).",
+                "A presigned URL may have expired; otherwise connect the storage to Label Studio "
+                "or give the backend credentials of its own.",
+                reason=Reason.UNAUTHORIZED,
+            )
+        if status in (404, 410):
+            return MediaError(
+                f"{self.what} does not exist (HTTP {status}).",
+                "Check the address in the task's data.",
+                reason=Reason.NOT_FOUND,
+            )
+        if status == 429:
+            return MediaError(
+                f"The server of {self.what} asks for fewer requests (HTTP 429).",
+                "Try again later.",
+                reason=Reason.FAILED,
+            )
+        return MediaError(
+            f"The server of {self.what} answered HTTP {status}.", reason=Reason.FAILED
+        )
 
 
 def unsigned_url(url: str) -> str:
@@ -174,77 +188,14 @@ def unsigned_url(url: str) -> str:
     return f"{address}?{'&'.join(kept)}" if kept else address
 
 
-def range_header(start: int, length: int | None = None) -> dict[str, str]:
-    """The Range header for ``length`` bytes from ``start`` on; none for the whole object."""
-    if start == 0 and length is None:
-        return {}
-    end = "" if length is None else str(start + length - 1)
-    return {"Range": f"bytes={start}-{end}"}
-
-
-def request_headers(asked: Asked) -> dict[str, str]:
-    """Range, and the headers that let a server answer 304 where the known version is still
-    current, or 412 where the wanted one is not."""
-    headers = range_header(asked.start, asked.length)
-    if asked.version and asked.version.if_match:
-        headers["If-Match"] = asked.version.if_match
-    if asked.known and asked.known.etag:
-        headers["If-None-Match"] = asked.known.etag
-    elif asked.known and asked.known.last_modified:
-        headers["If-Modified-Since"] = asked.known.last_modified
-    return headers
-
-
-def total_size(response: requests.Response) -> int | None:
-    """The length of the complete object, where the answer says; None for a packed body."""
-    if response.headers.get("Content-Encoding", "identity") != "identity":
-        return None
+def _start_and_size(response: requests.Response) -> tuple[int, int | None]:
+    """Where in the object the body begins, and the length of the complete object; see
+    ``parse_content_range``. A packed body says nothing about the length."""
+    start, size = 0, parse_size(response.headers.get("Content-Length", ""))
     if response.status_code == 206:
-        total = response.headers.get("Content-Range", "").rpartition("/")[2]
-    else:
-        total = response.headers.get("Content-Length", "")
-    return _whole_number(total)
-
-
-def range_start(response: requests.Response) -> int:
-    """Where in the object the body begins; -1 where the answer does not say."""
-    if response.status_code == 200:
-        return 0
-    text = response.headers.get("Content-Range", "")
-    start = text.removeprefix("bytes ").partition("-")[0]
-    number = _whole_number(start)
-    return -1 if number is None else number
-
-
-def _whole_number(text: str) -> int | None:
-    """The number of bytes that a header states; None where it states none. Python itself refuses
-    to read numbers of thousands of digits."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
-
-
-def explain_status(response: requests.Response, what: str) -> MediaError:
-    """What a status of 400 or more means for whoever waits for the picture."""
-    status = response.status_code
-    if status in (401, 403):
-        return MediaError(
-            f"{what} is not open to the backend (HTTP {status}).",
-            "A presigned URL may have expired; otherwise connect the storage to Label Studio "
-            "or give the backend credentials of its own.",
-            reason=Reason.UNAUTHORIZED,
-        )
-    if status in (404, 410):
-        return MediaError(
-            f"{what} does not exist (HTTP {status}).",
-            "Check the address in the task's data.",
-            reason=Reason.NOT_FOUND,
-        )
-    if status == 429:
-        return MediaError(
-            f"The server of {what} asks for fewer requests (HTTP 429).",
-            "Try again later.",
-            reason=Reason.FAILED,
-        )
-    return MediaError(f"The server of {what} answered HTTP {status}.", reason=Reason.FAILED)
+        start, size = parse_content_range(response.headers.get("Content-Range", ""))
+    packed = response.headers.get("Content-Encoding", "identity") != "identity"
+    return start, None if packed else size
 
 
 def _redirected(url: str, location: str) -> str:

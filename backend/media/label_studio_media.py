@@ -20,16 +20,8 @@ from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.labelstudio.server_url import has_dot_segments
 from backend.media.addresses import parse_http_url
 from backend.media.errors import MediaError, Reason, shown
-from backend.media.http import (
-    HttpObject,
-    HttpTransport,
-    explain_status,
-    range_header,
-    request_headers,
-)
-from backend.media.ranged import Asked
-from backend.media.retries import Deadline
-from backend.media.sources import Validators
+from backend.media.http import HttpObject, HttpTransport
+from backend.media.sources import Asked, Deadline, Validators
 
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
 _CLOUD_PREFIXES = tuple(f"{scheme}://" for scheme in CLOUD_SCHEMES)
@@ -162,8 +154,7 @@ class LabelStudioObject(HttpObject):
         ask Label Studio, which signs a new one."""
         signed = self._signed
         if signed and asked.version:
-            headers = request_headers(asked)
-            response = self._transport.get(signed, lambda hop: headers, deadline)
+            response = self._transport.get(signed, lambda hop: asked.headers, deadline)
             if response.status_code not in _SIGNATURE_REFUSED:
                 return response
             response.close()
@@ -197,13 +188,13 @@ class LabelStudioObject(HttpObject):
             abroad = abroad or not self._client.is_own(hop)
             if abroad:
                 # A signed URL: the signature is the authorisation, and S3 answers 400 to two.
-                return request_headers(asked)
+                return asked.headers
             if self._proxied:
                 length = min(asked.length or _PROXY_RANGE_BYTES, _PROXY_RANGE_BYTES)
                 if asked.version and asked.version.size:  # some storages refuse more than there is
                     length = min(length, asked.version.size - asked.start)
-                return {**auth, **range_header(asked.start, length)}
-            return {**auth, **request_headers(asked)}
+                return {**auth, **Asked(asked.start, length).headers}
+            return {**auth, **asked.headers}
 
         return self._transport.get(self._url, headers_for, deadline)
 
@@ -219,7 +210,7 @@ class LabelStudioObject(HttpObject):
 
     def _explain(self, response: requests.Response) -> MediaError:
         if not self._client.is_own(response.url):
-            return explain_status(response, self.what)
+            return super()._explain(response)
         status = response.status_code
         if status == 424 or (self._proxied and status >= 500):
             return MediaError(

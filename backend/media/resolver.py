@@ -14,11 +14,8 @@ from backend.media.errors import MediaError, Reason, shown
 from backend.media.http import HttpObject, HttpTransport, unsigned_url
 from backend.media.label_studio_media import CLOUD_SCHEMES, LabelStudioMedia, local_files_path
 from backend.media.local_files import LocalFiles
-from backend.media.ranged import RangedObject
-from backend.media.retries import Timeouts
-from backend.media.s3 import S3
-from backend.media.s3_clients import S3Settings
-from backend.media.sources import RemoteObject
+from backend.media.s3 import S3, S3Settings
+from backend.media.sources import RangedObject, RemoteObject, Timeouts
 from backend.media.stream import MediaStream, StreamCache
 
 __all__ = ["MediaFile", "MediaResolver", "MediaStream"]
@@ -72,7 +69,11 @@ class MediaResolver:
         self._label_studio = (
             LabelStudioMedia(label_studio, self._transport) if label_studio else None
         )
-        self._local = LocalFiles(local_root, max_bytes=max_bytes) if local_root else None
+        self._local = None
+        if local_root:
+            self._local = LocalFiles(
+                local_root, max_bytes=max_bytes, max_stream_bytes=max_stream_bytes
+            )
         self._s3 = S3(s3, timeouts=timeouts, verify=verify)
         self._max_bytes = max_bytes
         self._cache = MediaCache(
@@ -82,7 +83,6 @@ class MediaResolver:
             fresh_seconds=fresh_seconds,
             max_age=cache_age,
         )
-        self._max_stream_bytes = max_stream_bytes
         self._streams = StreamCache(self._cache, max_bytes=max_stream_bytes)
 
     @property
@@ -111,15 +111,10 @@ class MediaResolver:
         Raises:
             MediaError: it cannot be had; the text says why and what to do.
         """
-        self._refuse_malformed(uri)
-        local = self._from_mounted_folder(uri, whole=True)
-        if local:
-            return local
-        candidates = self._candidates(uri, task_id)
-        for source in candidates:
-            if found := self._cache.fresh(source):
-                return found
-        return _first_that_works(candidates, self._cache.fetch)
+        found = self._at_hand(uri, task_id, whole=True)
+        if isinstance(found, MediaFile):
+            return found
+        return _first_that_works(found, self._cache.fetch)
 
     def open(self, uri: str, *, task_id: int | None = None) -> MediaStream:
         """The media as a seekable binary file of which only what is read is fetched, where the
@@ -131,15 +126,25 @@ class MediaResolver:
         Raises:
             MediaError: it cannot be had; the text says why and what to do.
         """
+        found = self._at_hand(uri, task_id, whole=False)
+        if isinstance(found, MediaFile):
+            return MediaStream.of_file(found)
+        return _first_that_works(found, self._open)
+
+    def _at_hand(
+        self, uri: str, task_id: int | None, *, whole: bool
+    ) -> MediaFile | list[RemoteObject]:
+        """The file, where it is here and nobody need be asked for it; else the ways to the
+        object, the best first."""
         self._refuse_malformed(uri)
-        local = self._from_mounted_folder(uri, whole=False)
+        local = self._from_mounted_folder(uri, whole=whole)
         if local:
-            return MediaStream.of_file(local)
+            return local
         candidates = self._candidates(uri, task_id)
         for source in candidates:
             if found := self._cache.fresh(source):
-                return MediaStream.of_file(found)
-        return _first_that_works(candidates, self._open)
+                return found
+        return candidates
 
     def _open(self, source: RemoteObject) -> MediaStream:
         if isinstance(source, RangedObject):
@@ -163,9 +168,7 @@ class MediaResolver:
         if self._local is None or not relative:
             return None
         try:
-            if whole:
-                return MediaFile(*self._local.find(relative))
-            return MediaFile(*self._local.open(relative, self._max_stream_bytes))
+            return self._local.find(relative, whole=whole)
         except MediaError as error:
             if error.reason is Reason.NOT_FOUND and self._label_studio:
                 return None

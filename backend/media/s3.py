@@ -1,24 +1,46 @@
-"""``s3://bucket/key`` read directly, with boto3's own search for credentials."""
+"""``s3://bucket/key`` read directly: where buckets are, and boto3's clients for them.
+
+Credentials are searched for by boto3, unless a bucket names a profile.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import threading
 import time
 import zlib
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import boto3
 import botocore.exceptions
+from botocore import UNSIGNED
+from botocore.config import Config
 
 from backend.media.errors import MediaError, Reason, shown
-from backend.media.ranged import Asked, BrokenOff, Part, RangedObject
-from backend.media.retries import RETRIED, Deadline, Timeouts, pause_before_retry
-from backend.media.s3_clients import S3Clients, S3Settings
-from backend.media.sources import Download, Restart, Unchanged, Validators
+from backend.media.sources import (
+    Asked,
+    BrokenOff,
+    Deadline,
+    Download,
+    Part,
+    RangedObject,
+    Restart,
+    Timeouts,
+    Unchanged,
+    Validators,
+    parse_content_range,
+)
+from backend.retries import WORTH_RETRYING, pause_before_retry
 
 _READ_BYTES = 256 * 1024
+_LOOK_AGAIN_AFTER_S = 600.0
+_ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _URI = re.compile(r"s3a?://([A-Za-z0-9][A-Za-z0-9._-]{1,62})/(.+)", re.DOTALL)
 # At the very end only: keys may hold question marks.
 _VERSION = re.compile(r"(.+)\?versionId=([A-Za-z0-9._~+/=-]+)", re.DOTALL)
@@ -29,19 +51,111 @@ _NOT_ALLOWED = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Bucket:
+    """How to reach a bucket.
+
+    Attributes:
+        endpoint: an S3-compatible server; None leaves it to boto3 (AWS_ENDPOINT_URL_S3, the
+            AWS configuration file, else AWS).
+        region: None leaves it to boto3, and is us-east-1 where that finds none.
+        profile: of the AWS configuration files, with credentials of its own.
+        anonymous: send unsigned requests, for public buckets.
+        path_style: ``endpoint/bucket/key`` instead of ``bucket.endpoint/key``; None: so for
+            everything but AWS.
+        requester_pays: agree to pay for the transfer.
+    """
+
+    endpoint: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    anonymous: bool = False
+    path_style: bool | None = None
+    requester_pays: bool = False
+
+
+@dataclass(frozen=True)
+class S3Settings:
+    """All buckets: those that are named, and ``default`` for the others."""
+
+    default: Bucket = Bucket()
+    buckets: Mapping[str, Bucket] = field(default_factory=dict)
+
+    def of(self, bucket: str) -> Bucket:
+        """How to reach a bucket."""
+        return self.buckets.get(bucket, self.default)
+
+    @property
+    def endpoints(self) -> list[str]:
+        """The servers that the operator named, here or in boto3's variables."""
+        named = [each.endpoint for each in (self.default, *self.buckets.values())]
+        named += [os.environ.get(variable) for variable in _ENDPOINT_VARIABLES]
+        return [endpoint for endpoint in named if endpoint]
+
+
+def read_buckets(path: Path, default: Bucket) -> dict[str, Bucket]:
+    """The buckets of a JSON file: ``{"<bucket>": {"endpoint": "...", "region": "..."}}``, with
+    the attributes of ``Bucket``; what a bucket does not say is as in ``default``.
+
+    Raises:
+        ValueError: it cannot be read; the text says what is wrong.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold an object with the buckets' names")
+    return {name: _bucket(path, name, values, default) for name, values in content.items()}
+
+
+def _bucket(path: Path, name: str, values: Any, default: Bucket) -> Bucket:
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: {name} must be an object")
+    flags = {"anonymous", "path_style", "requester_pays"}
+    known = {each.name for each in fields(Bucket)}
+    for key, value in values.items():
+        if key not in known:
+            raise ValueError(f"{path}: {name} has {key!r}; known are {', '.join(sorted(known))}")
+        if not isinstance(value, bool if key in flags else str):
+            kind = "true or false" if key in flags else "a text"
+            raise ValueError(f"{path}: {key} of {name} must be {kind}")
+    endpoint = values.get("endpoint")
+    if endpoint is not None and urlsplit(endpoint).scheme not in ("http", "https"):
+        raise ValueError(f"{path}: endpoint of {name} must be a URL such as http://minio:9000")
+    return replace(default, **values)
+
+
 class S3:
-    """The S3 services that buckets are on; safe to share between threads."""
+    """The S3 services that buckets are on; safe to share between threads.
+
+    Args:
+        settings: where the buckets are.
+        timeouts: see ``Timeouts``.
+        verify: True, False, or the path of a CA bundle.
+    """
 
     def __init__(
         self, settings: S3Settings, *, timeouts: Timeouts, verify: bool | str = True
     ) -> None:
-        self._clients = S3Clients(settings, timeouts=timeouts, verify=verify, attempts=1)
+        self._settings = settings
         self._timeouts = timeouts
+        self._verify = verify
+        self._lock = threading.Lock()  # all of the following
+        self._sessions: dict[tuple[str | None, str | None], boto3.session.Session] = {}
+        self._clients: dict[Bucket, Any] = {}
+        self._found: set[str | None] = set()  # profiles with credentials
+        self._look_again_at: dict[str | None, float] = {}
 
     def available(self, uri: str) -> bool:
         """Whether requests for this bucket can be made: anonymous, or credentials were found."""
         match = _URI.fullmatch(uri)
-        return match is None or self._clients.available(match[1])
+        if match is None:
+            return True  # ``object`` says what is wrong
+        bucket = self._settings.of(match[1])
+        return bucket.anonymous or self._has_credentials(bucket)
 
     def object(self, uri: str) -> S3Object:
         """The object a URI names. Everything after the bucket is the key, as it stands: keys
@@ -61,10 +175,77 @@ class S3:
         parameters = {"Bucket": bucket, "Key": version[1] if version else key}
         if version:
             parameters["VersionId"] = version[2]
-        if self._clients.requester_pays(bucket):
+        if self._settings.of(bucket).requester_pays:
             parameters["RequestPayer"] = "requester"
-        client = self._clients.client(bucket)
-        return S3Object(client, parameters, what=shown(uri), timeouts=self._timeouts)
+        return S3Object(self.client(bucket), parameters, what=shown(uri), timeouts=self._timeouts)
+
+    def client(self, name: str) -> Any:
+        """boto3's client for a bucket, made when it is first needed."""
+        bucket = replace(self._settings.of(name), requester_pays=False)
+        with self._lock:
+            if bucket not in self._clients:
+                self._clients[bucket] = self._new_client(bucket)
+            return self._clients[bucket]
+
+    def _has_credentials(self, bucket: Bucket) -> bool:
+        # botocore remembers what it finds, but not that it found nothing; and looking includes a
+        # request to the cloud's metadata service, which may have to time out.
+        profile = bucket.profile
+        with self._lock:
+            due = time.monotonic() >= self._look_again_at.get(profile, 0.0)
+            if profile not in self._found and due:
+                try:
+                    if self._session(bucket).get_credentials() is not None:
+                        self._found.add(profile)
+                except botocore.exceptions.ProfileNotFound:
+                    pass
+                self._look_again_at[profile] = time.monotonic() + _LOOK_AGAIN_AFTER_S
+            return profile in self._found
+
+    def _session(self, bucket: Bucket) -> boto3.session.Session:
+        key = bucket.profile, bucket.region
+        if key not in self._sessions:
+            self._sessions[key] = boto3.session.Session(
+                profile_name=bucket.profile, region_name=bucket.region
+            )
+        return self._sessions[key]
+
+    def _new_client(self, bucket: Bucket) -> Any:
+        if bucket.path_style is not None:
+            return self._build(bucket, "path" if bucket.path_style else "virtual")
+        # Path style for everything but AWS: bucket.minio:9000 resolves nowhere, while
+        # minio:9000/bucket works with every server.
+        if bucket.endpoint:
+            return self._build(bucket, "path")
+        client = self._build(bucket, "auto")
+        host = urlsplit(client.meta.endpoint_url).hostname or ""
+        if host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+            return client
+        return self._build(bucket, "path")
+
+    def _build(self, bucket: Bucket, addressing: str) -> Any:
+        session = self._session(bucket)
+        config = Config(
+            connect_timeout=self._timeouts.connect,
+            read_timeout=self._timeouts.read,
+            retries={"mode": "standard", "total_max_attempts": 1},  # ``_pause`` decides
+            max_pool_connections=16,
+            s3={"addressing_style": addressing},
+            # Servers other than AWS need not know the newer checksums.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        if bucket.anonymous:
+            config = config.merge(Config(signature_version=UNSIGNED))
+        client = session.client(
+            "s3",
+            region_name=session.region_name or "us-east-1",
+            endpoint_url=bucket.endpoint,
+            config=config,
+            verify=None if self._verify is True else self._verify,
+        )
+        client.meta.events.register("needs-retry.s3", _pause)
+        return client
 
 
 class S3Object(RangedObject):
@@ -93,8 +274,10 @@ class S3Object(RangedObject):
         return answer
 
     def _request(self, asked: Asked, deadline: Deadline) -> Part | Unchanged:
+        # Named like the headers, without their dashes.
+        wanted = {name.replace("-", ""): value for name, value in asked.headers.items()}
         try:
-            answer = self._attempts(_parameters(asked), deadline)
+            answer = self._client.get_object(**self._parameters, **wanted)
         except botocore.exceptions.ClientError as error:
             status = _status(error)
             if status == 304 and asked.known:
@@ -106,7 +289,16 @@ class S3Object(RangedObject):
             raise self._explain(error) from None
         except botocore.exceptions.BotoCoreError as error:
             raise self._explain_no_answer(error) from None
-        start, size = _place(answer)
+        except RecursionError:
+            # botocore takes it for a bucket in another region, and asks the server where.
+            raise MediaError(
+                f"S3 at {self._host} redirects to another server instead of answering.",
+                "Set S3_ENDPOINT_URL to the address that it is really served at.",
+                reason=Reason.FAILED,
+            ) from None
+        start, size = 0, answer.get("ContentLength")
+        if "ContentRange" in answer:
+            start, size = parse_content_range(answer["ContentRange"])
         packed = answer.get("ContentEncoding") == "gzip"
         modified = str(answer["LastModified"].timestamp()) if "LastModified" in answer else None
         return Part(
@@ -116,33 +308,6 @@ class S3Object(RangedObject):
             ranged="ContentRange" in answer and not packed,
             close=answer["Body"].close,
         )
-
-    def _attempts(self, parameters: dict[str, str], deadline: Deadline) -> Any:
-        """Ask, again where that may help; boto3's own attempts know no Retry-After."""
-        attempt = 0
-        while True:
-            attempt += 1
-            deadline.check()
-            try:
-                return self._client.get_object(**self._parameters, **parameters)
-            except botocore.exceptions.ClientError as error:
-                headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-                asked = str(headers.get("retry-after", ""))
-                pause = pause_before_retry(attempt, asked, deadline)
-                if pause is None or _status(error) not in RETRIED:
-                    raise
-            except RecursionError:
-                # botocore takes it for a bucket in another region, and asks the server where.
-                raise MediaError(
-                    f"S3 at {self._host} redirects to another server instead of answering.",
-                    "Set S3_ENDPOINT_URL to the address that it is really served at.",
-                    reason=Reason.FAILED,
-                ) from None
-            except botocore.exceptions.HTTPClientError as error:
-                pause = pause_before_retry(attempt, "", deadline)
-                if pause is None or isinstance(error, botocore.exceptions.SSLError):
-                    raise
-            time.sleep(pause)
 
     def _unpacked(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         decoder = zlib.decompressobj(zlib.MAX_WBITS | 16)
@@ -201,24 +366,20 @@ class S3Object(RangedObject):
         return urlsplit(self._client.meta.endpoint_url).hostname
 
 
-def _parameters(asked: Asked) -> dict[str, str]:
-    parameters = {}
-    if asked.start or asked.length is not None:
-        stop = "" if asked.length is None else asked.start + asked.length - 1
-        parameters["Range"] = f"bytes={asked.start}-{stop}"
-    if asked.known and asked.known.etag:
-        parameters["IfNoneMatch"] = asked.known.etag
-    if asked.version and asked.version.if_match:
-        parameters["IfMatch"] = asked.version.if_match
-    return parameters
-
-
-def _place(answer: Any) -> tuple[int, int | None]:
-    """Where the body begins, and the size of the whole object."""
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", answer.get("ContentRange") or "")
-    if match:
-        return int(match[1]), int(match[2])
-    return 0, answer.get("ContentLength")
+def _pause(
+    attempts: int, response: tuple[Any, Any] | None, caught_exception: Exception | None, **_: Any
+) -> float | None:
+    """What botocore asks after every attempt: how long to wait for the next; None for none."""
+    if response is not None:
+        answer, _parsed = response
+        if answer.status_code in WORTH_RETRYING:
+            return pause_before_retry(attempts, answer.headers.get("Retry-After", ""))
+        return None
+    if isinstance(caught_exception, botocore.exceptions.SSLError):
+        return None
+    if isinstance(caught_exception, botocore.exceptions.HTTPClientError):
+        return pause_before_retry(attempts)
+    return None
 
 
 def _body(body: Any, deadline: Deadline) -> Iterator[bytes]:

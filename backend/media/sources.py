@@ -1,14 +1,54 @@
-"""What every source of media offers, whatever it is behind it.
+"""What every source of media offers, whatever is behind it, and how one is read in stretches.
 
 A resolver turns a URI into a ``RemoteObject``; the cache asks that object for its bytes, or
-whether the bytes it already has are still right.
+whether the bytes it already has are still right. Of a ``RangedObject`` stretches can be had as
+well. Its source only says how one request is made (``_request``); here the requests are put
+together to the whole object or to a stretch of it, taken up again where they break off, and
+always of one version: answers of another version are never mixed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Protocol
+
+from backend.media.errors import MediaError, Reason
+
+_RESUMES_WITHOUT_PROGRESS = 2
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Seconds to wait: for a connection, for the next bytes, for one object or stretch of it."""
+
+    connect: float = 5.0
+    read: float = 15.0
+    total: float = 120.0
+
+
+class Deadline:
+    """When to give up on an object, or a stretch of it, as a whole.
+
+    Attributes:
+        end: on ``time.monotonic``.
+    """
+
+    def __init__(self, seconds: float, what: str) -> None:
+        self.end = time.monotonic() + seconds
+        self._seconds = seconds
+        self._what = what
+
+    def check(self) -> None:
+        """Raises MediaError (timeout) once the time is over."""
+        if time.monotonic() >= self.end:
+            raise MediaError(
+                f"{self._what} did not arrive within {self._seconds:g} s.",
+                "The server or the connection to it is too slow.",
+                reason=Reason.TIMEOUT,
+            )
 
 
 @dataclass(frozen=True)
@@ -97,6 +137,205 @@ class RemoteObject(Protocol):
         """
 
 
+class BrokenOff(Exception):
+    """The connection broke in the middle of a body."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request.
+
+    Attributes:
+        start: the first byte.
+        length: how many bytes; None for all that follow.
+        known: answer ``Unchanged`` if this version is still current.
+        version: only this version will do: where the source can check that, let it.
+    """
+
+    start: int = 0
+    length: int | None = None
+    known: Validators | None = None
+    version: Validators | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Range, and what lets a server answer 304 where the known version is still current, or
+        412 where the wanted one is not."""
+        headers = {}
+        if self.start or self.length is not None:
+            last = "" if self.length is None else self.start + self.length - 1
+            headers["Range"] = f"bytes={self.start}-{last}"
+        if self.version and self.version.if_match:
+            headers["If-Match"] = self.version.if_match
+        if self.known and self.known.etag:
+            headers["If-None-Match"] = self.known.etag
+        elif self.known and self.known.last_modified:
+            headers["If-Modified-Since"] = self.known.last_modified
+        return headers
+
+
+@dataclass(frozen=True)
+class Part:
+    """The answer to one request.
+
+    Attributes:
+        chunks: the bytes; may end before all came, or raise ``BrokenOff``.
+        start: where in the object they begin.
+        validators: of this version; ``size`` is that of the complete object.
+        ranged: whether the source took notice of the range.
+        close: frees the connection; may be called again.
+    """
+
+    chunks: Iterator[bytes]
+    start: int
+    validators: Validators
+    ranged: bool
+    close: Callable[[], None]
+
+
+class RangedObject(ABC):
+    """A ``RemoteObject`` whose source may answer ranges.
+
+    Args:
+        identity: its name in the cache.
+        what: how to call it in a message; without secrets.
+        timeouts: ``total`` is for one download, or one stretch.
+    """
+
+    def __init__(self, *, identity: str, what: str, timeouts: Timeouts) -> None:
+        self.identity = identity
+        self.what = what
+        self.timeouts = timeouts
+
+    @abstractmethod
+    def _request(self, asked: Asked, deadline: Deadline) -> Part | Unchanged:
+        """Send one request.
+
+        Raises:
+            Restart: ``asked.version`` is not there any more.
+            MediaError: it cannot be had.
+        """
+
+    def download(self, known: Validators | None) -> Download | Unchanged:
+        """See ``RemoteObject.download``."""
+        deadline = Deadline(self.timeouts.total, self.what)
+        part = self._request(Asked(known=known), deadline)
+        if isinstance(part, Unchanged):
+            return part
+        if known and known.same_object(part.validators):
+            # The server ignored the condition; what it says settles the question as well.
+            part.close()
+            return Unchanged()
+        return Download(self._follow(part, None, deadline), part.validators)
+
+    def begin(self, length: int, known: Validators | None) -> Part | Unchanged:
+        """The first ``length`` bytes, of whatever version is current.
+
+        The part's ``chunks`` hold exactly these bytes (all, of a smaller object) if it is
+        ``ranged``; else they are the whole object, and better left unread.
+
+        Raises:
+            MediaError: it cannot be had.
+        """
+        deadline = Deadline(self.timeouts.total, self.what)
+        part = self._request(Asked(length=length, known=known), deadline)
+        if isinstance(part, Unchanged):
+            return part
+        if not part.ranged or part.start != 0:
+            return replace(part, ranged=False)
+        if known and known.same_object(part.validators):
+            part.close()
+            return Unchanged()
+        stop = min(length, part.validators.size or 0)
+        return replace(part, chunks=self._follow(part, stop, deadline))
+
+    def stretch(self, start: int, stop: int, version: Validators) -> Iterator[bytes]:
+        """The bytes from ``start`` up to ``stop``, of this version.
+
+        Raises:
+            Restart: the object is another one now.
+            MediaError: they cannot all be had.
+        """
+        deadline = Deadline(self.timeouts.total, self.what)
+        part = self._same(Asked(start, stop - start, version=version), deadline)
+        yield from self._follow(part, stop, deadline)
+
+    def _same(self, asked: Asked, deadline: Deadline) -> Part:
+        part = self._request(asked, deadline)
+        if isinstance(part, Unchanged):
+            raise Restart
+        same = asked.version is None or asked.version.agrees_with(part.validators)
+        if not same or part.start != asked.start:
+            part.close()
+            if not same:
+                raise Restart
+            raise Restart(
+                f"{self.what} broke off after {asked.start} bytes, and its server does not go on "
+                "from there."
+            )
+        return part
+
+    def _follow(self, part: Part, stop: int | None, deadline: Deadline) -> Iterator[bytes]:
+        """The bytes of ``part`` up to ``stop`` (None: to the end), resumed where they break off."""
+        version, position, barren = part.validators, part.start, 0
+        to_the_end = stop is None
+        stop = version.size if stop is None else stop
+        try:
+            while True:
+                before, ended = position, False
+                try:
+                    for chunk in part.chunks:
+                        if stop is not None and position + len(chunk) > stop:
+                            chunk = chunk[: stop - position]
+                        position += len(chunk)
+                        if chunk:
+                            yield chunk
+                        if position == stop:
+                            return
+                    ended = True
+                except BrokenOff:
+                    pass
+                part.close()
+                if stop is None:
+                    # Headers cut short look complete, and announce no size: an empty body is
+                    # one that never came. Nor can such a body be taken up in its middle.
+                    if not ended or position == 0:
+                        raise self._broke_off(position, version)
+                    return
+                if position >= stop:
+                    return
+                barren = 0 if position > before else barren + 1
+                if barren > _RESUMES_WITHOUT_PROGRESS:
+                    raise self._broke_off(position, version)
+                deadline.check()
+                length = None if to_the_end else stop - position
+                part = self._same(Asked(position, length, version=version), deadline)
+        finally:
+            part.close()
+
+    def _broke_off(self, position: int, version: Validators) -> MediaError:
+        expected = f" of {version.size}" if version.size is not None else ""
+        return MediaError(
+            f"{self.what} broke off after {position}{expected} bytes.",
+            "Try again; if it stays, the stored file or the connection is damaged.",
+            reason=Reason.TRUNCATED,
+        )
+
+
 def _opaque(etag: str | None) -> str | None:
     """An entity tag without its weakness mark: we compare contents, not transfer codings."""
     return etag.removeprefix("W/") if etag else None
+
+
+def parse_content_range(text: str) -> tuple[int, int | None]:
+    """Where in the object a body begins (-1 where the header does not say), and the size of the
+    whole object (None where it does not say)."""
+    place, _, size = text.rpartition("/")
+    start = parse_size(place.removeprefix("bytes ").partition("-")[0])
+    return -1 if start is None else start, parse_size(size)
+
+
+def parse_size(text: str) -> int | None:
+    """The number of bytes that a header states; None where it states none. Python itself refuses
+    to read numbers of thousands of digits."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None

@@ -8,13 +8,11 @@ import threading
 from typing import BinaryIO, Protocol
 from weakref import WeakValueDictionary
 
-from backend.media.cache import MediaCache, MediaFile
+from backend.media.blocks import BLOCK_BYTES, READ_AHEAD_BLOCKS, PartialObject
+from backend.media.cache import Lease, MediaCache, MediaFile, identity_key
 from backend.media.cache_index import Entry, partial_key
-from backend.media.cache_store import Lease, identity_key
 from backend.media.errors import MediaError, Reason
-from backend.media.partial import BLOCK_BYTES, READ_AHEAD_BLOCKS, PartialObject
-from backend.media.ranged import Part, RangedObject
-from backend.media.sources import Download, Restart, Unchanged, Validators
+from backend.media.sources import Download, Part, RangedObject, Restart, Unchanged, Validators
 from backend.threads.fair_pool import FairPool
 
 THREADS = 8
@@ -40,29 +38,25 @@ class MediaStream(io.RawIOBase, BinaryIO):
     Attributes:
         content_key: names the content; equal keys mean equal bytes.
         size: length in bytes.
-        validators: what the source said about this version.
     """
 
-    def __init__(
-        self, content_key: str, size: int, validators: Validators, content: _Content
-    ) -> None:
+    def __init__(self, content_key: str, size: int, content: _Content) -> None:
         super().__init__()
         self.content_key = content_key
         self.size = size
-        self.validators = validators
         self._content: _Content | None = content
         self._position = 0
 
     @classmethod
-    def of_file(cls, file: MediaFile, validators: Validators | None = None) -> MediaStream:
+    def of_file(cls, file: MediaFile) -> MediaStream:
         """A file on disk."""
-        content = _Whole(file)
-        return cls(file.content_key, content.size, validators or Validators(), content)
+        content = _WholeFile(file)
+        return cls(file.content_key, content.size, content)
 
     def another(self) -> MediaStream:
         """The same content for another reader, from the start."""
         content = self._open_content().another()
-        return MediaStream(self.content_key, self.size, self.validators, content)
+        return MediaStream(self.content_key, self.size, content)
 
     def readable(self) -> bool:
         return True
@@ -107,7 +101,7 @@ class MediaStream(io.RawIOBase, BinaryIO):
         return self._content
 
 
-class _Whole:
+class _WholeFile:
     """A file on disk, held in the cache as long as this lives."""
 
     def __init__(self, file: MediaFile) -> None:
@@ -115,7 +109,7 @@ class _Whole:
         self._lease = Lease(os.open(file.path, os.O_RDONLY))
         self.size = os.fstat(self._lease.file).st_size
 
-    def another(self) -> _Whole:
+    def another(self) -> _WholeFile:
         return self
 
     def read_at(self, position: int, length: int) -> bytes:
@@ -166,7 +160,7 @@ class StreamCache:
     """
 
     def __init__(self, cache: MediaCache, *, max_bytes: int) -> None:
-        self._cache, self._store = cache, cache.store
+        self._cache = cache
         self._max_bytes = max_bytes
         self._pool = FairPool(THREADS, "ranges")
         self._shared_lock = threading.Lock()  # both of the following
@@ -187,21 +181,20 @@ class StreamCache:
         with self._shared_lock:
             opening = self._opening.setdefault(key, threading.Lock())
         with opening:
-            return self._store.using_index(lambda: self._open(key, source))
+            return self._cache.using_index(lambda: self._open(key, source))
 
     def _open(self, key: str, source: RangedObject) -> MediaStream:
-        entry = self._store.index.find(key)
+        entry = self._cache.index.find(key)
         here = self._at_hand(entry, source) if entry else None
         if entry and here and self._cache.is_fresh(entry):
-            self._store.stats.add("hits")
+            self._cache.stats.add("hits")
             return here
         part = source.begin(BLOCK_BYTES, entry.validators if entry and here else None)
         if not isinstance(part, Unchanged):
             return self._begin(key, entry, source, part)
         if here is None:
             raise MediaError(f"{source.what} cannot be read.", reason=Reason.FAILED)
-        self._store.index.checked(key, self._store.now())
-        self._store.stats.add("revalidations")
+        self._cache.confirmed(key)
         return here
 
     def _begin(
@@ -210,11 +203,11 @@ class StreamCache:
         validators = part.validators
         if not (part.ranged and validators.tell_versions_apart and validators.size):
             part.close()
-            return MediaStream.of_file(self._cache.fetch(source), validators)
+            return MediaStream.of_file(self._cache.fetch(source))
         try:
             if validators.size <= BLOCK_BYTES:
                 small = Download(part.chunks, validators)
-                return MediaStream.of_file(self._cache.keep(source, small), validators)
+                return MediaStream.of_file(self._cache.keep(source, small))
             self._refuse_beyond_limit(validators.size, source)
             partial = self._new(key, entry, source.identity, validators)
             partial.take(0, 1, part.chunks)
@@ -224,7 +217,7 @@ class StreamCache:
             ) from None
         finally:
             part.close()
-        self._store.stats.add("streams")
+        self._cache.stats.add("streams")
         return self._stream(partial, source)
 
     def _refuse_beyond_limit(self, size: int, source: RangedObject) -> None:
@@ -239,8 +232,8 @@ class StreamCache:
     def _at_hand(self, entry: Entry, source: RangedObject) -> MediaStream | None:
         """What the cache holds of an object, all or some of it."""
         if not entry.is_partial:
-            file = self._store.lease(entry)
-            return MediaStream.of_file(file, entry.validators) if file else None
+            file = self._cache.lease(entry)
+            return MediaStream.of_file(file) if file else None
         partial = self._partial(entry)
         return self._stream(partial, source) if partial else None
 
@@ -248,26 +241,26 @@ class StreamCache:
         with self._shared_lock:
             found = self._shared.get(entry.content_key)
             if found is None:
-                lease = Lease.of(self._store.path(entry.content_key), os.O_RDWR)
+                lease = Lease.of(self._cache.path(entry.content_key), os.O_RDWR)
                 # Cut short by a crash of the machine?
                 if lease and os.fstat(lease.file).st_size == entry.validators.size:
                     found = self._share(entry, lease)
         if found:
-            self._store.index.used(entry.content_key, self._store.now())
+            self._cache.index.used(entry.content_key, self._cache.now())
         return found
 
     def _new(
         self, key: str, entry: Entry | None, identity: str, validators: Validators
     ) -> PartialObject:
         """The file for an object that has just been seen, or seen changed, with no block yet."""
-        store, version = self._store, (validators.etag, validators.last_modified, validators.size)
-        new = Entry(partial_key(f"{identity} {version}"), 0, validators, store.now())
-        path = store.path(new.content_key)
+        cache, version = self._cache, (validators.etag, validators.last_modified, validators.size)
+        new = Entry(partial_key(f"{identity} {version}"), 0, validators, cache.now())
+        path = cache.path(new.content_key)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._shared_lock, store.index.writing() as index:
+        with self._shared_lock, cache.index.writing() as index:
             if entry and entry.is_partial and entry.content_key != new.content_key:
-                store.remove(index, entry.content_key)
-            index.put(key, new, store.now())
+                cache.remove(index, entry.content_key)
+            index.put(key, new, cache.now())
             shared = self._shared.get(new.content_key)
             if shared and not shared.changed:
                 return shared
@@ -278,10 +271,9 @@ class StreamCache:
             return self._share(new, lease)
 
     def _share(self, entry: Entry, lease: Lease) -> PartialObject:
-        made = PartialObject(self._store, entry.content_key, entry.validators, lease, self._pool)
+        made = PartialObject(self._cache, entry.content_key, entry.validators, lease, self._pool)
         self._shared[entry.content_key] = made
         return made
 
     def _stream(self, partial: PartialObject, source: RangedObject) -> MediaStream:
-        content = _Blocks(partial, source)
-        return MediaStream(partial.content_key, partial.size, partial.validators, content)
+        return MediaStream(partial.content_key, partial.size, _Blocks(partial, source))

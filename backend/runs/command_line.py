@@ -10,7 +10,7 @@ from backend.engine.building import ModelChoice
 from backend.expected import ExpectedError
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.resolver import MediaResolver
-from backend.media.s3_clients import S3Clients
+from backend.media.s3 import S3
 from backend.predict.dispatch import Dispatcher
 from backend.settings import Settings
 from backend.tracking.store import TrackStore
@@ -29,7 +29,7 @@ class Parts(Protocol):
 
     def label_studio(self, timeout: float = ...) -> LabelStudioClient | None: ...
 
-    def s3_clients(self) -> S3Clients: ...
+    def s3(self) -> S3: ...
 
     def media(self, label_studio: LabelStudioClient | None) -> MediaResolver: ...
 

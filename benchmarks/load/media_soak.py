@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backend.media.resolver import MediaResolver
-from backend.media.s3_clients import Bucket, S3Settings
+from backend.media.s3 import Bucket, S3Settings
 from benchmarks.support.cache_soak import soak
 from benchmarks.support.report import write_section
 from benchmarks.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server

@@ -23,7 +23,7 @@ import av
 import numpy as np
 
 from backend.media.resolver import MediaResolver
-from backend.media.s3_clients import Bucket, S3Settings
+from backend.media.s3 import Bucket, S3Settings
 from backend.pixels.sandbox.video_decoding import open_video
 from benchmarks.support.report import write_section
 from benchmarks.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server

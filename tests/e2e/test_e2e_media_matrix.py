@@ -21,11 +21,11 @@ from typing import Any
 import pytest
 
 from backend.labelstudio.client import LabelStudioClient
+from backend.media.blocks import BLOCK_BYTES
 from backend.media.errors import MediaError
-from backend.media.partial import BLOCK_BYTES
 from backend.media.resolver import MediaResolver
-from backend.media.retries import Timeouts
-from backend.media.s3_clients import Bucket, S3Settings
+from backend.media.s3 import Bucket, S3Settings
+from backend.media.sources import Timeouts
 from benchmarks.support.recording_server import RecordingServer, Reply, recording_server
 from benchmarks.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server, s3_client
 from demo.api import LabelStudioApi

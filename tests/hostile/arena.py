@@ -20,7 +20,7 @@ from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.media_refs import MissingMedia
 from backend.media.errors import MediaError
 from backend.media.resolver import MediaResolver
-from backend.media.retries import Timeouts
+from backend.media.sources import Timeouts
 from backend.pixels.sandbox.image_decoding import ImageDecoder
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.pixels.video_limits import VideoError, VideoLimits

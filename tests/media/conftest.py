@@ -10,7 +10,7 @@ import pytest
 
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.resolver import MediaResolver
-from backend.media.retries import Timeouts
+from backend.media.sources import Timeouts
 from benchmarks.support.recording_server import RecordingServer, recording_server
 from tests.media.s3_server import s3_server
 from tests.media.servers import PERSONAL_ACCESS_TOKEN, FakeLabelStudio

@@ -463,7 +463,7 @@ def test_a_process_that_starts_leaves_a_download_that_just_began(
         return made
 
     cache, mkstemp = make_cache(), tempfile.mkstemp
-    monkeypatch.setattr("backend.media.cache_store.tempfile.mkstemp", begin_while_another_starts)
+    monkeypatch.setattr("backend.media.cache.tempfile.mkstemp", begin_while_another_starts)
     assert cache.fetch(Source("a", b"body")).path.read_bytes() == b"body"
     assert len(begun) == 2
 

@@ -19,7 +19,7 @@ import pytest
 from backend.media.errors import MediaError, Reason
 from backend.media.http import unsigned_url
 from backend.media.resolver import MediaResolver
-from backend.media.retries import Timeouts
+from backend.media.sources import Timeouts
 from benchmarks.support.recording_server import RecordingServer, Reply, Seen, file_reply
 from tests.waiting import LONGER, PATIENCE
 

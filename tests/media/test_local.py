@@ -25,14 +25,18 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
+def local_files(root: Path, max_bytes: int = 100) -> LocalFiles:
+    return LocalFiles(root, max_bytes=max_bytes, max_stream_bytes=1000)
+
+
 def test_finds_a_file(root: Path) -> None:
-    path, key, size = LocalFiles(root, max_bytes=100).find("sub/a.jpg")
-    assert path.read_bytes() == b"inside"
-    assert (key, size) == (hashlib.sha256(b"inside").hexdigest(), 6)
+    found = local_files(root).find("sub/a.jpg")
+    assert found.path.read_bytes() == b"inside"
+    assert (found.content_key, found.size) == (hashlib.sha256(b"inside").hexdigest(), 6)
 
 
 def test_leading_slash_means_the_root(root: Path) -> None:
-    assert LocalFiles(root, max_bytes=100).find("/sub/a.jpg")[2] == 6
+    assert local_files(root).find("/sub/a.jpg").size == 6
 
 
 @pytest.mark.parametrize(
@@ -42,7 +46,7 @@ def test_leading_slash_means_the_root(root: Path) -> None:
 )  # fmt: skip
 def test_climbing_out_is_refused(root: Path, relative: str) -> None:
     with pytest.raises(MediaError) as caught:
-        LocalFiles(root, max_bytes=100).find(relative)
+        local_files(root).find(relative)
     assert caught.value.reason is Reason.REFUSED
 
 
@@ -51,52 +55,52 @@ def test_links_out_of_the_root_are_refused(root: Path, target: str) -> None:
     (root / "link").symlink_to(target)
     relative = "link/x" if target.endswith("sibling") else "link"
     with pytest.raises(MediaError, match="link that leaves") as caught:
-        LocalFiles(root, max_bytes=100).find(relative)
+        local_files(root).find(relative)
     assert caught.value.reason is Reason.REFUSED
 
 
 def test_links_within_the_root_work(root: Path) -> None:
     (root / "link").symlink_to("sub/a.jpg")
-    assert LocalFiles(root, max_bytes=100).find("link")[2] == 6
+    assert local_files(root).find("link").size == 6
 
 
 def test_absolute_paths_stay_below_the_root(root: Path) -> None:
     with pytest.raises(MediaError) as caught:
-        LocalFiles(root, max_bytes=100).find("/etc/hostname")
+        local_files(root).find("/etc/hostname")
     assert caught.value.reason is Reason.NOT_FOUND
 
 
 @pytest.mark.parametrize("relative", ["nothing.jpg", "sub", "sub/a.jpg/b", "x" * 5000])
 def test_what_is_no_file_is_not_found(root: Path, relative: str) -> None:
     with pytest.raises(MediaError) as caught:
-        LocalFiles(root, max_bytes=100).find(relative)
+        local_files(root).find(relative)
     assert caught.value.reason is Reason.NOT_FOUND
 
 
 def test_devices_and_pipes_are_not_opened(root: Path) -> None:
     os.mkfifo(root / "pipe")
     with pytest.raises(MediaError):
-        LocalFiles(root, max_bytes=100).find("pipe")
+        local_files(root).find("pipe")
 
 
 def test_link_loops_end(root: Path) -> None:
     (root / "loop").symlink_to("loop")
     with pytest.raises(MediaError):
-        LocalFiles(root, max_bytes=100).find("loop")
+        local_files(root).find("loop")
 
 
 def test_size_limit(root: Path) -> None:
     with pytest.raises(MediaError) as caught:
-        LocalFiles(root, max_bytes=5).find("sub/a.jpg")
+        local_files(root, 5).find("sub/a.jpg")
     assert caught.value.reason is Reason.TOO_LARGE
 
 
 def test_changed_file_gets_another_key(root: Path) -> None:
-    files = LocalFiles(root, max_bytes=100)
-    before = files.find("sub/a.jpg")[1]
-    assert files.find("sub/a.jpg")[1] == before
+    files = local_files(root)
+    before = files.find("sub/a.jpg").content_key
+    assert files.find("sub/a.jpg").content_key == before
     (root / "sub" / "a.jpg").write_bytes(b"other content")
-    assert files.find("sub/a.jpg")[1] == hashlib.sha256(b"other content").hexdigest()
+    assert files.find("sub/a.jpg").content_key == hashlib.sha256(b"other content").hexdigest()
 
 
 @pytest.mark.parametrize(

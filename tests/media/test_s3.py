@@ -13,7 +13,7 @@ import pytest
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.errors import MediaError, Reason
 from backend.media.resolver import MediaResolver
-from backend.media.s3_clients import Bucket, S3Settings
+from backend.media.s3 import Bucket, S3Settings
 from benchmarks.support.recording_server import RecordingServer, Reply, Seen, file_reply
 from tests.media.servers import PERSONAL_ACCESS_TOKEN, FakeLabelStudio
 

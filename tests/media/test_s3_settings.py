@@ -16,8 +16,8 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.errors import MediaError
 from backend.media.resolver import MediaResolver
-from backend.media.retries import Timeouts
-from backend.media.s3_clients import Bucket, S3Clients, S3Settings, read_buckets
+from backend.media.s3 import S3, Bucket, S3Settings, read_buckets
+from backend.media.sources import Timeouts
 from backend.settings import Settings, SettingsError
 from backend.wiring import Wiring
 from benchmarks.support.recording_server import RecordingServer, Reply, Seen, file_reply
@@ -142,7 +142,7 @@ class _Empty:
     ],
 )
 def test_path_style(bucket: Bucket, place: str) -> None:
-    client = S3Clients(S3Settings(bucket), timeouts=Timeouts()).client("photos")
+    client = S3(S3Settings(bucket), timeouts=Timeouts()).client("photos")
     asked = []
 
     def answer(request: AWSPreparedRequest, **_: object) -> AWSResponse:

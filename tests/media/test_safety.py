@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from backend.media.addresses import AddressPolicy, is_public
+from backend.media.addresses import AddressPolicy, guarded_session, is_public
 from backend.media.errors import MediaError, Reason, shown
-from backend.media.guarded_session import guarded_session
 from backend.media.resolver import MediaResolver
 from benchmarks.support.recording_server import RecordingServer, Reply
 from tests.waiting import PATIENCE

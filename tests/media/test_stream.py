@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from backend.labelstudio.client import LabelStudioClient
+from backend.media.blocks import BLOCK_BYTES
 from backend.media.errors import MediaError, Reason
-from backend.media.partial import BLOCK_BYTES
 from backend.media.resolver import MediaResolver, MediaStream
-from backend.media.retries import Timeouts
+from backend.media.sources import Timeouts
 from backend.media.stream import THREADS
 from backend.pixels.sandbox.video_decoding import open_video
 from benchmarks.support.recording_server import RecordingServer, Reply, Seen, file_reply
@@ -139,7 +139,7 @@ def test_what_was_completed_but_not_noted_is_noted_later(
 ) -> None:
     server.serve("/a.mp4", BODY, **ETAG)
     with monkeypatch.context() as patched:
-        patched.setattr("backend.media.partial.PartialObject._complete", lambda self: None)
+        patched.setattr("backend.media.blocks.PartialObject._complete", lambda self: None)
         first = make_resolver()
         with first.open(server.url + "/a.mp4") as stream:
             stream.read()
@@ -315,7 +315,8 @@ def test_busy_server_is_asked_again_when_it_wishes(
     server: RecordingServer, resolver: MediaResolver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("backend.media.http.time", SimpleNamespace(sleep=pauses.append))
+    clock = SimpleNamespace(sleep=pauses.append, monotonic=time.monotonic)
+    monkeypatch.setattr("backend.retries.time", clock)
     server.route("/a.mp4", Trouble(lambda seen: Reply(429, b"", {"Retry-After": "7"})))
     with resolver.open(server.url + "/a.mp4") as stream:
         assert read_at(stream, 5 * MIB, 10) == BODY[5 * MIB : 5 * MIB + 10]
@@ -378,7 +379,7 @@ def test_silent_server_times_out(server: RecordingServer, make_resolver: MakeRes
 HANGING = """
 import sys, threading
 from pathlib import Path
-from backend.media.retries import Timeouts
+from backend.media.sources import Timeouts
 from backend.media.resolver import MediaResolver
 resolver = MediaResolver(
     cache_directory=Path(sys.argv[1]),

@@ -12,7 +12,6 @@ import pytest
 from backend.labelstudio.label_config import parse_label_config
 from backend.media.errors import MediaError, Reason
 from backend.media.resolver import MediaStream
-from backend.media.sources import Validators
 from backend.predict.events.open_videos import Clips
 from tests.pixels.clips import steady, write_clip
 from tests.waiting import PATIENCE
@@ -35,7 +34,7 @@ class Storage:
 
     def video(self, task: Any, tag: Any, deadline: float) -> MediaStream:
         self.opened += 1
-        return MediaStream("key", len(self.content), Validators(), self)
+        return MediaStream("key", len(self.content), self)
 
     def another(self) -> Storage:
         return self

@@ -18,11 +18,10 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 
+from backend.media.cache import CacheFolder, Lease
 from backend.media.cache_index import Entry
-from backend.media.cache_store import CacheStore, Lease
 from backend.media.errors import MediaError, Reason
-from backend.media.ranged import RangedObject
-from backend.media.sources import Restart, Validators
+from backend.media.sources import RangedObject, Restart, Validators
 from backend.threads.fair_pool import FairPool
 from backend.threads.fair_queue import Busy
 
@@ -39,7 +38,7 @@ class PartialObject:
     """The blocks of one version of one object; shared by all who read it in this process.
 
     Args:
-        store: where they are kept.
+        folder: where they are kept.
         content_key: the name of the file.
         validators: of this version; with its size.
         lease: the file, open for reading and writing.
@@ -51,7 +50,7 @@ class PartialObject:
 
     def __init__(
         self,
-        store: CacheStore,
+        folder: CacheFolder,
         content_key: str,
         validators: Validators,
         lease: Lease,
@@ -61,11 +60,11 @@ class PartialObject:
         self.validators = validators
         self.size = validators.size or 0
         self.count = -(-self.size // BLOCK_BYTES)
-        self._store = store
+        self._folder = folder
         self._lease = lease
         self._pool = pool
         self._lock = threading.Lock()  # everything below
-        self._here = store.index.blocks(content_key)  # block: checksum
+        self._here = folder.index.blocks(content_key)  # block: checksum
         self._checked: set[int] = set()
         self._flights: dict[int, Future[bytes]] = {}
         self._unstored: OrderedDict[int, bytes] = OrderedDict()
@@ -122,7 +121,7 @@ class PartialObject:
         """
         block, buffer = first, bytearray()
         for chunk in chunks:
-            self._store.stats.add("bytes_fetched", len(chunk))
+            self._folder.stats.add("bytes_fetched", len(chunk))
             buffer += chunk
             while block < stop and len(buffer) >= self._length(block):
                 length = self._length(block)
@@ -137,7 +136,7 @@ class PartialObject:
         """In the pool: fetch blocks that are announced as on their way."""
         error = MediaError(f"{source.what} cannot be read.", reason=Reason.FAILED)
         try:
-            self._store.stats.add("ranges")
+            self._folder.stats.add("ranges")
             end = min(run.stop * BLOCK_BYTES, self.size)
             chunks = source.stretch(run.start * BLOCK_BYTES, end, self.validators)
             self.take(run.start, run.stop, chunks)
@@ -192,7 +191,7 @@ class PartialObject:
         logger.warning("Media cache: block %d of %s is damaged", block, self.content_key)
         with self._lock:
             self._here.pop(block, None)
-        with self._store.index.writing() as index:
+        with self._folder.index.writing() as index:
             index.drop_block(self.content_key, block, self._length(block))
         return None
 
@@ -201,8 +200,8 @@ class PartialObject:
     def _write(self, block: int, content: bytes, checksum: int) -> bool:
         """Whether there was room for it."""
         try:
-            with self._store.index.writing() as index:
-                if not self._store.make_room(index, len(content)):
+            with self._folder.index.writing() as index:
+                if not self._folder.make_room(index, len(content)):
                     return False
                 index.add_block(self.content_key, block, checksum, len(content))
                 position, view = block * BLOCK_BYTES, memoryview(content)
@@ -222,21 +221,21 @@ class PartialObject:
 
     def _complete(self) -> None:
         """In the pool: all blocks are here; make it a file like any other."""
-        digest, store = hashlib.sha256(), self._store
+        digest, folder = hashlib.sha256(), self._folder
         try:
             for block in range(self.count):
                 digest.update(os.pread(self._lease.file, self._length(block), block * BLOCK_BYTES))
             content = digest.hexdigest()
-            path, part = store.path(content), store.path(self.content_key)
+            path, part = folder.path(content), folder.path(self.content_key)
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with store.index.writing() as index:
-                if not index.complete(self.content_key, content, self.size, store.now()):
+            with folder.index.writing() as index:
+                if not index.complete(self.content_key, content, self.size, folder.now()):
                     return
-                if store.open(Entry(content, self.size, self.validators, 0.0)):
+                if folder.open(Entry(content, self.size, self.validators, 0.0)):
                     part.unlink(missing_ok=True)
                 else:
                     part.replace(path)
-            store.stats.add("fetches")
+            folder.stats.add("fetches")
         except (OSError, sqlite3.Error) as error:
             logger.warning("Media cache: %s stays in parts: %s", self.content_key, error)
 
@@ -245,9 +244,9 @@ class PartialObject:
         with self._lock:
             self.changed = True
         try:
-            with self._store.index.writing() as index:
+            with self._folder.index.writing() as index:
                 index.forget(self.content_key)
-                self._store.path(self.content_key).unlink(missing_ok=True)
+                self._folder.path(self.content_key).unlink(missing_ok=True)
         except (OSError, sqlite3.Error) as error:
             logger.warning("Media cache: %s cannot be removed: %s", self.content_key, error)
 
