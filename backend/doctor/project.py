@@ -10,8 +10,8 @@ import requests
 
 from backend.doctor.findings import Finding, broken, ok, warning
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
-from backend.labelstudio.config_problems import labels_without_answer
 from backend.labelstudio.json_values import mappings
+from backend.labelstudio.label_config import labels_without_answer
 from backend.labelstudio.tags import LabelConfig
 from backend.settings import Settings
 

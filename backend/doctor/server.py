@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 
 from backend.doctor.findings import Finding, broken, ok, warning
 from backend.labelstudio.client import ConnectionCheck, LabelStudioClient, LabelStudioError
-from backend.labelstudio.credentials import Credential
+from backend.labelstudio.connection import Credential
 
 SUBJECT = "Label Studio"
 TESTED = (1, 23)  # of Label Studio; earlier ones speak the same contract, untested

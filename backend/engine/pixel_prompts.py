@@ -15,7 +15,7 @@ from backend.labelstudio.geometry import (
     points_to_pixels,
 )
 from backend.labelstudio.prompts import ObjectPrompt
-from backend.labelstudio.regions import rasterise
+from backend.labelstudio.read_results import rasterise
 
 
 class UnusableShape(ExpectedError):

@@ -20,8 +20,7 @@ from backend.export.masks import (
 from backend.labelstudio.geometry import Box, Mask, resize_mask
 from backend.labelstudio.json_values import number
 from backend.labelstudio.media_refs import media_uri, page_count
-from backend.labelstudio.read_results import Region, joined_labels, read_results
-from backend.labelstudio.regions import Point, rasterise
+from backend.labelstudio.read_results import Point, Region, joined_labels, rasterise, read_results
 from backend.labelstudio.tags import ImageTag, LabelConfig
 from backend.labelstudio.write_results import part_id
 from backend.runs.command_line import CommandError

@@ -10,15 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from backend.export.frames import frame_name
 from backend.export.masks import Kind, MaskPage, Media, ObjectMask, Origin, media_name
-from backend.labelstudio.geometry import Box, Mask, box_to_pixels, mask_to_box
+from backend.labelstudio.geometry import Box, Mask, box_iou, box_to_pixels, mask_to_box
 from backend.labelstudio.keyframes import box_at
 from backend.labelstudio.media_refs import media_uri
-from backend.labelstudio.read_results import joined_labels
-from backend.labelstudio.regions import rasterise
+from backend.labelstudio.read_results import joined_labels, rasterise
 from backend.labelstudio.tags import ImageTag, VideoTag
 from backend.labelstudio.video_regions import VideoRegion, read_video_regions
 from backend.media.resolver import MediaStream
@@ -119,15 +116,8 @@ def _mask(
     if found is not None and found.mask.shape == (height, width):
         hull = mask_to_box(found.mask)
         asked = found.prompted and found.anchor == box_digest(box)
-        if hull is not None and (asked or _box_iou(hull, box, width, height) >= SAME_PLACE):
-            return found.mask, Origin.TRACKED, found.iou
+        if hull is not None:
+            around = box_to_pixels(hull, width, height), box_to_pixels(box, width, height)
+            if asked or box_iou(*around) >= SAME_PLACE:
+                return found.mask, Origin.TRACKED, found.iou
     return rasterise(box, width, height), Origin.BOX, None
-
-
-def _box_iou(one: Box, other: Box, width: int, height: int) -> float:
-    """IoU of the upright boxes around both, in pixels of the picture."""
-    a, b = box_to_pixels(one, width, height), box_to_pixels(other, width, height)
-    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    shared = float(np.prod(np.maximum(sides, 0.0)))
-    union = float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - shared
-    return shared / union if union > 0 else 0.0

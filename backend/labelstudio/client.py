@@ -14,13 +14,14 @@ from typing import Any
 import requests
 
 from backend.expected import ExpectedError
-from backend.labelstudio.credentials import (
+from backend.labelstudio.connection import (
     AccessToken,
     Credential,
+    ServerUrl,
     credential_expiry,
     credential_kind,
+    shown_origin,
 )
-from backend.labelstudio.server_url import ServerUrl, shown_origin
 from backend.labelstudio.session import new_session, redirect_target
 from backend.retries import send_with_retries
 

@@ -13,11 +13,14 @@ STATUS_PREFIX was written by the service itself and came back.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from backend.labelstudio.write_results import STATUS_PREFIX
+from backend.labelstudio.json_values import item_value, text, texts, whole_number
+
+STATUS_PREFIX = "SAM 2: "
+"""How every line that the service writes begins, so that it is known when it comes back."""
 
 
 class Word(StrEnum):
@@ -31,7 +34,7 @@ class Word(StrEnum):
     STOP = "stop"
 
 
-class Kind(StrEnum):
+class TextKind(StrEnum):
     """What a text is."""
 
     COMMAND = "command"
@@ -69,7 +72,7 @@ class ParsedCommand:
     every n-th frame is to be tracked and those between interpolated, None where none was typed.
     """
 
-    kind: Kind
+    kind: TextKind
     word: Word | None = None
     text: str = ""
     frames: tuple[int, int] | None = None
@@ -77,11 +80,11 @@ class ParsedCommand:
     stride: int | None = None
 
 
-def parse_command(text: str) -> ParsedCommand:
-    """Decide what ``text`` is, by the rule at the head of this module. Never raises."""
-    line = " ".join(text.split())
+def parse_command(entry: str) -> ParsedCommand:
+    """Decide what an entry is, by the rule at the head of this module. Never raises."""
+    line = " ".join(entry.split())
     if line.startswith(STATUS_PREFIX.strip()):
-        return ParsedCommand(Kind.OWN, text=line)
+        return ParsedCommand(TextKind.OWN, text=line)
     explicit = line.startswith("/")
     spelled = line.removeprefix("/").strip().lower()
     tracked = _TRACK.fullmatch(spelled)
@@ -90,19 +93,71 @@ def parse_command(text: str) -> ParsedCommand:
         frames = (int(first), int(last)) if first is not None else None
         word = Word(tracked["word"])
         stride = int(tracked["stride"]) if tracked["stride"] else None
-        return ParsedCommand(Kind.COMMAND, word, line, frames, tracked["direction"], stride)
+        return ParsedCommand(TextKind.COMMAND, word, line, frames, tracked["direction"], stride)
     for word in Word:
         if spelled == word:
-            return ParsedCommand(Kind.COMMAND, word, line)
-    return ParsedCommand(Kind.UNKNOWN if explicit else Kind.NOTE, text=line)
+            return ParsedCommand(TextKind.COMMAND, word, line)
+    return ParsedCommand(TextKind.UNKNOWN if explicit else TextKind.NOTE, text=line)
+
+
+@dataclass(frozen=True)
+class TypedText:
+    """What a text area holds.
+
+    Attributes:
+        area: name of the ``<TextArea>``.
+        to_name: name of the tag it is on, as written.
+        entries: oldest first, at least one.
+        id: of the region it belongs to; for a text of a whole picture or video its own.
+        item_index: the page, from 0; None where the result says none.
+    """
+
+    area: str
+    to_name: str
+    entries: tuple[str, ...]
+    id: str = ""
+    item_index: int | None = None
+
+    @property
+    def newest(self) -> str:
+        """The entry that was typed last."""
+        return self.entries[-1]
+
+    @property
+    def is_command(self) -> bool:
+        """Whether the newest entry is meant for the service."""
+        return parse_command(self.newest).kind in (TextKind.COMMAND, TextKind.UNKNOWN)
+
+    @property
+    def is_note(self) -> bool:
+        """Whether the newest entry is a text of the annotator's own."""
+        return holds_note([self.newest])
+
+
+def read_text(item: Mapping[str, object]) -> TypedText | None:
+    """What a result item of a text area holds; None for other items and where it holds nothing."""
+    entries = texts(item_value(item).get("text")) if item.get("type") == "textarea" else ()
+    if not entries:
+        return None
+    return TypedText(
+        area=text(item.get("from_name")) or "",
+        to_name=text(item.get("to_name")) or "",
+        entries=entries,
+        id=text(item.get("id")) or "",
+        item_index=whole_number(item.get("item_index")),
+    )
 
 
 def holds_note(entries: Iterable[str]) -> bool:
     """Whether a text area holds a text of the annotator's own, which must not be replaced."""
-    return any(parse_command(entry).kind is Kind.NOTE for entry in entries)
+    return any(parse_command(entry).kind is TextKind.NOTE for entry in entries)
 
 
-def unknown_command(text: str) -> str:
+def status_line(line: str) -> str:
+    """A line of the service as it is shown: with STATUS_PREFIX, once."""
+    return line if line.startswith(STATUS_PREFIX) else STATUS_PREFIX + line
+
+
+def unknown_command(line: str) -> str:
     """The one line that answers an unknown command."""
-    words = ", ".join(Word)
-    return f"there is no command {text[:40]}. Commands: {words}"
+    return f"there is no command {line[:40]}. Commands: {', '.join(Word)}"

@@ -82,6 +82,20 @@ def box_to_pixels(box: Box, width: int, height: int) -> Points:
     return np.concatenate([corners.min(axis=0), corners.max(axis=0)])
 
 
+def box_iou(one: Sequence[float] | Points, other: Sequence[float] | Points) -> float:
+    """IoU of two upright boxes, 0 to 1; 0 where neither has an area.
+
+    Args:
+        one, other: left, top, right and bottom, in the same unit.
+    """
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    shared = float(max(width, 0.0) * max(height, 0.0))
+    areas = [float((box[2] - box[0]) * (box[3] - box[1])) for box in (one, other)]
+    union = areas[0] + areas[1] - shared
+    return shared / union if union > 0.0 else 0.0
+
+
 def point_in_box(x: float, y: float, box: Box, width: int, height: int) -> bool:
     """Whether the percent position (x, y) lies in the (turned) rectangle, edges included."""
     across, down = (x - box.x) * width / 100.0, (y - box.y) * height / 100.0

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
+
+_MAX_PERCENT = 1000.0  # ten pictures away: not a place on this one
+_PATH_STEP = re.compile(r"[^.\[\]]+")
+_INDEX = re.compile(r"[0-9]{1,9}")
 
 
 def number(value: object) -> float | None:
@@ -23,6 +28,20 @@ def whole_number(value: object) -> int | None:
     if found is None or found < 0 or found != int(found):
         return None
     return int(found)
+
+
+def percent(value: object, name: str) -> float:
+    """A position or a length in percent of the picture.
+
+    Raises:
+        ValueError: ``value`` is no number or far outside; the message calls it ``name``.
+    """
+    found = number(value)
+    if found is None:
+        raise ValueError(f"{name} is not a number")
+    if abs(found) > _MAX_PERCENT:
+        raise ValueError(f"{name} is far outside the picture")
+    return found
 
 
 def flag(value: object) -> bool | None:
@@ -62,6 +81,32 @@ def mappings(value: object) -> Iterator[Mapping[str, object]]:
         for item in value:
             if isinstance(item, Mapping):
                 yield item
+
+
+def item_value(item: Mapping[str, object]) -> Mapping[str, object]:
+    """The ``value`` of a result item; empty where it has none."""
+    value = item.get("value")
+    return value if isinstance(value, Mapping) else {}
+
+
+def look_up(data: Mapping[str, object], path: str) -> object:
+    """The value at ``a.b[0]`` in a task's data; a key spelled like the whole path goes first, as
+    in the editor (lodash ``get``).
+
+    Raises:
+        KeyError: there is none.
+    """
+    if path in data:
+        return data[path]
+    found: object = data
+    for step in _PATH_STEP.findall(path):
+        if isinstance(found, Mapping) and step in found:
+            found = found[step]
+        elif isinstance(found, list | tuple) and _INDEX.fullmatch(step) and int(step) < len(found):
+            found = found[int(step)]
+        else:
+            raise KeyError(path)
+    return found
 
 
 def task_name(task: Mapping[str, object]) -> str:

@@ -16,14 +16,15 @@ without it. Frames are the editor's, from 1 (``timing``).
 from __future__ import annotations
 
 import bisect
+import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from backend.labelstudio.geometry import Box
-from backend.labelstudio.json_values import flag, number, whole_number
+from backend.labelstudio.geometry import Box, box_iou
+from backend.labelstudio.json_values import flag, mappings, number, percent, whole_number
 from backend.labelstudio.timing import keyframe_time
 
-_MAX_PERCENT = 1000.0  # ten pictures away: not a place on this one
+_SIDES = ("x", "y", "width", "height")
 _ROUNDING = 1e-9  # percent or degrees: the error of a few additions
 
 
@@ -53,25 +54,17 @@ def same_box(one: Box, other: Box, slack: float) -> bool:
     )
 
 
-def read_sequence(value: object, ignored: list[str] | None = None) -> tuple[Keyframe, ...]:
+def read_sequence(value: object) -> tuple[Keyframe, ...]:
     """The key frames in a result's ``value``, ascending, one for each frame.
 
-    Never raises: entries that are no key frames are passed over, and why is added to ``ignored``.
-    Of several on one frame the last counts. A key frame without ``enabled`` is not enabled, as
-    in the editor.
+    Never raises: entries that are no key frames are passed over. Of several on one frame the last
+    counts. A key frame without ``enabled`` is not enabled, as in the editor.
     """
-    reasons: list[str] = [] if ignored is None else ignored
     entries = value.get("sequence") if isinstance(value, Mapping) else None
-    if not isinstance(entries, list | tuple):
-        reasons.append("no sequence of key frames")
-        return ()
     found: dict[int, Keyframe] = {}
-    for position, entry in enumerate(entries):
-        try:
+    for entry in mappings(entries):
+        with contextlib.suppress(ValueError):
             keyframe = _read_keyframe(entry)
-        except ValueError as error:
-            reasons.append(f"key frame {position}: {error}")
-        else:
             found[keyframe.frame] = keyframe
     return tuple(found[frame] for frame in sorted(found))
 
@@ -95,11 +88,6 @@ def box_at(keyframes: Sequence[Keyframe], frame: int) -> Box | None:
         return before.box
     after = keyframes[following]
     return _between(before.box, after.box, (frame - before.frame) / (after.frame - before.frame))
-
-
-def boxes_at(keyframes: Sequence[Keyframe], frames_count: int) -> dict[int, Box | None]:
-    """``box_at`` for every frame from 1 to ``frames_count``."""
-    return {frame: box_at(keyframes, frame) for frame in range(1, frames_count + 1)}
 
 
 def thin(
@@ -148,7 +136,7 @@ def merge_human(human: Sequence[Keyframe], model: Sequence[Keyframe]) -> tuple[K
     line across the absence.
 
     Args:
-        human: ascending; as ``split_keyframes`` gives them.
+        human: ascending; as ``video_regions.human_keyframes`` gives them.
         model: ascending, of the same boxes as the human's on their frames (``thin`` with ``keep``).
     """
     merged = {each.frame: each for each in model}
@@ -194,26 +182,20 @@ def sequence_value(
     }
 
 
-def _read_keyframe(entry: object) -> Keyframe:
-    if not isinstance(entry, Mapping):
-        raise ValueError("not an object")
+def _read_keyframe(entry: Mapping[str, object]) -> Keyframe:
+    """One key frame.
+
+    Raises:
+        ValueError: it is none.
+    """
     frame = whole_number(entry.get("frame"))
     if not frame:
         raise ValueError("frame is no number from 1")
-    x, y, width, height = (_percent(entry, key) for key in ("x", "y", "width", "height"))
+    x, y, width, height = (percent(entry.get(key), key) for key in _SIDES)
     if width < 0 or height < 0:
         raise ValueError("the box has a negative size")
     rotation = number(entry.get("rotation")) or 0.0
     return Keyframe(frame, Box(x, y, width, height, rotation), bool(flag(entry.get("enabled"))))
-
-
-def _percent(entry: Mapping[str, object], key: str) -> float:
-    found = number(entry.get(key))
-    if found is None:
-        raise ValueError(f"{key} is not a number")
-    if abs(found) > _MAX_PERCENT:
-        raise ValueError(f"{key} is far outside the picture")
-    return found
 
 
 def _between(before: Box, after: Box, share: float) -> Box:
@@ -300,8 +282,5 @@ def _overlap(one: Box, other: Box) -> float:
         or abs(_normal_angle(other.rotation)) > _ROUNDING
     ):
         return 0.0
-    width = min(one.x + one.width, other.x + other.width) - max(one.x, other.x)
-    height = min(one.y + one.height, other.y + other.height) - max(one.y, other.y)
-    shared = max(width, 0.0) * max(height, 0.0)
-    union = one.width * one.height + other.width * other.height - shared
-    return shared / union if union > 0.0 else 0.0
+    corners = [(box.x, box.y, box.x + box.width, box.y + box.height) for box in (one, other)]
+    return box_iou(*corners)

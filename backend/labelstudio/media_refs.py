@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from backend.expected import ExpectedError
+from backend.labelstudio.json_values import look_up
 from backend.labelstudio.tags import ImageTag
 
 UNDEFINED_KEY = "$undefined$"
@@ -13,8 +14,6 @@ UNDEFINED_KEY = "$undefined$"
 DATA_UNDEFINED_NAME)."""
 
 _VARIABLE = re.compile(r"\$[\w\[\].{}]+")  # parseValue in the editor's utils/data.js
-_STEP = re.compile(r"[^.\[\]]+")
-_INDEX = re.compile(r"[0-9]{1,9}")
 
 
 class MissingMedia(ExpectedError):
@@ -60,10 +59,10 @@ def page_count(task_data: Mapping[str, object], image: ImageTag) -> int:
 def _resolve(source: str, data: Mapping[str, object], tag: str) -> object:
     whole = source.removeprefix("$")
     if source.startswith("$") and (whole in data or _VARIABLE.fullmatch(source)):
-        return _look_up(whole, data, tag)
+        return _required(whole, data, tag)
 
     def replaced(match: re.Match[str]) -> str:
-        found = _look_up(match.group()[1:], data, tag)
+        found = _required(match.group()[1:], data, tag)
         if not isinstance(found, str | int):
             raise MissingMedia(f"{tag}: {match.group()} in the task's data is not text")
         return str(found)
@@ -71,22 +70,14 @@ def _resolve(source: str, data: Mapping[str, object], tag: str) -> object:
     return _VARIABLE.sub(replaced, source)
 
 
-def _look_up(path: str, data: Mapping[str, object], tag: str) -> object:
-    """The value at ``a.b[0]``; a key spelled like the whole path goes first (lodash ``get``)."""
-    if path in data:
-        return data[path]
-    found: object = data
-    for step in _STEP.findall(path):
-        if isinstance(found, Mapping) and step in found:
-            found = found[step]
-        elif isinstance(found, list | tuple) and _INDEX.fullmatch(step) and int(step) < len(found):
-            found = found[int(step)]
-        elif UNDEFINED_KEY in data:
+def _required(path: str, data: Mapping[str, object], tag: str) -> object:
+    try:
+        return look_up(data, path)
+    except KeyError:
+        if UNDEFINED_KEY in data:
             return data[UNDEFINED_KEY]
-        else:
-            names = ", ".join(sorted(str(key) for key in data)[:10]) or "nothing"
-            raise MissingMedia(f"{tag} wants ${path}, the task's data has {names}")
-    return found
+        names = ", ".join(sorted(str(key) for key in data)[:10]) or "nothing"
+        raise MissingMedia(f"{tag} wants ${path}, the task's data has {names}") from None
 
 
 def _page(pages: list[object] | tuple[object, ...], index: int, source: str, tag: str) -> object:

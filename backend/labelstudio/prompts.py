@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from backend.labelstudio.commands import TypedText
 from backend.labelstudio.geometry import Box, point_in_box
-from backend.labelstudio.read_results import Region, newest_first, newest_results, read_results
-from backend.labelstudio.regions import Bitmask, BrushStrokes, Point, Polygon, Shape
-from backend.labelstudio.tags import LabelConfig
-from backend.labelstudio.tags import Shape as TagShape
+from backend.labelstudio.read_results import (
+    Area,
+    Bitmask,
+    BrushStrokes,
+    Point,
+    Polygon,
+    Region,
+    newest_first,
+    newest_results,
+    read_results,
+)
+from backend.labelstudio.tags import LabelConfig, Shape
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class ObjectPrompt:
     labels: tuple[str, ...] = ()
     points: tuple[PointPrompt, ...] = ()
     box: BoxPrompt | None = None
-    shape: Shape | None = None
+    shape: Area | None = None
     original_width: int | None = None
     original_height: int | None = None
     image_rotation: float = 0.0
@@ -58,28 +67,15 @@ class ObjectPrompt:
 
 
 @dataclass(frozen=True)
-class Command:
-    """The newest entry of a global text area."""
-
-    text: str
-    from_name: str
-    to_name: str
-    item_index: int | None = None
-    entries: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class ContextPrompts:
-    """Everything usable in the context of an interactive request."""
+    """Everything usable in the context of an interactive request.
+
+    ``commands`` is what global text areas hold, ``ignored`` what was passed over, and why.
+    """
 
     objects: tuple[ObjectPrompt, ...] = ()
-    commands: tuple[Command, ...] = ()
+    commands: tuple[TypedText, ...] = ()
     ignored: tuple[str, ...] = ()
-
-    @property
-    def is_empty(self) -> bool:
-        """Nothing to do: no object and no command."""
-        return not self.objects and not self.commands
 
 
 def prompts_from_context(context: object, config: LabelConfig) -> ContextPrompts:
@@ -93,11 +89,7 @@ def prompts_from_context(context: object, config: LabelConfig) -> ContextPrompts
     if not isinstance(context, Mapping):
         return ContextPrompts(ignored=("context is not an object",))
     read = read_results(context.get("result"), config)
-    commands = tuple(
-        Command(found.entries[-1], found.from_name, found.to_name, found.item_index, found.entries)
-        for found in read.texts
-    )
-    return ContextPrompts(tuple(_objects(read.regions)), commands, tuple(read.ignored))
+    return ContextPrompts(tuple(_objects(read.regions)), tuple(read.texts), tuple(read.ignored))
 
 
 def prompts_from_task(task: Mapping[str, object], config: LabelConfig) -> list[ObjectPrompt]:
@@ -135,11 +127,11 @@ def _is_answer(region: Region, config: LabelConfig) -> bool:
         return isinstance(region.geometry, BrushStrokes | Bitmask)
     match region.geometry:
         case BrushStrokes() | Bitmask():
-            return answer.control.shape in (TagShape.BRUSH, TagShape.BITMASK)
+            return answer.control.shape in (Shape.BRUSH, Shape.BITMASK)
         case Polygon():
-            return answer.control.shape in (TagShape.POLYGON, TagShape.VECTOR)
+            return answer.control.shape in (Shape.POLYGON, Shape.VECTOR)
         case Box():
-            return answer.control.shape is TagShape.RECTANGLE
+            return answer.control.shape is Shape.RECTANGLE
     return False
 
 
@@ -160,7 +152,7 @@ def _objects(regions: list[Region], *, marks_apart: bool = False) -> list[Object
         if not isinstance(region.geometry, Point):
             continue
         home = _enclosing_box(region, region.geometry, regions)
-        if home is None and marks_apart and not region.is_click:
+        if home is None and marks_apart and region.positive is None:
             home = position
         elif home is None:
             key = (region.image, region.item_index, region.labels)
@@ -203,7 +195,9 @@ def _single(region: Region) -> ObjectPrompt:
     )
     match region.geometry:
         case Point(x, y):
-            return replace(prompt, points=(PointPrompt(x, y, region.positive, region.id),))
+            return replace(
+                prompt, points=(PointPrompt(x, y, region.positive is not False, region.id),)
+            )
         case Box(x, y, width, height, rotation):
             return replace(prompt, box=BoxPrompt(x, y, width, height, rotation, region.id))
         case shape:

@@ -1,26 +1,93 @@
-"""Label Studio's result items, read one by one and merged by id, before they mean anything."""
+"""Label Studio's result items, read one by one and merged by id, and the masks that they draw."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import base64
+import binascii
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from backend.labelstudio.brush_rle import MAX_MASK_PIXELS
-from backend.labelstudio.geometry import Box, box_to_pixels
-from backend.labelstudio.json_values import flag, mappings, number, text, texts, whole_number
-from backend.labelstudio.regions import Geometry, read_geometry
+import cv2
+import numpy as np
+
+from backend.labelstudio.brush_rle import MAX_MASK_PIXELS, check_size, decode_brush
+from backend.labelstudio.commands import TypedText, read_text
+from backend.labelstudio.geometry import (
+    Box,
+    Ellipse,
+    Mask,
+    box_corners,
+    box_to_pixels,
+    ellipse_to_polygon,
+    fill_polygon,
+    points_to_pixels,
+    resize_mask,
+)
+from backend.labelstudio.json_values import (
+    flag,
+    item_value,
+    mappings,
+    number,
+    percent,
+    text,
+    texts,
+    whole_number,
+)
 from backend.labelstudio.tags import LabelConfig
 
 T = TypeVar("T")
+Item = Mapping[str, object]
+"""One item of a ``result`` list."""
 
-_TEXT_TYPES = ("textarea",)
 _REGIONLESS_TYPES = ("choices", "rating", "number", "taxonomy", "relation", "pairwise", "datetime")
+_EDGE = 0.5  # percent: a click on the picture's rim may come out a little outside
+
+
+@dataclass(frozen=True)
+class Point:
+    """A position in percent."""
+
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """A closed ring in percent; also the vertices of a vector (curves taken as straight)."""
+
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class BrushStrokes:
+    """A brush region as its RLE, not yet decoded, and the size of the picture it was drawn on."""
+
+    rle: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Bitmask:
+    """A bitmask region as its PNG file, not yet decoded."""
+
+    png: bytes
+
+
+Area = Polygon | Ellipse | BrushStrokes | Bitmask
+"""What covers an area, other than a box."""
+
+Geometry = Point | Box | Area
 
 
 @dataclass(frozen=True)
 class Region:
-    """One region of a picture: all result items with its id."""
+    """One region of a picture: all result items with its id.
+
+    ``positive`` is the sign of a click, None where it has none: only what was made with a smart
+    key point tool carries one.
+    """
 
     id: str
     image: str
@@ -28,8 +95,7 @@ class Region:
     geometry: Geometry
     labels: tuple[str, ...]
     from_name: str
-    positive: bool
-    is_click: bool  # made with a smart key point tool: only those carry a sign
+    positive: bool | None
     original_width: int | None
     original_height: int | None
     image_rotation: float
@@ -40,184 +106,16 @@ def joined_labels(labels: Iterable[str]) -> str:
     return "+".join(labels)
 
 
-@dataclass(frozen=True)
-class TextResult:
-    """The entries of a global text area, the newest last."""
-
-    from_name: str
-    to_name: str
-    item_index: int | None
-    entries: tuple[str, ...]
-
-
 @dataclass
 class ReadResults:
-    """What a list of result items holds, and what was passed over and why."""
+    """What a list of result items holds, and what was passed over and why.
+
+    ``texts`` are those of global text areas, with the name of the tag that the area is on.
+    """
 
     regions: list[Region] = field(default_factory=list)
-    texts: list[TextResult] = field(default_factory=list)
+    texts: list[TypedText] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
-
-
-def read_results(results: object, config: LabelConfig) -> ReadResults:
-    """Read the items of a ``result`` list. Never raises: what cannot be used is in ``ignored``.
-
-    Items with one id are one region: with a separate ``<Labels>`` the editor sends each prompt as
-    two items, both with coordinates, and the label counts from the one of type ``labels``.
-    """
-    read = ReadResults()
-    if not isinstance(results, list | tuple):
-        if results is not None:
-            read.ignored.append("result is not a list")
-        return read
-    groups: dict[str, list[Mapping[str, object]]] = {}
-    for position, item in enumerate(results):
-        if not isinstance(item, Mapping):
-            read.ignored.append(f"result {position} is not an object")
-        elif item.get("type") in _TEXT_TYPES:
-            _read_text(item, config, read)
-        elif item.get("type") not in _REGIONLESS_TYPES:
-            identifier = text(item.get("id"))
-            groups.setdefault(identifier or f"\0{position}", []).append(item)
-    for key, items in groups.items():
-        _read_region("" if key.startswith("\0") else key, items, config, read)
-    return read
-
-
-def _read_text(item: Mapping[str, object], config: LabelConfig, read: ReadResults) -> None:
-    name = text(item.get("from_name")) or ""
-    area = next((area for area in config.text_areas if area.name == name), None)
-    value = item.get("value")
-    entries = texts(value.get("text")) if isinstance(value, Mapping) else ()
-    if area is None:
-        read.ignored.append(f"text for {name or 'no tag'}, which is no global <TextArea>")
-    elif not entries:
-        read.ignored.append(f"text for {name} without text")
-    else:
-        page = whole_number(item.get("item_index"))
-        read.texts.append(TextResult(name, area.to_name, page, entries))
-
-
-def _read_region(
-    identifier: str, items: list[Mapping[str, object]], config: LabelConfig, read: ReadResults
-) -> None:
-    name = f"region {identifier}" if identifier else "a region without id"
-    image = _image_name(items, config)
-    if image is None:
-        read.ignored.append(f"{name}: {_first_text(items, 'to_name') or 'its tag'} is no <Image>")
-        return
-    width, height = _picture_size(items)
-    found = _geometry(items, width, height)
-    if isinstance(found, str):
-        read.ignored.append(f"{name}: {found}")
-        return
-    item, geometry = found
-    # without a size the box is looked at in a square picture
-    if isinstance(geometry, Box) and not _has_area(geometry, width or 100, height or 100):
-        read.ignored.append(f"{name}: the box lies outside the picture")
-        return
-    sign = _sign(items)
-    read.regions.append(
-        Region(
-            id=identifier,
-            image=image,
-            item_index=_first(whole_number(each.get("item_index")) for each in items),
-            geometry=geometry,
-            labels=_labels(items),
-            from_name=text(item.get("from_name")) or "",
-            positive=sign is not False,
-            is_click=sign is not None,
-            original_width=width,
-            original_height=height,
-            image_rotation=_first(number(each.get("image_rotation")) for each in items) or 0.0,
-        )
-    )
-
-
-def _image_name(items: list[Mapping[str, object]], config: LabelConfig) -> str | None:
-    """The Image tag the items are on; without ``to_name`` the one of their control."""
-    to_name = _first_text(items, "to_name")
-    if to_name is None:
-        controls = (config.control(text(item.get("from_name")) or "") for item in items)
-        to_name = _first(control.to_name for control in controls if control is not None)
-        if to_name is None and len(config.images) == 1:
-            to_name = config.images[0].name
-    return to_name if to_name is not None and config.image(to_name) is not None else None
-
-
-def _geometry(
-    items: list[Mapping[str, object]], width: int | None, height: int | None
-) -> tuple[Mapping[str, object], Geometry] | str:
-    """The first item with a usable geometry, those of a shape's own control first."""
-    reason = "no value"
-    for item in sorted(items, key=lambda each: each.get("type") == "labels"):
-        value = item.get("value")
-        if not isinstance(value, Mapping):
-            continue
-        try:
-            return item, read_geometry(value, width, height)
-        except ValueError as error:
-            reason = str(error)
-    return reason
-
-
-def _labels(items: list[Mapping[str, object]]) -> tuple[str, ...]:
-    """The labels of a region: of its ``labels`` item, else of the control's own key, else of the
-    ``labels`` that the editor adds to smart key points."""
-    for wanted in ("labels", "own", "added"):
-        for item in items:
-            kind, value = item.get("type"), item.get("value")
-            if not isinstance(value, Mapping) or (wanted == "labels") != (kind == "labels"):
-                continue
-            key = str(kind) if wanted == "own" else "labels"
-            found = texts(value.get(key)) if key.endswith("labels") else ()
-            if found:
-                return found
-    return ()
-
-
-def _sign(items: list[Mapping[str, object]]) -> bool | None:
-    """Whether a click is positive; None where nothing says so.
-
-    Open-source Label Studio writes ``is_positive`` on the item; ``value.positive`` is the spelling
-    of the Enterprise editor (label-studio-ml-backend, segment_anything_video_interactive).
-    """
-    for item in items:
-        value = item.get("value")
-        inner = value if isinstance(value, Mapping) else {}
-        for spelling in (
-            item.get("is_positive"),
-            inner.get("positive"),
-            inner.get("is_positive"),
-            item.get("positive"),
-        ):
-            found = flag(spelling)
-            if found is not None:
-                return found
-    return None
-
-
-def _picture_size(items: list[Mapping[str, object]]) -> tuple[int | None, int | None]:
-    """The picture's width and height; none where they are missing or cannot be true."""
-    for item in items:
-        width = whole_number(item.get("original_width"))
-        height = whole_number(item.get("original_height"))
-        if width and height and width * height <= MAX_MASK_PIXELS:
-            return width, height
-    return None, None
-
-
-def _has_area(box: Box, width: int, height: int) -> bool:
-    left, top, right, bottom = box_to_pixels(box, width, height)
-    return bool(left < right and top < bottom)
-
-
-def _first_text(items: list[Mapping[str, object]], key: str) -> str | None:
-    return _first(text(item.get(key)) for item in items)
-
-
-def _first(values: Iterable[T | None]) -> T | None:
-    return next((value for value in values if value is not None), None)
 
 
 def newest_results(
@@ -253,3 +151,312 @@ def newest_first(entries: object) -> list[Mapping[str, object]]:
 def _date(record: Mapping[str, object]) -> str:
     # ISO 8601 in one zone (Label Studio writes UTC) sorts as text
     return text(record.get("updated_at")) or text(record.get("created_at")) or ""
+
+
+# --- from items to regions and texts -------------------------------------------------------
+
+
+def read_results(results: object, config: LabelConfig) -> ReadResults:
+    """Read the items of a ``result`` list. Never raises: what cannot be used is in ``ignored``.
+
+    Items with one id are one region: with a separate ``<Labels>`` the editor sends each prompt as
+    two items, both with coordinates, and the label counts from the one of type ``labels``.
+    """
+    read = ReadResults()
+    if not isinstance(results, list | tuple):
+        if results is not None:
+            read.ignored.append("result is not a list")
+        return read
+    drawn: list[Item] = []
+    for position, item in enumerate(results):
+        if not isinstance(item, Mapping):
+            read.ignored.append(f"result {position} is not an object")
+        elif item.get("type") == "textarea":
+            found = _global_text(item, config)
+            if isinstance(found, str):
+                read.ignored.append(found)
+            else:
+                read.texts.append(found)
+        elif item.get("type") not in _REGIONLESS_TYPES:
+            drawn.append(item)
+    for identifier, items in by_region(drawn):
+        try:
+            read.regions.append(_region(identifier, items, config))
+        except ValueError as error:
+            name = f"region {identifier}" if identifier else "a region without id"
+            read.ignored.append(f"{name}: {error}")
+    return read
+
+
+def by_region(items: Iterable[Item]) -> Iterator[tuple[str, list[Item]]]:
+    """Each region's id and items, in the order in which they first appear. Items with one id are
+    one region; an item without id is one by itself, and its id is ""."""
+    groups: dict[str | int, list[Item]] = {}
+    for position, item in enumerate(items):
+        groups.setdefault(text(item.get("id")) or position, []).append(item)
+    for key, group in groups.items():
+        yield key if isinstance(key, str) else "", group
+
+
+def _global_text(item: Item, config: LabelConfig) -> TypedText | str:
+    """What an item of a global text area holds, or why it cannot be used."""
+    name = text(item.get("from_name")) or ""
+    area = next((area for area in config.text_areas if area.name == name), None)
+    if area is None:
+        return f"text for {name or 'no tag'}, which is no global <TextArea>"
+    typed = read_text(item)
+    return replace(typed, to_name=area.to_name) if typed else f"text for {name} without text"
+
+
+def _region(identifier: str, items: list[Item], config: LabelConfig) -> Region:
+    """One region from all its items.
+
+    Raises:
+        ValueError: it is not on a picture, or has no geometry that can be used.
+    """
+    image = _image_name(items, config)
+    if image is None:
+        raise ValueError(f"{_first_text(items, 'to_name') or 'its tag'} is no <Image>")
+    width, height = _picture_size(items)
+    item, geometry = _geometry(items, width, height)
+    # without a size the box is looked at in a square picture
+    if isinstance(geometry, Box) and not _has_area(geometry, width or 100, height or 100):
+        raise ValueError("the box lies outside the picture")
+    return Region(
+        id=identifier,
+        image=image,
+        item_index=_first(whole_number(each.get("item_index")) for each in items),
+        geometry=geometry,
+        labels=_labels(items),
+        from_name=text(item.get("from_name")) or "",
+        positive=_first(_sign(each) for each in items),
+        original_width=width,
+        original_height=height,
+        image_rotation=_first(number(each.get("image_rotation")) for each in items) or 0.0,
+    )
+
+
+def _image_name(items: list[Item], config: LabelConfig) -> str | None:
+    """The Image tag the items are on; without ``to_name`` the one of their control."""
+    to_name = _first_text(items, "to_name")
+    if to_name is None:
+        controls = (config.control(text(item.get("from_name")) or "") for item in items)
+        to_name = _first(control.to_name for control in controls if control is not None)
+        if to_name is None and len(config.images) == 1:
+            to_name = config.images[0].name
+    return to_name if to_name is not None and config.image(to_name) is not None else None
+
+
+def _geometry(items: list[Item], width: int | None, height: int | None) -> tuple[Item, Geometry]:
+    """The first item with a usable geometry, those of a shape's own control first.
+
+    Raises:
+        ValueError: there is none; the message says why the last one is not usable.
+    """
+    reason = ValueError("no value")
+    for item in sorted(items, key=lambda each: each.get("type") == "labels"):
+        value = item.get("value")
+        if not isinstance(value, Mapping):
+            continue
+        try:
+            return item, read_geometry(value, width, height)
+        except ValueError as error:
+            reason = error
+    raise reason
+
+
+def _labels(items: list[Item]) -> tuple[str, ...]:
+    """The labels of a region: of its ``labels`` item, else of the control's own key, else of the
+    ``labels`` that the editor adds to smart key points."""
+    named = [item for item in items if item.get("type") == "labels"]
+    drawn = [item for item in items if item.get("type") != "labels"]
+    keys = [(item, "labels") for item in named]
+    keys += [(item, kind) for item in drawn if (kind := str(item.get("type"))).endswith("labels")]
+    keys += [(item, "labels") for item in drawn]
+    found = (texts(item_value(item).get(key)) for item, key in keys)
+    return next((labels for labels in found if labels), ())
+
+
+def _sign(item: Item) -> bool | None:
+    """Whether a click is positive; None where nothing says so.
+
+    Open-source Label Studio writes ``is_positive`` on the item; ``value.positive`` is the spelling
+    of the Enterprise editor (label-studio-ml-backend, segment_anything_video_interactive).
+    """
+    value = item_value(item)
+    spellings = (
+        item.get("is_positive"),
+        value.get("positive"),
+        value.get("is_positive"),
+        item.get("positive"),
+    )
+    return _first(flag(spelling) for spelling in spellings)
+
+
+def _picture_size(items: list[Item]) -> tuple[int | None, int | None]:
+    """The picture's width and height; none where they are missing or cannot be true."""
+    for item in items:
+        width = whole_number(item.get("original_width"))
+        height = whole_number(item.get("original_height"))
+        if width and height and width * height <= MAX_MASK_PIXELS:
+            return width, height
+    return None, None
+
+
+def _has_area(box: Box, width: int, height: int) -> bool:
+    left, top, right, bottom = box_to_pixels(box, width, height)
+    return bool(left < right and top < bottom)
+
+
+def _first_text(items: list[Item], key: str) -> str | None:
+    return _first(text(item.get(key)) for item in items)
+
+
+def _first(values: Iterable[T | None]) -> T | None:
+    return next((value for value in values if value is not None), None)
+
+
+# --- the geometry of one item --------------------------------------------------------------
+
+
+def read_geometry(
+    value: Mapping[str, object], width: int | None = None, height: int | None = None
+) -> Geometry:
+    """The geometry in a result's ``value``; ``width`` and ``height`` of the picture if known.
+
+    Which one it is follows from the keys, as in the editor (``Registry.addRegionType`` of Label
+    Studio 1.23.2): the ``type`` names the control, and a mask accepted while a label of the
+    rectangle tool is selected is saved as ``rectanglelabels`` with an RLE.
+
+    Raises:
+        ValueError: no known geometry, numbers that are missing, not finite or far outside, or a
+            brush region without the picture's size.
+    """
+    if value.get("rle"):
+        return _brush(value["rle"], width, height)
+    if "imageDataURL" in value:
+        return Bitmask(_png(value["imageDataURL"]))
+    if "points" in value:
+        return _polygon(value["points"])
+    if "vertices" in value:
+        vertices = value["vertices"]
+        if not isinstance(vertices, list):
+            raise ValueError("vertices are not a list")
+        return _polygon(
+            [
+                [each.get("x"), each.get("y")] if isinstance(each, dict) else each
+                for each in vertices
+            ]
+        )
+    if "radiusX" in value:
+        radius_x, radius_y = _percent(value, "radiusX"), _percent(value, "radiusY")
+        if radius_x <= 0 or radius_y <= 0:
+            raise ValueError("the ellipse is empty")
+        x, y = _percent(value, "x"), _percent(value, "y")
+        return Ellipse(x, y, radius_x, radius_y, _rotation(value))
+    if "width" in value and "height" in value:
+        x, y = _percent(value, "x"), _percent(value, "y")
+        box_width, box_height = _percent(value, "width"), _percent(value, "height")
+        if box_width <= 0 or box_height <= 0:
+            raise ValueError("the box is empty")
+        return Box(x, y, box_width, box_height, _rotation(value))
+    if "x" in value or "y" in value:
+        return _point(_percent(value, "x"), _percent(value, "y"))
+    raise ValueError("no geometry in its value")
+
+
+def _percent(value: Mapping[str, object], key: str) -> float:
+    return percent(value.get(key), key)
+
+
+def _rotation(value: Mapping[str, object]) -> float:
+    found = number(value.get("rotation"))
+    return 0.0 if found is None else found % 360.0
+
+
+def _point(x: float, y: float) -> Point:
+    if not all(-_EDGE <= position <= 100.0 + _EDGE for position in (x, y)):
+        raise ValueError("the point lies outside the picture")
+    return Point(min(max(x, 0.0), 100.0), min(max(y, 0.0), 100.0))
+
+
+def _polygon(points: object) -> Polygon:
+    if not isinstance(points, list):
+        raise ValueError("points are not a list")
+    ring = []
+    for point in points:
+        if not isinstance(point, list | tuple) or len(point) != 2:
+            raise ValueError("a point is not a pair of numbers")
+        ring.append((percent(point[0], "x"), percent(point[1], "y")))
+    if len(ring) < 3:
+        raise ValueError("fewer than three points enclose nothing")
+    return Polygon(tuple(ring))
+
+
+def _brush(rle: object, width: int | None, height: int | None) -> BrushStrokes:
+    if not isinstance(rle, list | tuple):
+        raise ValueError("the brush RLE is not a list of numbers")
+    if not width or not height:
+        raise ValueError("a brush region needs original_width and original_height")
+    try:
+        return BrushStrokes(bytes(rle), width, height)
+    except (TypeError, ValueError) as error:
+        raise ValueError("the brush RLE holds something that is not a byte") from error
+
+
+def _png(url: object) -> bytes:
+    prefix, _, data = url.partition(",") if isinstance(url, str) else ("", "", "")
+    if not prefix.startswith("data:image/png") or not prefix.endswith("base64"):
+        raise ValueError("imageDataURL is not a base64 PNG")
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("imageDataURL is not base64") from error
+
+
+# --- from geometry to a mask -----------------------------------------------------------------
+
+
+def rasterise(geometry: Geometry, width: int, height: int) -> Mask:
+    """The pixels a geometry covers, bool [height, width]; a point covers none.
+
+    A mask drawn on a picture of another size is resized (nearest neighbour).
+
+    Raises:
+        ValueError: an RLE or PNG that cannot be decoded, or a size that is refused.
+    """
+    check_size(width, height)
+    match geometry:
+        case Point():
+            return np.zeros((height, width), dtype=bool)
+        case Box():
+            return fill_polygon(box_corners(geometry, width, height), width, height)
+        case Polygon():
+            return fill_polygon(points_to_pixels(geometry.points, width, height), width, height)
+        case Ellipse():
+            return fill_polygon(ellipse_to_polygon(geometry, width, height), width, height)
+        case BrushStrokes():
+            drawn = decode_brush(geometry.rle, geometry.width, geometry.height)
+            return resize_mask(drawn, width, height)
+        case Bitmask():
+            return resize_mask(_decode_png(geometry.png), width, height)
+
+
+def _decode_png(png: bytes) -> Mask:
+    # IHDR comes first: signature 8, length 4, "IHDR", then width and height
+    if png[:8] != b"\x89PNG\r\n\x1a\n" or png[12:16] != b"IHDR" or len(png) < 24:
+        raise ValueError("the bitmask is not a PNG")
+    check_size(int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big"))
+    try:
+        picture = cv2.imdecode(np.frombuffer(png, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ValueError("the bitmask's PNG cannot be decoded") from error
+    if picture is None:
+        raise ValueError("the bitmask's PNG cannot be decoded")
+    if picture.ndim == 3 and picture.shape[2] == 4:
+        covered: Mask = picture[..., 3] > 0
+        return covered
+    # An opaque picture: what is not black. (The editor would colour all of it.)
+    channels = picture.reshape(*picture.shape[:2], -1)
+    opaque: Mask = np.any(channels > 0, axis=2)
+    return opaque

@@ -42,9 +42,10 @@ class Label:
         """The name results carry."""
         return self.alias or self.value
 
-    def answers_to(self, name: str) -> bool:
-        """Whether the editor would find this label under ``name``."""
-        return name in (self.alias, self.value)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names under which the editor finds it, the one that results carry first."""
+        return (self.alias, self.value) if self.alias else (self.value,)
 
 
 @dataclass(frozen=True)
@@ -83,30 +84,13 @@ class VideoTag:
 
 
 @dataclass(frozen=True)
-class VideoRectangleTag:
-    """``<VideoRectangle>``: draws boxes with key frames on a video; a ``<Labels>`` names them."""
+class VideoControl:
+    """A tag that draws on a video.
 
-    name: str
-    to_name: str
-
-    @property
-    def tag(self) -> str:
-        """The tag as people write it, for messages."""
-        return f"<VideoRectangle name={self.name}>"
-
-
-@dataclass(frozen=True)
-class VideoVectorTag:
-    """``<VideoVector>`` or ``<VideoVectorLabels>``: outlines on a video, in Label Studio's newer
-    editors only; ``backend/predict/events`` serves it."""
-
-    name: str
-    to_name: str
-
-
-@dataclass(frozen=True)
-class TimelineLabelsTag:
-    """``<TimelineLabels>``: names spans of time on a video, not objects in it."""
+    ``<VideoRectangle>`` draws boxes with key frames, which a ``<Labels>`` names. ``<VideoVector>``
+    and ``<VideoVectorLabels>`` draw outlines, in Label Studio's newer editors only;
+    ``backend/predict/events`` serves them.
+    """
 
     name: str
     to_name: str
@@ -161,39 +145,8 @@ class TextAreaTag:
 
 
 @dataclass(frozen=True)
-class VideoConfig:
-    """What a label config has for one ``<Video>``; tuples are in document order.
-
-    Attributes:
-        rectangles: draw the boxes; empty where nothing can be tracked.
-        labels_tags: name the boxes.
-        timeline_labels: name spans of time; never answered.
-        text_areas: of the whole video: commands and status.
-        region_text_areas: of each box: a command there is for that box.
-    """
-
-    video: VideoTag
-    rectangles: tuple[VideoRectangleTag, ...] = ()
-    labels_tags: tuple[LabelsTag, ...] = ()
-    timeline_labels: tuple[TimelineLabelsTag, ...] = ()
-    text_areas: tuple[TextAreaTag, ...] = ()
-    region_text_areas: tuple[TextAreaTag, ...] = ()
-
-    @property
-    def labels(self) -> tuple[Label, ...]:
-        """The labels a box can have."""
-        return tuple(label for tag in self.labels_tags for label in tag.labels)
-
-    @property
-    def commands(self) -> tuple[TextAreaTag, ...]:
-        """The text areas into which annotators can type, those of a box first."""
-        areas = (*self.region_text_areas, *self.text_areas)
-        return tuple(area for area in areas if not area.read_only)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """How a mask is returned: the control, and where its labels are written."""
+class AnswerControl:
+    """The control that takes a mask, and where its labels are written."""
 
     control: Control
     labels_tag: LabelsTag | None = None  # a separate <Labels>; None: the control's own
@@ -206,13 +159,17 @@ def _name_in(holder: Control | LabelsTag, name: str, source: Control | None) -> 
         return name
     spellings = [name]
     for label in source.labels if source else ():
-        if label.answers_to(name):
-            spellings += [spelling for spelling in (label.alias, label.value) if spelling]
-    for spelling in spellings:
-        for label in holder.labels:
-            if label.answers_to(spelling):
-                return label.name
-    return None
+        if name in label.names:
+            spellings += label.names
+    return next(
+        (
+            label.name
+            for spelling in spellings
+            for label in holder.labels
+            if spelling in label.names
+        ),
+        None,
+    )
 
 
 @dataclass(frozen=True)
@@ -227,9 +184,8 @@ class LabelConfig:
     labels_tags: tuple[LabelsTag, ...] = ()
     text_areas: tuple[TextAreaTag, ...] = ()  # of a whole picture or video
     region_text_areas: tuple[TextAreaTag, ...] = ()  # perRegion="true"
-    video_rectangles: tuple[VideoRectangleTag, ...] = ()
-    video_vectors: tuple[VideoVectorTag, ...] = ()
-    timeline_labels: tuple[TimelineLabelsTag, ...] = ()
+    video_rectangles: tuple[VideoControl, ...] = ()
+    video_vectors: tuple[VideoControl, ...] = ()
     other_shapes: tuple[Control, ...] = ()  # ellipses: neither a smart prompt nor an answer
     problems: tuple[str, ...] = ()
 
@@ -244,7 +200,7 @@ class LabelConfig:
         )
 
     @property
-    def video_controls(self) -> tuple[VideoVectorTag | VideoRectangleTag, ...]:
+    def video_controls(self) -> tuple[VideoControl, ...]:
         """Everything that draws on videos."""
         return (*self.video_vectors, *self.video_rectangles)
 
@@ -252,19 +208,9 @@ class LabelConfig:
         """The ``<Image>`` called ``name``."""
         return next((image for image in self.images if image.name == name), None)
 
-    def video_config(self, name: str) -> VideoConfig | None:
-        """What there is for the ``<Video>`` called ``name``; None if there is no such tag."""
-        video = next((video for video in self.videos if video.name == name), None)
-        if video is None:
-            return None
-        return VideoConfig(
-            video,
-            tuple(tag for tag in self.video_rectangles if tag.to_name == name),
-            self.labels_for(name),
-            tuple(tag for tag in self.timeline_labels if tag.to_name == name),
-            self.text_areas_for(name),
-            tuple(area for area in self.region_text_areas if area.to_name == name),
-        )
+    def video(self, name: str) -> VideoTag | None:
+        """The ``<Video>`` called ``name``."""
+        return next((video for video in self.videos if video.name == name), None)
 
     def control(self, name: str) -> Control | None:
         """The control called ``name``, whatever it draws."""
@@ -285,7 +231,7 @@ class LabelConfig:
 
     def find_answer(
         self, image: str, labels: tuple[str, ...], prompt: str | None = None
-    ) -> Answer | None:
+    ) -> AnswerControl | None:
         """The preferred way to give a mask on ``image`` the ``labels`` of a prompt.
 
         Args:
@@ -301,17 +247,26 @@ class LabelConfig:
         for control in self.answers_for(image):
             holders = (control,) if control.has_labels else self.labels_for(image)
             if not labels:
-                return Answer(control)
+                return AnswerControl(control)
             for holder in holders:
                 names = [_name_in(holder, label, source) for label in labels]
                 if None not in names:
                     found = tuple(name for name in names if name is not None)
-                    return Answer(control, holder if isinstance(holder, LabelsTag) else None, found)
+                    separate = holder if isinstance(holder, LabelsTag) else None
+                    return AnswerControl(control, separate, found)
         return None
 
-    def labels_for(self, image: str) -> tuple[LabelsTag, ...]:
-        """The separate ``<Labels>`` of the object tag ``image``."""
-        return tuple(tag for tag in self.labels_tags if tag.to_name == image)
+    def labels_for(self, name: str) -> tuple[LabelsTag, ...]:
+        """The separate ``<Labels>`` of the object tag ``name``."""
+        return tuple(tag for tag in self.labels_tags if tag.to_name == name)
+
+    def rectangles_for(self, video: str) -> tuple[VideoControl, ...]:
+        """What draws boxes on ``video``; empty where nothing can be tracked."""
+        return tuple(tag for tag in self.video_rectangles if tag.to_name == video)
+
+    def region_text_areas_for(self, video: str) -> tuple[TextAreaTag, ...]:
+        """The text areas of each box on ``video``: a command there is for that box."""
+        return tuple(area for area in self.region_text_areas if area.to_name == video)
 
     def text_areas_for(self, name: str) -> tuple[TextAreaTag, ...]:
         """The global text areas of the object tag ``name``."""

@@ -22,18 +22,17 @@ frame before, and MP4 with B-frames and no edit list, where it leaves out some o
 from __future__ import annotations
 
 import bisect
+import contextlib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from backend.labelstudio.json_values import number
+from backend.labelstudio.json_values import look_up, number
 
 DEFAULT_FRAMERATE = 24.0
 """Frames per second of a ``<Video>`` tag without ``framerate`` (``tags/object/Video/Video.js``)."""
 
 _BROWSER_PRECISION = 0.002  # seconds; BROWSER_TIME_PRECISION in VideoCanvas.tsx
-_PATH_STEP = re.compile(r"[^.\[\]]+")
 
 
 def tag_framerate(attribute: str | None, task_data: Mapping[str, object]) -> float:
@@ -50,7 +49,9 @@ def tag_framerate(attribute: str | None, task_data: Mapping[str, object]) -> flo
     """
     value: object = (attribute or "").strip()
     if isinstance(value, str) and value.startswith("$"):
-        value = _look_up(value[1:], task_data)
+        path, value = value[1:], None
+        with contextlib.suppress(KeyError):
+            value = look_up(task_data, path)
     framerate = number(value) or DEFAULT_FRAMERATE
     if framerate < 0:
         raise ValueError(f'framerate="{attribute}" of <Video> is negative: give frames per second')
@@ -112,14 +113,6 @@ class Timeline:
         frame = min(max(frame, 1), self.frames_count)
         return frame_on_screen(seek_time(frame, self.framerate), self.times)
 
-    def editor_frames(self, index: int) -> range:
-        """All numbers under which the editor shows the file's frame ``index``, ascending; empty
-        where the editor skips that frame."""
-        numbers = range(1, self.frames_count + 1)
-        first = bisect.bisect_left(numbers, index, key=self.file_frame)
-        end = bisect.bisect_right(numbers, index, lo=first, key=self.file_frame)
-        return numbers[first:end]
-
     def editor_frame(self, index: int) -> int:
         """The editor's number for the file's frame ``index``: the first that shows it, or, where
         the editor skips it, the number on display while the file plays past it."""
@@ -137,18 +130,3 @@ def _round(value: float) -> int:
 
 def _microseconds(seconds: float) -> int:
     return round(seconds * 1_000_000)
-
-
-def _look_up(path: str, data: Mapping[str, object]) -> object:
-    """A value of the task's data by key or dotted path; None if there is none."""
-    if path in data:
-        return data[path]
-    found: object = data
-    for step in _PATH_STEP.findall(path):
-        if isinstance(found, Mapping):
-            found = found.get(step)
-        elif isinstance(found, list) and step.isdecimal() and int(step) < len(found):
-            found = found[int(step)]
-        else:
-            return None
-    return found

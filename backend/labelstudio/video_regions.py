@@ -1,7 +1,13 @@
-"""What a request on a ``<Video>`` means, whose the key frames are, and the results that answer.
+"""The boxes of a ``<Video>`` as they come in results, what a request about them asks for, and the
+results that answer.
 
-What a request means shows only in what it holds: a box that got another label comes with every box
-of that label, a text entered for a box too, a text entered for the video comes alone. An answer
+A region arrives as one item of type ``videorectangle``, its labels inside its ``value``, and one
+more item with the same id for each tag with ``perRegion``, every one with the whole sequence
+(``serialize`` in ``regions/Result.js`` of Label Studio 1.23.2, where the Video tag has
+``mergeLabelsAndResults``). Other programs write the labels as an item of their own.
+
+What a request asks for shows only in what it holds: a box that got another label comes with every
+box of that label, a text entered for a box too, a text entered for the video comes alone. An answer
 with the id of a region replaces the region with all its items, so what a human entered for it
 is sent back with it.
 """
@@ -9,43 +15,56 @@ is sent back with it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from backend.labelstudio.commands import Kind, parse_command
-from backend.labelstudio.geometry import Box
-from backend.labelstudio.json_values import mappings, text
-from backend.labelstudio.keyframes import Keyframe, same_box, sequence_value
-from backend.labelstudio.tags import LabelConfig
-from backend.labelstudio.video_items import (
-    Typed,
-    VideoRegion,
-    item_value,
-    read_typed,
-    read_video_regions,
-)
-from backend.labelstudio.write_results import STATUS_PREFIX, Result, status_results
-
-__all__ = [
-    "SAME_BOX",
-    "Sent",
-    "Trigger",
-    "Typed",
-    "VideoContext",
-    "VideoRegion",
-    "read_video_regions",
-    "region_results",
-    "split_keyframes",
-    "typed_for_video",
-    "video_context",
-    "video_status",
-]
+from backend.labelstudio.commands import TypedText, read_text, status_line
+from backend.labelstudio.json_values import item_value, mappings, number, text, texts, whole_number
+from backend.labelstudio.keyframes import Keyframe, read_sequence, same_box, sequence_value
+from backend.labelstudio.read_results import Item, by_region
+from backend.labelstudio.tags import LabelConfig, VideoTag
+from backend.labelstudio.write_results import Result, status_results
 
 SAME_BOX = 1e-3
 """Percent by which a box may differ from the one that was sent and still be that one."""
 
-Sent = Keyframe | Box | Sequence[Keyframe]
-"""What was sent for one frame, once or several times."""
+_BOX_TYPES = ("videorectangle", "labels")  # those whose sequence is the region's, the first best
+_OWN_KEYS = ("id", "from_name", "to_name", "type", "value", "origin", "score")
+_SEQUENCE_KEYS = ("framesCount", "duration", "sequence", "labels")
+
+
+@dataclass(frozen=True)
+class VideoRegion:
+    """One box over the frames of a video: all result items with its id.
+
+    Attributes:
+        id: as the editor gave it; empty for imported results without one.
+        labels: as results carry them.
+        from_name: name of the ``<VideoRectangle>``.
+        to_name: name of the ``<Video>``.
+        keyframes: ascending, at least one.
+        frames_count: number of the editor's last frame; None where the result does not say.
+        duration: of the video in seconds, as the browser states it; None likewise.
+        echoes: the other items, without their sequence, to be sent back.
+        extras: what else the box's own item has: ``meta``, ``parentID``, ``readonly``.
+        typed: what the text areas of this region hold.
+    """
+
+    id: str
+    labels: tuple[str, ...]
+    from_name: str
+    to_name: str
+    keyframes: tuple[Keyframe, ...]
+    frames_count: int | None = None
+    duration: float | None = None
+    echoes: tuple[Item, ...] = ()
+    extras: Mapping[str, object] = field(default_factory=dict)
+    typed: tuple[TypedText, ...] = ()
+
+    @property
+    def command(self) -> str | None:
+        """The command that was entered for the box."""
+        return next((each.newest for each in self.typed if each.is_command), None)
 
 
 class Trigger(StrEnum):
@@ -64,68 +83,117 @@ class VideoContext:
 
     Attributes:
         trigger: what sent it.
-        video: name of the Video tag; empty for ``NOTHING``.
         regions: all regions in it: none for ``GLOBAL_TEXT``, else every one of a label, also where
             only one of them was meant.
         commanded: the regions for which a command was entered; more than one where an earlier
-            command was not replaced by a status (``region_results``).
+            command was not replaced by a status (``video_results``).
         typed: what was entered for the whole video.
-        ignored: what was passed over, and why.
     """
 
     trigger: Trigger
-    video: str = ""
     regions: tuple[VideoRegion, ...] = ()
     commanded: tuple[VideoRegion, ...] = ()
-    typed: Typed | None = None
-    ignored: tuple[str, ...] = ()
+    typed: TypedText | None = None
 
     @property
     def command(self) -> str | None:
-        """The newest text entered for the whole video, or else for the first region."""
+        """The newest text entered for the whole video, or else the command for a region."""
         if self.typed is not None:
             return self.typed.newest
         return self.commanded[0].command if self.commanded else None
 
 
+# --- reading ---------------------------------------------------------------------------------
+
+
 def video_context(context: object, config: LabelConfig) -> VideoContext:
     """Read ``params.context`` of an interactive request. Never raises, whatever ``context`` is."""
     results = context.get("result") if isinstance(context, Mapping) else None
-    ignored: list[str] = []
-    regions = tuple(read_video_regions(results, config, ignored))
-    entered = typed_for_video(results, config)
-    commanded = tuple(
-        region for region in regions if region.command_area and region.command_area.is_command
-    )
-    video = regions[0].to_name if regions else entered.to_name if entered else ""
-    return VideoContext(
-        _trigger(regions, commanded, entered), video, regions, commanded, entered, tuple(ignored)
-    )
+    regions = tuple(read_video_regions(results, config))
+    typed = typed_for_video(results, config)
+    commanded = tuple(region for region in regions if region.command is not None)
+    if not regions:
+        trigger = Trigger.NOTHING if typed is None else Trigger.GLOBAL_TEXT
+    elif commanded:
+        trigger = Trigger.REGION_COMMAND
+    elif any(each.is_note for region in regions for each in region.typed):
+        trigger = Trigger.NOTE
+    else:
+        trigger = Trigger.LABEL
+    return VideoContext(trigger, regions, commanded, typed)
 
 
-def typed_for_video(results: object, config: LabelConfig) -> Typed | None:
+def typed_for_video(results: object, config: LabelConfig) -> TypedText | None:
     """What the first global text area of a video with an entry holds; None if there is none."""
-    areas = {
-        area.name: video.name
-        for video in config.videos
-        for area in config.text_areas_for(video.name)
-    }
-    for item in mappings(results):
-        found = read_typed(item)
-        if found is not None and found.area in areas:
-            return replace(found, to_name=areas[found.area])
-    return None
+    areas = {area.name for video in config.videos for area in config.text_areas_for(video.name)}
+    found = (read_text(item) for item in mappings(results))
+    return next((typed for typed in found if typed and typed.area in areas), None)
 
 
-def split_keyframes(
+def read_video_regions(results: object, config: LabelConfig) -> list[VideoRegion]:
+    """The boxes in the items of a ``result`` list: of a context, draft, annotation or prediction.
+
+    Never raises: what is no box on a video, or has no key frame, is passed over. Items with one id
+    are one region.
+    """
+    found = (_video_region(name, items, config) for name, items in by_region(mappings(results)))
+    return [region for region in found if region is not None]
+
+
+def _video_region(
+    identifier: str, items: Sequence[Item], config: LabelConfig
+) -> VideoRegion | None:
+    boxes = [item for item in items if item.get("type") in _BOX_TYPES]
+    boxes.sort(key=lambda item: _BOX_TYPES.index(str(item.get("type"))))
+    base = next((item for item in boxes if "sequence" in item_value(item)), None)
+    if base is None:
+        return None  # a text, a span of time: no box
+    value = item_value(base)
+    video, keyframes = _video_of(base, config), read_sequence(value)
+    controls = [tag.name for tag in config.rectangles_for(video.name)] if video else []
+    if video is None or not controls or not keyframes:
+        return None
+    control = text(base.get("from_name"))
+    others = [item for item in items if item.get("type") not in _BOX_TYPES]
+    named = (texts(item_value(item).get("labels")) for item in boxes)
+    duration = number(value.get("duration"))
+    found = (read_text(item) for item in others)
+    return VideoRegion(
+        id=identifier,
+        labels=next((labels for labels in named if labels), ()),
+        from_name=control if control in controls else controls[0],
+        to_name=video.name,
+        keyframes=keyframes,
+        frames_count=whole_number(value.get("framesCount")) or None,
+        duration=duration if duration is not None and duration > 0 else None,
+        echoes=tuple(_without_sequence(item) for item in others if item_value(item)),
+        extras={key: each for key, each in base.items() if key not in _OWN_KEYS},
+        typed=tuple(each for each in found if each is not None),
+    )
+
+
+def _video_of(item: Item, config: LabelConfig) -> VideoTag | None:
+    """The Video tag an item is on; without ``to_name`` the only one."""
+    name = text(item.get("to_name"))
+    if name is None and len(config.videos) == 1:
+        return config.videos[0]
+    return config.video(name) if name is not None else None
+
+
+def _without_sequence(item: Item) -> Item:
+    value = {key: each for key, each in item_value(item).items() if key not in _SEQUENCE_KEYS}
+    return {key: each for key, each in item.items() if key != "origin"} | {"value": value}
+
+
+def human_keyframes(
     region: VideoRegion,
-    sent: Mapping[int, Sent],
+    sent: Mapping[int, Sequence[Keyframe]],
     human: Sequence[Keyframe] = (),
-) -> tuple[tuple[Keyframe, ...], tuple[Keyframe, ...]]:
-    """A region's key frames: those of a human, and those of the model.
+) -> tuple[Keyframe, ...]:
+    """Those of a region's key frames that are a human's; the others are the model's.
 
-    One that came back as it was sent (the same box to within ``SAME_BOX``, and the same ``enabled``
-    where ``sent`` says it) is whose it was; every other one is a human's.
+    One that came back as it was sent (the same box to within ``SAME_BOX``, and the same
+    ``enabled``) is whose it was; every other one is a human's.
 
     ``enabled`` of a human's key frame is False only where the human ended the object there. The
     editor copies it from the key frame before (``addKeypoint`` in ``regions/VideoRegion.js``), so
@@ -139,21 +207,25 @@ def split_keyframes(
             ``merge_human`` may have closed some.
     """
     earlier = {each.frame: each for each in human}
-    mine: list[Keyframe] = []
-    model: list[Keyframe] = []
+    found: list[Keyframe] = []
     open_before = True
     for each in region.keyframes:
-        if not _was_sent(each, sent.get(each.frame, ())):
-            mine.append(replace(each, enabled=each.enabled or not open_before))
+        if not any(_is_same(each, other) for other in sent.get(each.frame, ())):
+            found.append(replace(each, enabled=each.enabled or not open_before))
         elif each.frame in earlier:
-            mine.append(replace(each, enabled=earlier[each.frame].enabled))
-        else:
-            model.append(each)
+            found.append(replace(each, enabled=earlier[each.frame].enabled))
         open_before = each.enabled
-    return tuple(mine), tuple(model)
+    return tuple(found)
 
 
-def region_results(
+def _is_same(one: Keyframe, other: Keyframe) -> bool:
+    return one.enabled == other.enabled and same_box(one.box, other.box, SAME_BOX)
+
+
+# --- writing ---------------------------------------------------------------------------------
+
+
+def video_results(
     region: VideoRegion,
     keyframes: Sequence[Keyframe],
     config: LabelConfig,
@@ -208,7 +280,7 @@ def video_status(
     or there are two.
 
     Args:
-        line: one line; it gets ``results.STATUS_PREFIX``.
+        line: one line; it gets ``commands.STATUS_PREFIX``.
         config: the label config of the request.
         video: name of the Video tag.
         known: the items of the context and of the draft, in which the id is looked for.
@@ -220,28 +292,6 @@ def video_status(
             if identifier and item.get("from_name") == result["from_name"]:
                 result["id"] = identifier
     return results
-
-
-def _trigger(
-    regions: Sequence[VideoRegion], commanded: Sequence[VideoRegion], entered: Typed | None
-) -> Trigger:
-    if not regions:
-        return Trigger.NOTHING if entered is None else Trigger.GLOBAL_TEXT
-    if commanded:
-        return Trigger.REGION_COMMAND
-    return Trigger.NOTE if any(_has_note(region) for region in regions) else Trigger.LABEL
-
-
-def _has_note(region: VideoRegion) -> bool:
-    return any(parse_command(each.newest).kind is Kind.NOTE for each in region.typed)
-
-
-def _was_sent(keyframe: Keyframe, sent: Sent) -> bool:
-    if isinstance(sent, Keyframe):
-        return keyframe.enabled == sent.enabled and same_box(keyframe.box, sent.box, SAME_BOX)
-    if isinstance(sent, Box):
-        return same_box(keyframe.box, sent, SAME_BOX)
-    return any(_was_sent(keyframe, each) for each in sent)
 
 
 def _echoes(
@@ -257,18 +307,15 @@ def _echoes(
         if area is None or echo.get("from_name") != area:
             yield {**echo, **common, "value": {**value, **item_value(echo)}}
     if area is not None and status:
-        line = status if status.startswith(STATUS_PREFIX) else STATUS_PREFIX + status
-        shown = {**value, "text": [line]}
+        shown = {**value, "text": [status_line(status)]}
         yield {**common, "from_name": area, "type": "textarea", "value": shown}
 
 
 def _status_area(region: VideoRegion, config: LabelConfig) -> str | None:
     """The region's text area that takes a status: the one with the command, else one that holds
     nothing or a status; a note is left alone."""
-    for each in region.typed:
-        if each.is_command:
-            return each.area
-    noted = {each.area for each in region.typed if parse_command(each.newest).kind is Kind.NOTE}
-    tags = config.video_config(region.to_name)
-    areas = [area.name for area in tags.region_text_areas] if tags is not None else []
-    return next((name for name in areas if name not in noted), None)
+    commanded = [each.area for each in region.typed if each.is_command]
+    noted = {each.area for each in region.typed if each.is_note}
+    areas = [area.name for area in config.region_text_areas_for(region.to_name)]
+    free = [name for name in areas if name not in noted]
+    return next(iter([*commanded, *free]), None)

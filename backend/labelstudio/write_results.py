@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+import cv2
+import numpy as np
 
 from backend.expected import ExpectedError
 from backend.labelstudio.brush_rle import encode_brush
+from backend.labelstudio.commands import STATUS_PREFIX, status_line
 from backend.labelstudio.geometry import Mask, Points, mask_to_box, points_to_percent, resize_mask
-from backend.labelstudio.outlines import mask_rings
 from backend.labelstudio.prompts import ObjectPrompt
-from backend.labelstudio.regions import encode_bitmask, region_mask
-from backend.labelstudio.tags import Answer, LabelConfig, Shape
+from backend.labelstudio.tags import AnswerControl, LabelConfig, Shape
 
-__all__ = [
-    "STATUS_PREFIX",
-    "LabelMismatch",
-    "noted",
-    "region_id",
-    "region_mask",
-    "region_results",
-    "status_results",
-]
+Result = dict[str, Any]
+"""One item of a ``result`` list."""
 
-STATUS_PREFIX = "SAM 2: "
-"""How every line we write into a text area begins, so that it is known when it comes back."""
-
-Result = dict[str, object]
+MAX_VERTICES = 500
+"""Vertices of one ring; more make the editor slow and say nothing an annotator can use."""
+MAX_PARTS = 200
+"""Parts of one mask, the largest first; a mask with more is noise."""
+MAX_HOLES = 20
+"""Holes of one part, the largest first."""
+TOLERANCE = 0.04
+"""Simplification in units of area / perimeter: what keeps IoU of smooth shapes above 0.98."""
+MIN_HOLE_SHARE = 0.001
+"""A hole below this share of its part's area is filled."""
 
 
 class LabelMismatch(ExpectedError):
@@ -50,11 +53,10 @@ def region_id(prompt: ObjectPrompt, *, anchor: str | None = None) -> str:
     if first is None:
         drawn = (prompt.labels, prompt.points, prompt.box, prompt.shape)
         first = prompt.source_ids[0] if prompt.source_ids else repr(drawn)
-    parts = (first, str(prompt.item_index), prompt.image)
-    return _digest(*parts)
+    return _digest(first, str(prompt.item_index), prompt.image)
 
 
-def noted(result: Mapping[str, Any], line: str) -> dict[str, Any]:
+def with_note(result: Mapping[str, Any], line: str) -> dict[str, Any]:
     """A copy of a result with ``line`` in the region's own note, which Label Studio keeps and shows
     in the region's details. What a human wrote there stays, an earlier line of ours does not."""
     meta = result.get("meta")
@@ -95,7 +97,7 @@ def region_results(
     if not mask.any():
         return []
     results: list[Result] = []
-    for position, value in enumerate(_ENCODERS[answer.control.shape](mask, region_id)):
+    for position, value in enumerate(_values(mask, answer.control.shape, region_id)):
         identifier = part_id(region_id, position)
         common: Result = {
             "id": identifier,
@@ -129,14 +131,14 @@ def status_results(
         "from_name": area.name,
         "to_name": image,
         "type": "textarea",
-        "value": {"text": [_prefixed(text)] if text else []},
+        "value": {"text": [status_line(text)] if text else []},
     }
     if area.per_item and item_index is not None:
         result["item_index"] = item_index
     return [result]
 
 
-def _answer(prompt: ObjectPrompt, config: LabelConfig) -> Answer:
+def _answer(prompt: ObjectPrompt, config: LabelConfig) -> AnswerControl:
     answer = config.find_answer(prompt.image, prompt.labels, prompt.from_name)
     if answer is not None:
         return answer
@@ -152,7 +154,7 @@ def _answer(prompt: ObjectPrompt, config: LabelConfig) -> Answer:
     raise LabelMismatch(f"label {labels} is not in {holder}: add it to the label config")
 
 
-def _labelled(common: Result, value: Result, answer: Answer) -> list[Result]:
+def _labelled(common: Result, value: Result, answer: AnswerControl) -> list[Result]:
     """One result, or two with one id where the labels live in a separate ``<Labels>``."""
     control, labels = answer.control, list(answer.labels)
     kind = control.result_type
@@ -166,61 +168,53 @@ def _labelled(common: Result, value: Result, answer: Answer) -> list[Result]:
     return results
 
 
-def _brush(mask: Mask, identifier: str) -> list[Result]:
-    return [{"format": "rle", "rle": encode_brush(mask)}]
+def _values(mask: Mask, shape: Shape, region_id: str) -> list[Result]:
+    """The ``value`` of each region that shows ``mask``, without labels."""
+    match shape:
+        case Shape.BRUSH:
+            return [{"format": "rle", "rle": encode_brush(mask)}]
+        case Shape.BITMASK:
+            return [{"imageDataURL": _encode_bitmask(mask)}]
+        case Shape.POLYGON:
+            return [{"points": ring, "closed": True} for ring in _percent_rings(mask)]
+        case Shape.VECTOR:
+            parts = enumerate(_percent_rings(mask))
+            return [_vector(ring, region_id, str(part)) for part, ring in parts]
+        case Shape.RECTANGLE:
+            box = mask_to_box(mask)
+            assert box is not None  # noqa: S101 - the mask is not empty
+            return [
+                {"x": box.x, "y": box.y, "width": box.width, "height": box.height, "rotation": 0}
+            ]
+    raise AssertionError(shape)
 
 
-def _bitmask(mask: Mask, identifier: str) -> list[Result]:
-    return [{"imageDataURL": encode_bitmask(mask)}]
-
-
-def _polygon(mask: Mask, identifier: str) -> list[Result]:
+def _percent_rings(mask: Mask) -> list[list[list[float]]]:
+    """The outlines of a mask for JSON: five decimals are a thousandth of a pixel in a picture of
+    10 000."""
     height, width = mask.shape
-    return [{"points": _percent(ring, width, height), "closed": True} for ring in mask_rings(mask)]
+    rings = (points_to_percent(ring, width, height) for ring in mask_rings(mask))
+    return [ring.round(5).tolist() for ring in rings]
 
 
-def _vector(mask: Mask, identifier: str) -> list[Result]:
-    height, width = mask.shape
-    results: list[Result] = []
-    for part, ring in enumerate(mask_rings(mask)):
-        names = [_digest(identifier, str(part), str(vertex)) for vertex in range(len(ring))]
-        vertices = [
-            {"id": name, "x": x, "y": y, "prevPointId": previous, "isBezier": False}
-            for name, previous, (x, y) in zip(
-                names,
-                [None, *names],
-                _percent(ring, width, height),
-                strict=False,
-            )
-        ]
-        results.append({"vertices": vertices, "closed": True})
-    return results
+def _vector(ring: list[list[float]], *part: str) -> Result:
+    names = [_digest(*part, str(vertex)) for vertex in range(len(ring))]
+    vertices = [
+        {"id": name, "x": x, "y": y, "prevPointId": previous, "isBezier": False}
+        for name, previous, (x, y) in zip(names, [None, *names[:-1]], ring, strict=True)
+    ]
+    return {"vertices": vertices, "closed": True}
 
 
-def _percent(ring: Points, width: int, height: int) -> list[list[float]]:
-    """A ring for JSON: five decimals are a thousandth of a pixel in a picture of 10 000."""
-    pairs: list[list[float]] = points_to_percent(ring, width, height).round(5).tolist()
-    return pairs
-
-
-def _rectangle(mask: Mask, identifier: str) -> list[Result]:
-    box = mask_to_box(mask)
-    if box is None:
-        return []
-    return [{"x": box.x, "y": box.y, "width": box.width, "height": box.height, "rotation": 0}]
-
-
-_ENCODERS: dict[Shape, Callable[[Mask, str], list[Result]]] = {
-    Shape.BRUSH: _brush,
-    Shape.BITMASK: _bitmask,
-    Shape.POLYGON: _polygon,
-    Shape.VECTOR: _vector,
-    Shape.RECTANGLE: _rectangle,
-}
-
-
-def _prefixed(text: str) -> str:
-    return text if text.startswith(STATUS_PREFIX) else STATUS_PREFIX + text
+def _encode_bitmask(mask: Mask) -> str:
+    """A mask as the ``imageDataURL`` of a bitmask region: black where the mask is, transparent
+    elsewhere, as the editor writes it (``regions/BitmaskRegion.jsx``)."""
+    picture = np.zeros((*mask.shape, 4), dtype=np.uint8)
+    picture[..., 3] = mask.astype(np.uint8) * np.uint8(255)
+    done, png = cv2.imencode(".png", picture)
+    if not done:
+        raise ValueError(f"OpenCV cannot write a PNG of {mask.shape}")
+    return "data:image/png;base64," + base64.b64encode(png.tobytes()).decode("ascii")
 
 
 def _plain(number: float) -> float | int:
@@ -231,3 +225,102 @@ def _plain(number: float) -> float | int:
 def _digest(*parts: str) -> str:
     joined = "\x1f".join(parts)
     return hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+# --- outlines -----------------------------------------------------------------------------
+
+
+def mask_rings(mask: Mask) -> list[Points]:
+    """One closed ring per part of a mask, largest part first, holes cut in.
+
+    Label Studio's polygons are single rings. A hole is joined to the ring around it by a cut of no
+    width, walked once in each direction, so that the filled ring is the part without its hole.
+    How far a ring may leave the outline follows from the part's thickness (TOLERANCE): between
+    0.4 and 1 pixel, more only where MAX_VERTICES forces it.
+
+    Args:
+        mask: bool [H, W].
+
+    Returns:
+        float64 [N, 2] each, N >= 3, pixel edges as coordinates (see geometry.py); the first vertex
+        is not repeated. An empty mask has none.
+    """
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    if not len(columns):
+        return []
+    corner = np.array((columns[0], rows[0]), dtype=np.float64)
+    crop = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return [_ring(part) + corner for part in _trace(crop)]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One connected part: its outer contour and its holes, int32 [N, 1, 2] on the double grid."""
+
+    outer: np.ndarray
+    holes: list[np.ndarray]
+
+
+def _trace(mask: Mask) -> list[_Part]:
+    """The parts of a mask, largest first.
+
+    ``findContours`` walks through pixel centres, half a pixel inside. On a grid of twice the size
+    that also holds what lies between the pixels (even coordinates), the mask grown by one step, the
+    walk runs along the pixels' edges.
+    """
+    grid = np.zeros((2 * mask.shape[0] + 1, 2 * mask.shape[1] + 1), dtype=np.uint8)
+    grid[1::2, 1::2] = mask
+    grown = cv2.dilate(grid, np.ones((3, 3), dtype=np.uint8))
+    contours, hierarchy = cv2.findContours(grown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    areas = [cv2.contourArea(contour) for contour in contours]
+    by_size = sorted(range(len(contours)), key=lambda index: -areas[index])
+    parents = hierarchy[0][:, 3]
+    outer = [index for index in by_size if parents[index] < 0][:MAX_PARTS]
+    holes: dict[int, list[np.ndarray]] = {index: [] for index in outer}
+    for index in by_size:
+        siblings = holes.get(int(parents[index]))
+        if siblings is None or len(siblings) == MAX_HOLES:
+            continue
+        if areas[index] >= MIN_HOLE_SHARE * areas[parents[index]]:
+            siblings.append(contours[index])
+    return [_Part(contours[index], holes[index]) for index in outer]
+
+
+def _ring(part: _Part) -> Points:
+    """A part as one ring, in pixels."""
+    # both at twice the scale; a part of one pixel has a perimeter of 8
+    thickness = cv2.contourArea(part.outer) / (2.0 * cv2.arcLength(part.outer, True))
+    tolerance = min(max(TOLERANCE * thickness, 0.4), 1.0)
+    contours = [part.outer, *part.holes]
+    while True:
+        rings = [_simplified(contour, tolerance) for contour in contours]
+        if sum(len(ring) + 2 for ring in rings) - 2 <= MAX_VERTICES:
+            break
+        tolerance *= 1.5
+    ring = rings[0]
+    for hole in rings[1:]:
+        ring = _cut_in(ring, hole)
+    return ring
+
+
+def _simplified(contour: np.ndarray, tolerance: float) -> Points:
+    """A contour as a ring in pixels, at least three vertices, within ``tolerance`` pixels."""
+    # The middles of the pixels' edges (one coordinate odd): the staircase without its corners.
+    middles = contour[contour.sum(axis=2) % 2 == 1][:, None, :]
+    ring = cv2.approxPolyDP(middles, 2.0 * tolerance, True)
+    if len(ring) < 3:  # a part thinner than the tolerance
+        ring = middles
+    pixels: Points = ring.reshape(-1, 2).astype(np.float64) / 2.0
+    return pixels
+
+
+def _cut_in(ring: Points, hole: Points) -> Points:
+    """Cut from the vertex of the ring nearest to the hole to it, around it, and back.
+
+    ``findContours`` walks holes the other way round than outer contours, so the ring
+    encloses the part by the even-odd rule and by the non-zero rule alike.
+    """
+    distances = ((ring[:, None, :] - hole[None, :, :]) ** 2).sum(axis=2)
+    at, first = np.unravel_index(int(distances.argmin()), distances.shape)
+    around = np.roll(hole, -int(first), axis=0)
+    return np.concatenate([ring[: at + 1], around, around[:1], ring[at:]])

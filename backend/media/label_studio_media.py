@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 import requests
 
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
-from backend.labelstudio.server_url import has_dot_segments
+from backend.labelstudio.connection import has_dot_segments
 from backend.media.addresses import parse_http_url
 from backend.media.errors import MediaError, Reason, shown
 from backend.media.http import HttpObject, HttpTransport

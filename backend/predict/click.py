@@ -20,15 +20,16 @@ from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
 from backend.labelstudio.commands import (
     HELP,
-    Kind,
     ParsedCommand,
+    TextKind,
+    TypedText,
     Word,
     holds_note,
     parse_command,
     unknown_command,
 )
 from backend.labelstudio.json_values import mappings, task_name, texts
-from backend.labelstudio.prompts import Command, ContextPrompts, ObjectPrompt, PointPrompt
+from backend.labelstudio.prompts import ContextPrompts, ObjectPrompt, PointPrompt
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.video_regions import video_status
 from backend.labelstudio.write_results import region_id, status_results
@@ -215,11 +216,11 @@ class Clicks:
             request.project, request.task, request.label_config, image
         )
 
-    def _command(self, request: Request, command: Command) -> Reply:
+    def _command(self, request: Request, command: TypedText) -> Reply:
         if holds_note(command.entries):  # what we write would replace it
-            self._memory.remember_note(request.project, request.task_id, command.from_name)
-        parsed = parse_command(command.text)
-        if parsed.kind is Kind.COMMAND:
+            self._memory.remember_note(request.project, request.task_id, command.area)
+        parsed = parse_command(command.newest)
+        if parsed.kind is TextKind.COMMAND:
             try:
                 sequence = self._sequence(request, command.to_name)
                 if sequence is not None:
@@ -229,16 +230,16 @@ class Clicks:
                 status = self._status(request, command.to_name, command.item_index, text)
                 return Reply(status, _outcome(error))
         match parsed.kind, parsed.word:
-            case Kind.COMMAND, Word.HELP:
+            case TextKind.COMMAND, Word.HELP:
                 text = HELP
-            case Kind.COMMAND, Word.STATUS:
+            case TextKind.COMMAND, Word.STATUS:
                 text = self._engine.status().detail
-            case Kind.COMMAND, Word.TRACK | Word.REDO | Word.STOP:
+            case TextKind.COMMAND, Word.TRACK | Word.REDO | Word.STOP:
                 text = "there is nothing to track on a single picture"
-            case Kind.COMMAND, _:
+            case TextKind.COMMAND, _:
                 self._memory.forget_task(request.project, request.task_id)
                 text = None
-            case Kind.UNKNOWN, _:
+            case TextKind.UNKNOWN, _:
                 text = unknown_command(parsed.text)
             case _:
                 return Reply([], "note")
@@ -246,7 +247,7 @@ class Clicks:
         return Reply(status, "command")
 
     def _sequence_command(
-        self, request: Request, command: Command, sequence: FrameSequence, parsed: ParsedCommand
+        self, request: Request, command: TypedText, sequence: FrameSequence, parsed: ParsedCommand
     ) -> Reply:
         fresh = self._memory.fresh(request.project, request.task_id)
         regions, text = self._tracking.sequences.command(sequence, parsed, fresh)

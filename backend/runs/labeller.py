@@ -11,7 +11,7 @@ from backend.job_state import JobState
 from backend.labelstudio.commands import ParsedCommand
 from backend.labelstudio.read_results import joined_labels, read_results
 from backend.labelstudio.video_regions import read_video_regions
-from backend.labelstudio.write_results import noted
+from backend.labelstudio.write_results import with_note
 from backend.predict.dispatch import Dispatcher
 from backend.runs.command_line import CommandError
 from backend.runs.projects import Project
@@ -202,4 +202,4 @@ def _labels(result: Mapping[str, Any]) -> str:
 
 def _note(result: dict[str, Any], reason: str) -> None:
     """Say in the region's own note that it deserves a look."""
-    result.update(noted(result, f"look here: {reason}"))
+    result.update(with_note(result, f"look here: {reason}"))

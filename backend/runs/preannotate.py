@@ -21,7 +21,7 @@ from typing import Any
 
 from backend.expected import ExpectedError
 from backend.labelstudio.client import LabelStudioClient
-from backend.labelstudio.commands import Kind, ParsedCommand, Word
+from backend.labelstudio.commands import ParsedCommand, TextKind, Word
 from backend.runs.command_line import CommandError, Parts, connect, positive_number, say
 from backend.runs.labeller import Labelled, Labeller, Stopped
 from backend.runs.projects import Project, read_project
@@ -169,7 +169,7 @@ def _label_all(
     service = parts.batch_service(jobs=arguments.concurrency, fetch_seconds=FETCH_SECONDS)
     stopping = threading.Event()
     parsed = ParsedCommand(
-        Kind.COMMAND, Word.TRACK, "track", frames=arguments.range, direction=arguments.direction
+        TextKind.COMMAND, Word.TRACK, "track", frames=arguments.range, direction=arguments.direction
     )
     labeller = Labeller(service, project, parsed, stopping, report.progress)
 

@@ -27,8 +27,7 @@ import numpy as np
 from backend.labelstudio.geometry import box_to_pixels, points_to_pixels
 from backend.labelstudio.media_refs import media_uri, page_count
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
-from backend.labelstudio.read_results import newest_results
-from backend.labelstudio.regions import rasterise
+from backend.labelstudio.read_results import newest_results, rasterise
 from backend.labelstudio.tags import ImageTag, LabelConfig
 from backend.labelstudio.write_results import part_id, region_id, region_results
 from backend.tracking.store import TrackedMask, TrackStore

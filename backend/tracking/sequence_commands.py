@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from backend.engine.pixel_prompts import PixelPrompt, pixel_prompt
-from backend.labelstudio.commands import TRACK_HELP, Kind, ParsedCommand, Word
+from backend.labelstudio.commands import TRACK_HELP, ParsedCommand, TextKind, Word
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.media_refs import MissingMedia
@@ -29,7 +29,7 @@ FETCH_SECONDS = 120.0  # for one page of a sequence, inside a job
 MANY_MASKS = 100  # brush masks cost the browser 60-85 ms each at 720p
 MANY_PIXELS = 640 * 480
 
-TRACK = ParsedCommand(Kind.COMMAND, Word.TRACK, "track")
+TRACK = ParsedCommand(TextKind.COMMAND, Word.TRACK, "track")
 
 Results = list[dict[str, Any]]
 Reply = tuple[Results, str | None]

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from backend.engine.engine import Engine
 from backend.job_state import JobState
 from backend.labelstudio.client import LabelStudioError
-from backend.labelstudio.write_results import noted
+from backend.labelstudio.write_results import with_note
 from backend.pixels.recipes import TaskPictures
 from backend.tracking.delivery import Deliveries
 from backend.tracking.runner import JobRunner, Work
@@ -130,7 +130,7 @@ class Tracking:
         results, scores = self._kind(job.request).outcome(job)
         if job.state is JobState.FAILED:
             line = f"stopped after {job.done} of {job.total} masks: {job.message}"
-            results = [noted(result, line) for result in results]
+            results = [with_note(result, line) for result in results]
         if results:
             score = sum(scores) / len(scores) if scores else None
             stored = self._publisher.create_prediction(

@@ -163,7 +163,7 @@ def saved_before(task: Mapping[str, Any], moment: float) -> bool:
 
 def video_tag(config: LabelConfig, name: str) -> ImageTag:
     """The Video tag as something with one media address."""
-    video = next((video for video in config.videos if video.name == name), None)
+    video = config.video(name)
     if video is None:
         raise MissingMedia(f"the label config has no <Video name={name}>")
     return ImageTag(video.name, value=video.value)
@@ -188,9 +188,9 @@ def read_timeline(
     Raises:
         MissingMedia: the tag's framerate cannot be used, or makes too many frames.
     """
-    video = config.video_config(name)
+    video = config.video(name)
     try:
-        framerate = tag_framerate(video.video.framerate if video else None, data)
+        framerate = tag_framerate(video.framerate if video else None, data)
     except ValueError as error:
         raise MissingMedia(str(error)) from error
     stated = next((region.frames_count for region in regions if region.frames_count), None)

@@ -13,8 +13,8 @@ from typing import Any
 
 from backend.labelstudio.commands import (
     TRACK_HELP,
-    Kind,
     ParsedCommand,
+    TextKind,
     Word,
     holds_note,
     parse_command,
@@ -30,11 +30,11 @@ from backend.labelstudio.video_regions import (
     Trigger,
     VideoContext,
     VideoRegion,
+    human_keyframes,
     read_video_regions,
-    region_results,
-    split_keyframes,
     typed_for_video,
     video_context,
+    video_results,
     video_status,
 )
 from backend.pixels.sandbox.video_decoding import open_video
@@ -59,7 +59,7 @@ from backend.tracking.workshop import Workshop
 
 FETCH_SECONDS = 600.0  # for a video, inside a job
 KEPT_KEYFRAMES = 5000  # of each region, over all its answers
-TRACK = ParsedCommand(Kind.COMMAND, Word.TRACK, "track")
+TRACK = ParsedCommand(TextKind.COMMAND, Word.TRACK, "track")
 
 Results = list[dict[str, Any]]
 
@@ -93,7 +93,9 @@ class VideoCommands:
         config = self._parse(label_config)
         found = video_context(context, config)
         parsed = TRACK if found.trigger is Trigger.LABEL else parse_command(found.command or "")
-        if found.trigger in (Trigger.NOTHING, Trigger.NOTE) or parsed.kind in (Kind.NOTE, Kind.OWN):
+        if found.trigger in (Trigger.NOTHING, Trigger.NOTE):
+            return []
+        if parsed.kind in (TextKind.NOTE, TextKind.OWN):
             return []
         saved = newest_results(task, "drafts", "annotations", "predictions")
         regions = on_one(
@@ -109,7 +111,7 @@ class VideoCommands:
                 return []
             return [dict(result) for result in video_status(text, config, name, known)]
 
-        if parsed.kind is Kind.UNKNOWN:
+        if parsed.kind is TextKind.UNKNOWN:
             return say(unknown_command(parsed.text))
         if parsed.word is Word.HELP:
             return say(TRACK_HELP)
@@ -243,7 +245,7 @@ class VideoCommands:
         """The region with all that was tracked of it, and a human's key frames as they are."""
         merged, score = self._merged(clip, marked)
         self._remember(clip, marked, merged)
-        made = region_results(
+        made = video_results(
             marked.region,
             merged,
             clip.config,
@@ -314,7 +316,7 @@ class VideoCommands:
         sent: dict[int, list[Keyframe]] = {}
         for each in read_keyframes(known.get("sent", ())):
             sent.setdefault(each.frame, []).append(each)
-        human, _ = split_keyframes(region, sent, before)
+        human = human_keyframes(region, sent, before)
         if saved_before(clip.task, known.get("answered", 0.0)):
             # The draft is older than the last answer, which held boxes that it does not.
             human = tuple(by_frame([*before, *human]))
@@ -392,5 +394,5 @@ def _items(context: object) -> object:
 def _region_items(region: VideoRegion, clip: Clip) -> Results:
     """The region in Label Studio's form, to be read again when the job has ended."""
     framerate = clip.timeline.framerate
-    made = region_results(region, region.keyframes, clip.config, framerate=framerate)
+    made = video_results(region, region.keyframes, clip.config, framerate=framerate)
     return [dict(item) for item in made]

@@ -19,7 +19,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from backend.engine.engine import State
 from backend.finetune.finetune_jobs import FinetuneJob, FinetuneJobs
 from backend.finetune.finetuning import Finetuning
-from backend.labelstudio.setup import parse_setup
+from backend.labelstudio.setup_request import parse_setup
 from backend.metrics import Metrics
 from backend.predict.dispatch import BadRequest, Dispatcher
 from backend.settings import Settings
@@ -94,7 +94,7 @@ def _add_contract(
         if status.state is State.FAILED:
             return refuse(HTTPStatus.SERVICE_UNAVAILABLE, status.detail)
         wanted = parse_setup(_body())
-        config = service.config(wanted.schema)
+        config = service.config(wanted.label_config)
         if not config.usable:
             return refuse(HTTPStatus.BAD_REQUEST, "; ".join(config.problems))
         for problem in config.problems:

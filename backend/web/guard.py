@@ -14,7 +14,7 @@ from werkzeug.datastructures import Authorization
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from backend.labelstudio.label_config import LabelConfigError
-from backend.labelstudio.setup import SetupError
+from backend.labelstudio.setup_request import SetupError
 from backend.logs import request_id
 from backend.metrics import Metrics
 from backend.predict.dispatch import BadRequest

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from backend.job_state import JobState
-from backend.labelstudio.write_results import region_mask
 from tests.backend.conftest import box, click
+from tests.labelstudio.masks import region_mask
 from tests.waiting import LONGER, PATIENCE, until
 
 CONFIG = """<View>

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from backend.labelstudio.label_config import parse_label_config
-from backend.labelstudio.video_items import read_video_regions
+from backend.labelstudio.video_regions import read_video_regions
 from backend.pixels.frame_table import FrameTable
 from backend.tracking.video import read_timeline
 from tests.hostile.arena import Arena

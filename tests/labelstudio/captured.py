@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from backend.labelstudio.label_config import LabelConfig, parse_label_config
+from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.prompts import ContextPrompts, prompts_from_context
+from backend.labelstudio.tags import LabelConfig
 
 FOLDER = Path(__file__).parents[1] / "captures"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from backend.labelstudio.label_config import LabelConfig, parse_label_config
+from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.tags import LabelConfig
 
 
 def with_answer(tag: str, labels: tuple[str, ...] = ("Cat", "Dog")) -> LabelConfig:

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from label_studio_sdk.converter.brush import decode_rle
 
-from backend.labelstudio.label_config import Shape, parse_label_config
+from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.media_refs import media_uri
 from backend.labelstudio.prompts import BoxPrompt, PointPrompt, prompts_from_task
-from backend.labelstudio.setup import parse_setup
-from backend.labelstudio.write_results import region_id, region_mask
+from backend.labelstudio.setup_request import parse_setup
+from backend.labelstudio.tags import Shape
+from backend.labelstudio.write_results import region_id
 from tests.labelstudio import captured
+from tests.labelstudio.masks import region_mask
 
 
 @pytest.mark.parametrize("name", captured.names())
@@ -37,9 +39,8 @@ def test_every_recorded_request_is_understood(name):
 def test_every_recorded_setup_is_understood(name):
     for body in captured.setups(captured.load(name)):
         setup = parse_setup(body)
-        assert setup.project_id is not None
-        assert setup.ignored == ()
-        config = parse_label_config(setup.schema)
+        assert setup.project.partition(".")[0].isdecimal()
+        config = parse_label_config(setup.label_config)
         assert config.problems == ()
         assert config.usable
 
@@ -135,13 +136,13 @@ def test_prompts_on_two_pages_are_two_objects():
 def test_submitting_sends_an_empty_context():
     request = captured.request("02l_submit")
     assert request.context == {"result": []}
-    assert request.prompts.is_empty
+    assert (request.prompts.objects, request.prompts.commands) == ((), ())
     assert request.prompts.ignored == ()
 
 
 def test_command_in_the_text_area_of_a_sequence():
     [command] = captured.request("03s_seqcmd_command_track").prompts.commands
-    assert (command.text, command.from_name, command.to_name) == ("track", "cmd", "image")
+    assert (command.newest, command.area, command.to_name) == ("track", "cmd", "image")
     assert command.item_index is None
     [per_item] = captured.request("03s_seqcmdpi_command_track").prompts.commands
     assert per_item.item_index == 2
@@ -149,13 +150,13 @@ def test_command_in_the_text_area_of_a_sequence():
 
 def test_text_area_of_a_region_is_no_command():
     request = captured.request("04t_perregion_textarea")
-    assert request.prompts.is_empty
+    assert (request.prompts.objects, request.prompts.commands) == ((), ())
     assert any("rcmd" in reason for reason in request.prompts.ignored)
 
 
 def test_video_is_named_as_the_reason():
     prompts = captured.request("04b_change_label_of_selected_box").prompts
-    assert prompts.is_empty
+    assert (prompts.objects, prompts.commands) == ((), ())
     assert prompts.ignored == ("region e1wb-MSHFp: video is no <Image>",)
 
 

@@ -6,15 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.labelstudio.commands import HELP, Kind, Word, parse_command, unknown_command
-from backend.labelstudio.write_results import STATUS_PREFIX, status_results
+from backend.labelstudio.commands import (
+    HELP,
+    STATUS_PREFIX,
+    TextKind,
+    Word,
+    parse_command,
+    unknown_command,
+)
+from backend.labelstudio.write_results import status_results
 from tests.labelstudio.configs import with_answer
 
 
 @pytest.mark.parametrize("word", Word)
 def test_commands_alone_in_any_case(word):
     for text in (word, word.upper(), f"  {word}\n", f"/{word}", f"/ {word.title()}"):
-        assert (parse_command(text).kind, parse_command(text).word) == (Kind.COMMAND, word)
+        assert (parse_command(text).kind, parse_command(text).word) == (TextKind.COMMAND, word)
 
 
 @pytest.mark.parametrize(
@@ -32,12 +39,12 @@ def test_commands_alone_in_any_case(word):
     ],
 )
 def test_notes_are_left_alone(text):
-    assert parse_command(text).kind is Kind.NOTE
+    assert parse_command(text).kind is TextKind.NOTE
 
 
 @pytest.mark.parametrize("text", ["/hlep", "/", "/clear sky"])
 def test_a_slash_asks_for_an_answer(text):
-    assert parse_command(text).kind is Kind.UNKNOWN
+    assert parse_command(text).kind is TextKind.UNKNOWN
     line = unknown_command(text)
     assert "\n" not in line
     assert all(word in line for word in Word)
@@ -48,7 +55,7 @@ def test_our_own_status_is_known_when_it_comes_back():
         [result] = status_results(text, with_answer("BrushLabels"), "img")
         [written] = result["value"]["text"]
         assert written.startswith(STATUS_PREFIX)
-        assert parse_command(written).kind is Kind.OWN
+        assert parse_command(written).kind is TextKind.OWN
 
 
 def test_help_is_one_line_and_names_the_commands_of_pictures():
@@ -59,7 +66,7 @@ def test_help_is_one_line_and_names_the_commands_of_pictures():
 @given(st.text())
 def test_any_text_is_something(text):
     parsed = parse_command(text)
-    assert (parsed.word is not None) == (parsed.kind is Kind.COMMAND)
+    assert (parsed.word is not None) == (parsed.kind is TextKind.COMMAND)
     assert len(unknown_command(text)) < 200
 
 
@@ -80,5 +87,5 @@ def test_how_to_track(text, frames, direction, stride):
 
 @pytest.mark.parametrize("text", ["track stride=0", "track stride=100", "track stride", "stride=2"])
 def test_no_such_stride(text):
-    assert parse_command(text).kind is Kind.NOTE
-    assert parse_command(f"/{text}").kind is Kind.UNKNOWN
+    assert parse_command(text).kind is TextKind.NOTE
+    assert parse_command(f"/{text}").kind is TextKind.UNKNOWN

@@ -56,10 +56,10 @@ def test_video_example(name):
     config = parse_label_config(xml)
     assert config.problems == ()
     assert config.usable
-    video = config.video_config("video")
-    assert video.rectangles
-    assert video.labels
-    assert bool(video.region_text_areas) is VIDEOS[name]
+    assert config.rectangles_for("video")
+    assert all(tag.labels for tag in config.labels_for("video"))
+    assert config.labels_for("video")
+    assert bool(config.region_text_areas_for("video")) is VIDEOS[name]
     assert not config.status_area("video").read_only
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from label_studio_sdk._extensions.label_studio_tools.core.label_config import parse_config
 
-from backend.labelstudio.label_config import LabelConfigError, Shape, parse_label_config
+from backend.labelstudio.label_config import LabelConfigError, parse_label_config
+from backend.labelstudio.tags import Shape
 from tests.labelstudio import captured
 from tests.labelstudio.configs import with_answer, with_separate_labels
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from backend.labelstudio.geometry import fill_polygon
-from backend.labelstudio.outlines import MAX_PARTS, MAX_VERTICES, mask_rings
+from backend.labelstudio.write_results import MAX_PARTS, MAX_VERTICES, mask_rings
 
 
 def filled(rings, shape):

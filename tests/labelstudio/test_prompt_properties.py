@@ -61,8 +61,8 @@ def check(found: ContextPrompts, config) -> None:
     named = [region_id(prompt) for prompt in found.objects if prompt.source_ids]
     assert len(set(named)) == len(named)
     for command in found.commands:
-        assert command.text
-        assert command.text == command.entries[-1]
+        assert command.newest
+        assert command.newest == command.entries[-1]
     assert all(isinstance(reason, str) and reason for reason in found.ignored)
 
 

@@ -10,7 +10,7 @@ import pytest
 from backend.labelstudio.geometry import Ellipse
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.prompts import BoxPrompt, PointPrompt, prompts_from_context
-from backend.labelstudio.regions import BrushStrokes, Polygon
+from backend.labelstudio.read_results import BrushStrokes, Polygon
 from backend.labelstudio.write_results import region_id
 from tests.labelstudio.configs import box, click, with_answer, with_separate_labels
 
@@ -204,7 +204,7 @@ def test_a_click_on_the_rim_stays_on_the_picture():
 )
 def test_boxes_without_area_on_the_picture_are_left_out(bad):
     found = read(bad)
-    assert found.is_empty
+    assert (found.objects, found.commands) == ((), ())
     assert len(found.ignored) == 1
 
 
@@ -218,7 +218,7 @@ def test_sizes_that_cannot_be_true_are_none(width, height):
 
 def test_tags_that_are_not_there():
     found = read(click(10, 10, id="a", to_name="gone"))
-    assert found.is_empty
+    assert (found.objects, found.commands) == ((), ())
     assert found.ignored == ("region a: gone is no <Image>",)
     # the picture is known, so the click is usable; the label decides the answer
     [prompt] = objects(click(10, 10, from_name="gone"))
@@ -257,7 +257,7 @@ def test_items_without_id():
 )
 def test_odd_contexts_give_nothing(context, reasons):
     found = prompts_from_context(context, CONFIG)
-    assert found.is_empty
+    assert (found.objects, found.commands) == ((), ())
     assert len(found.ignored) == reasons
 
 
@@ -275,13 +275,12 @@ def text_item(*entries, name="status", **more):
 def test_newest_entry_of_a_text_area_is_the_command():
     found = read(text_item("SAM 2: ready", "help"))
     [command] = found.commands
-    assert (command.text, command.from_name, command.to_name) == ("help", "status", "img")
+    assert (command.newest, command.area, command.to_name) == ("help", "status", "img")
     assert command.entries == ("SAM 2: ready", "help")
-    assert not found.is_empty
     [page] = read(text_item("help", item_index=4)).commands
     assert page.item_index == 4
     [single] = read({**text_item(), "value": {"text": "help"}}).commands
-    assert single.text == "help"
+    assert single.newest == "help"
 
 
 @pytest.mark.parametrize(

@@ -16,19 +16,19 @@ from hypothesis.extra.numpy import arrays
 from label_studio_sdk.label_interface import LabelInterface
 
 from backend.labelstudio.brush_rle import encode_brush
+from backend.labelstudio.commands import STATUS_PREFIX
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
 from backend.labelstudio.write_results import (
-    STATUS_PREFIX,
     LabelMismatch,
-    noted,
     region_id,
-    region_mask,
     region_results,
     status_results,
+    with_note,
 )
 from tests.labelstudio import captured
 from tests.labelstudio.configs import box, with_answer, with_separate_labels
+from tests.labelstudio.masks import region_mask
 
 ANSWERS = ["BrushLabels", "BitmaskLabels", "PolygonLabels", "VectorLabels", "RectangleLabels"]
 MASKS = arrays(bool, st.tuples(st.integers(1, 33), st.integers(1, 33)))
@@ -345,8 +345,6 @@ def item(value, width=80, height=60):
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        ({}, "no original_width"),
-        (item(None), "no value"),
         (item({}), "no geometry"),
         (item({"rle": 5}), "not a list"),
         (item({"rle": [1, "a"]}), "not a byte"),
@@ -396,11 +394,11 @@ def test_opaque_bitmasks_are_what_is_not_black():
 @pytest.mark.parametrize("earlier", [{}, {"meta": {"text": ["SAM 2: look here: 3"]}}, {"meta": 0}])
 def test_a_note_replaces_only_our_own(earlier):
     result = {"id": "r", **earlier}
-    assert noted(result, "unsure")["meta"] == {"text": ["SAM 2: unsure"]}
+    assert with_note(result, "unsure")["meta"] == {"text": ["SAM 2: unsure"]}
     assert result == {"id": "r", **earlier}
 
 
 @pytest.mark.parametrize("text", ["the left one", ["the left one"]])
 def test_a_note_never_replaces_a_humans(text):
     result = {"id": "r", "meta": {"text": text}}
-    assert noted(result, "unsure") == result
+    assert with_note(result, "unsure") == result

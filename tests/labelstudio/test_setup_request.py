@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.labelstudio.setup import SetupError, parse_setup
+from backend.labelstudio.setup_request import SetupError, parse_setup
 from tests.labelstudio import captured
 
 SCHEMA = '<View><Image name="i" value="$i"/></View>'
@@ -18,53 +18,14 @@ def test_a_recorded_setup():
     [body] = list(captured.setups(captured.load("01_connect_sequence")))[:1]
     setup = parse_setup(body)
     assert setup.project == "3.1795326611"
-    assert setup.project_id == 3
-    assert setup.hostname == "http://localhost:18080"
-    assert setup.extra_params == {"a": 1}
-    assert setup.schema.startswith("<View>")
-
-
-def test_recorded_extra_params_of_every_kind():
-    seen = {
-        str(body["extra_params"]): dict(parse_setup(body).extra_params)
-        for name in ("01_connect_error_cases", "01_lifecycle")
-        for body in captured.setups(captured.load(name))
-    }
-    assert seen == {
-        "None": {},
-        "": {},
-        '{"points_per_side": 32}': {"points_per_side": 32},
-        "{'threshold': 0.5}": {"threshold": 0.5},
-    }
+    assert setup.label_config.startswith("<View>")
 
 
 @pytest.mark.parametrize(
-    ("extra", "expected", "ignored"),
-    [
-        (None, {}, ()),
-        ("", {}, ()),
-        ("  ", {}, ()),
-        ("{}", {}, ()),
-        ('{"a": 1}', {"a": 1}, ()),
-        ("{a: 1}", {}, ("extra_params is not JSON",)),
-        ("[1]", {}, ("extra_params is not a JSON object",)),
-        ([1], {}, ("extra_params is not a JSON object",)),
-        (5, {}, ("extra_params is not a JSON object",)),
-        ("[" * 100_000, {}, ("extra_params is not JSON",)),
-    ],
+    ("project", "name"), [("4.1795326642", "4.1795326642"), (4, "4"), (None, ""), ([], "")]
 )
-def test_extra_params(extra, expected, ignored):
-    setup = parse_setup({"schema": SCHEMA, "project": "1.2", "extra_params": extra})
-    assert setup.extra_params == expected
-    assert setup.ignored == ignored
-
-
-@pytest.mark.parametrize(
-    ("project", "number"),
-    [("4.1795326642", 4), ("4", 4), (4, 4), (None, None), ("x.1", None), ("", None), ([], None)],
-)
-def test_project(project, number):
-    assert parse_setup({"schema": SCHEMA, "project": project}).project_id == number
+def test_project(project, name):
+    assert parse_setup({"schema": SCHEMA, "project": project}).project == name
 
 
 @pytest.mark.parametrize(
@@ -86,7 +47,6 @@ def test_what_is_no_setup_says_so(body, message):
 
 def test_the_token_stays_out_of_logs():
     setup = parse_setup({"schema": SCHEMA, "project": "1.2", "access_token": "s3cr3t-token"})
-    assert setup.access_token == "s3cr3t-token"
     assert "s3cr3t" not in repr(setup)
 
 

@@ -8,7 +8,7 @@ import pytest
 from backend.labelstudio.brush_rle import encode_brush
 from backend.labelstudio.geometry import Ellipse
 from backend.labelstudio.prompts import prompts_from_task
-from backend.labelstudio.regions import BrushStrokes, Polygon
+from backend.labelstudio.read_results import BrushStrokes, Polygon
 from tests.labelstudio.configs import box, click, with_answer
 
 BRUSH = with_answer("BrushLabels")

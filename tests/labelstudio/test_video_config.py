@@ -19,24 +19,21 @@ def parse(body: str):
 
 def test_what_is_there_for_a_video():
     config = captured.request("04n_textarea_cmd_multi_reply").config
-    video = config.video_config("video")
-    assert video.video.framerate == "30"
-    assert [tag.name for tag in video.rectangles] == ["box"]
-    assert [label.name for label in video.labels] == ["Ball", "Car"]
-    assert [tag.name for tag in video.timeline_labels] == ["tl"]
-    assert [area.name for area in video.text_areas] == ["cmd"]
-    assert video.region_text_areas == ()
+    assert config.video("video").framerate == "30"
+    assert [tag.name for tag in config.rectangles_for("video")] == ["box"]
+    [labels] = config.labels_for("video")
+    assert [label.name for label in labels.labels] == ["Ball", "Car"]
+    assert [area.name for area in config.text_areas_for("video")] == ["cmd"]
+    assert config.region_text_areas_for("video") == ()
     assert config.problems == ()
     assert config.usable
 
 
 def test_text_areas_of_a_box_are_told_from_those_of_the_video():
     config = captured.request("04t_perregion_textarea").config
-    video = config.video_config("video")
-    assert [area.name for area in video.region_text_areas] == ["rcmd"]
-    assert [area.name for area in video.text_areas] == ["cmd"]
+    assert [area.name for area in config.region_text_areas_for("video")] == ["rcmd"]
+    assert [area.name for area in config.text_areas_for("video")] == ["cmd"]
     assert [area.name for area in config.text_areas] == ["cmd"]
-    assert [area.name for area in video.commands] == ["rcmd", "cmd"]
 
 
 def test_each_video_has_its_own_tags():
@@ -46,18 +43,18 @@ def test_each_video_has_its_own_tags():
         '<Labels name="lb" toName="b"><Label value="x" alias="y"/></Labels>'
         '<TextArea name="t" toName="a"/><TextArea name="u" toName="b"/>'
     )
-    first, second = config.video_config("a"), config.video_config("b")
-    assert [tag.name for tag in first.rectangles] == ["ra"]
-    assert (first.video.framerate, second.video.framerate) == ("$fps", None)
-    assert first.labels == ()
-    assert [label.name for label in second.labels] == ["y"]
-    assert config.video_config("c") is None
+    assert [tag.name for tag in config.rectangles_for("a")] == ["ra"]
+    assert (config.video("a").framerate, config.video("b").framerate) == ("$fps", None)
+    assert config.labels_for("a") == ()
+    [labels] = config.labels_for("b")
+    assert [label.name for label in labels.labels] == ["y"]
+    assert config.video("c") is None
     assert config.problems == ()
 
 
 def test_the_only_video_needs_no_to_name():
     config = parse('<VIDEO name="v" value="$v"/><videorectangle name="r"/><TextArea name="t"/>')
-    assert [tag.name for tag in config.video_config("v").rectangles] == ["r"]
+    assert [tag.name for tag in config.rectangles_for("v")] == ["r"]
     assert config.problems == ()
 
 

@@ -13,7 +13,6 @@ from backend.labelstudio.geometry import Box
 from backend.labelstudio.keyframes import (
     Keyframe,
     box_at,
-    boxes_at,
     merge_human,
     read_sequence,
     sequence_value,
@@ -82,24 +81,22 @@ def test_sequences_come_out_sorted_and_the_last_of_a_frame_counts():
 
 
 @pytest.mark.parametrize(
-    ("broken", "reason"),
+    "broken",
     [
-        ("text", "not an object"),
-        (None, "not an object"),
-        (entry(0), "frame is no number from 1"),
-        (entry(-3), "frame is no number from 1"),
-        (entry(1.5), "frame is no number from 1"),
-        (entry("first"), "frame is no number from 1"),
-        (entry(1, float("nan")), "x is not a number"),
-        (entry(1, None), "x is not a number"),
-        (entry(1, 1e6), "x is far outside the picture"),
-        (entry(1, width=-2), "the box has a negative size"),
+        "text",
+        None,
+        entry(0),
+        entry(-3),
+        entry(1.5),
+        entry("first"),
+        entry(1, float("nan")),
+        entry(1, None),
+        entry(1, 1e6),
+        entry(1, width=-2),
     ],
 )
-def test_odd_entries_are_passed_over_and_named(broken, reason):
-    ignored: list[str] = []
-    assert [each.frame for each in read_sequence({"sequence": [broken, entry(5)]}, ignored)] == [5]
-    assert ignored == [f"key frame 0: {reason}"]
+def test_odd_entries_are_passed_over(broken):
+    assert [each.frame for each in read_sequence({"sequence": [broken, entry(5)]})] == [5]
 
 
 def test_an_entry_without_enabled_is_not_enabled_as_in_the_editor():
@@ -224,7 +221,7 @@ def test_an_object_that_leaves_and_returns_has_two_stays():
         (121, True),
         (300, True),
     ]
-    shown = boxes_at(thinned, 300)
+    shown = {frame: box_at(thinned, frame) for frame in range(1, 301)}
     assert [frame for frame, box in shown.items() if box is None] == list(range(101, 121))
 
 

@@ -13,10 +13,10 @@ from backend.labelstudio.keyframes import Keyframe, merge_human
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.video_regions import (
     Trigger,
+    human_keyframes,
     read_video_regions,
-    region_results,
-    split_keyframes,
     video_context,
+    video_results,
     video_status,
 )
 from tests.labelstudio import captured
@@ -101,8 +101,7 @@ def test_recorded_request(name):
     assert found.trigger == trigger
     assert {region.id: " ".join(region.labels) for region in found.regions} == regions
     assert found.command == command
-    assert found.video == "video"
-    assert found.ignored == ()
+    assert {region.to_name for region in found.regions} <= {"video"}
 
 
 def test_the_editors_empty_requests_mean_nothing():
@@ -176,7 +175,7 @@ def test_unchanged_regions_are_answered_as_they_came(name):
     answered = [
         item
         for region in read_video_regions(results, request.config)
-        for item in region_results(region, region.keyframes, request.config, framerate=30.0)
+        for item in video_results(region, region.keyframes, request.config, framerate=30.0)
     ]
     came = [
         {key: value for key, value in item.items() if key != "origin"}
@@ -192,7 +191,7 @@ def test_labels_written_as_an_item_of_their_own():
         [region] = read_video_regions(items, CONFIG)
         assert region.labels == ("Ball",)
         assert region.from_name == "rect"
-        [answer] = region_results(region, region.keyframes, CONFIG, framerate=25.0)
+        [answer] = video_results(region, region.keyframes, CONFIG, framerate=25.0)
         assert answer["type"] == "videorectangle"
         assert answer["value"]["labels"] == ["Ball"]
 
@@ -213,7 +212,7 @@ def test_an_answer_has_what_a_human_entered_and_the_new_boxes():
     came[2]["value"]["labels"] = ["Ball"]
     [region] = read_video_regions(came, CONFIG)
     tracked = [Keyframe(1, Box(1, 5, 9, 8)), Keyframe(40, Box(7, 5, 9, 8), enabled=False)]
-    box, choice, remark = region_results(region, tracked, CONFIG, framerate=25.0, score=0.75)
+    box, choice, remark = video_results(region, tracked, CONFIG, framerate=25.0, score=0.75)
     assert box["meta"] == {"text": ["look here"]}
     assert (box["readonly"], box["parentID"], box["score"]) == (False, "p", 0.75)
     assert "origin" not in box
@@ -231,14 +230,14 @@ def test_an_answer_has_what_a_human_entered_and_the_new_boxes():
 
 def test_a_region_without_key_frames_is_not_answered():
     [region] = read_video_regions([box_item()], CONFIG)
-    assert region_results(region, [], CONFIG, framerate=25.0) == []
+    assert video_results(region, [], CONFIG, framerate=25.0) == []
 
 
 def test_a_region_without_id_and_length():
     item = box_item(frames=(3, 50))
     del item["id"], item["value"]["framesCount"], item["value"]["duration"]
     [region] = read_video_regions([item], CONFIG)
-    [answer] = region_results(region, region.keyframes, CONFIG, framerate=25.0)
+    [answer] = video_results(region, region.keyframes, CONFIG, framerate=25.0)
     assert "id" not in answer
     assert answer["value"]["framesCount"] == 50
     assert answer["value"]["duration"] == 2.0
@@ -246,7 +245,7 @@ def test_a_region_without_id_and_length():
 
 def test_a_status_takes_the_place_of_the_command():
     [region] = read_video_regions([box_item(), text_item("old", "track")], CONFIG)
-    _, shown = region_results(
+    _, shown = video_results(
         region, region.keyframes, CONFIG, framerate=25.0, status="41 of 300 done"
     )
     assert shown["from_name"] == "order"
@@ -260,18 +259,18 @@ def test_a_status_takes_the_place_of_the_command():
 
 def test_a_status_leaves_notes_alone():
     [region] = read_video_regions([box_item(), text_item("a red one")], CONFIG)
-    _, note, shown = region_results(region, region.keyframes, CONFIG, framerate=25.0, status="done")
+    _, note, shown = video_results(region, region.keyframes, CONFIG, framerate=25.0, status="done")
     assert (note["from_name"], note["value"]["text"]) == ("order", ["a red one"])
     assert shown["from_name"] == "remark"
     full = [box_item(), text_item("a red one"), text_item("fast", area="remark")]
     [region] = read_video_regions(full, CONFIG)
-    answer = region_results(region, region.keyframes, CONFIG, framerate=25.0, status="done")
+    answer = video_results(region, region.keyframes, CONFIG, framerate=25.0, status="done")
     assert [item["value"].get("text") for item in answer] == [None, ["a red one"], ["fast"]]
 
 
 def test_an_empty_status_takes_the_command_away():
     [region] = read_video_regions([box_item(), text_item("track")], CONFIG)
-    [only] = region_results(region, region.keyframes, CONFIG, framerate=25.0, status="")
+    [only] = video_results(region, region.keyframes, CONFIG, framerate=25.0, status="")
     assert only["type"] == "videorectangle"
 
 
@@ -313,28 +312,26 @@ def test_regions_of_pictures_are_not_for_videos():
 
 
 @pytest.mark.parametrize(
-    ("item", "reason"),
+    "item",
     [
-        (box_item(to_name="gone"), "region r1: gone is no <Video>"),
-        (
-            {**box_item(), "value": {"sequence": []}},
-            "region r1: no key frame",
-        ),
-        ({**box_item(), "value": {"sequence": 7}}, "region r1: no sequence of key frames"),
+        box_item(to_name="gone"),
+        {**box_item(), "value": {"sequence": []}},
+        {**box_item(), "value": {"sequence": 7}},
     ],
 )
-def test_what_is_passed_over_is_named(item, reason):
-    assert reason in context(item).ignored
+def test_what_is_no_box_on_a_video_is_passed_over(item):
+    assert context(item).trigger is Trigger.NOTHING
 
 
 def human_and_model(region, *args):
-    human, model = split_keyframes(region, *args)
-    return [each.frame for each in human], [each.frame for each in model]
+    human = {each.frame for each in human_keyframes(region, *args)}
+    model = {each.frame for each in region.keyframes} - human
+    return sorted(human), sorted(model)
 
 
 def region_of(*keyframes):
     [region] = read_video_regions([box_item()], CONFIG)
-    item = region_results(region, keyframes, CONFIG, framerate=25.0)
+    item = video_results(region, keyframes, CONFIG, framerate=25.0)
     [back] = read_video_regions(item, CONFIG)
     return back
 
@@ -345,7 +342,7 @@ def at(frame, x=5.0, enabled=True):
 
 def test_key_frames_that_were_sent_are_the_models():
     region = region_of(at(1), at(20, 6.0), at(40, 7.0004), at(60, 8.002))
-    sent = {20: at(20, 6.0).box, 40: at(40, 7.0).box, 60: at(60, 8.0).box}
+    sent = {20: [at(20, 6.0)], 40: [at(40, 7.0)], 60: [at(60, 8.0)]}
     assert human_and_model(region, sent) == ([1, 60], [20, 40])
     assert human_and_model(region, {}) == ([1, 20, 40, 60], [])
 
@@ -360,26 +357,25 @@ def test_a_draft_from_before_the_last_answer_holds_no_human_key_frames():
 
 def test_a_switched_off_key_frame_of_the_model_is_the_humans_word():
     region = region_of(at(1), at(20, enabled=False))
-    human, model = split_keyframes(region, {20: at(20)}, [])
-    assert model == ()
-    assert human[-1] == at(20, enabled=False)
+    assert human_and_model(region, {20: [at(20)]}, []) == ([1, 20], [])
+    assert human_keyframes(region, {20: [at(20)]}, [])[-1] == at(20, enabled=False)
 
 
 def test_a_key_frame_added_after_the_end_of_a_track_does_not_end_it():
     # the editor copies "not enabled" from the key frame before
     region = region_of(at(1), at(41, enabled=False), at(60, 9.0, enabled=False))
-    human, model = split_keyframes(region, {41: at(41, enabled=False)})
-    assert [each.frame for each in model] == [41]
-    assert human[-1] == at(60, 9.0)
+    sent = {41: [at(41, enabled=False)]}
+    assert human_and_model(region, sent) == ([1, 60], [41])
+    assert human_keyframes(region, sent)[-1] == at(60, 9.0)
 
 
 def test_a_human_key_frame_that_was_closed_for_an_absence_is_still_open():
     human = (at(1), at(50, 7.0))
     merged = merge_human(human, [at(1), at(50, 7.0, enabled=False), at(70, 8.0)])
     assert not merged[1].enabled
-    again, model = split_keyframes(region_of(*merged), {each.frame: each for each in merged}, human)
-    assert again == human
-    assert [each.frame for each in model] == [70]
+    sent = {each.frame: [each] for each in merged}
+    assert human_keyframes(region_of(*merged), sent, human) == human
+    assert human_and_model(region_of(*merged), sent, human) == ([1, 50], [70])
 
 
 @settings(max_examples=150, deadline=None)
@@ -390,9 +386,8 @@ def test_what_comes_back_unchanged_is_split_as_it_was_merged(data):
     everything = [at(n, data.draw(st.floats(0, 80)), data.draw(flags)) for n in sorted(numbers)]
     mine = [each for each in everything if data.draw(flags)]
     merged = merge_human(mine, [each for each in everything if each not in mine])
-    human, model = split_keyframes(region_of(*merged), {each.frame: each for each in merged}, mine)
-    assert list(human) == mine
-    assert len(human) + len(model) == len(merged)
+    sent = {each.frame: [each] for each in merged}
+    assert list(human_keyframes(region_of(*merged), sent, mine)) == mine
 
 
 JSON = st.recursive(
@@ -429,7 +424,7 @@ def test_recorded_contexts_with_something_wrong(recorded, data):
     for region in found.regions:
         assert region.keyframes
         assert region.to_name == "video"
-        for item in region_results(region, region.keyframes, config, framerate=30.0, status="x"):
+        for item in video_results(region, region.keyframes, config, framerate=30.0, status="x"):
             assert item["value"]["sequence"]
 
 

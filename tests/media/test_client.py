@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
-from backend.labelstudio.credentials import AccessToken, Credential, credential_kind
+from backend.labelstudio.connection import AccessToken, Credential, credential_kind
 from benchmarks.support.recording_server import RecordingServer, Reply
 from tests.media.servers import LEGACY_TOKEN, PERSONAL_ACCESS_TOKEN, FakeLabelStudio, jwt
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from backend.labelstudio.keyframes import box_at, read_sequence
-from backend.labelstudio.write_results import region_mask
 from tests.backend.fakes import FakeVideoTracker
 from tests.command_line import FakeModel, LabelStudio, Ran, Run, use_fake_model
 from tests.export.test_export import VIDEO, area, brush, keyframe
+from tests.labelstudio.masks import region_mask
 from tests.pixels.clips import WIDTH as CLIP_WIDTH
 from tests.pixels.clips import steady, write_clip
 from tests.waiting import PATIENCE, until

@@ -24,7 +24,7 @@ import numpy as np
 
 from backend.export.masks import MaskPage, Media, ObjectMask, Origin
 from backend.export.picture_masks import picture_media
-from backend.labelstudio.geometry import Box, box_to_pixels, mask_to_box
+from backend.labelstudio.geometry import Box, box_iou, box_to_pixels, mask_to_box
 from backend.labelstudio.label_config import LabelConfigError
 from backend.labelstudio.media_refs import MissingMedia, media_uri
 from backend.labelstudio.read_results import Region, joined_labels, newest_results, read_results
@@ -125,7 +125,7 @@ def _object(found: ObjectMask, boxes: list[Region]) -> AnnotatedObject:
             continue
         if region.labels and found.label and joined_labels(region.labels) != found.label:
             continue
-        overlap = _iou(
+        overlap = box_iou(
             box_to_pixels(region.geometry, width, height), box_to_pixels(hull, width, height)
         )
         if overlap >= best_iou:
@@ -134,11 +134,3 @@ def _object(found: ObjectMask, boxes: list[Region]) -> AnnotatedObject:
         return AnnotatedObject(found.object_id, found.mask)
     x0, y0, x1, y1 = (box_to_pixels(best, width, height) / (width, height, width, height)).tolist()
     return AnnotatedObject(found.object_id, found.mask, (x0, y0, x1, y1))
-
-
-def _iou(a: np.ndarray, b: np.ndarray) -> float:
-    """IoU of two upright boxes, xyxy."""
-    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    shared = float(np.prod(np.maximum(sides, 0.0)))
-    union = float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - shared
-    return shared / union if union > 0 else 0.0

@@ -9,7 +9,7 @@ from backend.expected import ExpectedError
 from backend.labelstudio.geometry import Box
 from backend.labelstudio.json_values import flag, mappings, text, texts
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
-from backend.labelstudio.regions import Point, read_geometry
+from backend.labelstudio.read_results import Point, read_geometry
 from backend.predict.events.ask import Where, read_where
 
 MAX_OBJECTS = 64  # they are tracked in one batch

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from backend.labelstudio.label_config import LabelConfig
+from backend.labelstudio.tags import LabelConfig
 
 Item = dict[str, Any]
 

@@ -177,8 +177,8 @@ class Clips:
         tag = video_tag(config, name)
         data = body.get("data")
         address = media_uri(data if isinstance(data, Mapping) else {}, tag, None)
-        video = config.video_config(name)
-        key = (task, "\n".join([name, str(video and video.video.framerate), address]))
+        video = config.video(name)
+        key = (task, "\n".join([name, str(video and video.framerate), address]))
         while True:
             with self._lock:
                 future = self._open.get(key)
