@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from backend.doctor import command as doctor
+from backend.doctor import doctor
 from backend.doctor.machine import start_problems
 from backend.engine.building import end_while_compiling
 from backend.expected import ExpectedError

@@ -11,7 +11,7 @@ from functools import partial
 
 from flask import Flask
 
-from backend.doctor.examine import diagnose
+from backend.doctor.doctor import diagnose
 from backend.engine.building import ModelChoice
 from backend.engine.local import LocalEngine
 from backend.finetune.finetune_jobs import FinetuneJobs

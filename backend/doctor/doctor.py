@@ -1,16 +1,30 @@
-"""All checks, in the order in which things have to work."""
+"""``python -m backend doctor``: all checks, in the order in which things have to work."""
 
 from __future__ import annotations
 
+import argparse
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from backend.doctor.findings import Finding, any_broken, broken, redacted, warning
-from backend.doctor.machine import disk_findings, settings_findings
-from backend.doctor.model import engine_findings
-from backend.doctor.project import config_findings, connection_findings
+from backend.doctor.findings import (
+    Finding,
+    Level,
+    any_broken,
+    broken,
+    redacted,
+    setting_problem,
+    warning,
+)
+from backend.doctor.label_studio import config_findings, connection_findings, server_findings
+from backend.doctor.machine import (
+    disk_findings,
+    engine_findings,
+    model_findings,
+    settings_findings,
+)
 from backend.doctor.samples import media_findings
-from backend.doctor.server import server_findings
 from backend.engine.engine import Engine
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.labelstudio.json_values import mappings, whole_number
@@ -19,12 +33,51 @@ from backend.labelstudio.tags import LabelConfig
 from backend.logs import Redactor
 from backend.media.errors import MediaError
 from backend.pixels.sandbox.image_decoding import ImageDecoder
-from backend.runs.command_line import CommandError, Parts
+from backend.runs.command_line import CommandError, Parts, say
 from backend.runs.projects import read_task
 from backend.settings import SettingsError
 
 PAGE = 100  # Label Studio's own
 API_SECONDS = 30.0  # Label Studio tries every backend of a project before it answers
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser = commands.add_parser(
+        "doctor",
+        help="say what is wrong with the set-up, and how to fix it",
+        description="Checks the settings of the environment, disk, model and device, Label Studio "
+        "and its token; with a project or task also its label config, its connection to this "
+        "backend, and a sample of its media. Exits with 1 where something is broken.",
+    )
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--project", type=int, metavar="ID", help="look at this project too")
+    chosen.add_argument("--task", type=int, metavar="ID", help="look at this task and its project")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, parts: Parts) -> int:
+    """Print the findings as they are made; 1 where something is broken."""
+    findings = []
+    for finding in examine(parts, model_findings, project=arguments.project, task=arguments.task):
+        findings.append(finding)
+        say(finding.line, sys.stdout)
+    say(_summary(findings), sys.stdout)
+    return int(any_broken(findings))
+
+
+def refuse_settings(error: SettingsError) -> int:
+    """Print what is wrong with settings that cannot even be read; always 1."""
+    findings = [setting_problem(line) for line in str(error).splitlines()]
+    for finding in findings:
+        say(finding.line, sys.stdout)
+    say(_summary(findings) + "; nothing else was looked at", sys.stdout)
+    return 1
+
+
+def _summary(findings: list[Finding]) -> str:
+    count = Counter(finding.level for finding in findings)
+    return f"{count[Level.BROKEN]} broken, {count[Level.WARNING]} warnings"
 
 
 def diagnose(
@@ -71,7 +124,7 @@ def _findings(
     try:
         client = parts.label_studio(API_SECONDS)
     except LabelStudioError:
-        return  # told by the settings' problems
+        return  # among the problems of the settings
     if client is None:
         if wanted:
             yield broken("project", "it cannot be looked at without LABEL_STUDIO_URL")
@@ -88,22 +141,23 @@ def _project(
     parts: Parts, client: LabelStudioClient, project: int | None, task: int | None
 ) -> Iterator[Finding]:
     single: list[Mapping[str, Any]] = []
+    config = None
     try:
         if task is not None:
             single = [read_task(client, task)]
             project = int(single[0].get("project") or 0)
         number = project or 0
-        xml = str(client.get_project(number).get("label_config") or "")
-        config = parse_label_config(xml)
+        config = parse_label_config(str(client.get_project(number).get("label_config") or ""))
     except (LabelStudioError, CommandError) as error:
         yield broken("project", str(error))
         return
     except LabelConfigError as error:
-        yield broken(f"label config of project {project}", str(error))
-        yield from connection_findings(client, parts.settings, project or 0, parts.model().version)
-        return
-    yield from config_findings(number, config)
+        yield broken(f"label config of project {number}", str(error))
+    else:
+        yield from config_findings(number, config)
     yield from connection_findings(client, parts.settings, number, parts.model().version)
+    if config is None:
+        return
     try:
         tasks = single or _tasks(client, number)
     except (LabelStudioError, ValueError) as error:
@@ -121,7 +175,7 @@ def _media(
     try:
         resolver = parts.media(client)
     except (SettingsError, MediaError, OSError, RuntimeError):
-        return  # told by the settings' problems
+        return  # among the problems of the settings
     decoder = ImageDecoder(max_pixels=parts.settings.max_image_pixels, warm=1)
     try:
         yield from media_findings(resolver, decoder, config, tasks)

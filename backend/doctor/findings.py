@@ -57,8 +57,15 @@ def broken(subject: str, text: str, fix: str = "") -> Finding:
     return Finding(Level.BROKEN, subject, text, fix)
 
 
+def setting_problem(line: str) -> Finding:
+    """A line of what is wrong with the settings; most begin with the variable."""
+    variable, _, text = line.partition(": ")
+    named = text and " " not in variable
+    return broken(variable, text) if named else broken("settings", line)
+
+
 def any_broken(findings: Iterable[Finding]) -> bool:
-    """Whether something must be mended."""
+    """Whether something does not work."""
     return any(finding.level is Level.BROKEN for finding in findings)
 
 

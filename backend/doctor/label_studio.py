@@ -1,22 +1,33 @@
-"""Label Studio itself: is it there, which one, does it take the key, does its clock agree."""
+"""Label Studio itself, and how a project of it is set up for this backend."""
 
 from __future__ import annotations
 
+import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
+
+import requests
 
 from backend.doctor.findings import Finding, broken, ok, warning
 from backend.labelstudio.client import ConnectionCheck, LabelStudioClient, LabelStudioError
 from backend.labelstudio.connection import Credential
+from backend.labelstudio.json_values import mappings
+from backend.labelstudio.label_config import labels_without_answer
+from backend.labelstudio.tags import LabelConfig
+from backend.settings import Settings
 
 SUBJECT = "Label Studio"
 TESTED = (1, 23)  # of Label Studio; earlier ones speak the same contract, untested
 SOON_SECONDS = 7 * 86400.0
 SKEW_SECONDS = 60.0
 MAX_SKEW_SECONDS = 900.0  # S3 refuses signatures that are older, and Azure likewise
+PROBE_SECONDS = (3.0, 5.0)  # to connect, to answer
+MAX_PROBE_BYTES = 65536
+CONNECT = "in the project open Settings > Model > Connect Model"
 
 
 def server_findings(
@@ -99,3 +110,130 @@ def _clock(client: LabelStudioClient, now: Callable[[], float]) -> Iterator[Find
     text = f"this machine's clock is {abs(skew):.0f} s {way} Label Studio's"
     fix = "set both by NTP; signed addresses and tokens are valid for minutes only"
     yield (broken if abs(skew) > MAX_SKEW_SECONDS else warning)("clock", text, fix)
+
+
+def config_findings(number: int, config: LabelConfig) -> Iterator[Finding]:
+    """What is wrong with a label config, labels of prompts that no mask can have first."""
+    subject = f"label config of project {number}"
+    costly = list(labels_without_answer(config))
+    for problem in (*costly, *(each for each in config.problems if each not in costly)):
+        level = broken if problem in costly or not config.usable else warning
+        yield level(subject, problem)
+    if not config.problems:
+        objects = [f"<Image name={each.name}>" for each in config.images]
+        objects += [f"<Video name={each.name}>" for each in config.videos]
+        yield ok(subject, f"{', '.join(objects)} can be answered; all labels match")
+
+
+def connection_findings(
+    client: LabelStudioClient, settings: Settings, number: int, model_version: str
+) -> list[Finding]:
+    """Whether the project asks this backend, and for clicks too.
+
+    Asking Label Studio for the backends of a project makes it try each of them anew.
+    """
+    subject = f"connection of project {number}"
+    address = f"http://<this machine>:{settings.port}"
+    try:
+        answer = client.request("GET", "/api/ml/", params={"project": number}).json()
+    except LabelStudioError as error:
+        return [broken(subject, f"the ML backends cannot be listed: {error}")]
+    except ValueError:
+        return [broken(subject, "Label Studio's list of ML backends cannot be read")]
+    backends = list(mappings(answer))
+    if not backends:
+        return [broken(subject, "no ML backend is connected", f"{CONNECT} and give {address}")]
+    health = [_health(str(backend.get("url") or "")) for backend in backends]
+    ours = [
+        (backend, answer)
+        for backend, answer in zip(backends, health, strict=True)
+        if isinstance(answer, Mapping)
+    ]
+    if ours:
+        return [
+            finding
+            for backend, answer in ours
+            for finding in _one_connection(subject, settings, backend, answer, model_version)
+        ]
+    tried = "; ".join(
+        f"{backend.get('url')} {reason}" for backend, reason in zip(backends, health, strict=True)
+    )
+    return [
+        broken(
+            subject,
+            f"none of the connected ML backends is a SAM 2 backend that answers here: {tried}",
+            f"start it (python -m backend serve), or correct the address: {CONNECT} and give "
+            f"{address}",
+        )
+    ]
+
+
+def _health(url: str) -> Mapping[str, Any] | str:
+    """What a SAM 2 backend at ``url`` says of itself; else why there is none, in words."""
+    if not url.startswith(("http://", "https://")):
+        return "is no address"
+    try:
+        with requests.get(
+            f"{url.rstrip('/')}/health", timeout=PROBE_SECONDS, allow_redirects=False, stream=True
+        ) as response:
+            body = response.raw.read(MAX_PROBE_BYTES, decode_content=True)
+            status = response.status_code
+        found = json.loads(body)
+    except requests.RequestException as error:
+        return f"does not answer from this machine ({type(error).__name__})"
+    except (ValueError, OSError):
+        return "answers, but is another program"
+    if not isinstance(found, dict) or found.get("model_class") != "SAM2":
+        return f"answers {status}, but is another ML backend"
+    return found
+
+
+def _one_connection(
+    subject: str,
+    settings: Settings,
+    backend: Mapping[str, object],
+    health: Mapping[str, Any],
+    model_version: str,
+) -> Iterator[Finding]:
+    url = backend.get("url")
+    problems = list(_connection_problems(subject, settings, backend))
+    yield from problems
+    if health.get("model_state") == "failed":
+        yield broken(subject, f"{url}: {health.get('detail')}", "its log says why")
+    elif health.get("model_version") != model_version:
+        yield warning(
+            subject,
+            f"{url} runs {health.get('model_version')}, these settings say {model_version}",
+            "run the doctor with the environment of the service",
+        )
+    if not problems:
+        yield ok(subject, f"{url} is connected, and answers clicks")
+
+
+def _connection_problems(
+    subject: str, settings: Settings, backend: Mapping[str, object]
+) -> Iterator[Finding]:
+    url = backend.get("url")
+    if settings.basic_auth_user is not None and backend.get("auth_method") != "BASIC_AUTH":
+        yield broken(
+            subject,
+            f"{url} wants a user name and a password, and Label Studio sends none",
+            "edit the model in Settings > Model and choose basic authentication, or unset "
+            "BASIC_AUTH_USER and BASIC_AUTH_PASS",
+        )
+    elif backend.get("state") == "ER":
+        yield broken(subject, f"{url} refused the project: {backend.get('error_message')}")
+    elif backend.get("state") == "DI":
+        yield broken(
+            subject,
+            f"{url} answers here, but Label Studio cannot reach it, or its user name and password "
+            "are wrong",
+            "give an address that the machine of Label Studio can reach; for private ones start "
+            "Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false",
+        )
+    if not backend.get("is_interactive"):
+        yield broken(
+            subject,
+            f"{url} is not used for clicks and boxes",
+            "edit the model in Settings > Model and switch Interactive preannotations on",
+        )

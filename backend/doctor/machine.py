@@ -1,4 +1,4 @@
-"""This machine: its settings and its disks."""
+"""This machine: its settings, its disks, and the model on its device."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from backend.doctor.findings import Finding, broken, ok, warning
+from backend.doctor.findings import Finding, broken, ok, setting_problem, warning
+from backend.engine.building import ModelChoice
+from backend.engine.engine import State, Status
 from backend.labelstudio.client import LabelStudioError
 from backend.runs.command_line import Parts
 from backend.setting_values import MIB
@@ -23,65 +26,6 @@ def start_problems(parts: Parts) -> list[str]:
     """Why the service could not work with these settings on this machine, in one line each;
     nothing is asked of other machines, which may come up later."""
     return [*_folder_problems(parts.settings), *_credential_problems(parts)]
-
-
-def settings_findings(parts: Parts) -> Iterator[Finding]:
-    """Settings that cannot work on this machine, or hardly anybody means."""
-    settings = parts.settings
-    for problem in start_problems(parts):
-        variable, _, text = problem.partition(": ")
-        named = variable.isupper() and bool(text)
-        yield broken(variable if named else "settings", text if named else problem)
-    if settings.basic_auth_user is None and settings.auth_token is None:
-        yield warning(
-            "access",
-            f"whoever reaches port {settings.port} may use the backend",
-            "set BASIC_AUTH_USER and BASIC_AUTH_PASS, and give them to Label Studio too",
-        )
-    budgets = {
-        "CLICK_BUDGET_SECONDS": settings.click_budget_seconds,
-        "TRACK_BUDGET_SECONDS": settings.track_budget_seconds,
-        "RETRIEVE_BUDGET_SECONDS": settings.retrieve_budget_seconds,
-    }
-    for variable, seconds in budgets.items():
-        if seconds >= LABEL_STUDIO_SECONDS:
-            yield warning(
-                variable,
-                f"{seconds:.0f} s is longer than Label Studio waits",
-                f"set it below {LABEL_STUDIO_SECONDS:.0f}",
-            )
-    if settings.label_studio_url is None:
-        yield warning(
-            "LABEL_STUDIO_URL",
-            "it is not set, so uploads and storages of Label Studio cannot be read",
-            "set it and LABEL_STUDIO_API_KEY",
-        )
-
-
-def disk_findings(settings: Settings) -> Iterator[Finding]:
-    """Whether there is room for what may be stored; that the folders can be written to is among
-    the settings' problems."""
-    for variable, written in (("CACHE_DIR", settings.cache_dir), ("STATE_DIR", settings.state_dir)):
-        try:
-            folder = written.expanduser()
-            free = shutil.disk_usage(folder).free
-        except (OSError, RuntimeError):
-            continue  # told by start_problems
-        if free < NEEDED_BYTES:
-            yield broken(variable, f"{folder} has {free // MIB} MiB left", "make room on that disk")
-            continue
-        if variable == "CACHE_DIR":
-            limit = settings.media_cache_bytes
-            growth = limit - min(limit, _size(folder))
-            if growth > free:
-                yield warning(
-                    variable,
-                    f"the cache may grow by {growth // MIB} MiB, and {folder} has "
-                    f"{free // MIB} MiB left",
-                    "lower MEDIA_CACHE_MB or make room on that disk",
-                )
-                continue
-        yield ok(variable, f"{folder} can be written to, {free // MIB} MiB left")
 
 
 def _folder_problems(settings: Settings) -> Iterator[str]:
@@ -111,6 +55,62 @@ def _credential_problems(parts: Parts) -> Iterator[str]:
         yield str(error)
 
 
+def settings_findings(parts: Parts) -> Iterator[Finding]:
+    """Settings that cannot work on this machine, and those that hardly anybody wants."""
+    settings = parts.settings
+    yield from (setting_problem(line) for line in start_problems(parts))
+    if settings.basic_auth_user is None and settings.auth_token is None:
+        yield warning(
+            "access",
+            f"whoever reaches port {settings.port} may use the backend",
+            "set BASIC_AUTH_USER and BASIC_AUTH_PASS, and give them to Label Studio too",
+        )
+    budgets = {
+        "CLICK_BUDGET_SECONDS": settings.click_budget_seconds,
+        "TRACK_BUDGET_SECONDS": settings.track_budget_seconds,
+        "RETRIEVE_BUDGET_SECONDS": settings.retrieve_budget_seconds,
+    }
+    for variable, seconds in budgets.items():
+        if seconds >= LABEL_STUDIO_SECONDS:
+            yield warning(
+                variable,
+                f"{seconds:.0f} s is longer than Label Studio waits",
+                f"set it below {LABEL_STUDIO_SECONDS:.0f}",
+            )
+    if settings.label_studio_url is None:
+        yield warning(
+            "LABEL_STUDIO_URL",
+            "it is not set, so uploads and storages of Label Studio cannot be read",
+            "set it and LABEL_STUDIO_API_KEY",
+        )
+
+
+def disk_findings(settings: Settings) -> Iterator[Finding]:
+    """Whether there is room for what may be stored; whether the folders can be written to is among
+    the start problems."""
+    for variable, written in (("CACHE_DIR", settings.cache_dir), ("STATE_DIR", settings.state_dir)):
+        try:
+            folder = written.expanduser()
+            free = shutil.disk_usage(folder).free
+        except (OSError, RuntimeError):
+            continue  # among the start problems
+        if free < NEEDED_BYTES:
+            yield broken(variable, f"{folder} has {free // MIB} MiB left", "make room on that disk")
+            continue
+        if variable == "CACHE_DIR":
+            limit = settings.media_cache_bytes
+            growth = limit - min(limit, _size(folder))
+            if growth > free:
+                yield warning(
+                    variable,
+                    f"the cache may grow by {growth // MIB} MiB, and {folder} has "
+                    f"{free // MIB} MiB left",
+                    "lower MEDIA_CACHE_MB or make room on that disk",
+                )
+                continue
+        yield ok(variable, f"{folder} can be written to, {free // MIB} MiB left")
+
+
 def _size(folder: Path) -> int:
     """Bytes of the files below a folder; files that vanish meanwhile count nothing."""
     total = 0
@@ -121,3 +121,96 @@ def _size(folder: Path) -> int:
             except OSError:
                 continue
     return total
+
+
+def engine_findings(status: Status, model_version: str) -> list[Finding]:
+    """The model of a service that runs."""
+    if status.state is State.FAILED:
+        return [broken("model", status.detail)]
+    level = ok if status.state is State.READY else warning
+    return [level("model", f"{model_version}: {status.detail}")]
+
+
+def model_findings(parts: Parts) -> Iterator[Finding]:
+    """The model's files and the device, tried out; imports torch."""
+    yield from _device(parts.settings)
+    try:
+        choice = parts.model()
+    except (OSError, RuntimeError):
+        return  # STATE_DIR, among the start problems
+    yield from _weights(choice)
+
+
+def _device(settings: Settings) -> Iterator[Finding]:
+    import torch
+
+    from sam2model.precision import native_dtypes, resolve_device, resolve_dtype
+
+    subject = "SAM2_DEVICE"
+    try:
+        device = resolve_device(settings.device)
+        dtype = resolve_dtype(native_dtypes(device), settings.dtype)
+        started = torch.ones(8, 8, device=device, dtype=dtype)
+        worked = float((started @ started).sum()) == 512.0
+    except (ValueError, RuntimeError) as error:
+        text = str(error).splitlines()[0]
+        yield broken(subject, f"{settings.device} with {settings.dtype}: {text}", "use auto")
+        return
+    if not worked:
+        yield broken(subject, f"{device} computes wrongly in {dtype}", "use another device")
+    elif device.type == "cpu" and dtype not in (torch.float32, *native_dtypes(device)):
+        yield warning("SAM2_DTYPE", f"{settings.dtype} is slow on this CPU", "use auto")
+    else:
+        name = str(dtype).removeprefix("torch.")
+        card = "" if device.type != "cuda" else f", {torch.cuda.get_device_name(device)}"
+        yield ok(subject, f"{device} computes in {name}{card}")
+
+
+def _weights(choice: ModelChoice) -> Iterator[Finding]:
+    from sam2model import build_model
+    from sam2model.checkpoints import CheckpointError, find_checkpoint
+
+    subject = "model"
+    if choice.checkpoint is None and choice.variant != "demo" and not _is_fetched(choice.variant):
+        text = f"the weights of {choice.variant} are not on this machine yet"
+        if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+            yield broken(
+                subject,
+                f"{text}, and HF_HUB_OFFLINE forbids to fetch them",
+                "unset it, or set SAM2_CHECKPOINT to a file",
+            )
+        else:
+            yield warning(subject, text, "they are fetched from huggingface.co at the first start")
+        return
+    begun = time.monotonic()
+    try:
+        path = find_checkpoint(choice.variant, choice.checkpoint)
+        build_model(choice.variant, checkpoint=path, device="cpu", image_size=choice.image_size)
+    except (CheckpointError, ValueError, OSError, MemoryError) as error:
+        yield broken(subject, str(error))
+        return
+    is_demo = choice.variant == "demo" and choice.checkpoint is None
+    published = choice.checkpoint is None and not is_demo
+    file = f"{path.name}, as published," if published else path.name
+    yield ok(
+        subject,
+        f"{choice.variant} loads strictly from {file} in {time.monotonic() - begun:.1f} s",
+    )
+    if is_demo:
+        yield warning(
+            subject,
+            "the demo weights are rough",
+            "set SAM2_VARIANT=sam2.1_hiera_base_plus for real work",
+        )
+
+
+def _is_fetched(variant: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    from sam2model.checkpoints import PUBLISHED
+
+    published = PUBLISHED[variant]
+    found = try_to_load_from_cache(
+        published.repo, published.filename, revision=published.revision or "main"
+    )
+    return isinstance(found, str)

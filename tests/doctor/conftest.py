@@ -139,7 +139,7 @@ def doctor(
 ):
     """``doctor("--project", 1)``: the command with the settings of the set-up."""
     if request.node.name != "test_a_good_set_up":
-        monkeypatch.setattr("backend.doctor.examine.ImageDecoder", DecoderHere)
+        monkeypatch.setattr("backend.doctor.doctor.ImageDecoder", DecoderHere)
     for name in list(os.environ):
         if name.startswith((*SETTINGS, "AWS_")):
             monkeypatch.delenv(name)

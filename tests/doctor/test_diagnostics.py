@@ -81,7 +81,7 @@ def test_one_at_a_time(bench, monkeypatch):
         assert go.wait(LONGER)
         yield ok("a", "b")
 
-    monkeypatch.setattr("backend.doctor.examine.examine", slow)
+    monkeypatch.setattr("backend.doctor.doctor.examine", slow)
     codes = []
     thread = threading.Thread(
         target=lambda: codes.append(bench.client.get("/diagnostics", **ADA).status_code)

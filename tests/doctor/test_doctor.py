@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from backend.doctor.project import connection_findings
+from backend.doctor.label_studio import connection_findings, server_findings
 from backend.doctor.samples import address_kind
-from backend.doctor.server import server_findings
 from backend.labelstudio.client import LabelStudioClient
 from backend.setting_values import MIB
 from benchmarks.support.recording_server import Reply
