@@ -166,12 +166,12 @@ class Wiring:
         opened = ExitStack()
         images = self._images(label_studio, opened)
         tracking = self._tracking(engine, images, label_studio)
+        segmenter = Segmenter(engine, images, metrics, zoom=settings.zoom_small_objects)
         protocol = None
         if for_editors:
             budget = settings.click_budget_seconds
-            protocol = VideoProtocol(engine, images, tracking, budget_seconds=budget)
+            protocol = VideoProtocol(engine, segmenter, images, tracking, budget_seconds=budget)
             tracking.resume()
-        segmenter = Segmenter(engine, images, metrics, zoom=settings.zoom_small_objects)
         clicks = Clicks(
             segmenter,
             engine,

@@ -1,5 +1,7 @@
 """Clicks, boxes and text-box commands: one request of the editor, one answer.
 
+``Clicks._answer`` is the life of a click: decode, predict, encode.
+
 No HTTP error of an interactive request reaches the annotator (Label Studio answers its page
 200 and the page ignores the rest), so every failure becomes a text in the image's text area
 where the label config has one, and an empty result where it has none.
@@ -9,14 +11,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from backend.engine.engine import Engine
-from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
 from backend.labelstudio.commands import (
     HELP,
@@ -29,7 +30,7 @@ from backend.labelstudio.commands import (
     unknown_command,
 )
 from backend.labelstudio.json_values import mappings, task_name, texts
-from backend.labelstudio.prompts import ContextPrompts, ObjectPrompt, PointPrompt
+from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.video_regions import video_status
 from backend.labelstudio.write_results import region_id, status_results
@@ -41,6 +42,10 @@ from backend.tracking.sequence import FrameSequence
 from backend.tracking.tracking import Tracking
 
 logger = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Results = list[dict[str, Any]]
 
 
 class OnlyBackground(ExpectedError):
@@ -48,158 +53,165 @@ class OnlyBackground(ExpectedError):
 
 
 @dataclass(frozen=True)
-class Reply:
-    """Results for the editor, and the outcome for the metrics."""
-
-    results: list[dict[str, Any]]
-    outcome: str
-
-
-@dataclass(frozen=True)
 class Request:
-    """An interactive request; ``project`` is Label Studio's ``<id>.<creation time>``."""
+    """An interactive request.
+
+    Attributes:
+        project: Label Studio's ``<id>.<creation time>``.
+        config: ``label_config``, parsed.
+        context: what the annotator did, ``params.context``; it may be anything.
+    """
 
     project: str
     task: Mapping[str, Any]
     label_config: str
     config: LabelConfig
+    context: object
 
     @property
     def task_id(self) -> str:
         """See ``task_name``."""
         return task_name(self.task)
 
+    @property
+    def items(self) -> list[Mapping[str, Any]]:
+        """The result items of the context."""
+        context = self.context
+        return list(mappings(context.get("result") if isinstance(context, Mapping) else None))
+
+    @property
+    def is_on_video(self) -> bool:
+        """Whether it is about a ``<Video>`` and not about a picture."""
+        names = [video.name for video in self.config.videos]  # to_name may be anything
+        return any(item.get("to_name") in names for item in self.items)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Results for the editor, and the outcome for the metrics.
+
+    Attributes:
+        error: why there is less than was asked for; only newer editors read it.
+    """
+
+    results: Results
+    outcome: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no answer: a sentence for the annotator, and the outcome for the metrics."""
+
+    text: str
+    outcome: str
+
 
 class Clicks:
-    """Answers the editor while somebody works in it."""
+    """Answers the editor while somebody works in it.
+
+    Args:
+        budget_seconds: longest wait for the masks of a request.
+    """
 
     def __init__(
         self,
         segmenter: Segmenter,
         engine: Engine,
-        memory: RecentPrompts,
+        recent: RecentPrompts,
         tracking: Tracking,
         *,
         budget_seconds: float,
     ) -> None:
         self._segmenter = segmenter
         self._engine = engine
-        self._memory = memory
+        self._recent = recent
         self._tracking = tracking
         self._budget = budget_seconds
 
-    def reply(self, request: Request, context: ContextPrompts) -> Reply:
-        """Masks for the prompts of ``context``, or the answer to its command."""
-        if context.objects:
-            return self._masks(request, context.objects)
-        if context.commands:
-            return self._command(request, context.commands[-1])
-        if context.ignored and request.config.images:
-            text = f"nothing to answer with: {'; '.join(context.ignored)}"
-            image = request.config.images[0].name
-            return Reply(self._status(request, image, None, text), "ignored")
-        return Reply([], "empty")
+    def reply(self, request: Request) -> Reply:
+        """Masks for prompts, tracked boxes, or the answer to a command; never raises."""
+        found = attempt(request, "this request", self._reply, request)
+        if isinstance(found, Failure):
+            return self.message(request, found.text, found.outcome)
+        return found
 
-    def told(self, request: Request, context: object, text: str, outcome: str) -> Reply:
+    def message(self, request: Request, text: str, outcome: str) -> Reply:
         """Nothing but ``text``, where the annotator can see it."""
-        if request.config.images:
+        if request.config.images and not request.is_on_video:
             image = request.config.images[0].name
             return Reply(self._status(request, image, None, text), outcome)
-        return Reply(self._video_status(request, context, text), outcome)
-
-    def reply_on_video(self, request: Request, context: object) -> Reply:
-        """Tracked boxes, or the answer to a command, for a request on a ``<Video>``."""
-        try:
-            results = self._tracking.videos.reply(
-                request.project, request.task, request.label_config, context
-            )
-        except ExpectedError as error:
-            logger.warning("task %s: not tracked: %s", request.task_id, error)
-            return Reply(self._video_status(request, context, str(error)), _outcome(error))
-        return Reply(results, "ok" if results else "empty")
-
-    def _video_status(self, request: Request, context: object, text: str) -> list[dict[str, Any]]:
         if not request.config.videos:
-            return []
+            return Reply([], outcome)
         video = request.config.videos[0].name
-        known = context.get("result") if isinstance(context, Mapping) else None
-        return [dict(item) for item in video_status(text, request.config, video, known)]
+        return Reply(list(video_status(text, request.config, video, request.items)), outcome)
 
-    def _masks(self, request: Request, prompts: Sequence[ObjectPrompt]) -> Reply:
+    def _reply(self, request: Request) -> Reply:
+        if request.is_on_video:
+            results = self._tracking.videos.reply(
+                request.project, request.task, request.label_config, request.context
+            )
+            return Reply(results, "ok" if results else "empty")
+        context = prompts_from_context(request.context, request.config)
+        if context.objects:
+            return self._on_prompts(request, context.objects)
+        if context.commands:
+            return self._on_command(request, context.commands[-1])
+        if context.ignored and request.config.images:
+            text = f"nothing to answer with: {'; '.join(context.ignored)}"
+            return self.message(request, text, "ignored")
+        return Reply([], "empty")
+
+    def _on_prompts(self, request: Request, prompts: Sequence[ObjectPrompt]) -> Reply:
         deadline = time.monotonic() + self._budget
-        regions: list[dict[str, Any]] = []
+        regions: Results = []
         reasons: list[str] = []
         failed = "error"
         for prompt in prompts:
-            try:
-                made = self._mask(request, prompt, deadline)
-                regions += made
-                if not made:
-                    reasons.append("no object there; try another spot or a box")
-            except ExpectedError as error:
-                logger.warning("task %s: no mask: %s", request.task_id, error)
-                reasons.append(str(error))
-                failed = _outcome(error)
-            except Exception:  # request boundary: the editor would hide a 500
-                logger.exception("task %s: a prompt could not be answered", request.task_id)
-                reasons.append(f"the backend failed on this prompt; its log says why{log_place()}")
-                failed = "defect"
+            answer = attempt(request, "this prompt", self._answer, request, prompt, deadline)
+            if isinstance(answer, Failure):
+                reasons.append(answer.text)
+                failed = answer.outcome
+            elif answer:
+                regions += answer
+            else:
+                reasons.append("no object there; try another spot or a box")
         outcome = failed if not regions else "partial" if reasons else "ok"
         text = "; ".join(dict.fromkeys(reasons)) or None
         if regions and self._tracking.on_prompt:
-            tracked, progress = self._carried_on(request, prompts[0].image, regions)
+            more = attempt(
+                request, "the other frames", self._carry_on, request, prompts[0].image, regions
+            )
+            tracked, progress = ([], more.text) if isinstance(more, Failure) else more
             regions, text = regions + tracked, text or progress
         status = self._status(request, prompts[0].image, prompts[0].item_index, text)
         return Reply(regions + status, outcome)
 
-    def _carried_on(
-        self, request: Request, image: str, answer: list[dict[str, Any]]
-    ) -> tuple[list[dict[str, Any]], str | None]:
-        """What tracking on from an answer has found so far, and how far it is."""
-        try:
-            sequence = self._sequence(request, image)
-            if sequence is None:
-                return [], None
-            fresh = self._memory.fresh(request.project, request.task_id)
-            return self._tracking.sequences.carry_on(sequence, answer, fresh)
-        except ExpectedError as error:
-            logger.warning("task %s: not tracked on: %s", request.task_id, error)
-            return [], str(error)
-        except Exception:  # request boundary: the prompt itself is answered
-            logger.exception("task %s: could not be tracked on", request.task_id)
-            return [], f"the backend failed to track on; its log says why{log_place()}"
-
-    def _mask(
-        self, request: Request, prompt: ObjectPrompt, deadline: float
-    ) -> list[dict[str, Any]]:
+    def _answer(self, request: Request, prompt: ObjectPrompt, deadline: float) -> Results:
+        """The regions that answer one prompt; none where no object is there."""
+        # Decode: the points of a prompt may correct the box before them.
         place = Place(
             request.project, request.task_id, prompt.image, prompt.item_index, prompt.labels
         )
         region = region_id(prompt)
-        known = self._memory.box_for(place, prompt, _saved_ids(request.task))
+        known = self._recent.box_for(place, prompt, _saved_ids(request.task))
         if known is not None:
             prompt, region = replace(prompt, box=known.box), known.region_id
         if not prompt.has_positive:
             raise OnlyBackground("Alt+click says what does not belong; click on the object first")
-        page = self._segmenter.page(request.task, request.config, prompt, Priority.CLICK, deadline)
-        page = self._segmenter.closer(page, prompt, Priority.CLICK, deadline)
-        earlier = None
-        if prompt.points:  # the last one corrects the answer to those before it
-            earlier = self._memory.logits(_answer_key(page.image.key, prompt, prompt.points[:-1]))
-        [segment] = self._segmenter.segment(page, [prompt], Priority.CLICK, deadline, [earlier])
-        self._memory.remember_logits(
-            _answer_key(page.image.key, prompt, prompt.points), segment.logits
-        )
-        region, replaced = self._corrected(request, prompt, segment.mask) or (region, [])
+        # Predict.
+        segment = self._segmenter.answer_click(request.task, request.config, prompt, deadline)
+        # Encode: on a page of a track, the mask corrects the object that it is of.
+        region, replaced = self._tracked_region(request, prompt, segment.mask) or (region, [])
         if prompt.box is not None:
-            self._memory.remember_box(place, prompt.box, region)
-        made = self._segmenter.regions(prompt, segment, request.config, region)
-        self._memory.remember_sent(request.project, request.task_id, made)
-        return made + replaced if made else []
+            self._recent.remember_box(place, prompt.box, region)
+        regions = self._segmenter.regions(prompt, segment, request.config, region)
+        self._recent.remember_sent(request.project, request.task_id, regions)
+        return regions + replaced if regions else []
 
-    def _corrected(
+    def _tracked_region(
         self, request: Request, prompt: ObjectPrompt, mask: np.ndarray
-    ) -> tuple[str, list[dict[str, Any]]] | None:
+    ) -> tuple[str, Results] | None:
         """The region of a tracked object that a fresh mask on its page corrects, and what takes
         earlier ones away."""
         sequence = self._sequence(request, prompt.image)
@@ -207,6 +219,16 @@ class Clicks:
         if sequence is None or owner is None:
             return None
         return sequence.correction(owner, prompt.item_index or 0)
+
+    def _carry_on(
+        self, request: Request, image: str, answer: Results
+    ) -> tuple[Results, str | None]:
+        """What tracking from an answer has found on other pages so far, and how far it is."""
+        sequence = self._sequence(request, image)
+        if sequence is None:
+            return [], None
+        fresh = self._recent.fresh(request.project, request.task_id)
+        return self._tracking.sequences.carry_on(sequence, answer, fresh)
 
     def _sequence(self, request: Request, image: str) -> FrameSequence | None:
         tag = request.config.image(image)
@@ -216,86 +238,86 @@ class Clicks:
             request.project, request.task, request.label_config, image
         )
 
-    def _command(self, request: Request, command: TypedText) -> Reply:
+    def _on_command(self, request: Request, command: TypedText) -> Reply:
         if holds_note(command.entries):  # what we write would replace it
-            self._memory.remember_note(request.project, request.task_id, command.area)
+            self._recent.remember_note(request.project, request.task_id, command.area)
         parsed = parse_command(command.newest)
-        if parsed.kind is TextKind.COMMAND:
-            try:
-                sequence = self._sequence(request, command.to_name)
-                if sequence is not None:
-                    return self._sequence_command(request, command, sequence, parsed)
-            except ExpectedError as error:
-                text: str | None = str(error)
-                status = self._status(request, command.to_name, command.item_index, text)
-                return Reply(status, _outcome(error))
-        match parsed.kind, parsed.word:
-            case TextKind.COMMAND, Word.HELP:
-                text = HELP
-            case TextKind.COMMAND, Word.STATUS:
-                text = self._engine.status().detail
-            case TextKind.COMMAND, Word.TRACK | Word.REDO | Word.STOP:
-                text = "there is nothing to track on a single picture"
-            case TextKind.COMMAND, _:
-                self._memory.forget_task(request.project, request.task_id)
-                text = None
-            case TextKind.UNKNOWN, _:
-                text = unknown_command(parsed.text)
-            case _:
-                return Reply([], "note")
+        if parsed.kind in (TextKind.NOTE, TextKind.OWN):
+            return Reply([], "note")
+        done = attempt(request, "this request", self._carry_out, request, command.to_name, parsed)
+        outcome = done.outcome if isinstance(done, Failure) else "command"
+        regions, text = ([], done.text) if isinstance(done, Failure) else done
         status = self._status(request, command.to_name, command.item_index, text)
-        return Reply(status, "command")
+        return Reply(regions + status, outcome)
 
-    def _sequence_command(
-        self, request: Request, command: TypedText, sequence: FrameSequence, parsed: ParsedCommand
-    ) -> Reply:
-        fresh = self._memory.fresh(request.project, request.task_id)
-        regions, text = self._tracking.sequences.command(sequence, parsed, fresh)
+    def _carry_out(
+        self, request: Request, image: str, parsed: ParsedCommand
+    ) -> tuple[Results, str | None]:
+        """Regions, and the text for the text box; None empties it."""
+        if parsed.kind is TextKind.UNKNOWN:
+            return [], unknown_command(parsed.text)
+        done: tuple[Results, str | None]
+        sequence = self._sequence(request, image)
+        if sequence is not None:
+            fresh = self._recent.fresh(request.project, request.task_id)
+            done = self._tracking.sequences.command(sequence, parsed, fresh)
+        elif parsed.word is Word.HELP:
+            done = [], HELP
+        elif parsed.word is Word.STATUS:
+            done = [], self._engine.status().detail
+        elif parsed.word is Word.CLEAR:
+            done = [], None
+        else:
+            done = [], "there is nothing to track on a single picture"
         if parsed.word is Word.CLEAR:
-            self._memory.forget_task(request.project, request.task_id)
-        status = self._status(request, command.to_name, command.item_index, text)
-        return Reply(regions + status, "command")
+            self._recent.forget_task(request.project, request.task_id)
+        return done
 
-    def _status(
-        self, request: Request, image: str, page: int | None, text: str | None
-    ) -> list[dict[str, Any]]:
+    def _status(self, request: Request, image: str, page: int | None, text: str | None) -> Results:
         """``text`` for the text area of ``image`` (None empties it), unless a note of the
         annotator is there."""
         area = request.config.status_area(image)
         if area is None:
             return []
-        noted = self._memory.has_note(request.project, request.task_id, area.name)
+        noted = self._recent.has_note(request.project, request.task_id, area.name)
         if noted or holds_note(_saved_texts(request.task, area.name)):
             return []
         return status_results(text, request.config, image, page)
 
 
-def _outcome(error: Exception) -> str:
-    return "busy" if isinstance(error, Busy) else "error"
+def attempt(
+    request: Request, what: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T | Failure:
+    """What ``call`` returns, or why it failed, which is logged: the editor would hide a 500.
+
+    Args:
+        what: what cannot be answered if it fails ("this prompt").
+    """
+    try:
+        return call(*args, **kwargs)
+    except ExpectedError as error:
+        logger.warning("task %s: %s is not answered: %s", request.task_id, what, error)
+        return Failure(str(error), "busy" if isinstance(error, Busy) else "error")
+    except Exception:  # request boundary
+        logger.exception("task %s: %s could not be answered", request.task_id, what)
+        text = f"the backend failed on {what}; its log says why{log_place()}"
+        return Failure(text, "defect")
 
 
 def _saved_ids(task: Mapping[str, Any]) -> set[str]:
     """Region ids in the drafts and annotations that came with the task."""
-    found: set[str] = set()
-    for kind in ("drafts", "annotations"):
-        for entry in mappings(task.get(kind)):
-            found.update(str(result.get("id")) for result in mappings(entry.get("result")))
-    return found
+    return {str(result.get("id")) for result in _saved(task)}
 
 
 def _saved_texts(task: Mapping[str, Any], area: str) -> Iterator[str]:
     """What a text area holds in the drafts and annotations that came with the task."""
+    for result in _saved(task):
+        value = result.get("value")
+        if result.get("from_name") == area and isinstance(value, Mapping):
+            yield from texts(value.get("text"))
+
+
+def _saved(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for kind in ("drafts", "annotations"):
         for entry in mappings(task.get(kind)):
-            for result in mappings(entry.get("result")):
-                value = result.get("value")
-                if result.get("from_name") == area and isinstance(value, Mapping):
-                    yield from texts(value.get("text"))
-
-
-def _answer_key(page: str, prompt: ObjectPrompt, points: Sequence[PointPrompt]) -> Hashable | None:
-    """Names the answer to ``points`` and the box of ``prompt`` on the image of content ``page``;
-    None where these are no prompt at all, or more than points and a box."""
-    if prompt.shape is not None or (not points and prompt.box is None):
-        return None
-    return (page, prompt.box, tuple((point.x, point.y, point.positive) for point in points))
+            yield from mappings(entry.get("result"))

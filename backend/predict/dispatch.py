@@ -1,39 +1,90 @@
-"""The service behind the routes: what Label Studio's requests mean, without HTTP."""
+"""Which request of Label Studio is what, and how many are answered at once; without HTTP."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from contextlib import ExitStack
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any
 
 from backend.engine.engine import Engine
-from backend.labelstudio.json_values import mappings
 from backend.labelstudio.label_config import LabelConfigError, parse_label_config
-from backend.labelstudio.prompts import prompts_from_context
 from backend.labelstudio.tags import LabelConfig
 from backend.metrics import Metrics
-from backend.predict.admission import Admission
-from backend.predict.click import Clicks, Request
+from backend.predict.click import Clicks, Reply, Request
 from backend.predict.events.ask import Event, event_of
-from backend.predict.events.protocol import EventAnswer, VideoProtocol
+from backend.predict.events.protocol import VideoProtocol
 from backend.predict.retrieve import Retrieval
-from backend.threads.caller import log_place, serving
+from backend.threads.caller import serving
 from backend.threads.fair_queue import Busy
 from backend.tracking.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 
 MAX_PROJECT = 100  # characters of a project's name; Label Studio's have about 20
+RESERVED_THREADS = 2  # for probes, metrics and the answer "busy"
+
+Task = Mapping[str, Any]
 
 
 class BadRequest(Exception):
     """The body is not what Label Studio sends; ``str()`` says what is wrong."""
 
 
+class Admission:
+    """Counts requests under way, so that some thread is always free to answer; a project may take
+    three quarters of the places.
+
+    Args:
+        threads: requests that the server answers at the same time.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.places = max(1, threads - RESERVED_THREADS)
+        self.share = max(1, self.places - self.places // 4)
+        self._lock = threading.Lock()
+        self._inside: Counter[str] = Counter()
+
+    @property
+    def inside(self) -> int:
+        """Requests under way."""
+        return self._inside.total()
+
+    @contextmanager
+    def enter(self, project: str) -> Iterator[None]:
+        """Hold a place inside the block.
+
+        Raises:
+            Busy: there is none.
+        """
+        with self._lock:
+            if self._inside.total() >= self.places:
+                raise Busy("the backend is busy with other requests; try again in a moment")
+            if self._inside[project] >= self.share:
+                raise Busy(
+                    "the backend is busy with other requests of this project; try again in a moment"
+                )
+            self._inside[project] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside[project] -= 1
+                if not self._inside[project]:
+                    del self._inside[project]
+
+
 class Dispatcher:
-    """Turns request bodies into reply bodies."""
+    """Turns request bodies into reply bodies.
+
+    Args:
+        protocol: answers the events of newer editors; without it they get nothing.
+        threads: requests that the server answers at the same time.
+        media: closes what fetches and decodes, when nothing needs it any more.
+    """
 
     def __init__(
         self,
@@ -47,12 +98,6 @@ class Dispatcher:
         threads: int = 16,
         media: ExitStack | None = None,
     ) -> None:
-        """
-        Args:
-            media: closes what fetches and decodes, when nothing needs it any more.
-            protocol: answers the events of newer editors; without it they get nothing.
-            threads: requests that the server answers at the same time.
-        """
         self.engine = engine
         self.tracking = tracking
         self._clicks = clicks
@@ -88,98 +133,74 @@ class Dispatcher:
         params = body.get("params")
         # label-studio-ml hands on {} where Label Studio sends null
         context = (params.get("context") or None) if isinstance(params, dict) else None
-        event = event_of(context)
-        if self._protocol is not None and event is Event.CAPABILITIES:  # the same for all projects
-            return {"results": [self._event_reply(event, self._protocol.capabilities())]}
-        kind = "batch" if context is None else "interactive"
+        protocol = self._protocol
+        event = event_of(context) if protocol is not None else None
+        if protocol is not None and event is Event.CAPABILITIES:  # the same for all projects
+            return {"results": [self._prediction(event, protocol.capabilities())]}
+        xml: Any = body.get("label_config")
         try:
-            config = self.config(body.get("label_config"))
+            config = self.config(xml)
         except (BadRequest, LabelConfigError) as error:
             logger.warning("project %s: no predictions: %s", body.get("project"), error)
+            kind = "batch" if context is None else "interactive"
             self._metrics.predictions.labels(kind, "bad_config").inc()
-            return {"results": [_nothing(context) for _ in tasks]}
+            # An empty list stores nothing, but the editor wants an object.
+            return {"results": [[] if context is None else {"result": []} for _ in tasks]}
         project = str(body.get("project"))[:MAX_PROJECT]
         with serving(project=project):
             if context is None:
-                return self._answer_batch(project, tasks, body["label_config"], config)
-            if self._protocol is not None and event is not None:
-                return self._answer_event(self._protocol, event, body, tasks, config)
-            return self._answer_editor(body, tasks, config, context)
+                return self._retrieve(project, tasks, xml, config)
+            if not tasks:
+                return {"results": []}
+            request = Request(project, tasks[0], xml, config, context)
+            if protocol is not None and event is not None:
+                return {"results": [self._answer_event(protocol, event, request)]}
+            # The editor asks for one task at a time and reads only the first result.
+            return {"results": [self._answer_editor(request), *([] for _ in tasks[1:])]}
 
-    def _answer_event(
-        self,
-        protocol: VideoProtocol,
-        event: Event,
-        body: Mapping[str, Any],
-        tasks: list[Mapping[str, Any]],
-        config: LabelConfig,
-    ) -> dict[str, Any]:
-        """The reply to an event of a newer editor, in the form of ``label-studio-ml``."""
-        if not tasks:
-            return {"results": []}
-        request = Request(str(body.get("project")), tasks[0], body["label_config"], config)
-        context = body["params"]["context"]
-        try:
-            with self._admission.enter(request.project[:MAX_PROJECT]):
-                answer = protocol.answer(event, request, context)
-        except Busy as error:
-            logger.warning("task %s: %s: %s", request.task_id, event, error)
-            answer = protocol.answer_busy(event, request, context, str(error))
-        return {"results": [self._event_reply(event, answer)]}
-
-    def _event_reply(self, event: Event, answer: EventAnswer) -> dict[str, Any]:
-        self._metrics.predictions.labels(event, answer.outcome).inc()
-        reply = {
-            "result": answer.items,
-            "score": _mean_score(answer.items),
-            "model_version": self.engine.model_version,
-        }
-        return reply if answer.error is None else {**reply, "error": answer.error}
-
-    def _answer_batch(
-        self, project: str, tasks: list[Mapping[str, Any]], label_config: str, config: LabelConfig
+    def _retrieve(
+        self, project: str, tasks: list[Task], label_config: str, config: LabelConfig
     ) -> dict[str, Any]:
         try:
             with self._admission.enter(project):
-                results, asked = self.retrieval.reply(project, tasks, label_config, config)
+                results, kind = self.retrieval.reply(project, tasks, label_config, config)
+            outcome = "ok" if any(results) else "nothing"
         except Busy as error:
             logger.warning("%d tasks: no predictions: %s", len(tasks), error)
-            self._metrics.predictions.labels("batch", "busy").inc()
-            return {"results": [[] for _ in tasks], "model_version": self.engine.model_version}
-        self._metrics.predictions.labels(asked, "ok" if any(results) else "nothing").inc()
+            results, kind, outcome = [[] for _ in tasks], "batch", "busy"
+        self._metrics.predictions.labels(kind, outcome).inc()
         return {"results": results, "model_version": self.engine.model_version}
 
-    def _answer_editor(
-        self,
-        body: Mapping[str, Any],
-        tasks: list[Mapping[str, Any]],
-        config: LabelConfig,
-        context: object,
+    def _answer_event(
+        self, protocol: VideoProtocol, event: Event, request: Request
     ) -> dict[str, Any]:
-        if not tasks:
-            return {"results": []}
-        request = Request(str(body.get("project")), tasks[0], body["label_config"], config)
         try:
-            with self._admission.enter(request.project[:MAX_PROJECT]):
-                if _is_on_video(context, config):
-                    reply = self._clicks.reply_on_video(request, context)
-                else:
-                    reply = self._clicks.reply(request, prompts_from_context(context, config))
+            with self._admission.enter(request.project):
+                reply = protocol.reply(event, request)
+        except Busy as error:
+            logger.warning("task %s: %s: %s", request.task_id, event, error)
+            reply = protocol.reply_busy(event, request, str(error))
+        return self._prediction(event, reply)
+
+    def _answer_editor(self, request: Request) -> dict[str, Any]:
+        try:
+            with self._admission.enter(request.project):
+                reply = self._clicks.reply(request)
         except Busy as error:
             logger.warning("task %s: %s", request.task_id, error)
-            reply = self._clicks.told(request, context, str(error), "busy")
-        except Exception:  # request boundary: the editor would hide a 500
-            logger.exception("task %s: the request could not be answered", request.task_id)
-            text = f"the backend failed on this request; its log says why{log_place()}"
-            reply = self._clicks.told(request, context, text, "defect")
-        self._metrics.predictions.labels("interactive", reply.outcome).inc()
-        first = {
+            reply = self._clicks.message(request, str(error), "busy")
+        return self._prediction("interactive", reply)
+
+    def _prediction(self, kind: str, reply: Reply) -> dict[str, Any]:
+        """A reply as Label Studio and the editors take it; counted as ``kind``."""
+        self._metrics.predictions.labels(kind, reply.outcome).inc()
+        scores = [item["score"] for item in reply.results if "score" in item]
+        prediction = {
             "result": reply.results,
-            "score": _mean_score(reply.results),
+            "score": sum(scores) / len(scores) if scores else 0.0,
             "model_version": self.engine.model_version,
         }
-        # The editor asks for one task at a time and reads only the first result.
-        return {"results": [first, *([] for _ in tasks[1:])]}
+        return prediction if reply.error is None else {**prediction, "error": reply.error}
 
     def drain(self) -> None:
         """Begin to stop: what waits is told so at once, jobs end after the frame they are at."""
@@ -195,20 +216,3 @@ class Dispatcher:
         self.tracking.close()
         self.engine.close()
         self._media.close()
-
-
-def _mean_score(results: list[dict[str, Any]]) -> float:
-    scores = [item["score"] for item in results if "score" in item]
-    return sum(scores) / len(scores) if scores else 0.0
-
-
-def _is_on_video(context: object, config: LabelConfig) -> bool:
-    """Whether a request of the editor is about a ``<Video>`` and not about a picture."""
-    names = [video.name for video in config.videos]  # to_name may be anything
-    items = context.get("result") if isinstance(context, Mapping) else None
-    return any(item.get("to_name") in names for item in mappings(items))
-
-
-def _nothing(context: object) -> Any:
-    """The harmless answer: an empty list stores nothing, the editor wants an object."""
-    return [] if context is None else {"result": []}

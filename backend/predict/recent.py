@@ -1,7 +1,7 @@
-"""What the service remembers between two requests of one annotator, bounded in number and time.
+"""What is remembered between two requests of one annotator, bounded in number and time.
 
-Label Studio never sends a box and points in one request (they are grouped by region type),
-and never says what an earlier answer was; both matter for the next click.
+Label Studio never sends a box and points in one request (they are grouped by region type), and
+its draft is 5 seconds behind; both matter for the next click.
 """
 
 from __future__ import annotations
@@ -13,15 +13,12 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-
 from backend.labelstudio.geometry import point_in_box
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt
 
 T = TypeVar("T")
 
 BOX_SECONDS = 60.0
-LOGITS_SECONDS = 600.0
 NOTE_SECONDS = 24 * 3600.0
 DRAFT_SECONDS = 10.0  # the editor saves its draft after 5
 
@@ -61,7 +58,7 @@ class Recent(Generic[T]):
             oldest = self._clock() - self._seconds
             return [v for key, (at, v) in self._values.items() if at >= oldest and matches(key)]
 
-    def forget(self, matches: Callable[[Hashable], bool]) -> None:
+    def forget(self, matches: Callable[[Any], bool]) -> None:
         """Drop every value whose key ``matches``."""
         with self._lock:
             for key in [key for key in self._values if matches(key)]:
@@ -89,12 +86,10 @@ class RememberedBox:
 
 
 class RecentPrompts:
-    """Boxes that wait for points, and logits that wait for a correction."""
+    """Boxes that wait for points, what was sent and not yet saved, and where notes are."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._boxes: Recent[RememberedBox] = Recent(entries=1000, seconds=BOX_SECONDS, clock=clock)
-        # 256 KiB each at 1024 px
-        self._logits: Recent[np.ndarray] = Recent(entries=128, seconds=LOGITS_SECONDS, clock=clock)
         self._sent: Recent[dict[str, Any]] = Recent(entries=500, seconds=DRAFT_SECONDS, clock=clock)
         self._notes: Recent[bool] = Recent(entries=10_000, seconds=NOTE_SECONDS, clock=clock)
 
@@ -122,15 +117,6 @@ class RecentPrompts:
         self._boxes.forget(lambda key: key == place)
         return None
 
-    def remember_logits(self, key: Hashable | None, logits: np.ndarray) -> None:
-        """Keep the answer to prompts ``key`` for a correction of it; None: not worth keeping."""
-        if key is not None:
-            self._logits.put(key, logits)
-
-    def logits(self, key: Hashable | None) -> np.ndarray | None:
-        """The logits of the answer to prompts ``key``."""
-        return self._logits.get(key) if key is not None else None
-
     def remember_sent(self, project: str, task: str, results: list[dict[str, Any]]) -> None:
         """Regions were sent to the editor, whose draft will hold them in about 5 seconds."""
         for result in results:
@@ -150,6 +136,4 @@ class RecentPrompts:
 
     def forget_task(self, project: str, task: str) -> None:
         """Drop the boxes of a task."""
-        self._boxes.forget(
-            lambda key: isinstance(key, Place) and (key.project, key.task) == (project, task)
-        )
+        self._boxes.forget(lambda place: (place.project, place.task) == (project, task))

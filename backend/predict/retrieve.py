@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -42,15 +43,28 @@ WORTH_WAITING = 2  # videos of one request
 
 
 @dataclass(frozen=True)
-class _Tracked:
-    """What came of the videos of a task, and the jobs that it is from."""
+class Found:
+    """What came of a task.
+
+    Attributes:
+        prediction: as Label Studio takes it; None where there is nothing.
+        errors: of the pages that could not be predicted.
+        jobs: the tracks that the prediction is from.
+    """
 
     prediction: Prediction | None = None
+    errors: Sequence[Exception] = ()
     jobs: Sequence[Job] = ()
 
 
 class Retrieval:
-    """Predictions for whole tasks, and encoding ahead of the first click."""
+    """Predictions for whole tasks, and encoding ahead of the first click.
+
+    Args:
+        model_version: of the model that answers now.
+        open_seconds: longest wait of a page that opens a task.
+        retrieve_seconds: longest wait of "Retrieve predictions".
+    """
 
     def __init__(
         self,
@@ -66,7 +80,7 @@ class Retrieval:
         self._version = model_version
         self._open_seconds = open_seconds
         self._retrieve_seconds = retrieve_seconds
-        self._pool = FairPool(2, "batch")
+        self._pool = FairPool(2, "retrieve")
         # Of their own: encoding ahead waits for everything else, and must let nobody wait for it.
         self._ahead = FairPool(2, "ahead")
         self._prefetches = threading.BoundedSemaphore(MAX_PREFETCHES)
@@ -74,127 +88,82 @@ class Retrieval:
     def reply(
         self, project: str, tasks: Sequence[Task], label_config: str, config: LabelConfig
     ) -> tuple[list[Any], str]:
-        """One entry per task, in order: a prediction, or an empty list where there is none.
+        """One entry per task, in order: a prediction, or an empty list where there is none; and
+        what the request is, "open" or "retrieve".
 
         An empty list stores nothing in Label Studio; an empty prediction would be shown. Boxes on
         videos are tracked only where the request is certainly a retrieval; a track that takes
         longer than the request is stored as a prediction when it is done.
         """
         retrieval = len(tasks) > 1 or any(task.get("predictions") for task in tasks)
+        kind = "retrieve" if retrieval else "open"
         if retrieval and config.video_rectangles:
-            return self._track_all(project, tasks, label_config), "retrieve"
-        prompts = [prompts_from_task(dict(task), config) for task in tasks]
-        if not any(prompts):
-            if not retrieval and tasks:
-                self._prefetch(tasks[0], config)
-            return [[] for _ in tasks], "retrieve" if retrieval else "open"
-        seconds = self._retrieve_seconds if retrieval else self._open_seconds
+            return self._track_all(project, tasks, label_config), kind
+        prompts = [prompts_from_task(task, config) for task in tasks]
+        if tasks and not retrieval and not prompts[0]:
+            self._prefetch(tasks[0], config)
         deadline = time.monotonic() + self._retrieve_seconds
-        futures: list[Future[Prediction | None] | None] = [
-            self._pool.submit(self._predict, task, config, found, deadline) if found else None
-            for task, found in zip(tasks, prompts, strict=True)
-        ]
-        wait([future for future in futures if future is not None], timeout=seconds)
-        return [_done(future) or [] for future in futures], "retrieve" if retrieval else "open"
+        asked = {
+            number: self._submit(
+                tasks[number], partial(self.predict, tasks[number], config, found, deadline)
+            )
+            for number, found in enumerate(prompts)
+            if found
+        }
+        seconds = self._retrieve_seconds if retrieval else self._open_seconds
+        results, late = _in_time(asked, len(tasks), seconds)
+        for each in late:
+            each.cancel()  # not begun: asked again, it gets its turn
+        return results, kind
 
-    def predict(self, task: Task, config: LabelConfig, seconds: float) -> Prediction | None:
-        """Masks for all that a task holds and that can be turned into one; None for nothing.
+    def predict(
+        self, task: Task, config: LabelConfig, prompts: Sequence[ObjectPrompt], deadline: float
+    ) -> Found:
+        """Masks for ``prompts``, page by page; a page that fails spoils no other.
 
         Args:
-            seconds: how long it may take.
-
-        Raises:
-            ExpectedError: why not.
+            prompts: those of ``task`` that can be turned into masks.
+            deadline: on ``time.monotonic``.
         """
-        deadline = time.monotonic() + seconds
         regions: list[dict[str, Any]] = []
         scores: list[float] = []
-        prompts = sorted(prompts_from_task(dict(task), config), key=_page)
-        for _, group in groupby(prompts, key=_page):
-            made, page_scores = self._predict_page(task, config, list(group), deadline)
-            regions += made
-            scores += page_scores
-        return self._prediction(regions, scores)
+        errors = []
+        for _, page in groupby(sorted(prompts, key=_page), key=_page):
+            try:
+                made, of_page = self._predict_page(task, config, list(page), deadline)
+            except Exception as error:  # noqa: BLE001 - logged or raised by whoever asked
+                errors.append(error)
+            else:
+                regions += made
+                scores += of_page
+        return Found(self._prediction(regions, scores), errors)
 
     def close(self) -> None:
         """Stop; what runs is abandoned."""
         for pool in (self._pool, self._ahead):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _predict(
-        self, task: Task, config: LabelConfig, prompts: Sequence[ObjectPrompt], deadline: float
-    ) -> Prediction | None:
-        regions: list[dict[str, Any]] = []
-        scores: list[float] = []
-        pages = sorted(prompts, key=_page)
-        for _, group in groupby(pages, key=_page):
+    def _submit(self, task: Task, find: Callable[[], Found]) -> Future[Found]:
+        """Begin to find what there is of ``task``; what goes wrong is logged."""
+
+        def run() -> Found:
             try:
-                made, page_scores = self._predict_page(task, config, list(group), deadline)
-            except ExpectedError as error:
-                logger.warning("task %s: not predicted: %s", task_name(task), error)
-                continue
-            except Exception:  # thread boundary: one task must not spoil the others
-                logger.exception("task %s: not predicted", task_name(task))
-                continue
-            regions += made
-            scores += page_scores
-        return self._prediction(regions, scores)
+                found = find()
+            except Exception as error:  # noqa: BLE001 - one task must not spoil the others
+                found = Found(errors=[error])
+            for reason in found.errors:
+                if isinstance(reason, ExpectedError):
+                    logger.warning("task %s: not predicted: %s", task_name(task), reason)
+                else:
+                    logger.error("task %s: not predicted", task_name(task), exc_info=reason)
+            return found
 
-    def _prediction(
-        self, regions: list[dict[str, Any]], scores: Sequence[float]
-    ) -> Prediction | None:
-        if not regions:
-            return None
-        score = sum(scores) / len(scores)
-        return {"result": regions, "score": score, "model_version": self._version()}
-
-    def _track_all(self, project: str, tasks: Sequence[Task], label_config: str) -> list[Any]:
-        """All begin now; only few are worth waiting for, the others are stored one by one."""
-        patient = len(tasks) <= WORTH_WAITING
-        asked = [
-            self._pool.submit(self._track, project, task, label_config, patient) for task in tasks
-        ]
-        wait(asked, timeout=self._retrieve_seconds)
-        return [self._taken(future) for future in asked]
-
-    def _taken(self, asked: Future[_Tracked]) -> Prediction | list[Any]:
-        if asked.done():
-            return asked.result().prediction or []
-        asked.add_done_callback(self._store_late)
-        return []
-
-    def _store_late(self, asked: Future[_Tracked]) -> None:
-        """What missed the reply is stored as the results of longer tracks are."""
-        if not asked.cancelled():
-            for job in asked.result().jobs:
-                self._videos.deliver(job)
-
-    def _track(self, project: str, task: Task, label_config: str, patient: bool) -> _Tracked:
-        try:
-            results: list[dict[str, Any]] = []
-            scores: list[float] = []
-            jobs = self._videos.retrieve(project, task, label_config, patient=patient)
-            done = [job for job in jobs if job.state is JobState.DONE]
-            for job in done:
-                made, each = self._videos.outcome(job)
-                results, scores = results + made, scores + each
-            if not results:
-                return _Tracked()
-        except ExpectedError as error:
-            logger.warning("task %s: not tracked: %s", task_name(task), error)
-            return _Tracked()
-        except Exception:  # thread boundary: one task must not spoil the others
-            logger.exception("task %s: not tracked", task_name(task))
-            return _Tracked()
-        score = sum(scores) / len(scores) if scores else 0.0
-        prediction = {"result": results, "score": score, "model_version": self._version()}
-        return _Tracked(prediction, done)
+        return self._pool.submit(run)
 
     def _predict_page(
         self, task: Task, config: LabelConfig, prompts: list[ObjectPrompt], deadline: float
     ) -> tuple[list[dict[str, Any]], list[float]]:
-        page = self._segmenter.page(task, config, prompts[0], Priority.RETRIEVE, deadline)
-        segments = self._segmenter.segment(page, prompts, Priority.RETRIEVE, deadline)
+        segments = self._segmenter.answer(task, config, prompts, Priority.RETRIEVE, deadline)
         regions: list[dict[str, Any]] = []
         scores = []
         for prompt, segment in zip(prompts, segments, strict=True):
@@ -202,6 +171,43 @@ class Retrieval:
             regions += made
             scores += [segment.score] if made else []
         return regions, scores
+
+    def _prediction(
+        self, regions: list[dict[str, Any]], scores: Sequence[float]
+    ) -> Prediction | None:
+        if not regions:
+            return None
+        score = sum(scores) / len(scores) if scores else 0.0
+        return {"result": regions, "score": score, "model_version": self._version()}
+
+    def _track_all(self, project: str, tasks: Sequence[Task], label_config: str) -> list[Any]:
+        """All begin now; only few are worth waiting for, the others are stored one by one."""
+        patient = len(tasks) <= WORTH_WAITING
+        asked = {
+            number: self._submit(task, partial(self._track, project, task, label_config, patient))
+            for number, task in enumerate(tasks)
+        }
+        results, late = _in_time(asked, len(tasks), self._retrieve_seconds)
+        for each in late:
+            each.add_done_callback(self._store_late)
+        return results
+
+    def _store_late(self, asked: Future[Found]) -> None:
+        """What missed the reply is stored as the results of longer tracks are."""
+        if not asked.cancelled():
+            for job in asked.result().jobs:
+                self._videos.deliver(job)
+
+    def _track(self, project: str, task: Task, label_config: str, patient: bool) -> Found:
+        jobs = self._videos.retrieve(project, task, label_config, patient=patient)
+        done = [job for job in jobs if job.state is JobState.DONE]
+        results: list[dict[str, Any]] = []
+        scores: list[float] = []
+        for job in done:
+            made, of_job = self._videos.outcome(job)
+            results += made
+            scores += of_job
+        return Found(self._prediction(results, scores), jobs=done if results else ())
 
     def _prefetch(self, task: Task, config: LabelConfig) -> None:
         """Encode the images of ``task`` (of a sequence: the first page) in the background."""
@@ -218,7 +224,7 @@ class Retrieval:
     def _encode(self, task: Task, config: LabelConfig, prompt: ObjectPrompt) -> None:
         try:
             deadline = time.monotonic() + PREFETCH_SECONDS
-            self._segmenter.page(task, config, prompt, Priority.PREFETCH, deadline)
+            self._segmenter.encode(task, config, prompt, Priority.PREFETCH, deadline)
         except ExpectedError as error:
             logger.info("task %s: not encoded ahead: %s", task_name(task), error)
         except Exception:  # thread boundary: the click that follows reports the cause
@@ -231,10 +237,14 @@ def _page(prompt: ObjectPrompt) -> tuple[str, int]:
     return prompt.image, -1 if prompt.item_index is None else prompt.item_index
 
 
-def _done(future: Future[Prediction | None] | None) -> Prediction | None:
-    if future is None:
-        return None
-    if not future.done():
-        future.cancel()  # not begun: asked again, it gets its turn
-        return None
-    return future.result()
+def _in_time(
+    asked: Mapping[int, Future[Found]], count: int, seconds: float
+) -> tuple[list[Any], set[Future[Found]]]:
+    """What is done within ``seconds`` of ``count`` tasks, an empty list for the others; and the
+    futures that are late."""
+    done, late = wait(asked.values(), timeout=seconds)
+    results: list[Any] = [[] for _ in range(count)]
+    for number, future in asked.items():
+        if future in done and not future.cancelled():
+            results[number] = future.result().prediction or []
+    return results, late

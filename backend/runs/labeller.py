@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from backend.job_state import JobState
 from backend.labelstudio.commands import ParsedCommand
+from backend.labelstudio.prompts import prompts_from_task
 from backend.labelstudio.read_results import joined_labels, read_results
 from backend.labelstudio.video_regions import read_video_regions
 from backend.labelstudio.write_results import with_note
@@ -100,8 +102,12 @@ class Labeller:
         elsewhere = {*sequences, None} if sequences else set()
         single = [mark for mark in marks if mark.get("to_name") not in elsewhere]
         alone = {**task, "annotations": [{"result": single}]}
-        found = self._service.retrieval.predict(alone, config, SECONDS)
-        for result in found["result"] if found else ():
+        prompts = prompts_from_task(alone, config)
+        deadline = time.monotonic() + SECONDS
+        found = self._service.retrieval.predict(alone, config, prompts, deadline)
+        if found.errors:
+            raise found.errors[0]
+        for result in found.prediction["result"] if found.prediction else ():
             score = float(result.get("score", 1.0))
             made.results.append(result)
             made.scores.append(score)

@@ -134,6 +134,7 @@ class Bench:
         )
         self.protocol = VideoProtocol(
             self.engine,
+            segmenter,
             images,
             self.tracking,
             budget_seconds=self.settings.click_budget_seconds,

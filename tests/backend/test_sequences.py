@@ -502,7 +502,7 @@ class TestOnPrompt:
 
         bench.store.add_job = broken
         assert len(editor.click(30, 50, page=0)) == 1
-        assert "failed to track on" in editor.text
+        assert "failed on the other frames" in editor.text
 
     def test_a_picture_is_no_sequence(self, bench):
         bench.engine.wait_ready(PATIENCE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,14 +15,14 @@ from backend.engine.building import ModelChoice
 from backend.engine.engine import Segment
 from backend.engine.local import LocalEngine
 from backend.engine.pixel_prompts import PixelPrompt
-from backend.engine.scheduler import Priority
+from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
 from backend.pixels.recipes import ImageSource
-from backend.predict.segment import Page, Segmenter
-from backend.predict.zoom import Window, window_for
+from backend.predict.segment import Segmenter, Window, window_for
 from tests.waiting import PATIENCE
 
+CONFIG = parse_label_config('<View><Image name="image" value="$image"/></View>')
 NOTHING = np.full((64, 64), -5.0, np.float32)
 
 
@@ -124,8 +125,7 @@ def scan(side: int = 4096, radius: int = 20, centre: tuple[int, int] = (3000, 10
 def test_a_tiny_object_gets_an_outline_only_with_the_window(engine, by):
     picture, disc = scan()
     source = ImageSource(f"scan-{by}", lambda: picture)
-    embedded = engine.embed(source, Priority.CLICK, 60)
-    page = Page(source, embedded, embedded.width, embedded.height)
+    pictures = SimpleNamespace(source=lambda task, tag, page, deadline: source)
     percent = 100 / len(picture)
     middle = PointPrompt(3000 * percent, 1000 * percent, True)
     box = BoxPrompt(2979 * percent, 979 * percent, 42 * percent, 42 * percent)
@@ -136,9 +136,8 @@ def test_a_tiny_object_gets_an_outline_only_with_the_window(engine, by):
     )
 
     def iou(zoom: bool) -> float:
-        answers = Segmenter(engine, None, Metrics(), zoom=zoom)
-        looked = answers.closer(page, prompt, Priority.CLICK, time.monotonic() + 60)
-        [segment] = answers.segment(looked, [prompt], Priority.CLICK, time.monotonic() + 60)
+        segmenter = Segmenter(engine, pictures, Metrics(), zoom=zoom)
+        segment = segmenter.answer_click({}, CONFIG, prompt, time.monotonic() + 60)
         assert segment.mask.shape == disc.shape
         return (segment.mask & disc).sum() / (segment.mask | disc).sum()
 

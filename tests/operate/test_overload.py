@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from backend.engine.scheduler import Priority
-from backend.predict.admission import RESERVED, Admission
+from backend.predict.dispatch import RESERVED_THREADS, Admission
 from backend.threads.caller import caller, serving
 from backend.threads.fair_queue import Busy
 from tests.backend.conftest import box, click
@@ -28,7 +28,7 @@ def outcomes(bench, outcome):
 class TestAdmission:
     def test_some_threads_are_left_for_probes(self):
         admission = Admission(16)
-        assert admission.places == 16 - RESERVED
+        assert admission.places == 16 - RESERVED_THREADS
         assert admission.share < admission.places
 
     @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -78,8 +78,9 @@ def event_of(context: object) -> Event | None:
     return Event(written) if isinstance(written, str) and written in list(Event) else None
 
 
-def read_ask(context: Mapping[str, object]) -> Ask:
+def read_ask(context: object) -> Ask:
     """Read a context; what cannot be used counts as not given."""
+    context = context if isinstance(context, Mapping) else {}
     window = whole_number(context.get("window"))
     milliseconds = number(context.get("max_duration_ms"))
     return Ask(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from backend.expected import ExpectedError
 from backend.labelstudio.geometry import Box
-from backend.labelstudio.json_values import flag, mappings, text, texts
+from backend.labelstudio.json_values import flag, text, texts
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
 from backend.labelstudio.read_results import Point, read_geometry
 from backend.predict.events.ask import Where, read_where
@@ -57,8 +57,8 @@ class PromptList:
     ignored: tuple[str, ...]
 
 
-def read_prompts(context: Mapping[str, object], target: str) -> PromptList:
-    """Read the ``result`` of a context.
+def read_prompts(written: Sequence[Mapping[str, object]], target: str) -> PromptList:
+    """Read the items of a context's ``result``.
 
     Items with the same ``object_id`` are one object. Of those without one, each label is an
     object, or all together where at most one label occurs, for the protocol's own editor sends
@@ -74,7 +74,6 @@ def read_prompts(context: Mapping[str, object], target: str) -> PromptList:
     """
     ignored: list[str] = []
     items = []
-    written = list(mappings(context.get("result")))
     if len(written) > MAX_ITEMS:
         raise TooMany(f"{len(written)} prompts in one request; {MAX_ITEMS} are taken")
     for position, item in enumerate(written):

@@ -1,40 +1,31 @@
-"""One request of the protocol, one reply."""
+"""The interactive video protocol: one event of an editor, one reply."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.engine.engine import Engine, Segment
-from backend.engine.pixel_prompts import pixel_prompt
 from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
 from backend.job_state import JobState
 from backend.labelstudio.prompts import ObjectPrompt
-from backend.labelstudio.tags import ImageTag
-from backend.pixels.recipes import ImageSource, TaskPictures
-from backend.predict.click import OnlyBackground, Request
+from backend.pixels.recipes import TaskPictures
+from backend.predict.click import Failure, OnlyBackground, Reply, Request, attempt
 from backend.predict.events.ask import Ask, Event, read_ask
-from backend.predict.events.event_prompts import Prompted, PromptList, read_prompts
-from backend.predict.events.messages import (
-    Item,
-    Target,
-    capabilities,
-    find_target,
-    item,
-    picture,
-    place,
-)
+from backend.predict.events.event_prompts import PromptList, read_prompts
+from backend.predict.events.messages import Target, capabilities, find_target, item, picture, place
 from backend.predict.events.open_videos import Clips, OpenClip
 from backend.predict.events.order import Order
 from backend.predict.events.prewarm import Prewarmer, remember
 from backend.predict.events.sessions import NoSession, Progress, Tracks, track_request
+from backend.predict.segment import Segmenter
 from backend.tracking.spans import Direction
-from backend.tracking.store import TrackedMask
 from backend.tracking.tracking import Tracking
 
 logger = logging.getLogger(__name__)
@@ -42,17 +33,8 @@ logger = logging.getLogger(__name__)
 SWEEP_SECONDS = 10.0  # how often idle videos and abandoned tracks are looked for
 
 
-class Nothing(ExpectedError):
-    """There is nothing to answer with; the message is one line."""
-
-
-@dataclass(frozen=True)
-class EventAnswer:
-    """Items for the editor; ``error`` says why there is less than was asked for."""
-
-    items: list[Item]
-    outcome: str = "ok"
-    error: str | None = None
+class NothingToAnswer(ExpectedError):
+    """There is nothing to answer with."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +42,6 @@ class _Call:
     """A request as the handlers get it."""
 
     request: Request
-    context: Mapping[str, object]
     ask: Ask
     target: Target
     deadline: float
@@ -69,6 +50,12 @@ class _Call:
     def task(self) -> tuple[str, str]:
         """Whose request it is."""
         return self.request.project, self.request.task_id
+
+    def reply(
+        self, kind: str, value: Mapping[str, Any], outcome: str = "ok", error: str | None = None
+    ) -> Reply:
+        """One item of type ``kind``."""
+        return Reply([item(kind, self.target, value)], outcome, error)
 
 
 class VideoProtocol:
@@ -82,6 +69,7 @@ class VideoProtocol:
     def __init__(
         self,
         engine: Engine,
+        segmenter: Segmenter,
         images: TaskPictures,
         tracking: Tracking,
         *,
@@ -89,7 +77,7 @@ class VideoProtocol:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
-        self._images = images
+        self._segmenter = segmenter
         self._budget = budget_seconds
         self.clips = Clips(images, clock=clock)
         self._prewarmer = Prewarmer(engine, self.clips)
@@ -99,45 +87,31 @@ class VideoProtocol:
         self._sweeper = threading.Thread(target=self._sweep, name="sweep", daemon=True)
         self._sweeper.start()
 
-    def capabilities(self) -> EventAnswer:
+    def capabilities(self) -> Reply:
         """The answer to ``capabilities``, which needs neither task nor label config."""
-        return EventAnswer([capabilities(self._engine.model_version)])
+        return Reply([capabilities(self._engine.model_version)], "ok")
 
-    def answer(self, event: Event, request: Request, context: Mapping[str, object]) -> EventAnswer:
+    def reply(self, event: Event, request: Request) -> Reply:
         """The answer to any event; never raises, whatever the request holds."""
-        call = self._call(request, context)
-        handlers: dict[Event, Callable[[_Call], EventAnswer]] = {
-            Event.CAPABILITIES: lambda call: self.capabilities(),
-            Event.PREWARM: self._prewarm,
-            Event.PREDICT: self._predict,
-            Event.TRACK: self._track,
-            Event.TRACK_PROGRESS: self._progress,
-            Event.TRACK_CANCEL: self._cancel,
-            Event.RELEASE: self._release,
-        }
-        try:
-            if not call.target.to_name and event in (Event.PREWARM, Event.PREDICT, Event.TRACK):
-                raise Nothing("the label config has no tag that takes masks or boxes")
-            return handlers[event](call)
-        except ExpectedError as error:
-            logger.warning("task %s: %s: %s", request.task_id, event, error)
-            return self._failed(event, call, str(error))
-        except Exception:  # request boundary: the editor would hide a 500
-            logger.exception("task %s: %s could not be answered", request.task_id, event)
-            text = "the backend failed on this request; its log says why"
-            return self._failed(event, call, text)
+        call = self._call(request)
+        found = attempt(request, f"this {event} request", self._answer, event, call)
+        return self._failed(event, call, found) if isinstance(found, Failure) else found
 
-    def answer_busy(
-        self, event: Event, request: Request, context: Mapping[str, object], text: str
-    ) -> EventAnswer:
+    def reply_busy(self, event: Event, request: Request, text: str) -> Reply:
         """The answer where the service has no place for a request; light events need none."""
         if event in (Event.TRACK_CANCEL, Event.RELEASE):
-            return self.answer(event, request, context)
-        call = self._call(request, context)
+            return self.reply(event, request)
+        call = self._call(request)
         if event is Event.TRACK_PROGRESS:  # the track goes on, and so shall the editor
-            value = {"frames": [], "done": False, "error": None}
-            return EventAnswer([item("track_progress", call.target, value)], "busy")
-        return self._failed(event, call, text)
+            return call.reply(
+                "track_progress", {"frames": [], "done": False, "error": None}, "busy"
+            )
+        return self._failed(event, call, Failure(text, "busy"))
+
+    def expire(self) -> None:
+        """Close idle videos, cancel and forget abandoned tracks; done regularly by itself."""
+        self.clips.expire()
+        self.tracks.expire()
 
     def close(self) -> None:
         """Stop background work; tracks go on at the next start."""
@@ -145,23 +119,43 @@ class VideoProtocol:
         self._prewarmer.close()
         self.clips.close()
 
-    def _failed(self, event: Event, call: _Call, text: str) -> EventAnswer:
+    def _answer(self, event: Event, call: _Call) -> Reply:
+        if not call.target.to_name and event in (Event.PREWARM, Event.PREDICT, Event.TRACK):
+            raise NothingToAnswer("the label config has no tag that takes masks or boxes")
+        match event:
+            case Event.CAPABILITIES:
+                return self.capabilities()
+            case Event.PREWARM:
+                return self._prewarm(call)
+            case Event.PREDICT:
+                return self._predict(call)
+            case Event.TRACK:
+                return self._track(call)
+            case Event.TRACK_PROGRESS:
+                return self._progress(call)
+            case Event.TRACK_CANCEL:
+                return self._cancel(call)
+            case Event.RELEASE:
+                return self._release(call)
+
+    def _failed(self, event: Event, call: _Call, failure: Failure) -> Reply:
         """Events that only acknowledge do so with the reason in it, as the editor expects one."""
-        items: list[Item] = []
+        text = failure.text
         value: dict[str, Any]
         if event is Event.PREWARM:
             value = {"status": "error", "cached": [], "pending": [], "error": text}
-            items = [item("prewarm_ack", call.target, value)]
-        elif event is Event.TRACK_PROGRESS:
+            return call.reply("prewarm_ack", value, failure.outcome, text)
+        if event is Event.TRACK_PROGRESS:
             value = {"frames": [], "done": True, "error": text}
-            items = [item("track_progress", call.target, value)]
-        return EventAnswer(items, "error", text)
+            return call.reply("track_progress", value, failure.outcome, text)
+        return Reply([], failure.outcome, text)
 
     # Events.
 
-    def _prewarm(self, call: _Call) -> EventAnswer:
-        if not call.target.is_video:
-            return self._prewarm_picture(call)
+    def _prewarm(self, call: _Call) -> Reply:
+        if not call.target.is_video:  # encoded when its task was opened
+            value = {"status": "ok", "cached": [0], "pending": [], "frame_count": 1}
+            return call.reply("prewarm_ack", value)
         ask = call.ask
         with self._clip(call) as clip:
             at, count = clip.index(ask.where), len(clip.frames)
@@ -171,40 +165,38 @@ class VideoProtocol:
                 frames = range(at, min(count, at + ask.window + 1))
             cached, pending = self._prewarmer.ask(clip, frames)
         value = {"status": "ok", "cached": cached, "pending": pending, "frame_count": count}
-        return EventAnswer([item("prewarm_ack", call.target, value)])
+        return call.reply("prewarm_ack", value)
 
-    def _prewarm_picture(self, call: _Call) -> EventAnswer:
-        """A picture is encoded when its task is opened; there is nothing more to do ahead."""
-        value = {"status": "ok", "cached": [0], "pending": [], "frame_count": 1}
-        return EventAnswer([item("prewarm_ack", call.target, value)])
-
-    def _predict(self, call: _Call) -> EventAnswer:
+    def _predict(self, call: _Call) -> Reply:
         prompts = self._prompts(call)
         if not call.target.is_video:
-            tag = call.request.config.image(call.target.to_name) or ImageTag("")
-            source = self._images.source(call.request.task, tag, None, call.deadline)
-            found = [self._segment(call, source, each) for each in prompts.prompts]
-            return _masks(
-                call, prompts, [(each, found[i], {}) for i, each in enumerate(prompts.prompts)]
+            request, asked = call.request, [each.prompt for each in prompts.prompts]
+            segments = self._segmenter.answer(
+                request.task, request.config, asked, Priority.CLICK, call.deadline
             )
-        masks = []
+            return _masks(call, prompts, segments, [{} for _ in segments])
+        segments, places = [], []
         with self._clip(call) as clip:
             for each in prompts.prompts:
                 index = clip.index(each.where if each.where.is_given else call.ask.where)
-                segment = self._segment(call, clip.source(index), each)
+                source = clip.source(index)
+                segments.append(self._segmenter.answer_frame(source, each.prompt, call.deadline))
                 remember(clip, index)
-                masks.append((each, segment, place(index, clip.timeline.times)))
-        return _masks(call, prompts, masks)
+                places.append(place(index, clip.timeline.times))
+        return _masks(call, prompts, segments, places)
 
-    def _track(self, call: _Call) -> EventAnswer:
+    def _track(self, call: _Call) -> Reply:
         if not call.target.is_video:
-            raise Nothing("there is nothing to track on a single picture")
+            raise NothingToAnswer("there is nothing to track on a single picture")
         prompts = self._prompts(call)
         with self._clip(call) as clip:
             by_object = _by_object(prompts, clip, call.ask)
             order = _order(by_object, clip, call.ask)
-            value = {"total_frames": len(order), "fps": clip.framerate}
-            value["duration_ms"] = clip.seconds * 1000
+            value = {
+                "total_frames": len(order),
+                "fps": clip.framerate,
+                "duration_ms": clip.seconds * 1000,
+            }
         request = track_request(
             call.task,
             call.request.task,
@@ -215,47 +207,42 @@ class VideoProtocol:
         )
         job = self.tracks.start(call.task, request)
         started = {"session_id": job.id, **value, "objects": list(by_object)}
-        return EventAnswer(
-            [item("track_started", call.target, started)], error=_passed_over(prompts)
-        )
+        return call.reply("track_started", started, error=_reasons(prompts))
 
-    def _progress(self, call: _Call) -> EventAnswer:
+    def _progress(self, call: _Call) -> Reply:
         try:
             found = self.tracks.read(call.task, call.ask.session, call.ask.cursor)
         except NoSession:
             value = {"frames": [], "done": True, "error": "session not found"}
-            return EventAnswer([item("track_progress", call.target, value)], "unknown")
-        times: Any = ()
+            return call.reply("track_progress", value, "unknown")
+        times: Sequence[float] = ()
         if found.frames:
             with self._clip(call) as clip:
                 times = clip.timeline.times
-        return EventAnswer([item("track_progress", call.target, _progress_value(found, times))])
+        return call.reply("track_progress", _progress_value(found, times))
 
-    def _cancel(self, call: _Call) -> EventAnswer:
+    def _cancel(self, call: _Call) -> Reply:
         outcome = "ok"
         try:
             self.tracks.cancel(call.task, call.ask.session)
         except NoSession:
             outcome = "unknown"  # whatever it was, nothing runs for it
-        return EventAnswer(
-            [item("track_cancel_ack", call.target, {"status": "cancelled"})], outcome
-        )
+        return call.reply("track_cancel_ack", {"status": "cancelled"}, outcome)
 
-    def _release(self, call: _Call) -> EventAnswer:
+    def _release(self, call: _Call) -> Reply:
         self.tracks.release(call.task, call.ask.session)
         if not call.ask.session:
             self.clips.release(call.task)
-        return EventAnswer([item("release_ack", call.target, {"status": "released"})])
+        return call.reply("release_ack", {"status": "released"})
 
     # Parts of them.
 
-    def _call(self, request: Request, context: Mapping[str, object]) -> _Call:
+    def _call(self, request: Request) -> _Call:
         target = find_target(request.config) or Target()
-        deadline = time.monotonic() + self._budget
-        return _Call(request, context, read_ask(context), target, deadline)
+        return _Call(request, read_ask(request.context), target, time.monotonic() + self._budget)
 
-    def _clip(self, call: _Call) -> Any:
-        """The call's video, for a ``with`` statement."""
+    def _clip(self, call: _Call) -> AbstractContextManager[OpenClip]:
+        """The call's video."""
         request = call.request
         return self.clips.use(
             call.task, request.task, request.config, call.target.to_name, call.deadline
@@ -265,29 +252,19 @@ class VideoProtocol:
         """The prompts of a request, each of which says where its object is.
 
         Raises:
-            TooMany, Nothing, OnlyBackground: see there.
+            TooMany, NothingToAnswer, OnlyBackground: see there.
         """
-        prompts = read_prompts(call.context, call.target.to_name)
+        prompts = read_prompts(call.request.items, call.target.to_name)
         if not prompts.prompts:
-            raise Nothing("; ".join(["no prompt: give points or a box", *prompts.ignored[:3]]))
+            raise NothingToAnswer(
+                "; ".join(["no prompt: give points or a box", *prompts.ignored[:3]])
+            )
         lost = [each.object_id for each in prompts.prompts if not each.prompt.has_positive]
         if lost:
             raise OnlyBackground(
                 f"{', '.join(lost)}: every click is on the background; click on the object first"
             )
         return prompts
-
-    def _segment(self, call: _Call, source: ImageSource, prompted: Prompted) -> Segment:
-        image = self._engine.embed(source, Priority.CLICK, call.deadline - time.monotonic())
-        pixels = pixel_prompt(prompted.prompt, image.width, image.height)
-        timeout = call.deadline - time.monotonic()
-        [segment] = self._engine.segment(image, [pixels], Priority.CLICK, timeout)
-        return segment
-
-    def expire(self) -> None:
-        """Close idle videos, cancel and forget abandoned tracks; done regularly by itself."""
-        self.clips.expire()
-        self.tracks.expire()
 
     def _sweep(self) -> None:
         while not self._stopping.wait(SWEEP_SECONDS):
@@ -298,24 +275,28 @@ class VideoProtocol:
 
 
 def _masks(
-    call: _Call, prompts: PromptList, found: list[tuple[Prompted, Segment, dict[str, Any]]]
-) -> EventAnswer:
+    call: _Call,
+    prompts: PromptList,
+    segments: Sequence[Segment],
+    places: Sequence[Mapping[str, Any]],
+) -> Reply:
+    """The masks of ``prompts``; ``places`` name their frames."""
     items = []
     empty = []
-    for prompted, segment, frame in found:
+    for prompted, segment, at in zip(prompts.prompts, segments, places, strict=True):
         if not segment.mask.any():
             empty.append(f"no object there ({prompted.object_id}); try another spot or a box")
             continue
-        value = {**picture(segment.mask), **frame, "object_id": prompted.object_id}
+        value = {**picture(segment.mask), **at, "object_id": prompted.object_id}
         if prompted.prompt.labels:
             value["labels"] = list(prompted.prompt.labels)
         items.append(item("bitmask", call.target, value, score=segment.score))
-    reasons = "; ".join([*empty, *prompts.ignored[:3]]) or None
-    return EventAnswer(items, "ok" if items else "error", reasons)
+    return Reply(items, "ok" if items else "error", _reasons(prompts, empty))
 
 
-def _passed_over(prompts: PromptList) -> str | None:
-    return "; ".join(prompts.ignored[:3]) or None
+def _reasons(prompts: PromptList, empty: Sequence[str] = ()) -> str | None:
+    """Why there is less than was asked for; None where there is all."""
+    return "; ".join([*empty, *prompts.ignored[:3]]) or None
 
 
 def _by_object(prompts: PromptList, clip: OpenClip, ask: Ask) -> dict[str, dict[int, ObjectPrompt]]:
@@ -348,9 +329,9 @@ def _order(by_object: Mapping[str, Mapping[int, Any]], clip: OpenClip, ask: Ask)
     return Order(prompted, first, min(last, max([at + reach, *every])), ask.direction)
 
 
-def _progress_value(found: Progress, times: Any) -> dict[str, Any]:
+def _progress_value(found: Progress, times: Sequence[float]) -> dict[str, Any]:
     frames, absent = [], []
-    for index, mask in _each(found):
+    for index, mask in ((index, mask) for index, masks in found.frames for mask in masks):
         about = {
             **place(index, times),
             "object_id": mask.object_id,
@@ -373,9 +354,3 @@ def _progress_value(found: Progress, times: Any) -> dict[str, Any]:
         "state": found.job.state,
         "error": found.job.message if failed else None,
     }
-
-
-def _each(found: Progress) -> Iterator[tuple[int, TrackedMask]]:
-    for frame, masks in found.frames:
-        for mask in masks:
-            yield frame, mask
