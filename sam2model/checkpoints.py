@@ -26,8 +26,8 @@ ENCODER_PREFIXES = ("image_encoder.", "sam_mask_decoder.conv_s0.", "sam_mask_dec
 _DEMO_WEIGHTS = Path(__file__).parent / "weights" / "demo.safetensors"
 _MAX_NAMED_KEYS = 3
 
-# What the readers raise on damaged files. Torch's unpickler interprets bytes as instructions
-# and stumbles over wrong ones in any of these ways.
+# What the readers raise on damaged files. Torch's unpickler takes bytes for instructions, and
+# damaged ones fail in any of these ways.
 _DAMAGED = (
     SafetensorError,
     pickle.UnpicklingError,

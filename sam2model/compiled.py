@@ -42,7 +42,7 @@ def compile_image_encoder(model: SAM2, backend: str | Callable[..., Any] = "indu
             compiler for instance. The model stays as it is in either case.
     """
     size = model.image_size
-    with torch.inference_mode(), model.autocast():
+    with model.inference():
         images = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
         images = images.to(model.device)
         plain = model.encode_maps(images)

@@ -29,7 +29,7 @@ def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0)
     """
     if torch.is_grad_enabled() and q.device.type == "cpu" and not dropout:
         return _spelled_out(q, k, v)
-    yield_point()  # attention is where the time goes, and every part of the network comes by
+    yield_point()  # most of the time is spent here, in every part of the network
     # In bfloat16 torch's kernel for CPUs reaches a third of the rate of a plain product.
     plain = q.dtype == torch.bfloat16 or v.shape[3] != q.shape[3]
     if plain and takes_narrow_values(q, k.shape[2]):

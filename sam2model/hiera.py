@@ -17,7 +17,7 @@ from sam2model.variants import TrunkConfig
 
 _NORM_EPS = 1e-6
 # Tokens of the first stage that a CPU takes at a time where attention is local: few enough for
-# all that is computed of them to stay in its caches and in memory it has in hand.
+# everything computed from them to stay in its caches and in memory already allocated.
 _TOKENS_PER_STRIP = 8192
 
 

@@ -1,21 +1,17 @@
 """Masks for one image from prompts: numpy in, numpy out."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from sam2model.mask_decoder import DecodedMasks
 from sam2model.postprocessing import resize_masks
 from sam2model.preprocessing import preprocess
-from sam2model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
-from sam2model.prompts import check_boxes, check_mask, check_points
+from sam2model.prompts import check_boxes, check_mask_logits, check_points, point_prompt
 from sam2model.sam2 import SAM2, ImageFeatures
-from sam2model.yield_point import yielding_to
 
 # Logits handed out, and taken back as mask prompts, are clipped to this range, as in the
 # reference.
@@ -85,7 +81,7 @@ class ImagePredictor:
         Raises:
             ValueError: not such an image.
         """
-        with self._inference():
+        with self.model.inference(self._yield_to):
             pixels = preprocess(image, self.model.image_size, self.model.device)
             features = self.model.encode_image(pixels)
         return ImageEmbedding(features, (image.shape[0], image.shape[1]))
@@ -125,7 +121,7 @@ class ImagePredictor:
         self._check_embedding(embedding)
         checked_points, checked_labels = check_points(points, labels)
         boxes = None if box is None else check_boxes(np.asarray(box)[None])
-        checked_mask = None if mask is None else check_mask(mask, self.model.image_size // 4)
+        checked_mask = None if mask is None else check_mask_logits(mask, self.model.image_size // 4)
         if checked_points is None and boxes is None and checked_mask is None:
             raise ValueError("no prompt: give points, a box or a mask")
         ambiguous = (
@@ -134,10 +130,9 @@ class ImagePredictor:
             and boxes is None
             and checked_mask is None
         )
-        prompt = self._point_prompt(embedding, checked_points, checked_labels, boxes)
-        with self._inference():
-            decoded = self._decode(embedding, prompt, checked_mask, multimask and ambiguous)
-        return self._predictions(embedding, decoded)[0]
+        return self._predict(
+            embedding, boxes, checked_points, checked_labels, checked_mask, multimask and ambiguous
+        )[0]
 
     def predict_boxes(self, embedding: ImageEmbedding, boxes: ArrayLike) -> list[Prediction]:
         """Find one object in each of many boxes, decoding up to 32 boxes at once.
@@ -156,16 +151,8 @@ class ImagePredictor:
         checked = check_boxes(boxes)
         predictions: list[Prediction] = []
         for start in range(0, len(checked), _MAX_BATCH):
-            prompt = self._point_prompt(embedding, None, None, checked[start : start + _MAX_BATCH])
-            with self._inference():
-                decoded = self._decode(embedding, prompt, None, multimask=False)
-            predictions += self._predictions(embedding, decoded)
+            predictions += self._predict(embedding, checked[start : start + _MAX_BATCH])
         return predictions
-
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        with torch.inference_mode(), self.model.autocast(), yielding_to(self._yield_to):
-            yield
 
     def _check_embedding(self, embedding: ImageEmbedding) -> None:
         shape = tuple(embedding.features.embedding.shape)
@@ -177,51 +164,29 @@ class ImagePredictor:
                 f"{list(expected)}; embed the image with this model"
             )
 
-    def _point_prompt(
+    def _predict(
         self,
         embedding: ImageEmbedding,
-        points: NDArray[np.float32] | None,
-        labels: NDArray[np.int64] | None,
         boxes: NDArray[np.float32] | None,
-    ) -> tuple[Tensor, Tensor] | None:
-        """Corners of boxes, then points, in the model's coordinates: ``[B, P, 2]``, ``[B, P]``."""
-        xy: list[NDArray[np.float32]] = []
-        kinds: list[NDArray[np.int64]] = []
-        if boxes is not None:
-            xy.append(boxes.reshape(-1, 2, 2))
-            kinds.append(np.tile([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], (len(boxes), 1)))
-        if points is not None and labels is not None:
-            xy.append(points[None])
-            kinds.append(labels[None])
-        if not xy:
-            return None
-        height, width = embedding.original_size
-        scale = self.model.image_size / np.array([width, height], dtype=np.float32)
-        device = self.model.device
-        return (
-            torch.from_numpy(np.concatenate(xy, axis=1) * scale).to(device),
-            torch.from_numpy(np.concatenate(kinds, axis=1)).to(device),
-        )
-
-    def _decode(
-        self,
-        embedding: ImageEmbedding,
-        prompt: tuple[Tensor, Tensor] | None,
-        mask: NDArray[np.float32] | None,
-        multimask: bool,
-    ) -> DecodedMasks:
-        model = self.model
-        points, labels = (None, None) if prompt is None else prompt
-        mask_logits = None if mask is None else torch.from_numpy(mask)[None].to(model.device)
-        features = embedding.features
-        return model.decode_masks(
-            model.without_memory(features.embedding),
-            features.high_res,
-            points,
-            labels,
-            mask_logits,
-            multimask,
-        )
+        points: NDArray[np.float32] | None = None,
+        labels: NDArray[np.int64] | None = None,
+        mask: NDArray[np.float32] | None = None,
+        multimask: bool = False,
+    ) -> list[Prediction]:
+        """Answer prompts that were checked: one prediction per box, or one for all of them."""
+        model, features = self.model, embedding.features
+        prompt = point_prompt(boxes, points, labels, embedding.original_size, model.image_size)
+        xy, kinds = (None, None) if prompt is None else map(torch.from_numpy, prompt)
+        with model.inference(self._yield_to):
+            decoded = model.decode_masks(
+                model.without_memory(features.embedding),
+                features.high_res,
+                None if xy is None else xy.to(model.device),
+                None if kinds is None else kinds.to(model.device),
+                None if mask is None else torch.from_numpy(mask)[None].to(model.device),
+                multimask,
+            )
+        return self._predictions(embedding, decoded)
 
     def _predictions(self, embedding: ImageEmbedding, decoded: DecodedMasks) -> list[Prediction]:
         """One prediction per object of the batch, its masks sorted by score."""

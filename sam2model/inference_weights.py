@@ -2,7 +2,7 @@
 
 Weights are float32 parameters under the names of the checkpoints. Without gradients, layers
 compute with what was derived from them (cast, interpolated, multiplied together), made at first
-use and anew when a weight changes. With gradients nothing of this is used.
+use and anew when a weight changes. With gradients none of this is used.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -27,7 +27,7 @@ class Derived(Generic[T]):
     def get(
         self, parameters: Sequence[Tensor | None], variety: Hashable, compute: Callable[[], T]
     ) -> T:
-        """The value, from ``compute`` where it is not at hand.
+        """The kept value, or a new one where something that it depends on has changed.
 
         Args:
             parameters: what it depends on, every tensor that can change.
@@ -35,7 +35,7 @@ class Derived(Generic[T]):
             compute: makes it.
         """
         if torch.compiler.is_dynamo_compiling():
-            return compute()  # what is compiled must not depend on what is at hand
+            return compute()  # compiled code must not depend on what happens to be kept
         tensors = [p for p in parameters if p is not None]
         if any(p.is_inference() for p in tensors):
             return compute()  # these do not count their changes

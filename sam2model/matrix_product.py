@@ -1,4 +1,4 @@
-"""Matrix products with what follows them, by the fastest kernel there is for the device."""
+"""Matrix products with bias and activation, by the fastest kernel that the device has."""
 
 from functools import cache
 from typing import Literal, TypeAlias
@@ -38,8 +38,8 @@ def linear(
 def pack(weight: Tensor) -> Tensor:
     """A weight ``[out, in]`` in the layout that :func:`linear` is fastest with.
 
-    Pays where few rows at a time are multiplied with one weight. The result is good for
-    nothing else.
+    Pays where few rows at a time are multiplied with one weight. Only :func:`linear` takes the
+    result.
     """
     return torch.ops.mkldnn._reorder_linear_weight(weight) if _uses_onednn(weight) else weight
 
@@ -66,8 +66,7 @@ def onednn_multiplies(dtype: torch.dtype) -> bool:
 def _tried(dtype: torch.dtype) -> bool:
     """Whether oneDNN multiplied two small matrices, tried once in a process.
 
-    What the CPU is said to have decides nothing: oneDNN may be held to less by
-    ``ONEDNN_MAX_CPU_ISA``.
+    The CPU's instructions alone do not say: ``ONEDNN_MAX_CPU_ISA`` can hold oneDNN to fewer.
     """
     x = torch.ones(2, 8, dtype=dtype, device="cpu")
     weight = torch.ones(8, 8, dtype=dtype, device="cpu")

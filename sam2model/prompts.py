@@ -1,9 +1,15 @@
-"""Checks of prompts, with errors that say what is wrong."""
+"""Prompts: checked, with errors that say what is wrong, and in the model's coordinates."""
+
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sam2model.prompt_encoder import NEGATIVE, POSITIVE
+from sam2model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT, NEGATIVE, POSITIVE
+
+# Points float32 ``[B, P, 2]``, xy in pixels of the model's input, and their labels int64
+# ``[B, P]``, see :meth:`sam2model.sam2.SAM2.decode_masks`.
+PointPrompt: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 def check_points(
@@ -53,8 +59,8 @@ def check_boxes(boxes: ArrayLike) -> NDArray[np.float32]:
     return checked
 
 
-def check_mask(mask: ArrayLike, size: int) -> NDArray[np.float32]:
-    """A mask prompt as float32 ``[1, size, size]``.
+def check_mask_logits(mask: ArrayLike, size: int) -> NDArray[np.float32]:
+    """Logits as a mask prompt, as float32 ``[1, size, size]``.
 
     Raises:
         ValueError: another shape, or values that are not finite.
@@ -66,6 +72,55 @@ def check_mask(mask: ArrayLike, size: int) -> NDArray[np.float32]:
             f"prediction returned them, not {list(checked.shape)}"
         )
     return checked
+
+
+def check_mask(mask: ArrayLike) -> NDArray[np.bool_]:
+    """A mask as a prompt, as bool ``[h, w]``.
+
+    Raises:
+        ValueError: another shape, or values other than 0 and 1.
+    """
+    array = np.asarray(mask)
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"a mask prompt must have shape [h, w], not {list(array.shape)}")
+    if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
+        raise ValueError("a mask prompt must hold 0 and 1; threshold logits with mask > 0")
+    return array.astype(np.bool_)
+
+
+def point_prompt(
+    boxes: NDArray[np.float32] | None,
+    points: NDArray[np.float32] | None,
+    labels: NDArray[np.int64] | None,
+    size: tuple[int, int],
+    image_size: int,
+) -> PointPrompt | None:
+    """Boxes and points as the prompt encoder takes them: the corners of a box, then the points.
+
+    Args:
+        boxes: ``[B, 4]`` in pixels of the image; None for none.
+        points: ``[N, 2]`` in pixels of the image, of one object (B = 1); None for none.
+        labels: ``[N]``; None together with ``points``.
+        size: height and width of the image.
+        image_size: side of the model's input.
+
+    Returns:
+        None where there are neither boxes nor points.
+    """
+    xy: list[NDArray[np.float32]] = []
+    kinds: list[NDArray[np.int64]] = []
+    if boxes is not None:
+        xy.append(boxes.reshape(-1, 2, 2))
+        kinds.append(np.tile([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT], (len(boxes), 1)))
+    if points is not None and labels is not None:
+        xy.append(points[None])
+        kinds.append(labels[None])
+    if not xy:
+        return None
+    scaled = np.concatenate(xy, axis=1)
+    scaled /= np.array(size[::-1], dtype=np.float32)  # before the product, as in the reference
+    scaled *= image_size
+    return scaled, np.concatenate(kinds, axis=1)
 
 
 def _finite(values: ArrayLike, what: str) -> NDArray[np.float32]:

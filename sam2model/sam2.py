@@ -15,8 +15,8 @@ features of one image (batch 1) serve any number of objects. Together they cover
 and parameter names are the reference's, so that its checkpoints load strictly.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from sam2model.position_encoding import sine_position_encoding, sine_time_encodi
 from sam2model.prompt_encoder import NOT_A_POINT, PromptEncoder
 from sam2model.values import ImageFeatures, ObjectMasks, ObjectPointer, SpatialMemory
 from sam2model.variants import Variant
+from sam2model.yield_point import yielding_to
 
 # Spatial memories a frame attends to: conditioning frames share one temporal slot, the
 # six frames before it have one each.
@@ -127,6 +128,16 @@ class SAM2(nn.Module):
             enabled=self.compute_dtype != torch.float32,
         )
 
+    @contextmanager
+    def inference(self, yield_to: Callable[[], None] | None = None) -> Iterator[None]:
+        """A context in which the steps compute in ``compute_dtype`` and without gradients.
+
+        Args:
+            yield_to: called between the steps; see :mod:`sam2model.yield_point`.
+        """
+        with torch.inference_mode(), self.autocast(), yielding_to(yield_to):
+            yield
+
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """Run the image encoder.
 
@@ -157,7 +168,7 @@ class SAM2(nn.Module):
         return maps
 
     def without_memory(self, embedding: Tensor) -> Tensor:
-        """Condition on "nothing is remembered": for images, and where an object starts.
+        """Condition on an empty memory: for images, and where an object starts.
 
         Args:
             embedding: ``[B, C, h, w]`` from :meth:`encode_image`.

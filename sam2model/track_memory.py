@@ -15,12 +15,13 @@ spatial memory is encoded again when it is needed.
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sam2model.prompts import PointPrompt
 from sam2model.sam2 import (
     MAX_OBJECT_POINTERS,
     NUM_MASK_MEMORIES,
@@ -32,10 +33,6 @@ from sam2model.sam2 import (
 # most of its time on them and saves nothing. With them left alone, logits of 256 x 256 take 198
 # of 256 KiB and 2.4 ms. Half precision would take 85 KiB, but not give the same masks.
 _NOISE_PLANES = 2
-
-# Points float32 [N, 2], xy in pixels of the model's input, and their labels int64 [N], which
-# may be corners of a box.
-Clicks: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -126,11 +123,6 @@ class SpilledAnswer:
         values = np.ascontiguousarray(planes.T).view("<f4")
         return values.reshape(self.side, self.side).astype(np.float32)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of host memory."""
-        return sum(map(len, self.packed_logits)) + self.pointer.nbytes
-
 
 class Recall(NamedTuple):
     """What a step reads of one object; objects with equal ``layout`` can share a batch."""
@@ -165,7 +157,7 @@ class ObjectTrack:
             was trained with.
     """
 
-    points: dict[int, Clicks | None] = field(default_factory=dict)
+    points: dict[int, PointPrompt | None] = field(default_factory=dict)
     pending: dict[int, PromptedFrame] = field(default_factory=dict)
     pending_corrections: set[int] = field(default_factory=set)
     conditioning: dict[int, PromptedFrame] = field(default_factory=dict)

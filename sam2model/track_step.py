@@ -9,7 +9,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,20 +31,6 @@ _LOGIT_LIMIT = 32.0
 _MAX_BATCH = 8
 # Dtype of spatial memories between frames, as in the reference.
 _MEMORY_DTYPE = torch.bfloat16
-
-
-def check_mask_prompt(mask: ArrayLike) -> NDArray[np.bool_]:
-    """A mask prompt as bool ``[h, w]``.
-
-    Raises:
-        ValueError: another shape, or values other than 0 and 1.
-    """
-    array = np.asarray(mask)
-    if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"a mask prompt must have shape [h, w], not {list(array.shape)}")
-    if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
-        raise ValueError("a mask prompt must hold 0 and 1; threshold logits with mask > 0")
-    return array.astype(np.bool_)
 
 
 def answer_mask(model: SAM2, features: ImageFeatures, mask: NDArray[np.bool_]) -> PromptedFrame:
@@ -79,24 +65,24 @@ def answer_points(
         model: the network.
         features: of the frame.
         conditioned: ``[1, C, h, w]``, the same with or without memory.
-        points: ``[N, 2]``, xy in pixels of the model's input.
-        labels: ``[N]``, see :meth:`sam2model.sam2.SAM2.decode_masks`.
+        points: ``[1, P, 2]``, xy in pixels of the model's input.
+        labels: ``[1, P]``, see :meth:`sam2model.sam2.SAM2.decode_masks`.
         earlier: the object's answer on this frame so far, to be improved.
     """
     masks = model.segment_object(
         conditioned,
         features.high_res,
-        torch.from_numpy(points)[None].to(model.device),
-        torch.from_numpy(labels)[None].to(model.device),
+        torch.from_numpy(points).to(model.device),
+        torch.from_numpy(labels).to(model.device),
         None if earlier is None else earlier.logits.clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT)[None, None],
-        multimask=is_ambiguous(len(labels)),
+        multimask=is_ambiguous(labels.shape[1]),
     )
     return _remember_prompted(model, features, masks)
 
 
 def _remember_prompted(model: SAM2, features: ImageFeatures, masks: ObjectMasks) -> PromptedFrame:
-    # Encoded at once, while the features are at hand. The reference waits for propagation,
-    # to keep objects from overlapping in memory, an option that is off in every model.
+    # Encoded at once, while there are features. The reference waits for propagation, to keep
+    # objects from overlapping in memory, an option that is off in every model.
     memory = model.encode_memory(
         features.embedding, model.upscale(masks.logits), masks.object_score_logits, binarize=True
     )
@@ -171,7 +157,7 @@ def unspill(spilled: SpilledAnswer, device: torch.device) -> Answer:
 
 
 def no_answer(model: SAM2) -> Answer:
-    """What stands for an object that has no answer on a frame, as in the reference."""
+    """The answer given for an object that has none on a frame, as in the reference."""
     side = model.image_size // 4
     return Answer(
         torch.full((side, side), NO_OBJECT_LOGIT, device=model.device),

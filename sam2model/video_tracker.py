@@ -20,7 +20,6 @@ are independent of each other), with these differences, all deliberate:
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -31,14 +30,12 @@ from torch import Tensor
 from sam2model.frame_masks import FrameMasks, ObjectId
 from sam2model.postprocessing import resize_masks
 from sam2model.preprocessing import preprocess
-from sam2model.prompt_encoder import BOX_BOTTOM_RIGHT, BOX_TOP_LEFT
-from sam2model.prompts import check_boxes, check_points
+from sam2model.prompts import PointPrompt, check_boxes, check_mask, check_points, point_prompt
 from sam2model.sam2 import MAX_OBJECT_POINTERS, SAM2, ImageFeatures
-from sam2model.track_memory import Answer, Clicks, ObjectTrack, SpilledAnswer, Step
+from sam2model.track_memory import Answer, ObjectTrack, SpilledAnswer, Step
 from sam2model.track_step import (
     answer_mask,
     answer_points,
-    check_mask_prompt,
     condition,
     encode_again,
     follow,
@@ -46,7 +43,6 @@ from sam2model.track_step import (
     unspill,
 )
 from sam2model.transfer import Download, transfer_for
-from sam2model.yield_point import yielding_to
 
 
 class Frames(Protocol):
@@ -159,19 +155,21 @@ class VideoTracker:
         self._check_frame(frame)
         checked_points, checked_labels = check_points(points, labels)
         boxes = None if box is None else check_boxes(np.asarray(box)[None])
-        checked_mask = None if mask is None else check_mask_prompt(mask)
+        checked_mask = None if mask is None else check_mask(mask)
         if checked_points is None and boxes is None and checked_mask is None:
             raise ValueError("no prompt: give points, a box or a mask")
         self._spill()
         features = self._encode(frame)
-        new = self._point_prompt(frame, boxes, checked_points, checked_labels)
+        new = point_prompt(
+            boxes, checked_points, checked_labels, self._sizes[frame], self._model.image_size
+        )
         track = self._tracks.get(object_id) or ObjectTrack(
             num_mask_memories=self._model.num_mask_memories
         )
         starts_anew = checked_mask is not None or boxes is not None
         clicks = _joined(None if starts_anew else track.points.get(frame), new)
         earlier = self._known_answer(track, frame)
-        with self._inference():
+        with self._model.inference(self._yield_to):
             if checked_mask is not None:
                 prompted = answer_mask(self._model, features, checked_mask)
                 earlier = prompted.answer
@@ -233,31 +231,6 @@ class VideoTracker:
         self._tracks.clear()
         self._next = self._unspilled = None
 
-    # Prompts.
-
-    def _point_prompt(
-        self,
-        frame: int,
-        boxes: NDArray[np.float32] | None,
-        points: NDArray[np.float32] | None,
-        labels: NDArray[np.int64] | None,
-    ) -> Clicks | None:
-        """Corners of the box, then points, in pixels of the model's input."""
-        xy: list[NDArray[np.float32]] = []
-        kinds: list[NDArray[np.int64]] = []
-        if boxes is not None:
-            xy.append(boxes.reshape(2, 2))
-            kinds.append(np.array([BOX_TOP_LEFT, BOX_BOTTOM_RIGHT]))
-        if points is not None and labels is not None:
-            xy.append(points)
-            kinds.append(labels)
-        if not xy:
-            return None
-        height, width = self._sizes[frame]
-        size = np.array([width, height], dtype=np.float32)
-        scaled = np.concatenate(xy) / size * np.float32(self._model.image_size)
-        return scaled, np.concatenate(kinds)
-
     def _conditioned(self, track: ObjectTrack, frame: int, features: ImageFeatures) -> Tensor:
         """A prompted frame's features, with memory where the frame has been tracked."""
         if frame not in track.reverse:
@@ -271,6 +244,7 @@ class VideoTracker:
     # Steps.
 
     def _steps(self, frames: Sequence[int], reverse: bool) -> Iterator[FrameMasks]:
+        # No context may be entered around the ``yield``: it would reach the caller's code.
         for frame in frames:
             if not self._tracks:
                 return
@@ -317,7 +291,7 @@ class VideoTracker:
     def _follow(self, step: Step, tracks: Mapping[ObjectId, ObjectTrack]) -> dict[ObjectId, Answer]:
         """Find objects by their memories, and remember them."""
         features = self._encode(step.frame)
-        with self._inference():
+        with self._model.inference(self._yield_to):
             self._restore(tracks.values(), step)
             recalls = [track.recall(step, len(self._frames)) for track in tracks.values()]
             found = follow(self._model, features, recalls, len(self._frames))
@@ -343,11 +317,11 @@ class VideoTracker:
     # Frames and answers.
 
     def _encode(self, frame: int, keep: bool = True) -> ImageFeatures:
-        """A frame's features; the last kept ones are at hand, for several prompts on a frame."""
+        """A frame's features; the last ones are kept, for several prompts on one frame."""
         if self._features is not None and self._features[0] == frame:
             return self._features[1]
         image = self._frames[frame]
-        with self._inference():
+        with self._model.inference(self._yield_to):
             size, device = self._model.image_size, self._model.device
             pixels = preprocess(image, size, device, self._transfer.upload)
             features = self._model.encode_image(pixels)
@@ -387,15 +361,12 @@ class VideoTracker:
         if not 0 <= frame < count:
             raise ValueError(f"there is no frame {frame}: the video has frames 0 to {count - 1}")
 
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        # Entered within a step, never around a ``yield``: it would reach the caller's code.
-        with torch.inference_mode(), self._model.autocast(), yielding_to(self._yield_to):
-            yield
 
-
-def _joined(earlier: Clicks | None, new: Clicks | None) -> Clicks | None:
+def _joined(earlier: PointPrompt | None, new: PointPrompt | None) -> PointPrompt | None:
     """New points after the earlier ones, as far as there are any of either."""
     if earlier is None or new is None:
         return new
-    return np.concatenate((earlier[0], new[0])), np.concatenate((earlier[1], new[1]))
+    return (
+        np.concatenate((earlier[0], new[0]), axis=1),
+        np.concatenate((earlier[1], new[1]), axis=1),
+    )

@@ -16,8 +16,10 @@ _CALLED: ContextVar[Callable[[], None] | None] = ContextVar("called_at_yield_poi
 
 
 def yield_point() -> None:
-    """Call what the innermost :func:`yielding_to` of this thread names; nothing outside of one,
-    and nothing in what ``torch.compile`` made."""
+    """Call what the innermost :func:`yielding_to` of this thread was given.
+
+    Does nothing outside of one, nor in code that ``torch.compile`` made.
+    """
     if torch.compiler.is_dynamo_compiling():
         return
     call = _CALLED.get()
@@ -30,7 +32,7 @@ def yielding_to(call: Callable[[], None] | None) -> Iterator[None]:
     """Have ``call`` called at every yield point inside, with yield points of its own ignored.
 
     Args:
-        call: may raise to end the computation; None for nothing.
+        call: may raise to end the computation; None to go on without a call.
     """
     token = _CALLED.set(None if call is None else lambda: _call(call))
     try:

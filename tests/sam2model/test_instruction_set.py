@@ -42,6 +42,7 @@ def test_a_click_in_bfloat16_held_to_avx2():
     assert done.stdout.split() == ["True", "torch.float32", "True", "False"], done.stderr
 
 
+@pytest.mark.filterwarnings("ignore:TF32")  # of which torch speaks wherever these flags are set
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_onednn_can_be_switched_off(dtype):
     with torch.backends.mkldnn.flags(enabled=False):
