@@ -128,7 +128,7 @@ def test_a_project_that_retrieves_a_lot_does_not_hold_up_another(bench):
         assert bench.predictor.entered.wait(PATIENCE)
         quiet = pool.submit(retrieve, "quiet", 2)
         # Of the flood one is being encoded and one waits for that; all others wait for a thread.
-        waiting = bench.service.batch._pool._queue
+        waiting = bench.service.retrieval._pool._queue
         until(lambda: bench.engine._thread.waiting == 1 and len(waiting) == 18 + 2)
         bench.predictor.hold.set()
         assert len([r for r in quiet.result(PATIENCE) if r]) == 2
