@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from backend.expected import ExpectedError
 from backend.export.formats import WRITERS, Writer
-from backend.export.masks import Media, Origin
-from backend.export.picture_masks import picture_media
-from backend.export.video_masks import Fetch, video_media
+from backend.export.masks import MaskReader, Media, Origin
 from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.read_results import newest_results
 from backend.labelstudio.tags import LabelConfig
 from backend.runs.command_line import CommandError, Parts, connect, say
 from backend.runs.projects import Project, read_project, read_task
-from backend.tracking.store import TrackStore
 
 
 def add_parser(commands: Any) -> None:
@@ -52,16 +49,20 @@ def run(arguments: argparse.Namespace, parts: Parts) -> int:
     client = connect(parts)
     resolver = parts.media(client)
     store = parts.tracks()
-    source = _Source(
-        store,
-        parts.base_model().version,
-        lambda uri, task: resolver.open(uri, task_id=task),
-        arguments.predictions,
-    )
-    export = _Export(arguments.format, arguments.out)
+    kinds = ("annotations", "predictions") if arguments.predictions else ("annotations",)
+    reader = MaskReader(store, parts.base_model().version)
+
+    def media_of(project: Project, task: Mapping[str, Any]) -> Iterator[Media]:
+        results = newest_results(task, *kinds)
+        yield from reader.pictures(project, task, results)
+        yield from reader.videos(
+            project, task, results, lambda uri, number: resolver.open(uri, task_id=number)
+        )
+
+    export = _Export(arguments.format, arguments.out, media_of)
     try:
         for project, task in _chosen_tasks(client, arguments.task, arguments.project):
-            export.task(project, task, source)
+            export.task(project, task)
     finally:
         store.close()
         resolver.close()
@@ -86,40 +87,24 @@ def _chosen_tasks(
                 yield whole, task
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where masks come from."""
-
-    store: TrackStore
-    model_version: str
-    fetch: Fetch
-    predictions: bool
-
-    def media(self, project: Project, task: Mapping[str, Any]) -> Iterator[Media]:
-        kinds = ("annotations", "predictions") if self.predictions else ("annotations",)
-        results = newest_results(task, *kinds)
-        known = (self.store, self.model_version)
-        yield from picture_media(project, task, results, *known)
-        yield from video_media(project, task, results, *known, self.fetch)
-
-
 @dataclass
 class _Export:
     """Writes task after task, and counts."""
 
     format: str
     folder: Path
+    media_of: Callable[[Project, Mapping[str, Any]], Iterator[Media]]
     writer: Writer | None = None
     counts: Counter[Origin] = field(default_factory=Counter)
     tasks: int = 0
     empty: list[int] = field(default_factory=list)
     failed: int = 0
 
-    def task(self, project: Project, task: Mapping[str, Any], source: _Source) -> None:
+    def task(self, project: Project, task: Mapping[str, Any]) -> None:
         """Export a task; one that cannot be is named, and the others go on."""
         before = self.counts.total()
         try:
-            for media in source.media(project, task):
+            for media in self.media_of(project, task):
                 self._media(media, project)
         except ExpectedError as error:
             self.failed += 1

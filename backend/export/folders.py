@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -14,6 +16,15 @@ from backend.media.s3 import S3
 from backend.runs.command_line import CommandError, Parts
 
 _PREFIX = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{1,62})(?:/(.*))?")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses while ``path`` is written becomes a ``CommandError``."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 class Folder(Protocol):
@@ -86,13 +97,8 @@ class LocalFolder:
         return path.read_bytes() if path.is_file() else None
 
     def write(self, name: str, content: bytes) -> None:
-        try:
-            with replacing(self._path / name) as partial:
-                partial.write_bytes(content)
-        except OSError as error:
-            raise CommandError(
-                f"{self._path / name} cannot be written: {error.strerror}."
-            ) from error
+        with writing(self._path / name), replacing(self._path / name) as partial:
+            partial.write_bytes(content)
 
     def address(self, name: str) -> str:
         if self._address is not None:
@@ -112,44 +118,45 @@ class BucketFolder:
 
     def names(self) -> set[str]:
         pages = self._client.get_paginator("list_objects_v2")
-        try:
+        with self._used():
             return {
                 item["Key"].removeprefix(self._prefix)
                 for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix)
                 for item in page.get("Contents", ())
             }
-        except botocore.exceptions.BotoCoreError as error:
-            raise self._unusable(type(error).__name__) from None
-        except botocore.exceptions.ClientError as error:
-            raise self._unusable(_code(error)) from None
 
     def read(self, name: str) -> bytes | None:
-        try:
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
+        with self._used():
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
+            except botocore.exceptions.ClientError as error:
+                if _code(error) in ("404", "NoSuchKey"):
+                    return None
+                raise
             return bytes(answer["Body"].read())
-        except botocore.exceptions.BotoCoreError as error:
-            raise self._unusable(type(error).__name__) from None
-        except botocore.exceptions.ClientError as error:
-            if _code(error) in ("404", "NoSuchKey"):
-                return None
-            raise self._unusable(_code(error)) from None
 
     def write(self, name: str, content: bytes) -> None:
         kind = "image/jpeg" if name.endswith(".jpg") else "application/json"
-        try:
+        with self._used():
             self._client.put_object(
                 Bucket=self._bucket, Key=self._prefix + name, Body=content, ContentType=kind
             )
-        except botocore.exceptions.BotoCoreError as error:
-            raise self._unusable(type(error).__name__) from None
-        except botocore.exceptions.ClientError as error:
-            raise self._unusable(_code(error)) from None
 
     def address(self, name: str) -> str:
         return self._address + name
 
-    def _unusable(self, code: str) -> CommandError:
-        return CommandError(
+    @contextmanager
+    def _used(self) -> Iterator[None]:
+        """What boto3 or the bucket refuses becomes a ``CommandError``."""
+        try:
+            yield
+        except botocore.exceptions.BotoCoreError as error:
+            code = type(error).__name__
+        except botocore.exceptions.ClientError as error:
+            code = _code(error)
+        else:
+            return
+        raise CommandError(
             f"s3://{self._bucket}/{self._prefix} cannot be used ({code}): check the bucket, the "
             "credentials (s3:ListBucket, s3:GetObject, s3:PutObject) and S3_ENDPOINT_URL."
         )

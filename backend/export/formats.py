@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import cv2
 import numpy as np
 
+from backend.export.folders import writing
 from backend.export.masks import Kind, MaskPage, Media, ObjectMask, safe_name
 from backend.files import replacing
 from backend.labelstudio.brush_rle import encode_brush
@@ -23,20 +25,26 @@ UNLABELLED = "unlabelled"
 MAX_TRACKS = 65535  # a PNG of 16 bits tells that many objects apart
 
 
-class Writer(Protocol):
-    """Takes the pages of one medium after the other."""
+class Writer(ABC):
+    """Takes the pages of one medium after the other.
 
+    Args:
+        folder: where the files go.
+        labels: of the label config, in its order.
+    """
+
+    def __init__(self, folder: Path, labels: Sequence[str]) -> None:
+        self._folder = folder
+
+    @abstractmethod
     def page(self, media: Media, page: MaskPage) -> None:
         """Write the masks of a page."""
-        ...
 
-    def end(self, media: Media) -> None:
+    def end(self, media: Media) -> None:  # noqa: B027 - most formats do nothing here
         """All pages of a medium have been written."""
-        ...
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - likewise
         """Everything has been written."""
-        ...
 
 
 def run_lengths(mask: Mask) -> list[int]:
@@ -78,20 +86,12 @@ class _Categories:
         return [{"id": number, "name": label} for label, number in self._ids.items()]
 
 
-@contextmanager
-def _as_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CommandError(f"{path} cannot be written: {error.strerror}.") from error
-
-
 class _JsonFile:
     """``{"annotations": [...], ...}`` of any length: the annotations go to disk one by one."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._stack = path, ExitStack()
-        with _as_errors(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = self._stack.enter_context(replacing(path))
             self._file: IO[str] = self._stack.enter_context(partial.open("w"))
@@ -99,13 +99,13 @@ class _JsonFile:
         self.count = 0
 
     def add(self, annotation: Mapping[str, Any]) -> None:
-        with _as_errors(self._path):
+        with writing(self._path):
             self._file.write(",\n" if self.count else "\n")
             json.dump(annotation, self._file, separators=(",", ":"))
         self.count += 1
 
     def close(self, others: Mapping[str, Any]) -> None:
-        with _as_errors(self._path):
+        with writing(self._path):
             self._file.write("\n]")
             for name, value in others.items():
                 self._file.write(f",\n{json.dumps(name)}: {json.dumps(value)}")
@@ -113,7 +113,7 @@ class _JsonFile:
             self._stack.close()
 
 
-class CocoWriter:
+class CocoWriter(Writer):
     """``annotations.json``: COCO instances, one image for each page with masks.
 
     https://cocodataset.org/#format-data; the RLE is the uncompressed one, which ``pycocotools``
@@ -121,6 +121,7 @@ class CocoWriter:
     """
 
     def __init__(self, folder: Path, labels: Sequence[str]) -> None:
+        super().__init__(folder, labels)
         self._file = _JsonFile(folder / "annotations.json")
         self._categories = _Categories(labels)
         self._images: list[dict[str, Any]] = []
@@ -145,14 +146,11 @@ class CocoWriter:
                 }
             )
 
-    def end(self, media: Media) -> None:
-        pass
-
     def close(self) -> None:
         self._file.close({"images": self._images, "categories": self._categories.entries()})
 
 
-class YoutubeVisWriter:
+class YoutubeVisWriter(Writer):
     """``annotations.json`` as YouTube-VIS has it: one annotation for each object of a video, with
     a segmentation, box and area for each frame, null where the object is absent.
 
@@ -160,6 +158,7 @@ class YoutubeVisWriter:
     """
 
     def __init__(self, folder: Path, labels: Sequence[str]) -> None:
+        super().__init__(folder, labels)
         self._file = _JsonFile(folder / "annotations.json")
         self._categories = _Categories(labels)
         self._videos: list[dict[str, Any]] = []
@@ -216,7 +215,7 @@ class YoutubeVisWriter:
         self._file.close({"videos": self._videos, "categories": self._categories.entries()})
 
 
-class PngWriter:
+class PngWriter(Writer):
     """One PNG for each page, 16 bits grey: 0 is background, else the object's number in its task.
     ``legend.csv`` says what the numbers are.
 
@@ -229,7 +228,7 @@ class PngWriter:
     )  # fmt: skip
 
     def __init__(self, folder: Path, labels: Sequence[str]) -> None:
-        self._folder = folder
+        super().__init__(folder, labels)
         self._legend = io.StringIO()
         self._rows = csv.DictWriter(self._legend, self.COLUMNS, lineterminator="\n")
         self._rows.writeheader()
@@ -253,20 +252,14 @@ class PngWriter:
             raise CommandError(f"OpenCV cannot write a PNG of {page.width} x {page.height}.")
         _write(self._folder / name, data.tobytes())
 
-    def end(self, media: Media) -> None:
-        pass
-
     def close(self) -> None:
         _write(self._folder / "legend.csv", self._legend.getvalue().encode())
 
 
-class NpzWriter:
+class NpzWriter(Writer):
     """One npz for each page: ``masks`` bool [N, H, W], ``tracks`` int32 [N], and, [N] as text,
     ``labels``, ``objects``, ``origins``; ``scores`` float32 [N], NaN where none is known; ``place``
     the JSON of where the page is."""
-
-    def __init__(self, folder: Path, labels: Sequence[str]) -> None:
-        self._folder = folder
 
     def page(self, media: Media, page: MaskPage) -> None:
         found = page.masks
@@ -284,19 +277,13 @@ class NpzWriter:
         )
         _write(self._folder / page_file(media, page.index, ".npz"), buffer.getvalue())
 
-    def end(self, media: Media) -> None:
-        pass
 
-    def close(self) -> None:
-        pass
-
-
-class BrushWriter:
+class BrushWriter(Writer):
     """One JSON for each medium: Label Studio's brush results, to be read by what reads those, with
     ``track``, ``origin`` and the place of the page beside them."""
 
     def __init__(self, folder: Path, labels: Sequence[str]) -> None:
-        self._folder = folder
+        super().__init__(folder, labels)
         self._results: list[dict[str, Any]] = []
 
     def page(self, media: Media, page: MaskPage) -> None:
@@ -323,18 +310,15 @@ class BrushWriter:
         _write(self._folder / name, json.dumps(self._results).encode())
         self._results = []
 
-    def close(self) -> None:
-        pass
 
-
-WRITERS: dict[str, Callable[[Path, Sequence[str]], Writer]] = {
+WRITERS: dict[str, type[Writer]] = {
     "coco": CocoWriter,
     "png": PngWriter,
     "npz": NpzWriter,
     "brush": BrushWriter,
     "youtube-vis": YoutubeVisWriter,
 }
-"""By name of the format: makes a writer for a folder and the labels of the label config."""
+"""By name of the format."""
 
 
 def page_file(media: Media, index: int, suffix: str) -> str:
@@ -350,6 +334,6 @@ def _or_nan(score: float | None) -> float:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with _as_errors(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)

@@ -1,15 +1,51 @@
-"""The masks of a task, page by page, as exports need them: with object and label."""
+"""The masks of a task, page by page, as exports need them: with object and label.
+
+Masks on images and frame sequences are regions of the results. Of a video Label Studio keeps boxes
+only; the masks they were made from are in the service's store. A stored mask counts where the
+annotation still shows its box; elsewhere the box itself is filled.
+"""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from backend.labelstudio.geometry import Mask
+from backend.labelstudio.geometry import (
+    Box,
+    Mask,
+    box_iou,
+    box_to_pixels,
+    mask_to_box,
+    resize_mask,
+)
+from backend.labelstudio.json_values import number
+from backend.labelstudio.keyframes import box_at
+from backend.labelstudio.media_refs import media_uri, page_count
+from backend.labelstudio.read_results import Point, Region, joined_labels, rasterise, read_results
+from backend.labelstudio.tags import ImageTag, LabelConfig, VideoTag
+from backend.labelstudio.video_regions import VideoRegion, read_video_regions
+from backend.labelstudio.write_results import part_id
+from backend.media.resolver import MediaStream
+from backend.pixels.sandbox.video_decoding import open_video
+from backend.runs.command_line import CommandError
+from backend.runs.projects import Project
+from backend.tracking.sequence import MAX_PARTS, SAME_OBJECT, FrameSequence, iou
+from backend.tracking.store import TrackStore
+from backend.tracking.video import box_digest, clip_track, read_timeline
+
+SAME_PLACE = 0.7
+"""IoU of a mask's box with the box shown, below which the annotator has moved the box away."""
+
+Results = Sequence[Mapping[str, object]]
+Fetch = Callable[[str, int], MediaStream]
+"""By address and task: the file."""
 
 
 class Kind(StrEnum):
@@ -91,15 +127,282 @@ class Media:
         return self.names[bisect_left(self.indices, index)]
 
 
-class Tracks:
-    """Numbers for objects, in the order in which they appear."""
+@dataclass(frozen=True)
+class MaskReader:
+    """Reads the masks of tasks.
 
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
+    Attributes:
+        store: knows which regions the service sent, and the masks behind boxes of videos.
+        model_version: whose tracks count.
+    """
 
-    def number(self, object_id: str) -> int:
-        """The object's number, from 1."""
-        return self._numbers.setdefault(object_id, len(self._numbers) + 1)
+    store: TrackStore
+    model_version: str
+
+    def pictures(
+        self, project: Project, task: Mapping[str, Any], results: Results
+    ) -> Iterator[Media]:
+        """The images and sequences of a task that have masks.
+
+        Raises:
+            MissingMedia: the task's data lacks what an Image tag shows.
+        """
+        regions = read_results(results, project.config).regions
+        scores = {str(item.get("id")): number(item.get("score")) for item in results}
+        data, identifier = task.get("data") or {}, int(task["id"])
+        for tag in project.config.images:
+            drawn = [each for each in regions if _is_mask(each, tag, project.config)]
+            if not drawn:
+                continue
+            count = page_count(data, tag) if tag.is_sequence else 1
+            addresses = [media_uri(data, tag, page) for page in range(count)]
+            drawn = [each for each in drawn if (each.item_index or 0) < count]
+            owners = self._owners(project, task, tag, drawn)
+            yield Media(
+                task=identifier,
+                tag=tag.name,
+                kind=Kind.SEQUENCE if tag.is_sequence else Kind.IMAGE,
+                indices=range(count),
+                names=[media_name(address, identifier) for address in addresses],
+                times=(),
+                pages=partial(_picture_pages, drawn, owners, scores),
+            )
+
+    def videos(
+        self, project: Project, task: Mapping[str, Any], results: Results, fetch: Fetch
+    ) -> Iterator[Media]:
+        """The videos of a task that have boxes.
+
+        Raises:
+            MissingMedia, MediaError, VideoError: the video cannot be had, or not be read.
+        """
+        regions = read_video_regions(results, project.config)
+        for tag in project.config.videos:
+            on_tag = [region for region in regions if region.to_name == tag.name]
+            if on_tag:
+                yield self._video(project, task, tag, on_tag, fetch)
+
+    def _owners(
+        self,
+        project: Project,
+        task: Mapping[str, Any],
+        tag: ImageTag,
+        regions: Sequence[Region],
+    ) -> dict[tuple[str, int], str]:
+        """By region id and page: the object, for those whose id says it."""
+        owners: dict[tuple[str, int], str] = {}
+        for region in regions:  # an answer in several polygons is one object
+            for part in range(1, MAX_PARTS):
+                owners[part_id(region.id, part), region.item_index or 0] = region.id
+        if not tag.is_sequence:
+            return {key: whole for key, whole in owners.items() if key[0]}
+        sequence = FrameSequence(
+            project.uid,
+            task,
+            project.label_config,
+            project.config,
+            tag,
+            self.model_version,
+            self.store,
+        )
+        known = set(self.store.objects(sequence.track))
+        for region in regions:
+            if region.id in known:
+                for part in range(MAX_PARTS):
+                    owners[part_id(region.id, part), region.item_index or 0] = region.id
+        return owners | {(name, s.page): s.object_id for name, s in sequence.sent_ids().items()}
+
+    def _video(
+        self,
+        project: Project,
+        task: Mapping[str, Any],
+        tag: VideoTag,
+        regions: list[VideoRegion],
+        fetch: Fetch,
+    ) -> Media:
+        data, identifier = task.get("data") or {}, int(task["id"])
+        address = media_uri(data, ImageTag(tag.name, value=tag.value), None)
+        with fetch(address, identifier) as file, open_video(file, read_ahead=0) as frames:
+            size = frames.width, frames.height
+            timeline = read_timeline(
+                project.config, tag.name, data, regions, frames.table, frames.duration
+            )
+        shown: dict[int, int] = {}  # the file's frame: the first editor frame that shows it
+        for frame in range(1, timeline.frames_count + 1):
+            shown.setdefault(timeline.file_frame(frame), frame)
+        name = media_name(address, identifier)
+        stem = name.rpartition(".")[0] or name
+        track = clip_track(project.uid, identifier, tag.name, self.model_version, address)
+        return Media(
+            task=identifier,
+            tag=tag.name,
+            kind=Kind.VIDEO,
+            indices=list(shown),
+            names=[f"{stem}/{frame_name(index)}" for index in shown],
+            times=[float(timeline.times[index]) for index in shown],
+            pages=partial(self._video_pages, regions, shown, size, track),
+        )
+
+    def _video_pages(
+        self,
+        regions: Sequence[VideoRegion],
+        shown: Mapping[int, int],
+        size: tuple[int, int],
+        track: str,
+    ) -> Iterator[MaskPage]:
+        for index, frame in shown.items():
+            masks = []
+            for position, region in enumerate(regions, 1):
+                box = box_at(region.keyframes, frame)
+                if box is None:
+                    continue
+                mask, origin, score = self._box_mask(track, region.id, index, box, size)
+                if mask.any():
+                    name = region.id or f"region {position}"
+                    labels = joined_labels(region.labels)
+                    masks.append(ObjectMask(position, name, labels, mask, origin, score))
+            if masks:
+                yield MaskPage(index, *size, masks)
+
+    def _box_mask(
+        self, track: str, name: str, index: int, box: Box, size: tuple[int, int]
+    ) -> tuple[Mask, Origin, float | None]:
+        """The stored mask where it was made from the box that the annotation shows, or fits it;
+        else the box, filled."""
+        found = next(self.store.masks(track, object_id=name, frame=index), None)
+        width, height = size
+        if found is not None and found.mask.shape == (height, width):
+            hull = mask_to_box(found.mask)
+            asked = found.prompted and found.anchor == box_digest(box)
+            if hull is not None:
+                around = box_to_pixels(hull, width, height), box_to_pixels(box, width, height)
+                if asked or box_iou(*around) >= SAME_PLACE:
+                    return found.mask, Origin.TRACKED, found.iou
+        return rasterise(box, width, height), Origin.BOX, None
+
+
+def _is_mask(region: Region, tag: ImageTag, config: LabelConfig) -> bool:
+    """Whether a region encloses an area that was meant as an answer.
+
+    The boxes of a smart rectangle tool are prompts where the label config has another answer, and
+    prompts that were not accepted stay in the annotation.
+    """
+    if region.image != tag.name or isinstance(region.geometry, Point):
+        return False
+    if not isinstance(region.geometry, Box):
+        return True
+    control = config.control(region.from_name)
+    return control is None or control in config.answers_for(tag.name)
+
+
+def _picture_pages(
+    regions: Sequence[Region],
+    owners: Mapping[tuple[str, int], str],
+    scores: Mapping[str, float | None],
+) -> Iterator[MaskPage]:
+    by_page: dict[int, list[Region]] = defaultdict(list)
+    for region in regions:
+        by_page[region.item_index or 0].append(region)
+    linker = _Linker(owners)
+    numbers: dict[str, int] = {}
+    for page in sorted(by_page):
+        width, height = _size(by_page[page][0])
+        drawn = [(region, _mask(region, width, height)) for region in by_page[page]]
+        merged: dict[str, ObjectMask] = {}
+        for (region, mask), name in zip(drawn, linker.assign(page, drawn), strict=True):
+            if name in merged:
+                mask = mask | merged[name].mask
+            if mask.any():
+                origin = Origin.BOX if isinstance(region.geometry, Box) else Origin.REGION
+                track = numbers.setdefault(name, len(numbers) + 1)
+                labels, score = joined_labels(region.labels), scores.get(region.id)
+                merged[name] = ObjectMask(track, name, labels, mask, origin, score)
+        if merged:
+            yield MaskPage(page, width, height, list(merged.values()))
+
+
+def _size(region: Region) -> tuple[int, int]:
+    if not region.original_width or not region.original_height:
+        raise CommandError(f"region {region.id} does not say the size of its picture.")
+    return region.original_width, region.original_height
+
+
+def _mask(region: Region, width: int, height: int) -> Mask:
+    """The region's mask at the size of its page."""
+    try:
+        own = rasterise(region.geometry, *_size(region))
+    except ValueError as error:
+        raise CommandError(f"region {region.id} cannot be read: {error}.") from error
+    return resize_mask(own, width, height)
+
+
+@dataclass
+class _Seen:
+    """An object as it was last seen."""
+
+    labels: tuple[str, ...]
+    mask: Mask
+
+
+class _Linker:
+    """Says which regions of different pages are one object.
+
+    Those the service sent are known by their id. For others it is the object of the same label
+    whose last mask overlaps most, else the only object of that label; a page has each object once,
+    but for the parts of one answer.
+    """
+
+    def __init__(self, owners: Mapping[tuple[str, int], str]) -> None:
+        self._owners = owners
+        self._seen: dict[str, _Seen] = {}
+
+    def assign(self, page: int, drawn: Sequence[tuple[Region, Mask]]) -> list[str]:
+        """The object of each region of a page; pages come in ascending order."""
+        names: dict[int, str] = {}
+        for position, (region, _) in enumerate(drawn):
+            owner = self._owners.get((region.id, page))
+            if owner is not None:
+                names[position] = owner
+        left = [position for position in range(len(drawn)) if position not in names]
+        self._by_overlap(drawn, left, names)
+        self._by_label(drawn, left, names)
+        for position, (region, _) in enumerate(drawn):
+            names.setdefault(position, region.id or f"region {page}.{position + 1}")
+        for position, (region, mask) in enumerate(drawn):
+            self._seen[names[position]] = _Seen(region.labels, mask)
+        return [names[position] for position in range(len(drawn))]
+
+    def _by_overlap(
+        self, drawn: Sequence[tuple[Region, Mask]], left: list[int], names: dict[int, str]
+    ) -> None:
+        """The best pairs first, each object once."""
+        pairs = [
+            (iou(drawn[position][1], seen.mask), position, name)
+            for position in left
+            for name, seen in self._seen.items()
+            if seen.labels == drawn[position][0].labels
+        ]
+        for overlap, position, name in sorted(pairs, key=lambda pair: -pair[0]):
+            if overlap < SAME_OBJECT:
+                return
+            if position not in names and name not in names.values():
+                names[position] = name
+
+    def _by_label(
+        self, drawn: Sequence[tuple[Region, Mask]], left: list[int], names: dict[int, str]
+    ) -> None:
+        """The only region of a label on the page is the only object of that label."""
+        for position in left:
+            labels = drawn[position][0].labels
+            rivals = [region for region, _ in drawn if region.labels == labels]
+            alike = [name for name, seen in self._seen.items() if seen.labels == labels]
+            if position not in names and len(rivals) == 1 and len(alike) == 1:
+                names[position] = alike[0]
+
+
+def frame_name(index: int) -> str:
+    """The file name of a video's frame ``index`` (from 0)."""
+    return f"frame_{index:06d}.jpg"
 
 
 def media_name(address: str, task: int) -> str:

@@ -22,8 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from backend.export.masks import MaskPage, Media, ObjectMask, Origin
-from backend.export.picture_masks import picture_media
+from backend.export.masks import MaskPage, MaskReader, Media, ObjectMask, Origin
 from backend.labelstudio.geometry import Box, box_iou, box_to_pixels, mask_to_box
 from backend.labelstudio.label_config import LabelConfigError
 from backend.labelstudio.media_refs import MissingMedia, media_uri
@@ -82,7 +81,7 @@ class Reader:
             if isinstance(region.geometry, Box)
         ]
         # The store names objects by the model; whose they are does not matter here.
-        media = picture_media(self.project, task, results, self.store, "")
+        media = MaskReader(self.store, "").pictures(self.project, task, results)
         for each in media:
             for page in islice(each.pages(), MAX_PAGES):
                 yield from self._page(task, each, page, boxes)
