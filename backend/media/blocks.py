@@ -1,4 +1,4 @@
-"""One version of a large object of which only some blocks are here.
+"""One version of a large object of which only some blocks are here, and its readers.
 
 The blocks lie where they belong in a sparse file of the object's size, and the index of the cache
 knows which are there, with a checksum of each. Whatever a reader has seen is not fetched again,
@@ -17,21 +17,22 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import suppress
+from itertools import groupby
 
 from backend.media.cache import CacheFolder, Lease
 from backend.media.cache_index import Entry
 from backend.media.errors import MediaError, Reason
-from backend.media.sources import RangedObject, Restart, Validators
+from backend.media.sources import RangedObject, Restart
 from backend.threads.fair_pool import FairPool
 from backend.threads.fair_queue import Busy
 
 logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 512 * 1024
-READ_AHEAD_BLOCKS = 16
+_READ_AHEAD_BLOCKS = 16
 """8 MiB: what Label Studio's proxy gives at once, and several round trips to any storage."""
 
-_UNSTORED_BLOCKS = 2 * READ_AHEAD_BLOCKS  # kept in memory where the disk has no room
+_UNSTORED_BLOCKS = 2 * _READ_AHEAD_BLOCKS  # kept in memory where the disk has no room
 
 
 class PartialObject:
@@ -39,8 +40,7 @@ class PartialObject:
 
     Args:
         folder: where they are kept.
-        content_key: the name of the file.
-        validators: of this version; with its size.
+        entry: what is known of this version; with its size.
         lease: the file, open for reading and writing.
         pool: its threads fetch.
 
@@ -48,23 +48,16 @@ class PartialObject:
         changed: the source has another version by now.
     """
 
-    def __init__(
-        self,
-        folder: CacheFolder,
-        content_key: str,
-        validators: Validators,
-        lease: Lease,
-        pool: FairPool,
-    ) -> None:
-        self.content_key = content_key
-        self.validators = validators
-        self.size = validators.size or 0
+    def __init__(self, folder: CacheFolder, entry: Entry, lease: Lease, pool: FairPool) -> None:
+        self.content_key = entry.content_key
+        self.validators = entry.validators
+        self.size = entry.validators.size or 0
         self.count = -(-self.size // BLOCK_BYTES)
         self._folder = folder
         self._lease = lease
         self._pool = pool
         self._lock = threading.Lock()  # everything below
-        self._here = folder.index.blocks(content_key)  # block: checksum
+        self._here = folder.index.blocks(entry.content_key)  # block: checksum
         self._checked: set[int] = set()
         self._flights: dict[int, Future[bytes]] = {}
         self._unstored: OrderedDict[int, bytes] = OrderedDict()
@@ -251,6 +244,38 @@ class PartialObject:
             logger.warning("Media cache: %s cannot be removed: %s", self.content_key, error)
 
 
+class BlockReader:
+    """One reader's view of an object in blocks, with read-ahead that grows while it reads on."""
+
+    def __init__(self, partial: PartialObject, source: RangedObject) -> None:
+        self._partial, self._source = partial, source
+        self._last, self._content = -9, b""
+        self._window = 1
+        self._ahead_to = 0
+
+    def another(self) -> BlockReader:
+        return BlockReader(self._partial, self._source)
+
+    def read_at(self, position: int, length: int) -> bytes:
+        block, offset = divmod(position, BLOCK_BYTES)
+        if block != self._last:
+            self._read_ahead(block)
+            self._content = self._partial.get(block, self._source)
+            self._last = block
+        return self._content[offset : offset + length]
+
+    def _read_ahead(self, block: int) -> None:
+        """Begin with what will be wanted soon: nothing after a jump, more the longer it goes on.
+        One block in between may be left out: sound between pictures is."""
+        if not 0 < block - self._last <= 2:
+            self._window, self._ahead_to = 1, block + 1
+            return
+        self._window = min(self._window * 2, _READ_AHEAD_BLOCKS)
+        if self._ahead_to - block <= self._window // 2:
+            first, self._ahead_to = max(block, self._ahead_to), block + self._window
+            self._partial.want(first, self._ahead_to, self._source)
+
+
 def _changed(source: RangedObject) -> MediaError:
     return MediaError(
         f"{source.what} was replaced while it was being read.",
@@ -261,10 +286,7 @@ def _changed(source: RangedObject) -> MediaError:
 
 def _runs(blocks: list[int]) -> list[range]:
     """Ascending numbers as ranges without gaps."""
-    runs: list[range] = []
-    for block in blocks:
-        if runs and runs[-1].stop == block:
-            runs[-1] = range(runs[-1].start, block + 1)
-        else:
-            runs.append(range(block, block + 1))
-    return runs
+    # Within a run, number and place grow alike.
+    grouped = groupby(enumerate(blocks), key=lambda pair: pair[1] - pair[0])
+    runs = [[block for _, block in group] for _, group in grouped]
+    return [range(run[0], run[-1] + 1) for run in runs]

@@ -55,14 +55,6 @@ class MediaFile:
     lease: object = field(default=None, repr=False, compare=False)
 
 
-@dataclass(frozen=True)
-class Incoming:
-    """A download under way: open descriptor and path."""
-
-    file: int
-    path: Path
-
-
 @dataclass
 class CacheStats:
     """Counters since the start of the process.
@@ -170,31 +162,19 @@ class CacheFolder:
         return self._objects / content_key[:2] / content_key
 
     @contextmanager
-    def incoming_file(self) -> Iterator[Incoming]:
-        """A locked file to write to; removed where it was not moved away."""
-        incoming = None
-        while incoming is None:
-            incoming = self._new_incoming()
-        try:
-            yield incoming
-        finally:
-            incoming.path.unlink(missing_ok=True)
-            os.close(incoming.file)
-
-    def _new_incoming(self) -> Incoming | None:
-        """None where a process that just started removed the file before it was locked."""
+    def incoming_file(self) -> Iterator[tuple[int, Path]]:
+        """A locked file to write to, open, and its path; removed where it was not moved away."""
         self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file, name = tempfile.mkstemp(dir=self._incoming)
-        try:
+        file, path, lease = -1, Path(), None
+        while lease is None or not os.fstat(file).st_nlink:
+            # Again where a process that just started removed it before it was locked.
+            file, name = tempfile.mkstemp(dir=self._incoming)
+            path, lease = Path(name), Lease(file)
             fcntl.flock(file, fcntl.LOCK_EX)
-            removed = not os.fstat(file).st_nlink
-        except BaseException:
-            os.close(file)
-            raise
-        if removed:
-            os.close(file)
-            return None
-        return Incoming(file, Path(name))
+        try:
+            yield file, path
+        finally:
+            path.unlink(missing_ok=True)
 
     def lease(self, entry: Entry) -> MediaFile | None:
         """Take a whole file into use; None where it is gone or not what was stored."""
@@ -332,12 +312,10 @@ class MediaCache(CacheFolder):
         """
         key = identity_key(source.identity)
         with self._flights_lock:
-            flight = self._flights.get(key)
-            leader = flight is None
-            if flight is None:
-                flight = self._flights[key] = Future()
-        if not leader:
-            return flight.result()
+            under_way = self._flights.get(key)
+            flight = self._flights.setdefault(key, Future())
+        if under_way is not None:
+            return under_way.result()
         try:
             flight.set_result(self.using_index(lambda: self._fetch(key, source)))
         except BaseException as error:
@@ -355,9 +333,15 @@ class MediaCache(CacheFolder):
             MediaError: it does not come whole, or there is no room for it.
             Restart: it changed meanwhile.
         """
-        return self._store(identity_key(source.identity), download)
-
-    # --- one fetch -----------------------------------------------------------------------------
+        try:
+            with self.incoming_file() as (file, path):
+                digest, size = self._write(file, download)
+                entry = Entry(digest, size, download.validators, self.now())
+                return self._move_in(identity_key(source.identity), file, path, entry)
+        finally:
+            close = getattr(download.chunks, "close", None)
+            if close:
+                close()
 
     def _fetch(self, key: str, source: RemoteObject) -> MediaFile:
         entry = self.index.find(key)
@@ -371,24 +355,13 @@ class MediaCache(CacheFolder):
             answer = source.download(known)
             if isinstance(answer, Download):
                 try:
-                    return self._store(key, answer)
+                    return self.keep(source, answer)
                 except Restart as restart:
                     known, problem = None, str(restart) or problem
             elif at_hand:
                 self.confirmed(key)
                 return at_hand
         raise MediaError(problem, "Try again.", reason=Reason.FAILED)
-
-    def _store(self, key: str, download: Download) -> MediaFile:
-        try:
-            with self.incoming_file() as incoming:
-                digest, size = self._write(incoming.file, download)
-                entry = Entry(digest, size, download.validators, self.now())
-                return self._move_in(key, incoming, entry)
-        finally:
-            close = getattr(download.chunks, "close", None)
-            if close:
-                close()
 
     def _write(self, file: int, download: Download) -> tuple[str, int]:
         """Write the body; returns its SHA-256 and size."""
@@ -422,7 +395,7 @@ class MediaCache(CacheFolder):
                 reason=Reason.TOO_LARGE,
             )
 
-    def _move_in(self, key: str, incoming: Incoming, entry: Entry) -> MediaFile:
+    def _move_in(self, key: str, file: int, incoming: Path, entry: Entry) -> MediaFile:
         """Move the file to its place and take it into use, in one transaction."""
         path = self.path(entry.content_key)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -431,8 +404,8 @@ class MediaCache(CacheFolder):
             if kept is None:
                 if not self.make_room(index, entry.size):
                     logger.warning("Media cache: over its limit, all files are in use")
-                fcntl.flock(incoming.file, fcntl.LOCK_SH)
-                incoming.path.replace(path)
+                fcntl.flock(file, fcntl.LOCK_SH)
+                incoming.replace(path)
                 kept = self.open(entry)
             index.put(key, entry, self.now())
         if kept is None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from backend.media.sources import Validators
 
@@ -104,118 +105,99 @@ class CacheIndex:
 
     def find(self, key: str) -> Entry | None:
         """The entry of an object, if there is one."""
-        with self._lock:
-            row = self._database.execute(
-                "SELECT content_key, size, validators, checked_at"
-                " FROM entries JOIN contents USING (content_key) WHERE key = ?",
-                (key,),
-            ).fetchone()
-        if row is None:
-            return None
-        return Entry(row[0], row[1], Validators(**json.loads(row[2])), row[3])
+        rows = self._rows(
+            "SELECT content_key, size, validators, checked_at"
+            " FROM entries JOIN contents USING (content_key) WHERE key = ?",
+            key,
+        )
+        for content_key, size, validators, checked_at in rows:
+            return Entry(content_key, size, Validators(**json.loads(validators)), checked_at)
+        return None
 
     def put(self, key: str, entry: Entry, now: float) -> None:
         """Add or replace the entry of an object."""
-        with self._lock:
-            self._database.execute(
-                "INSERT INTO contents VALUES (?, ?, ?)"
-                " ON CONFLICT (content_key) DO UPDATE SET used_at = excluded.used_at",
-                (entry.content_key, entry.size, now),
-            )
-            self._database.execute(
-                "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)",
-                (key, entry.content_key, json.dumps(asdict(entry.validators)), entry.checked_at),
-            )
+        self._change(
+            "INSERT INTO contents VALUES (?, ?, ?)"
+            " ON CONFLICT (content_key) DO UPDATE SET used_at = excluded.used_at",
+            *(entry.content_key, entry.size, now),
+        )
+        self._change(
+            "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)",
+            *(key, entry.content_key, json.dumps(asdict(entry.validators)), entry.checked_at),
+        )
 
     def blocks(self, content_key: str) -> dict[int, int]:
         """The blocks that are here of a partial content, with their checksums."""
-        with self._lock:
-            return dict(
-                self._database.execute(
-                    "SELECT block, checksum FROM blocks WHERE content_key = ?", (content_key,)
-                ).fetchall()
-            )
+        return dict(
+            self._rows("SELECT block, checksum FROM blocks WHERE content_key = ?", content_key)
+        )
 
     def add_block(self, content_key: str, block: int, checksum: int, size: int) -> None:
         """Note that a block is here. Raises ``sqlite3.IntegrityError`` if the content is gone."""
-        with self._lock:
-            added = self._database.execute(
-                "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?)", (content_key, block, checksum)
-            )
-            if added.rowcount:
-                self._database.execute(
-                    "UPDATE contents SET size = size + ? WHERE content_key = ?",
-                    (size, content_key),
-                )
+        if self._change(
+            "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?)", content_key, block, checksum
+        ):
+            self._grow(content_key, size)
 
     def drop_block(self, content_key: str, block: int, size: int) -> None:
         """Note that a block is not what was stored."""
-        with self._lock:
-            dropped = self._database.execute(
-                "DELETE FROM blocks WHERE content_key = ? AND block = ?", (content_key, block)
-            )
-            if dropped.rowcount:
-                self._database.execute(
-                    "UPDATE contents SET size = size - ? WHERE content_key = ?",
-                    (size, content_key),
-                )
+        if self._change(
+            "DELETE FROM blocks WHERE content_key = ? AND block = ?", content_key, block
+        ):
+            self._grow(content_key, -size)
 
     def complete(self, content_key: str, content: str, size: int, now: float) -> bool:
         """Note that all of a partial content is here, and is ``content`` (its SHA-256). Returns
         False where the partial one is not known any more."""
-        with self._lock:
-            known = self._database.execute(
-                "SELECT 1 FROM contents WHERE content_key = ?", (content_key,)
-            ).fetchone()
-            if known is None:
-                return False
-            self._database.execute(
-                "INSERT OR IGNORE INTO contents VALUES (?, ?, ?)", (content, size, now)
-            )
-            self._database.execute(
-                "UPDATE entries SET content_key = ? WHERE content_key = ?", (content, content_key)
-            )
-            self.forget(content_key)
+        if not self._rows("SELECT 1 FROM contents WHERE content_key = ?", content_key):
+            return False
+        self._change("INSERT OR IGNORE INTO contents VALUES (?, ?, ?)", content, size, now)
+        self._change(
+            "UPDATE entries SET content_key = ? WHERE content_key = ?", content, content_key
+        )
+        self.forget(content_key)
         return True
 
     def unused_since(self, moment: float) -> list[str]:
         """The contents that were last used before ``moment``."""
-        with self._lock:
-            rows = self._database.execute(
-                "SELECT content_key FROM contents WHERE used_at < ?", (moment,)
-            ).fetchall()
-        return [row[0] for row in rows]
+        rows = self._rows("SELECT content_key FROM contents WHERE used_at < ?", moment)
+        return [content_key for (content_key,) in rows]
 
     def checked(self, key: str, now: float) -> None:
         """Note that the source confirmed an object."""
-        with self._lock:
-            self._database.execute("UPDATE entries SET checked_at = ? WHERE key = ?", (now, key))
+        self._change("UPDATE entries SET checked_at = ? WHERE key = ?", now, key)
 
     def used(self, content_key: str, now: float) -> None:
         """Note that a content was used; uses within a second count as one."""
-        with self._lock:
-            self._database.execute(
-                "UPDATE contents SET used_at = ? WHERE content_key = ? AND used_at < ?",
-                (now, content_key, now - _USE_RESOLUTION_S),
-            )
+        self._change(
+            "UPDATE contents SET used_at = ? WHERE content_key = ? AND used_at < ?",
+            *(now, content_key, now - _USE_RESOLUTION_S),
+        )
 
     def forget(self, content_key: str) -> None:
         """Drop a content and all objects that have it."""
-        with self._lock:
-            self._database.execute("DELETE FROM contents WHERE content_key = ?", (content_key,))
+        self._change("DELETE FROM contents WHERE content_key = ?", content_key)
 
     def least_recently_used(self) -> list[tuple[str, int]]:
         """All contents with their sizes, the longest unused first."""
-        with self._lock:
-            return self._database.execute(
-                "SELECT content_key, size FROM contents ORDER BY used_at, content_key"
-            ).fetchall()
+        return self._rows("SELECT content_key, size FROM contents ORDER BY used_at, content_key")
 
     def stored_bytes(self) -> int:
         """The sum of all sizes."""
+        [(total,)] = self._rows("SELECT COALESCE(SUM(size), 0) FROM contents")
+        return int(total)
+
+    def _grow(self, content_key: str, size: int) -> None:
+        self._change("UPDATE contents SET size = size + ? WHERE content_key = ?", size, content_key)
+
+    def _rows(self, statement: str, *values: str | float) -> list[Any]:
         with self._lock:
-            row = self._database.execute("SELECT COALESCE(SUM(size), 0) FROM contents").fetchone()
-        return int(row[0])
+            return self._database.execute(statement, values).fetchall()
+
+    def _change(self, statement: str, *values: str | float) -> int:
+        """How many rows a statement changed."""
+        with self._lock:
+            return self._database.execute(statement, values).rowcount
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -20,15 +20,14 @@ class DataUri:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._identity = "data:" + hashlib.sha256(uri.encode()).hexdigest()
-
-    @property
-    def identity(self) -> str:
-        """The hash of the URI."""
-        return self._identity
+        self.identity = "data:" + hashlib.sha256(uri.encode()).hexdigest()
 
     def download(self, known: Validators | None) -> Download | Unchanged:
-        """Decode it. Raises MediaError where it is malformed."""
+        """Decode it.
+
+        Raises:
+            MediaError: it is malformed.
+        """
         if known:
             return Unchanged()
         header, comma, data = self._uri.partition(",")

@@ -80,10 +80,9 @@ class LabelStudioMedia:
         return LabelStudioObject(
             self._client,
             self._transport,
-            path,
-            query,
+            target,
             identity=f"label-studio {url}",
-            what=_what(path, query),
+            what=shown(local_files_path(target) or path.rsplit("/", 1)[-1] or path),
             is_alias="://" in uri and not self._client.is_own(uri),
         )
 
@@ -97,8 +96,7 @@ class LabelStudioMedia:
         return LabelStudioObject(
             self._client,
             self._transport,
-            f"/tasks/{task_id}/presign/",
-            f"fileuri={encoded}",
+            f"/tasks/{task_id}/presign/?fileuri={encoded}",
             identity=f"label-studio {self._client.url} task {task_id} {uri}",
             what=shown(uri),
         )
@@ -126,6 +124,10 @@ class LabelStudioMedia:
 class LabelStudioObject(HttpObject):
     """One object served by Label Studio itself or by the storage it redirects to.
 
+    Args:
+        target: path and query on Label Studio.
+        identity, what: see ``RangedObject``.
+
     Attributes:
         is_alias: its address in the task was a URL of another host.
     """
@@ -134,19 +136,17 @@ class LabelStudioObject(HttpObject):
         self,
         client: LabelStudioClient,
         transport: HttpTransport,
-        path: str,
-        query: str,
+        target: str,
         *,
         identity: str,
         what: str,
         is_alias: bool = False,
     ) -> None:
-        url = client.absolute_url(path) + (f"?{query}" if query else "")
-        super().__init__(transport, url, identity=identity, what=what)
+        super().__init__(transport, client.absolute_url(target), identity=identity, what=what)
         self.is_alias = is_alias
         self._client = client
-        self._path = path
-        self._proxied = path.startswith(("/tasks/", "/projects/"))
+        self._path = target.partition("?")[0]
+        self._proxied = target.startswith(("/tasks/", "/projects/"))
         self._signed: str | None = None  # where Label Studio redirected to last
 
     def _open(self, asked: Asked, deadline: Deadline) -> requests.Response:
@@ -159,24 +159,23 @@ class LabelStudioObject(HttpObject):
                 return response
             response.close()
             self._signed = None
-        response = self._ask_label_studio(asked, deadline)
+        try:
+            response = self._ask_label_studio(asked, deadline)
+        except LabelStudioError as error:
+            reason = Reason.UNREACHABLE if error.status is None else Reason.UNAUTHORIZED
+            raise MediaError(str(error), reason=reason) from None
         if response.ok and self._proxied and not self._client.is_own(response.url):
             self._signed = response.url
         return response
 
     def _ask_label_studio(self, asked: Asked, deadline: Deadline) -> requests.Response:
-        try:
-            auth = self._client.auth_headers()
-            response = self._get(asked, auth, deadline)
-            expired = response.status_code == 401 and self._client.is_own(response.url)
-            if expired and self._client.can_renew:
-                response.close()
-                auth = self._client.auth_headers(rejected=auth)
-                response = self._get(asked, auth, deadline)
-        except LabelStudioError as error:
-            reason = Reason.UNREACHABLE if error.status is None else Reason.UNAUTHORIZED
-            raise MediaError(str(error), reason=reason) from None
-        return response
+        auth = self._client.auth_headers()
+        response = self._get(asked, auth, deadline)
+        expired = response.status_code == 401 and self._client.is_own(response.url)
+        if not (expired and self._client.can_renew):
+            return response
+        response.close()
+        return self._get(asked, self._client.auth_headers(rejected=auth), deadline)
 
     def _get(self, asked: Asked, auth: Mapping[str, str], deadline: Deadline) -> requests.Response:
         abroad = False
@@ -266,7 +265,3 @@ def local_files_path(uri: str) -> str | None:
         return None
     values = parse_qs(query, keep_blank_values=True).get("d")
     return values[-1] if values else None
-
-
-def _what(path: str, query: str) -> str:
-    return shown(local_files_path(f"{path}?{query}") or path.rsplit("/", 1)[-1] or path)

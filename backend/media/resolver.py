@@ -208,18 +208,18 @@ class MediaResolver:
     def _cloud_candidates(self, scheme: str, uri: str, task_id: int | None) -> list[RemoteObject]:
         """boto3 where the backend has credentials of its own, and Label Studio."""
         ways: list[RemoteObject] = []
-        path = uri.partition("://")[2]
-        if scheme in ("s3", "s3a") and self._s3.available(f"s3://{path}"):
-            ways.append(self._s3.object(f"s3://{path}"))
+        is_s3 = scheme in ("s3", "s3a")
+        plain = f"{'s3' if is_s3 else scheme}://{uri.partition('://')[2]}"
+        if is_s3 and self._s3.available(plain):
+            ways.append(self._s3.object(plain))
         if self._label_studio and task_id is not None:
-            plain = f"{'s3' if scheme == 's3a' else scheme}://{path}"
             ways.append(self._label_studio.cloud(plain, task_id))
         if ways:
             return ways
         raise MediaError(
             f"The backend has no way to read {shown(uri)}.",
             "Set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY so that Label Studio resolves it"
-            + (", or give the backend AWS credentials." if scheme in ("s3", "s3a") else "."),
+            + (", or give the backend AWS credentials." if is_s3 else "."),
             reason=Reason.UNAUTHORIZED,
         )
 

@@ -41,7 +41,7 @@ from backend.retries import WORTH_RETRYING, pause_before_retry
 _READ_BYTES = 256 * 1024
 _LOOK_AGAIN_AFTER_S = 600.0
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-_URI = re.compile(r"s3a?://([A-Za-z0-9][A-Za-z0-9._-]{1,62})/(.+)", re.DOTALL)
+_URI = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{1,62})/(.+)", re.DOTALL)
 # At the very end only: keys may hold question marks.
 _VERSION = re.compile(r"(.+)\?versionId=([A-Za-z0-9._~+/=-]+)", re.DOTALL)
 _NOT_FOUND = ("404", "NoSuchKey", "NoSuchBucket", "NoSuchVersion")

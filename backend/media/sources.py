@@ -264,11 +264,11 @@ class RangedObject(ABC):
         part = self._request(asked, deadline)
         if isinstance(part, Unchanged):
             raise Restart
-        same = asked.version is None or asked.version.agrees_with(part.validators)
-        if not same or part.start != asked.start:
+        if asked.version and not asked.version.agrees_with(part.validators):
             part.close()
-            if not same:
-                raise Restart
+            raise Restart
+        if part.start != asked.start:
+            part.close()
             raise Restart(
                 f"{self.what} broke off after {asked.start} bytes, and its server does not go on "
                 "from there."

@@ -8,7 +8,7 @@ import threading
 from typing import BinaryIO, Protocol
 from weakref import WeakValueDictionary
 
-from backend.media.blocks import BLOCK_BYTES, READ_AHEAD_BLOCKS, PartialObject
+from backend.media.blocks import BLOCK_BYTES, BlockReader, PartialObject
 from backend.media.cache import Lease, MediaCache, MediaFile, identity_key
 from backend.media.cache_index import Entry, partial_key
 from backend.media.errors import MediaError, Reason
@@ -64,10 +64,6 @@ class MediaStream(io.RawIOBase, BinaryIO):
     def seekable(self) -> bool:
         return True
 
-    def tell(self) -> int:
-        self._open_content()
-        return self._position
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self._open_content()
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
@@ -117,38 +113,6 @@ class _WholeFile:
         if not found:
             raise MediaError("The media file was cut short meanwhile.", reason=Reason.TRUNCATED)
         return found
-
-
-class _Blocks:
-    """One reader's view of an object in blocks, with read-ahead that grows while it reads on."""
-
-    def __init__(self, partial: PartialObject, source: RangedObject) -> None:
-        self._partial, self._source = partial, source
-        self._last, self._content = -9, b""
-        self._window = 1
-        self._ahead_to = 0
-
-    def another(self) -> _Blocks:
-        return _Blocks(self._partial, self._source)
-
-    def read_at(self, position: int, length: int) -> bytes:
-        block, offset = divmod(position, BLOCK_BYTES)
-        if block != self._last:
-            self._read_ahead(block)
-            self._content = self._partial.get(block, self._source)
-            self._last = block
-        return self._content[offset : offset + length]
-
-    def _read_ahead(self, block: int) -> None:
-        """Begin with what will be wanted soon: nothing after a jump, more the longer it goes on.
-        One block in between may be left out: sound between pictures is."""
-        if not 0 < block - self._last <= 2:
-            self._window, self._ahead_to = 1, block + 1
-            return
-        self._window = min(self._window * 2, READ_AHEAD_BLOCKS)
-        if self._ahead_to - block <= self._window // 2:
-            first, self._ahead_to = max(block, self._ahead_to), block + self._window
-            self._partial.want(first, self._ahead_to, self._source)
 
 
 class StreamCache:
@@ -208,7 +172,13 @@ class StreamCache:
             if validators.size <= BLOCK_BYTES:
                 small = Download(part.chunks, validators)
                 return MediaStream.of_file(self._cache.keep(source, small))
-            self._refuse_beyond_limit(validators.size, source)
+            if validators.size > self._max_bytes:
+                raise MediaError(
+                    f"{source.what} has {validators.size / 2**20:.0f} MiB; the limit is "
+                    f"{self._max_bytes / 2**20:.0f} MiB.",
+                    "Raise MAX_VIDEO_MB of the backend.",
+                    reason=Reason.TOO_LARGE,
+                )
             partial = self._new(key, entry, source.identity, validators)
             partial.take(0, 1, part.chunks)
         except Restart:
@@ -219,15 +189,6 @@ class StreamCache:
             part.close()
         self._cache.stats.add("streams")
         return self._stream(partial, source)
-
-    def _refuse_beyond_limit(self, size: int, source: RangedObject) -> None:
-        if size > self._max_bytes:
-            raise MediaError(
-                f"{source.what} has {size / 2**20:.0f} MiB; the limit is "
-                f"{self._max_bytes / 2**20:.0f} MiB.",
-                "Raise MAX_VIDEO_MB of the backend.",
-                reason=Reason.TOO_LARGE,
-            )
 
     def _at_hand(self, entry: Entry, source: RangedObject) -> MediaStream | None:
         """What the cache holds of an object, all or some of it."""
@@ -271,9 +232,9 @@ class StreamCache:
             return self._share(new, lease)
 
     def _share(self, entry: Entry, lease: Lease) -> PartialObject:
-        made = PartialObject(self._cache, entry.content_key, entry.validators, lease, self._pool)
+        made = PartialObject(self._cache, entry, lease, self._pool)
         self._shared[entry.content_key] = made
         return made
 
     def _stream(self, partial: PartialObject, source: RangedObject) -> MediaStream:
-        return MediaStream(partial.content_key, partial.size, _Blocks(partial, source))
+        return MediaStream(partial.content_key, partial.size, BlockReader(partial, source))
