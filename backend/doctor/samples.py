@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from backend.doctor.findings import Finding, broken, ok
 from backend.labelstudio.media_refs import MissingMedia, media_uri
-from backend.labelstudio.tags import ImageTag, LabelConfig
+from backend.labelstudio.tags import LabelConfig, MediaTag
 from backend.media.errors import MediaError, shown
 from backend.media.resolver import MediaResolver
 from backend.pixels.sandbox.image_decoding import ImageDecoder
@@ -83,11 +83,11 @@ def media_findings(
 def _addresses(config: LabelConfig, task: Mapping[str, Any]) -> Iterator[Sample | str]:
     """The first address of each tag of a task; a text where there is none."""
     data, number = task.get("data"), task.get("id")
-    tags = [(image, False) for image in config.images]
-    tags += [(ImageTag(video.name, value=video.value), True) for video in config.videos]
+    tags: list[tuple[MediaTag, bool]] = [(image, False) for image in config.images]
+    tags += [(video, True) for video in config.videos]
     for tag, is_video in tags:
         try:
-            uri = media_uri(data if isinstance(data, Mapping) else {}, tag, None)
+            uri = media_uri(data if isinstance(data, Mapping) else {}, tag)
         except MissingMedia as error:
             yield str(error)
             continue

@@ -12,6 +12,7 @@ import numpy as np
 
 from backend.engine.engine import Segment
 from backend.engine.pixel_prompts import PixelPrompt
+from backend.labelstudio.geometry import mask_bounds
 
 if TYPE_CHECKING:
     from sam2model import ImageEmbedding, ImagePredictor, Prediction
@@ -91,10 +92,11 @@ def clean(mask: np.ndarray, share: float) -> np.ndarray:
     Returns:
         bool ``[H, W]``; empty only if ``mask`` is.
     """
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if share <= 0 or not len(rows):
+    bounds = mask_bounds(mask)
+    if share <= 0 or bounds is None:
         return mask
-    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    left, top, right, bottom = bounds
+    window = np.s_[top:bottom, left:right]
     # A rim of background, so that what is outside the object is one large part, not a hole.
     inside = np.pad(mask[window].view(np.uint8), 1)
     outlines, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)

@@ -18,7 +18,7 @@ from backend.export.folders import writing
 from backend.export.masks import Kind, MaskPage, Media, ObjectMask, safe_name
 from backend.files import replacing
 from backend.labelstudio.brush_rle import encode_brush
-from backend.labelstudio.geometry import Mask, resize_mask
+from backend.labelstudio.geometry import Mask, mask_bounds, resize_mask
 from backend.runs.command_line import CommandError
 
 UNLABELLED = "unlabelled"
@@ -62,10 +62,9 @@ def _segmentation(mask: Mask) -> dict[str, Any]:
 
 
 def _bbox(mask: Mask) -> list[int]:
-    """x, y, width, height in pixels; the mask is not empty."""
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    left, top = int(columns[0]), int(rows[0])
-    return [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
+    """x, y, width, height in pixels; zeros for an empty mask."""
+    left, top, right, bottom = mask_bounds(mask) or (0, 0, 0, 0)
+    return [left, top, right - left, bottom - top]
 
 
 def _about(mask: ObjectMask) -> dict[str, Any]:

@@ -221,7 +221,7 @@ class MaskReader:
         fetch: Fetch,
     ) -> Media:
         data, identifier = task.get("data") or {}, int(task["id"])
-        address = media_uri(data, ImageTag(tag.name, value=tag.value), None)
+        address = media_uri(data, tag)
         with fetch(address, identifier) as file, open_video(file, read_ahead=0) as frames:
             size = frames.width, frames.height
             timeline = read_timeline(

@@ -26,6 +26,7 @@ from backend.labelstudio.session import new_session, redirect_target
 from backend.retries import send_with_retries
 
 _MAX_REDIRECTS = 3
+_TASKS_PER_PAGE = 20
 _CREATE_TOKEN = "create a personal access token under Account & Settings and use that"  # noqa: S105
 
 
@@ -50,16 +51,14 @@ class ConnectionCheck:
     Attributes:
         reachable: something that answers like Label Studio is at the URL.
         accepted: it took the API key.
-        credential: the kind of key that was tried.
-        message: the finding in a sentence, with the fix when something is wrong.
+        message: what is wrong and how to put it right; "" where nothing is.
         version: Label Studio's release, e.g. "1.23.2", where it says so.
         user: the e-mail address the key belongs to, when accepted.
     """
 
     reachable: bool
     accepted: bool
-    credential: Credential
-    message: str
+    message: str = ""
     version: str | None = None
     user: str | None = None
 
@@ -174,7 +173,7 @@ class LabelStudioClient:
         Args:
             method: "GET", "POST", ...
             path_or_url: a path on this Label Studio or a full URL on it.
-            kwargs: ``json``, ``params``, ``data``, ``files``, ``headers`` as in ``requests``.
+            kwargs: ``json`` and ``params`` as in ``requests``.
 
         Raises:
             LabelStudioError: another host's URL, no answer, or a status of 400 or more.
@@ -184,31 +183,25 @@ class LabelStudioClient:
             raise LabelStudioError(
                 f"Refused to send the API key of {self.name} anywhere but to that Label Studio."
             )
-        extra = dict(kwargs.pop("headers", None) or {})
         headers = self.auth_headers()
-        response = self._follow(method, url, headers={**extra, **headers}, **kwargs)
+        response = self._follow(method, url, headers=headers, **kwargs)
         if response.status_code == 401 and self.can_renew:
             headers = self.auth_headers(rejected=headers)
-            response = self._follow(method, url, headers={**extra, **headers}, **kwargs)
+            response = self._follow(method, url, headers=headers, **kwargs)
         if response.status_code >= 400:
             raise self.explain(response)
         return response
 
-    def get_task(self, task: int, *, resolve_uri: bool = True) -> dict[str, Any]:
-        """The task with its data, annotations, drafts and predictions, as the API has it.
-
-        Args:
-            resolve_uri: replace cloud storage addresses by Label Studio's own; without, the data
-                is as it was imported, and as Label Studio sends it to ML backends.
-        """
-        parameters = {} if resolve_uri else {"resolve_uri": "false"}
-        return self._object("GET", f"/api/tasks/{int(task)}/", params=parameters)
+    def get_task(self, task: int) -> dict[str, Any]:
+        """The task with its annotations, drafts and predictions; its data as it was imported, which
+        is how Label Studio sends it to ML backends."""
+        return self._object("GET", f"/api/tasks/{int(task)}/", params={"resolve_uri": "false"})
 
     def get_project(self, project: int) -> dict[str, Any]:
         """The project with its label config, as the API has it."""
         return self._object("GET", f"/api/projects/{int(project)}/")
 
-    def list_tasks(self, project: int, *, page_size: int = 20) -> Iterator[dict[str, Any]]:
+    def list_tasks(self, project: int) -> Iterator[dict[str, Any]]:
         """All tasks of a project with annotations and predictions, data as it was imported.
 
         Asked for page by page, as they are consumed: one task can hold megabytes of masks.
@@ -220,7 +213,7 @@ class LabelStudioClient:
                 "fields": "all",
                 "resolve_uri": "false",
                 "page": page,
-                "page_size": page_size,
+                "page_size": _TASKS_PER_PAGE,
             }
             found = self._object("GET", "/api/tasks/", params=parameters)
             tasks = found.get("tasks") or []
@@ -254,15 +247,9 @@ class LabelStudioClient:
         try:
             user = self.whoami().get("email")
         except LabelStudioError as error:
-            reachable = error.status is not None
-            return ConnectionCheck(reachable, False, self.credential, str(error), version)
+            return ConnectionCheck(error.status is not None, False, str(error), version)
         return ConnectionCheck(
-            True,
-            True,
-            self.credential,
-            f"{self.name} accepted {self.credential.value} of {user}.",
-            version,
-            user if isinstance(user, str) else None,
+            True, True, version=version, user=user if isinstance(user, str) else None
         )
 
     def _object(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
@@ -358,8 +345,8 @@ class LabelStudioClient:
     def _explain_no_answer(self, error: requests.RequestException) -> str:
         if isinstance(error, requests.exceptions.SSLError):
             return (
-                f"The TLS certificate of {self.name} was not accepted; "
-                "configure the CA bundle that signed it."
+                f"The TLS certificate of {self.name} was not accepted; set CA_BUNDLE to the "
+                "certificates of whoever signed it."
             )
         if isinstance(error, requests.Timeout):
             return f"{self.name} did not answer within {self._timeout[1]:g} s."

@@ -1,4 +1,10 @@
-"""Where a Label Studio is, and which URLs are on it."""
+"""Where a Label Studio is, which URLs are on it, and with what key it is reached.
+
+The kinds of API key are told apart by their shape. A *legacy token* is hexadecimal and sent as
+``Authorization: Token <key>``; a default Label Studio 1.23 refuses it. A *personal access token* is
+a JWT refresh token, exchanged for an access token that lives five minutes and is sent as
+``Authorization: Bearer <access>``.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +23,8 @@ from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, parse_url
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_RENEW_BEFORE_EXPIRY_S = 30.0
+_DEFAULT_LIFETIME_S = 300.0  # of an access token that does not say; Label Studio's
 
 
 @dataclass(frozen=True)
@@ -99,10 +107,6 @@ def _origin(parsed: Url) -> tuple[str, str, int]:
 def _origin_text(parsed: Url) -> str:
     port = f":{parsed.port}" if parsed.port else ""
     return f"{parsed.scheme}://{(parsed.host or '').lower()}{port}"
-
-
-_RENEW_BEFORE_EXPIRY_S = 30.0
-_DEFAULT_LIFETIME_S = 300.0  # Label Studio's, where the token does not say
 
 
 class Credential(enum.Enum):

@@ -68,12 +68,16 @@ def box_corners(box: Box, width: int, height: int) -> Points:
     conversion to pixels.
     """
     sides = np.array([(0.0, 0.0), (box.width, 0.0), (box.width, box.height), (0.0, box.height)])
-    angle = math.radians(box.rotation)
-    cosine, sine = math.cos(angle), math.sin(angle)
-    turn = np.array([(cosine, sine), (-sine, cosine)])
     pivot = points_to_pixels([(box.x, box.y)], width, height)
-    corners: Points = points_to_pixels(sides, width, height) @ turn + pivot
-    return corners
+    return _turned(points_to_pixels(sides, width, height), box.rotation) + pivot
+
+
+def _turned(points: Points, degrees: float) -> Points:
+    """Pixel positions turned about 0, 0."""
+    angle = math.radians(degrees)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    turned: Points = points @ np.array([(cosine, sine), (-sine, cosine)])
+    return turned
 
 
 def box_to_pixels(box: Box, width: int, height: int) -> Points:
@@ -112,18 +116,10 @@ def point_in_box(x: float, y: float, box: Box, width: int, height: int) -> bool:
 def ellipse_to_polygon(ellipse: Ellipse, width: int, height: int) -> Points:
     """The outline of an ellipse in pixels, float64 [ELLIPSE_VERTICES, 2]."""
     turns = np.linspace(0.0, 2.0 * math.pi, ELLIPSE_VERTICES, endpoint=False)
-    ring = np.stack(
-        [
-            np.cos(turns) * ellipse.radius_x * width / 100.0,
-            np.sin(turns) * ellipse.radius_y * height / 100.0,
-        ],
-        axis=1,
-    )
-    angle = math.radians(ellipse.rotation)
-    cosine, sine = math.cos(angle), math.sin(angle)
+    x = np.cos(turns) * ellipse.radius_x * width / 100.0
+    y = np.sin(turns) * ellipse.radius_y * height / 100.0
     centre = points_to_pixels([(ellipse.x, ellipse.y)], width, height)
-    outline: Points = ring @ np.array([(cosine, sine), (-sine, cosine)]) + centre
-    return outline
+    return _turned(np.stack([x, y], axis=1), ellipse.rotation) + centre
 
 
 def fill_polygon(points: Points, width: int, height: int) -> Mask:
@@ -161,12 +157,21 @@ def resize_mask(mask: Mask, width: int, height: int) -> Mask:
     return resized.astype(bool)
 
 
-def mask_to_box(mask: Mask) -> Box | None:
-    """The tight upright box around a mask, in percent; None if the mask is empty."""
+def mask_bounds(mask: Mask) -> tuple[int, int, int, int] | None:
+    """Left, top, right and bottom of a mask in pixels, the last two exclusive; None if it is
+    empty."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     if not len(columns):
         return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def mask_to_box(mask: Mask) -> Box | None:
+    """The tight upright box around a mask, in percent; None if the mask is empty."""
+    bounds = mask_bounds(mask)
+    if bounds is None:
+        return None
     height, width = mask.shape
-    left, right = columns[0] * 100.0 / width, (columns[-1] + 1) * 100.0 / width
-    top, bottom = rows[0] * 100.0 / height, (rows[-1] + 1) * 100.0 / height
-    return Box(float(left), float(top), float(right - left), float(bottom - top))
+    left, right = bounds[0] * 100.0 / width, bounds[2] * 100.0 / width
+    top, bottom = bounds[1] * 100.0 / height, bounds[3] * 100.0 / height
+    return Box(left, top, right - left, bottom - top)

@@ -215,10 +215,10 @@ def _media_problems(config: LabelConfig) -> Iterator[str]:
         yield 'the config has no <Image>: add <Image name="image" value="$image"/>'
     for image in config.images:
         if not image.source.strip():
-            yield f'<Image name={image.name}> has no value: add value="$image"'
+            yield f'{image.tag} has no value: add value="$image"'
     for video in config.videos:
-        if not (video.value or "").strip():
-            yield f'<Video name={video.name}> has no value: add value="$video"'
+        if not video.source.strip():
+            yield f'{video.tag} has no value: add value="$video"'
 
 
 def _reference_problems(config: LabelConfig, elements: Sequence[_Element]) -> Iterator[str]:
@@ -243,12 +243,11 @@ def _is_annotated(config: LabelConfig, video: VideoTag) -> bool:
 
 
 def _video_problems(config: LabelConfig, video: VideoTag) -> Iterator[str]:
-    where = f"<Video name={video.name}>"
     rectangle = f'<VideoRectangle name="box" toName="{video.name}"/>'
     shapes = [control for control in config.answers if control.to_name == video.name]
     if shapes:
         yield (
-            f"{shapes[0].tag} is on {where}, but open-source Label Studio has no masks on a "
+            f"{shapes[0].tag} is on {video.tag}, but open-source Label Studio has no masks on a "
             f'<Video>: use {rectangle} for boxes, or the frames in <Image valueList="$frames"> '
             "for masks"
         )
@@ -256,8 +255,8 @@ def _video_problems(config: LabelConfig, video: VideoTag) -> Iterator[str]:
         yield from _trigger_problems(config, video)
     elif not shapes and not any(tag.to_name == video.name for tag in config.video_vectors):
         yield (
-            f"no <VideoRectangle> for {where}: add {rectangle} to track boxes, or use the frames "
-            'in <Image valueList="$frames"> for masks'
+            f"no <VideoRectangle> for {video.tag}: add {rectangle} to track boxes, or use the "
+            'frames in <Image valueList="$frames"> for masks'
         )
     yield from _framerate_problems(video)
 
@@ -270,13 +269,13 @@ def _trigger_problems(config: LabelConfig, video: VideoTag) -> Iterator[str]:
     area = f'<TextArea name="command" toName="{video.name}" perRegion="true"/>'
     if config.labels_for(video.name):
         yield (
-            f"no <TextArea> for <Video name={video.name}> that can be typed into: tracking "
-            f"starts only when a selected box gets another label; add {area} to type track"
+            f"no <TextArea> for {video.tag} that can be typed into: tracking starts only when a "
+            f"selected box gets another label; add {area} to type track"
         )
     else:
         yield (
-            f"no <TextArea> and no <Labels> for <Video name={video.name}>: nothing sends a "
-            f"request; add {area} to type track"
+            f"no <TextArea> and no <Labels> for {video.tag}: nothing sends a request; add {area} "
+            "to type track"
         )
 
 
@@ -287,8 +286,8 @@ def _framerate_problems(video: VideoTag) -> Iterator[str]:
     rate = number(written)
     if rate is None or rate < 0:
         yield (
-            f'<Video name={video.name}> has framerate="{written}", which is no positive number: '
-            'write the frames per second of the file, such as framerate="25"'
+            f'{video.tag} has framerate="{written}", which is no positive number: write the '
+            'frames per second of the file, such as framerate="25"'
         )
 
 
@@ -296,15 +295,14 @@ def _image_problems(config: LabelConfig, image: ImageTag) -> Iterator[str]:
     prompts, answers = config.prompts_for(image.name), config.answers_for(image.name)
     if not answers:
         yield (
-            f"no {_ANSWER_TAGS} for <Image name={image.name}>: add "
-            f'<BrushLabels name="brush" toName="{image.name}"> with your labels'
+            f'no {_ANSWER_TAGS} for {image.tag}: add <BrushLabels name="brush" '
+            f'toName="{image.name}"> with your labels'
         )
         return
     if not prompts:
         yield (
-            f"no smart tool for <Image name={image.name}>: add "
-            f'<KeyPointLabels name="point" toName="{image.name}" smart="true"> with the labels '
-            f"of {answers[0].tag}"
+            f'no smart tool for {image.tag}: add <KeyPointLabels name="point" '
+            f'toName="{image.name}" smart="true"> with the labels of {answers[0].tag}'
         )
         return
     sources = _label_sources(config, image)

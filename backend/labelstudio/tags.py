@@ -60,6 +60,11 @@ class ImageTag:
     value_list: str | None = None
 
     @property
+    def tag(self) -> str:
+        """The tag as people write it, for messages."""
+        return f"<Image name={self.name}>"
+
+    @property
     def is_sequence(self) -> bool:
         """Whether results on this tag carry ``item_index``."""
         return self.value_list is not None
@@ -81,6 +86,19 @@ class VideoTag:
     name: str
     value: str | None = None
     framerate: str | None = None
+
+    @property
+    def tag(self) -> str:
+        """The tag as people write it, for messages."""
+        return f"<Video name={self.name}>"
+
+    @property
+    def source(self) -> str:
+        """The attribute that says where the video is."""
+        return self.value or ""
+
+
+MediaTag = ImageTag | VideoTag
 
 
 @dataclass(frozen=True)

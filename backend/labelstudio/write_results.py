@@ -14,7 +14,14 @@ import numpy as np
 from backend.expected import ExpectedError
 from backend.labelstudio.brush_rle import encode_brush
 from backend.labelstudio.commands import STATUS_PREFIX, status_line
-from backend.labelstudio.geometry import Mask, Points, mask_to_box, points_to_percent, resize_mask
+from backend.labelstudio.geometry import (
+    Mask,
+    Points,
+    mask_bounds,
+    mask_to_box,
+    points_to_percent,
+    resize_mask,
+)
 from backend.labelstudio.prompts import ObjectPrompt
 from backend.labelstudio.tags import AnswerControl, LabelConfig, Shape
 
@@ -245,12 +252,12 @@ def mask_rings(mask: Mask) -> list[Points]:
         float64 [N, 2] each, N >= 3, pixel edges as coordinates (see geometry.py); the first vertex
         is not repeated. An empty mask has none.
     """
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    if not len(columns):
+    bounds = mask_bounds(mask)
+    if bounds is None:
         return []
-    corner = np.array((columns[0], rows[0]), dtype=np.float64)
-    crop = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return [_ring(part) + corner for part in _trace(crop)]
+    left, top, right, bottom = bounds
+    corner = np.array((left, top), dtype=np.float64)
+    return [_ring(part) + corner for part in _trace(mask[top:bottom, left:right])]
 
 
 @dataclass(frozen=True)

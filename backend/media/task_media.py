@@ -9,7 +9,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, Protocol, TypeVar
 
 from backend.labelstudio.media_refs import media_uri
-from backend.labelstudio.tags import ImageTag
+from backend.labelstudio.tags import ImageTag, MediaTag, VideoTag
 from backend.media.resolver import MediaFile, MediaStream
 from backend.metrics import Metrics
 from backend.threads.fair_pool import FairPool
@@ -52,7 +52,7 @@ class TaskMedia:
         """
         return self._from_task(self._fetcher.fetch, task, tag, page, deadline)
 
-    def video(self, task: Mapping[str, Any], tag: ImageTag, deadline: float) -> MediaStream:
+    def video(self, task: Mapping[str, Any], tag: VideoTag, deadline: float) -> MediaStream:
         """The video that ``tag`` shows for ``task``, as a file of which only what is read is
         fetched; arguments and errors as for ``image``."""
         return self._from_task(self._fetcher.open, task, tag, None, deadline)
@@ -65,7 +65,7 @@ class TaskMedia:
         self,
         fetch: Callable[..., Fetched],
         task: Mapping[str, Any],
-        tag: ImageTag,
+        tag: MediaTag,
         page: int | None,
         deadline: float,
     ) -> Fetched:

@@ -55,7 +55,7 @@ def read_task(client: LabelStudioClient, number: int) -> dict[str, Any]:
         CommandError, LabelStudioError: it cannot be had.
     """
     try:
-        return client.get_task(number, resolve_uri=False)
+        return client.get_task(number)
     except LabelStudioError as error:
         raise _not_there(error, f"task {number}") from error
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from backend.labelstudio.geometry import box_to_pixels, points_to_pixels
+from backend.labelstudio.geometry import box_to_pixels, mask_bounds, points_to_pixels
 from backend.labelstudio.media_refs import media_uri, page_count
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
 from backend.labelstudio.read_results import newest_results, rasterise
@@ -155,9 +155,9 @@ def _overlap(prompt: ObjectPrompt, mask: np.ndarray | None) -> float:
 
 def _hull(mask: np.ndarray) -> np.ndarray:
     """The upright box around ``mask``, filled: boxes are compared with boxes."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    left, top, right, bottom = mask_bounds(mask) or (0, 0, 0, 0)
     hull = np.zeros_like(mask)
-    hull[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+    hull[top:bottom, left:right] = True
     return hull
 
 

@@ -21,7 +21,7 @@ from backend.labelstudio.geometry import Box, box_to_pixels
 from backend.labelstudio.keyframes import Keyframe
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.read_results import newest_first
-from backend.labelstudio.tags import ImageTag, LabelConfig
+from backend.labelstudio.tags import LabelConfig, VideoTag
 from backend.labelstudio.timing import Timeline, frames_count, tag_framerate
 from backend.labelstudio.video_regions import VideoRegion
 from backend.media.resolver import MediaStream
@@ -161,12 +161,16 @@ def saved_before(task: Mapping[str, Any], moment: float) -> bool:
     return False
 
 
-def video_tag(config: LabelConfig, name: str) -> ImageTag:
-    """The Video tag as something with one media address."""
+def video_tag(config: LabelConfig, name: str) -> VideoTag:
+    """The Video tag called ``name``.
+
+    Raises:
+        MissingMedia: there is none.
+    """
     video = config.video(name)
     if video is None:
         raise MissingMedia(f"the label config has no <Video name={name}>")
-    return ImageTag(video.name, value=video.value)
+    return video
 
 
 def read_timeline(

@@ -232,7 +232,7 @@ class VideoCommands:
         config = self._parse(label_config)
         tag = video_tag(config, name)
         data = task.get("data") if isinstance(task.get("data"), Mapping) else {}
-        address = media_uri(data, tag, None)  # type: ignore[arg-type]
+        address = media_uri(data, tag)  # type: ignore[arg-type]
         deadline = time.monotonic() + (self._shop.budget_seconds if seconds is None else seconds)
         with self._shop.images.video(task, tag, deadline) as file:
             table, duration = self._tables.get(file, deadline)

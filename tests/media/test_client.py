@@ -259,7 +259,6 @@ def test_check_accepted(label_studio: FakeLabelStudio, client: LabelStudioClient
     found = client.check()
     assert (found.reachable, found.accepted) == (True, True)
     assert (found.version, found.user) == ("1.23.2", "a@b.co")
-    assert found.credential is Credential.PERSONAL_ACCESS
 
 
 def test_check_refused(label_studio: FakeLabelStudio) -> None:

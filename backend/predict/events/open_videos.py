@@ -176,7 +176,7 @@ class Clips:
     ) -> OpenClip:
         tag = video_tag(config, name)
         data = body.get("data")
-        address = media_uri(data if isinstance(data, Mapping) else {}, tag, None)
+        address = media_uri(data if isinstance(data, Mapping) else {}, tag)
         video = config.video(name)
         key = (task, "\n".join([name, str(video and video.framerate), address]))
         while True:

@@ -208,7 +208,7 @@ class TestPredict:
         editor.task["data"] = data
         prediction = editor.send("predict", time_ms=0, result=[point(5, 5)])
         assert prediction["result"] == []
-        assert "<Image name=video>" in prediction["error"] or "data" in prediction["error"]
+        assert "<Video name=video>" in prediction["error"] or "data" in prediction["error"]
 
     def test_a_picture(self, bench):
         editor = Editor(bench, config=PICTURE, data={"image": "/data/upload/1/a.png"})
