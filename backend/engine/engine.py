@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
@@ -77,11 +78,11 @@ class Frames(Protocol):
 
 @dataclass(frozen=True)
 class TrackedObject:
-    """One object on one frame: mask bool ``[H, W]``, predicted IoU in 0..1, and the logit of
-    its presence (above 0: it is there; the mask is empty where it is not)."""
+    """One object on one frame: its mask, predicted IoU in 0..1, and the logit of its presence
+    (above 0: it is there; the mask is empty where it is not)."""
 
     object_id: str
-    mask: np.ndarray
+    mask: PackedMask
     iou: float
     presence: float
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from backend.engine.engine import Frames, TrackedObject
+from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Stopped
 from backend.engine.segmenting import clean
@@ -115,7 +116,9 @@ class QueuedTracker:
 
 def _objects(found: FrameMasks, speck_share: float) -> list[TrackedObject]:
     return [
-        TrackedObject(str(name), clean(mask, speck_share), float(iou), float(score))
+        TrackedObject(
+            str(name), PackedMask.pack(clean(mask, speck_share)), float(iou), float(score)
+        )
         for name, mask, iou, score in zip(
             found.object_ids, found.masks, found.ious, found.object_scores, strict=True
         )

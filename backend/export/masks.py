@@ -22,7 +22,6 @@ from backend.labelstudio.geometry import (
     Mask,
     box_iou,
     box_to_pixels,
-    mask_to_box,
     resize_mask,
 )
 from backend.labelstudio.json_values import number
@@ -271,13 +270,10 @@ class MaskReader:
         else the box, filled."""
         found = next(self.store.masks(track, object_id=name, frame=index), None)
         width, height = size
-        if found is not None and found.mask.shape == (height, width):
-            hull = mask_to_box(found.mask)
+        if found is not None and (found.mask.width, found.mask.height) == size and found.mask.box:
             asked = found.prompted and found.anchor == box_digest(box)
-            if hull is not None:
-                around = box_to_pixels(hull, width, height), box_to_pixels(box, width, height)
-                if asked or box_iou(*around) >= SAME_PLACE:
-                    return found.mask, Origin.TRACKED, found.iou
+            if asked or box_iou(found.mask.box, box_to_pixels(box, width, height)) >= SAME_PLACE:
+                return found.mask.unpack(), Origin.TRACKED, found.iou
         return rasterise(box, width, height), Origin.BOX, None
 
 

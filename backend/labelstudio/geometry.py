@@ -168,10 +168,17 @@ def mask_bounds(mask: Mask) -> tuple[int, int, int, int] | None:
 
 def mask_to_box(mask: Mask) -> Box | None:
     """The tight upright box around a mask, in percent; None if the mask is empty."""
-    bounds = mask_bounds(mask)
-    if bounds is None:
-        return None
-    height, width = mask.shape
+    bounds, (height, width) = mask_bounds(mask), mask.shape
+    return None if bounds is None else box_to_percent(bounds, width, height)
+
+
+def box_to_percent(bounds: tuple[float, float, float, float], width: int, height: int) -> Box:
+    """An upright box in percent.
+
+    Args:
+        bounds: x0, y0, x1, y1 in pixels.
+        width, height: of the picture.
+    """
     left, right = bounds[0] * 100.0 / width, bounds[2] * 100.0 / width
     top, bottom = bounds[1] * 100.0 / height, bounds[3] * 100.0 / height
     return Box(left, top, right - left, bottom - top)

@@ -194,7 +194,7 @@ class Labeller:
     def _scores(self, job: Job) -> list[float]:
         names = _objects(job)
         found = self._tracking.store.masks(job.track)
-        return [each.iou for each in found if each.object_id in names and each.mask.any()]
+        return [each.iou for each in found if each.object_id in names and each.mask.area]
 
 
 def _objects(job: Job) -> set[str]:

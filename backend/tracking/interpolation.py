@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from backend.engine.engine import Frames, TrackedObject, Tracker
+from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt
 
 # Of the tracked frames' predicted IoU, what is left beside a frame on which the object is absent:
@@ -117,36 +118,31 @@ def _filled(
     sign = 1 if end > start else -1
     known = {each.object_id: each for each in before}
     pairs = [(known[each.object_id], each) for each in after if each.object_id in known]
-    agreements = [agree(a.mask, b.mask) for a, b in pairs] if steps > 1 else []
+    rows = [between(a, b, [step / steps for step in range(1, steps)]) for a, b in pairs]
     for step in range(1, steps):
-        yield (
-            start + sign * step,
-            [
-                between(a, b, step / steps, agreement)
-                for (a, b), agreement in zip(pairs, agreements, strict=True)
-            ],
-        )
+        yield start + sign * step, [next(row) for row in rows]
 
 
 def between(
-    before: TrackedObject, after: TrackedObject, share: float, agreement: float
-) -> TrackedObject:
-    """One object on a frame between two tracked ones.
+    before: TrackedObject, after: TrackedObject, shares: Sequence[float]
+) -> Iterator[TrackedObject]:
+    """One object on frames between two tracked ones.
 
-    Its predicted IoU is the lower one of the two, times their ``agreement``; so where the shape
-    changed much the frame is among those to look at (``review.doubts``).
+    Its predicted IoU is the lower one of the two, times the agreement of the two masks; so where
+    the shape changed much the frame is among those to look at (``review.doubts``).
 
     Args:
         before, after: the object on the tracked frames.
-        share: how far the frame lies from the first to the second, in (0, 1).
-        agreement: of the two masks, see ``agree``.
+        shares: how far each frame lies from the first to the second, in (0, 1).
     """
-    return TrackedObject(
-        before.object_id,
-        interpolate(before.mask, after.mask, share),
-        min(before.iou, after.iou) * agreement,
-        (1 - share) * before.presence + share * after.presence,
-    )
+    if not shares:
+        return
+    first, second = before.mask.unpack(), after.mask.unpack()
+    iou = min(before.iou, after.iou) * agree(first, second)
+    for share in shares:
+        presence = (1 - share) * before.presence + share * after.presence
+        mask = PackedMask.pack(interpolate(first, second, share))
+        yield TrackedObject(before.object_id, mask, iou, presence)
 
 
 def interpolate(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-import numpy as np
 
 from backend.job_state import JobState
 from backend.tracking.store import Job, TrackedMask
@@ -60,15 +59,6 @@ class Doubt:
     reason: str
 
 
-@dataclass(frozen=True)
-class _Summary:
-    frame: int
-    area: int
-    centre: tuple[float, float]
-    iou: float
-    presence: float
-
-
 def doubts(masks: Iterable[TrackedMask]) -> list[Doubt]:
     """Frames to look at, in order of object and frame.
 
@@ -76,38 +66,32 @@ def doubts(masks: Iterable[TrackedMask]) -> list[Doubt]:
         masks: in order of object and frame, as ``TrackStore.masks`` gives them.
     """
     found: list[Doubt] = []
-    previous: tuple[str, _Summary] | None = None
-    for mask in masks:
-        now = _summary(mask)
-        before = previous[1] if previous is not None and previous[0] == mask.object_id else None
-        reason = _reason(now, before)
+    before: TrackedMask | None = None
+    for now in masks:
+        same = before is not None and before.object_id == now.object_id
+        reason = _reason(now, before if same else None)
         if reason:
-            found.append(Doubt(mask.object_id, mask.frame, reason))
-        previous = (mask.object_id, now)
+            found.append(Doubt(now.object_id, now.frame, reason))
+        before = now
     return found
 
 
-def _summary(found: TrackedMask) -> _Summary:
-    rows, columns = np.nonzero(found.mask)
-    centre = (float(columns.mean()), float(rows.mean())) if len(rows) else (0.0, 0.0)
-    return _Summary(found.frame, len(rows), centre, found.iou, found.presence)
-
-
-def _reason(now: _Summary, before: _Summary | None) -> str | None:
-    consecutive = before is not None and before.frame == now.frame - 1
-    if consecutive and before is not None and before.area and not now.area:
-        return "lost"
-    if consecutive and before is not None and now.area and not before.area:
-        return "found again"
-    if not now.area:
-        return None
-    if now.iou < LOW_IOU or now.presence <= 0:
+def _reason(now: TrackedMask, before: TrackedMask | None) -> str | None:
+    """Why to look at a frame; ``before`` is the object on an earlier one."""
+    area, centre = now.mask.area, now.mask.centroid
+    if before is None or before.frame != now.frame - 1:
+        return "unsure" if area and _is_unsure(now) else None
+    area_before, centre_before = before.mask.area, before.mask.centroid
+    if centre is None or centre_before is None:  # one of them is empty
+        return "lost" if area_before else "found again" if area else None
+    if _is_unsure(now):
         return "unsure"
-    if before is None or not consecutive or not before.area:
-        return None
-    if max(now.area, before.area) > AREA_JUMP * min(now.area, before.area):
+    if max(area, area_before) > AREA_JUMP * min(area, area_before):
         return "size jumped"
-    moved = np.hypot(now.centre[0] - before.centre[0], now.centre[1] - before.centre[1])
-    if moved > PLACE_JUMP * np.sqrt(min(now.area, before.area)):
+    if math.dist(centre, centre_before) > PLACE_JUMP * math.sqrt(min(area, area_before)):
         return "place jumped"
     return None
+
+
+def _is_unsure(found: TrackedMask) -> bool:
+    return found.iou < LOW_IOU or found.presence <= 0

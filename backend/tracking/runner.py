@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from backend.engine.engine import Engine, Frames, TrackedObject, Tracker
+from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.expected import ExpectedError
 from backend.job_state import JobState
@@ -418,7 +419,9 @@ class JobRunner:
 def _tracked(
     found: TrackedObject, frame: int, anchor: str, size: tuple[int, int], stride: int = 1
 ) -> TrackedMask:
-    mask = resize_mask(found.mask, *size)
+    mask = found.mask
+    if size != (mask.width, mask.height):
+        mask = PackedMask.pack(resize_mask(mask.unpack(), *size))
     name, iou, presence = found.object_id, found.iou, found.presence
     return TrackedMask(name, frame, anchor, mask, iou, presence, stride=stride)
 
@@ -436,4 +439,4 @@ def _unanswered(
 
 
 def _mask_prompt(found: TrackedMask) -> PixelPrompt:
-    return PixelPrompt(np.zeros((0, 2)), np.zeros(0, dtype=bool), mask=found.mask)
+    return PixelPrompt(np.zeros((0, 2)), np.zeros(0, dtype=bool), mask=found.mask.unpack())

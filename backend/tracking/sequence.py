@@ -266,7 +266,7 @@ class FrameSequence:
     def mask_of(self, object_id: str, page: int) -> np.ndarray | None:
         """The mask that was found of an object on a page."""
         found = self._found(object_id, page)
-        return found.mask if found is not None else None
+        return found.mask.unpack() if found is not None else None
 
     def _found(self, object_id: str, page: int) -> TrackedMask | None:
         return next(self.store.masks(self.track, object_id=object_id, frame=page), None)
@@ -307,7 +307,7 @@ class FrameSequence:
         )
         identifier = self._region_id(found.object_id, found.frame, generation)
         made = region_results(
-            prompt, found.mask, score=found.iou, config=self.config, region_id=identifier
+            prompt, found.mask.unpack(), score=found.iou, config=self.config, region_id=identifier
         )
         return [dict(result) for result in made]
 
@@ -424,8 +424,9 @@ class FrameSequence:
 
     def _is(self, found: TrackedMask, sent: SentRegion, prompt: ObjectPrompt) -> bool:
         """Whether a region shows ``found``, as it was sent."""
+        size = found.mask.height, found.mask.width
         return any(
-            drawn.labels == prompt.labels and not _differs(drawn, prompt, *found.mask.shape)
+            drawn.labels == prompt.labels and not _differs(drawn, prompt, *size)
             for drawn in _drawn(self.results(found, sent.generation), self.config)
             if drawn.source_ids == prompt.source_ids
         )

@@ -320,6 +320,6 @@ def _status_text(
     brushes = sum(
         region.get("type") == "brushlabels" and not region.get("dynamic") for region in regions
     )
-    if brushes > MANY_MASKS and found[0].mask.size > MANY_PIXELS:
+    if brushes > MANY_MASKS and found[0].mask.height * found[0].mask.width > MANY_PIXELS:
         parts.append(f"{brushes} brush masks make the editor slow: BitmaskLabels or a range help")
     return "; ".join(parts)

@@ -11,15 +11,13 @@ import json
 import sqlite3
 import threading
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from backend.engine.packed_masks import PackedMask
 from backend.expected import ExpectedError
 from backend.job_state import JobState
 
@@ -108,7 +106,7 @@ class TrackedMask:
 
     Attributes:
         anchor: digest of the prompt the mask follows from.
-        mask: bool ``[H, W]``; empty where the object is absent.
+        mask: empty where the object is absent.
         iou: predicted IoU, 0 to 1.
         presence: logit of "the object is there", above 0 for yes.
         prompted: the prompt is on this very frame: a human's box or clicks.
@@ -118,29 +116,11 @@ class TrackedMask:
     object_id: str
     frame: int
     anchor: str
-    mask: np.ndarray
+    mask: PackedMask
     iou: float
     presence: float
     prompted: bool = False
     stride: int = 1
-
-
-def pack(mask: np.ndarray) -> bytes:
-    """A bool mask ``[H, W]`` as compressed run lengths, row by row, beginning with background."""
-    flat = np.concatenate(([False], mask.ravel(), [False]))
-    edges = np.flatnonzero(flat[1:] != flat[:-1]).astype(np.int64)
-    runs = np.diff(edges, prepend=0)
-    return zlib.compress(runs.astype("<u4").tobytes(), level=1)
-
-
-def unpack(runs: bytes, height: int, width: int) -> np.ndarray:
-    """Undo ``pack``: bool ``[height, width]``."""
-    lengths = np.frombuffer(zlib.decompress(runs), dtype="<u4").astype(np.int64)
-    ends = np.cumsum(lengths)
-    flat = np.zeros(height * width, dtype=bool)
-    for start, stop in zip(ends[0::2], ends[1::2], strict=True):
-        flat[start:stop] = True
-    return flat.reshape(height, width)
 
 
 class StoreError(ExpectedError):
@@ -287,9 +267,7 @@ class TrackStore:
         machine that loses its power may so lose the last frames, and their part of the progress:
         the job goes on before them. A process that is killed loses nothing.
         """
-        rows = [[track, m.object_id, m.frame, m.anchor, *m.mask.shape, pack(m.mask)] for m in masks]
-        for row, m in zip(rows, masks, strict=True):
-            row += [m.iou, m.presence, m.prompted, m.stride]
+        rows = [_row(track, each) for each in masks]
         with self._transaction(wait_for_disk=False) as connection:
             connection.executemany(
                 f"{_KEEP_EARLIER} WHERE track = ? AND object = ? AND frame = ?",
@@ -305,7 +283,7 @@ class TrackStore:
     def masks(
         self, track: str, *, object_id: str | None = None, frame: int | None = None
     ) -> Iterator[TrackedMask]:
-        """What was found, in order of object and frame; decoded one by one."""
+        """What was found, in order of object and frame."""
         query = "SELECT * FROM masks WHERE track = ?"
         values: list[str | int] = [track]
         if object_id is not None:
@@ -319,21 +297,21 @@ class TrackStore:
                 object_id=row["object"],
                 frame=row["frame"],
                 anchor=row["anchor"],
-                mask=unpack(row["runs"], row["height"], row["width"]),
+                mask=_mask(row),
                 iou=row["iou"],
                 presence=row["presence"],
                 prompted=bool(row["prompted"]),
                 stride=row["stride"],
             )
 
-    def earlier_mask(self, track: str, object_id: str, frame: int) -> np.ndarray | None:
-        """What was found there before what ``masks`` gives, bool ``[H, W]``."""
+    def earlier_mask(self, track: str, object_id: str, frame: int) -> PackedMask | None:
+        """What was found there before what ``masks`` gives."""
         with self._transaction() as connection:
             row = connection.execute(
                 "SELECT * FROM earlier_masks WHERE track = ? AND object = ? AND frame = ?",
                 (track, object_id, frame),
             ).fetchone()
-        return None if row is None else unpack(row["runs"], row["height"], row["width"])
+        return None if row is None else _mask(row)
 
     def replace_predictions(self, track: str, prediction: int, objects: Iterable[str]) -> list[int]:
         """Remember the prediction of Label Studio that shows ``objects`` of a track now.
@@ -452,6 +430,16 @@ def _ask_delivery(connection: sqlite3.Connection, job_id: str) -> bool:
     if asked.rowcount:
         connection.execute("INSERT OR IGNORE INTO due VALUES (?)", (job_id,))
     return asked.rowcount > 0
+
+
+def _row(track: str, found: TrackedMask) -> tuple[Any, ...]:
+    place = track, found.object_id, found.frame, found.anchor
+    mask = found.mask.height, found.mask.width, found.mask.runs
+    return (*place, *mask, found.iou, found.presence, found.prompted, found.stride)
+
+
+def _mask(row: sqlite3.Row) -> PackedMask:
+    return PackedMask(row["runs"], row["height"], row["width"])
 
 
 def _job(row: sqlite3.Row) -> Job:

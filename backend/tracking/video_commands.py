@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from backend.engine.packed_masks import PackedMask
 from backend.labelstudio.commands import (
     TRACK_HELP,
     ParsedCommand,
@@ -20,7 +21,7 @@ from backend.labelstudio.commands import (
     parse_command,
     unknown_command,
 )
-from backend.labelstudio.geometry import Box, mask_to_box
+from backend.labelstudio.geometry import Box, box_to_percent
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.keyframes import Keyframe, merge_human, thin
 from backend.labelstudio.label_config import parse_label_config
@@ -259,7 +260,7 @@ class VideoCommands:
         """All key frames of a region, and the mean score of its masks."""
         timeline = clip.timeline
         masks = list(self._shop.store.masks(clip.track, object_id=marked.region.id))
-        found = {mask.frame: mask_to_box(mask.mask) for mask in masks}
+        found = {each.frame: _box(each.mask) for each in masks}
         boxes: dict[int, Box | None] = {}
         for frame in range(1, timeline.frames_count + 1):
             index = timeline.file_frame(frame)
@@ -385,6 +386,11 @@ class VideoCommands:
         if look:
             parts.append(f"look at {ranges(look)}")
         return "; ".join(parts)
+
+
+def _box(mask: PackedMask) -> Box | None:
+    """The tight box around a mask, in percent."""
+    return None if mask.box is None else box_to_percent(mask.box, mask.width, mask.height)
 
 
 def _items(context: object) -> object:

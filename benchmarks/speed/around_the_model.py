@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from backend.engine.packed_masks import PackedMask
 from backend.engine.segmenting import clean
-from backend.labelstudio.geometry import mask_to_box
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.settings import Settings
-from backend.tracking.store import TrackedMask, TrackStore, pack, unpack
+from backend.tracking.store import TrackedMask, TrackStore
 from benchmarks.support.moving_clip import FRAMES_PER_SECOND
 
 HEAD = (
@@ -36,9 +36,9 @@ MEANING = (
     "Milliseconds per frame, every part by itself, one after the other; in the service, decoding "
     "goes on in a\nprocess of its own beside the network. decode: and the way of the pixels "
     "from that process. resize: of the frame to\nthe network's input. mask upscaling: of the "
-    "network's answer to the size of the video. run lengths: with zlib,\nas stored. store: run "
-    "lengths again, and SQLite. read back: masks from their run lengths, and the boxes around "
-    "them. JSON: of the\nprediction. open, once: starting the decoding process and reading "
+    "network's answer to the size of the video. run lengths: with zlib,\nas stored. store: "
+    "SQLite. read back: the boxes around the masks, from their run lengths. JSON: of the\n"
+    "prediction. open, once: starting the decoding process and reading "
     "the table of frames, in milliseconds per video."
 )
 
@@ -73,18 +73,15 @@ def breakdown(
     masks = network.masks
     share = Settings().speck_percent / 100
     found = {key: clean(mask, share) for key, mask in masks.items()}
-    packed = [pack(mask) for mask in found.values()]
-    height, width = next(iter(masks.values())).shape
+    packed = {key: PackedMask.pack(mask) for key, mask in found.items()}
     parts = {
         "network": network.wall,
         "decode": decode,
         **network.around,
         "specks": _seconds(lambda: [clean(mask, share) for mask in masks.values()]),
-        "run lengths": _seconds(lambda: [pack(mask) for mask in found.values()]),
-        "store": _store(found, count, folder / "parts.sqlite3"),
-        "read back": _seconds(
-            lambda: [mask_to_box(unpack(runs, height, width)) for runs in packed]
-        ),
+        "run lengths": _seconds(lambda: [PackedMask.pack(mask) for mask in found.values()]),
+        "store": _store(packed, count, folder / "parts.sqlite3"),
+        "read back": _seconds(lambda: [mask.box for mask in packed.values()]),
         "JSON": _seconds(lambda: json.dumps(results)),
     }
     per_frame = [f"{1000 * parts[name] / count:.1f}" for name in HEAD[3:-1]]
@@ -97,7 +94,7 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _store(found: dict[tuple[str, int], np.ndarray], frames: int, path: Path) -> float:
+def _store(found: dict[tuple[str, int], PackedMask], frames: int, path: Path) -> float:
     """Seconds to store the masks frame by frame, as a job does."""
     names = sorted({name for name, _ in found})
     rows = [

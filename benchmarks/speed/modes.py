@@ -195,7 +195,7 @@ def score(clip: Clip, found: Sequence[Sequence[TrackedObject]]) -> float:
     return float(
         np.mean(
             [
-                iou(each.mask, clip.truth[each.object_id][frame])
+                iou(each.mask.unpack(), clip.truth[each.object_id][frame])
                 for frame, objects in enumerate(found)
                 for each in objects
                 if frame > 0
@@ -269,7 +269,7 @@ def large_clips() -> list[str]:
         model, tally = large_model(mode), Tally()
         track(model, mode, Clip(frames[:2], clip.truth))  # warms up
         found = tally.timed(partial(track, model, mode, clip), _LARGE_FRAMES)
-        masks = np.stack([objects[0].mask for objects in found])
+        masks = np.stack([objects[0].mask.unpack() for objects in found])
         if whole is None:
             first, whole = tally, masks
         rows.append([mode.name, *tally.times(first), f"{(masks != whole).mean():.1e}", load()])
@@ -286,7 +286,7 @@ def dtypes(library: Library, num_clips: int, num_images: int) -> list[str]:
     for clip in clips(num_clips, library):
         found = {mode: track(model, mode, clip) for mode, model in models.items()}
         agreement["tracked"] += [
-            iou(a.mask, b.mask)
+            iou(a.mask.unpack(), b.mask.unpack())
             for frames in zip(found[exact], found[fast], strict=True)
             for a, b in zip(*frames, strict=True)
         ]

@@ -190,7 +190,8 @@ class TrackingService:
         store = TrackStore(self._state)
         try:
             newest = store.jobs()[0]
-            return {(each.object_id, each.frame): each.mask for each in store.masks(newest.track)}
+            found = store.masks(newest.track)
+            return {(each.object_id, each.frame): each.mask.unpack() for each in found}
         finally:
             store.close()
 

@@ -255,7 +255,7 @@ def click_at(x, y):
 
 
 def masks(steps):
-    return {frame: found[0].mask for frame, found in steps}
+    return {frame: found[0].mask.unpack() for frame, found in steps}
 
 
 def test_clicks_within_tracked_frames_and_the_same_masks(bench):

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from backend.engine.packed_masks import PackedMask
 from backend.export.formats import run_lengths
 from backend.labelstudio.brush_rle import decode_brush, encode_brush
 from backend.labelstudio.label_config import parse_label_config
@@ -248,7 +249,10 @@ def test_objects_that_were_tracked_are_known_by_their_ids(
         ("first", 2): area(20, 20, 5, 5),
         ("other", 2): area(2, 2, 5, 5),
     }
-    found = [TrackedMask(name, page, "", mask, 0.9, 5.0) for (name, page), mask in masks.items()]
+    found = [
+        TrackedMask(name, page, "", PackedMask.pack(mask), 0.9, 5.0)
+        for (name, page), mask in masks.items()
+    ]
     store.put_masks(sequence.track, found, job_id="", done=0)
     marked = [brush("first", 0, area(0, 0, 5, 5)), brush("other", 0, area(40, 0, 5, 5))]
     tracked = [item for each in found for item in sequence.results(each)]
@@ -268,14 +272,15 @@ def test_an_answer_in_several_polygons_is_one_object(
     task = {"id": 7, "data": frames()}
     sequence = FrameSequence(PROJECT, task, POLYGONS, config, config.images[0], "demo", store)
     sequence.remember([SequenceObject("cat", ("Cat",), "mask")])
-    found = TrackedMask("cat", 1, "", area(5, 5, 10, 10) | area(30, 5, 10, 10), 0.9, 5.0)
+    drawn = area(5, 5, 10, 10) | area(30, 5, 10, 10)
+    found = TrackedMask("cat", 1, "", PackedMask.pack(drawn), 0.9, 5.0)
     store.put_masks(sequence.track, [found], job_id="", done=0)
     results = sequence.results(found)
     assert len(results) == 2
     label_studio.add_task(7, 5, frames(), **annotated(*results))
     [(key, (label, mask))] = export.objects().items()
     assert (key, label) == ((7, 1, 1), "Cat")
-    assert int((mask ^ found.mask).sum()) <= 4
+    assert int((mask ^ drawn).sum()) <= 4
 
 
 def test_images_boxes_and_prompts(export: Exporter, label_studio: LabelStudio) -> None:
@@ -366,9 +371,10 @@ def video(label_studio: LabelStudio, clip: Path, store: TrackStore) -> Any:
     disc = area(0, 27, 48, 54, (CLIP_WIDTH, CLIP_HEIGHT))
     disc[30:40, 10:20] = False  # a mask that is not its box
     track = clip_track(PROJECT, 9, "video", "demo", address)
-    masks = [TrackedMask("r1", index, "", disc, 0.9, 5.0) for index in range(1, 10)]
+    packed = PackedMask.pack(disc)
+    masks = [TrackedMask("r1", index, "", packed, 0.9, 5.0) for index in range(1, 10)]
     far = area(150, 0, 20, 20, (CLIP_WIDTH, CLIP_HEIGHT))  # the annotator moved the box away
-    masks.append(TrackedMask("r1", 10, "", far, 0.9, 5.0))
+    masks.append(TrackedMask("r1", 10, "", PackedMask.pack(far), 0.9, 5.0))
     store.put_masks(track, masks, job_id="", done=0)
     return disc
 

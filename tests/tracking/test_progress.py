@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from backend.engine.packed_masks import PackedMask
 from backend.job_state import JobState
 from backend.tracking.review import doubts, progress, ranges
 from backend.tracking.runner import MEASURED_FRAMES, Pace
@@ -22,7 +23,7 @@ def found(frame, *, area=100, at=10, iou=0.9, presence=5.0, shape=(60, 80)):
     mask = np.zeros(shape, bool)
     side = int(area**0.5)
     mask[at : at + side, at : at + side] = True
-    return TrackedMask("a", frame, "", mask, iou, presence)
+    return TrackedMask("a", frame, "", PackedMask.pack(mask), iou, presence)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from backend.engine.packed_masks import PackedMask
 from backend.tracking.store import TrackedMask, TrackStore
 
-MASK = TrackedMask("cat", 3, "digest", np.eye(4, dtype=bool), 0.5, 2.0)
+MASK = TrackedMask("cat", 3, "digest", PackedMask.pack(np.eye(4, dtype=bool)), 0.5, 2.0)
 
 
 def test_a_store_without_prompted_masks_is_gone_on_with(tmp_path: Path) -> None:
@@ -28,7 +29,7 @@ def test_a_store_without_prompted_masks_is_gone_on_with(tmp_path: Path) -> None:
     store = TrackStore(path)
     [found] = store.masks("track")
     assert not found.prompted
-    assert (found.mask == MASK.mask).all()
+    assert found.mask == MASK.mask
     store.put_masks("track", [replace(MASK, prompted=True)], job_id="", done=0)
     [found] = store.masks("track")
     assert found.prompted
@@ -50,12 +51,13 @@ PUT_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
+from backend.engine.packed_masks import PackedMask
 from backend.tracking.store import TrackedMask
 from backend.tracking.store import TrackStore
 store = TrackStore(Path(sys.argv[1]))
 store.add_job("job", "track", "digest", {})
 for frame in range(50):
-    mask = TrackedMask("cat", frame, "digest", np.eye(4, dtype=bool), 0.5, 2.0)
+    mask = TrackedMask("cat", frame, "digest", PackedMask.pack(np.eye(4, dtype=bool)), 0.5, 2.0)
     store.put_masks("track", [mask], job_id="job", done=frame + 1)
 os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from backend.engine.engine import Frames, TrackedObject
+from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.job_state import JobState
 from backend.tracking.interpolation import agree, between, interpolate, tracked_frames
@@ -84,20 +85,24 @@ def test_beside_an_absent_object_the_nearer_frame_counts() -> None:
     assert not interpolate(nothing, nothing, 0.5).any()
 
 
+def tracked(mask: np.ndarray, iou: float, presence: float, name: str = "a") -> TrackedObject:
+    return TrackedObject(name, PackedMask.pack(mask), iou, presence)
+
+
 def test_confidence_falls_where_the_mask_changed_much() -> None:
     bar = np.zeros((HEIGHT, WIDTH), dtype=bool)
     bar[20:41, 60:66] = bar[38:41, 60:81] = True
 
     def confidence(before: np.ndarray, after: np.ndarray) -> float:
-        ends = [TrackedObject("a", mask, 0.9, 4.0) for mask in (before, after)]
-        return between(*ends, 0.5, agree(before, after)).iou
+        ends = [tracked(mask, 0.9, 4.0) for mask in (before, after)]
+        [middle] = between(*ends, [0.5])
+        return middle.iou
 
     assert confidence(disc(50), disc(90)) == pytest.approx(0.9, abs=0.05)
     assert confidence(disc(50), bar) < LOW_IOU
     assert confidence(disc(50), np.zeros_like(bar)) < LOW_IOU
-    assert between(
-        TrackedObject("a", disc(50), 0.9, 4.0), TrackedObject("a", disc(50), 0.7, -2.0), 0.25, 1.0
-    ) == TrackedObject("a", pytest.approx(disc(50)), 0.7, 2.5)
+    [found] = between(tracked(disc(50), 0.9, 4.0), tracked(disc(50), 0.7, -2.0), [0.25])
+    assert found == tracked(disc(50), 0.7, 2.5)
 
 
 class NumberedFrames:
@@ -124,7 +129,7 @@ class SeeingTracker:
     def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> TrackedObject:
         assert prompt.mask is not None
         self._prompts[frame, object_id] = prompt.mask
-        return TrackedObject(object_id, prompt.mask, 1.0, 10.0)
+        return tracked(prompt.mask, 1.0, 10.0, object_id)
 
     def step(
         self,
@@ -140,7 +145,7 @@ class SeeingTracker:
             masks = [self._prompts.get((frame, name), seen) for name in names]
             yield (
                 frame,
-                [TrackedObject(n, m, 0.9, 5.0) for n, m in zip(names, masks, strict=True)],
+                [tracked(m, 0.9, 5.0, n) for n, m in zip(names, masks, strict=True)],
             )
 
 
@@ -182,8 +187,11 @@ class Bench:
         job = self.runner.submit("track", {**request, "marks": sorted(marks)})
         return self.runner.wait(job.id, 60.0)
 
-    def masks(self) -> dict[int, TrackedMask]:
+    def found(self) -> dict[int, TrackedMask]:
         return {mask.frame: mask for mask in self.store.masks("track", object_id="a")}
+
+    def masks(self) -> dict[int, np.ndarray]:
+        return {frame: found.mask.unpack() for frame, found in self.found().items()}
 
     def _open(self, request: Any) -> Work:
         nothing = np.zeros((0, 2)), np.zeros(0, dtype=bool)
@@ -211,21 +219,21 @@ def test_every_frame_gets_its_mask_and_few_are_read(bench: Bench) -> None:
     job = bench.track({0: truth(0)}, stride=3, last=6)
     assert (job.state, job.done, job.total) == (JobState.DONE, 6, 6)
     assert sorted(set(bench.frames.read)) == [0, 3, 6]
-    for frame, found in bench.masks().items():
-        assert iou(found.mask, truth(frame)) > 0.9
+    for frame, mask in bench.masks().items():
+        assert iou(mask, truth(frame)) > 0.9
     assert sorted(bench.masks()) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_mark_between_is_taken_as_it_is_and_colours_nothing_before_it(bench: Bench) -> None:
     corrected = disc(100, radius=20)
     bench.track({0: truth(0), 8: corrected}, stride=5)
-    masks = bench.masks()
+    masks, found = bench.masks(), bench.found()
     assert bench.frames.read == [0, 5, 7, 8, 13, 18, 19]
-    assert {masks[f].anchor for f in range(1, 8)} == {"digest-0"}
-    assert {masks[f].anchor for f in range(9, FRAMES)} == {"digest-8"}
-    np.testing.assert_array_equal(masks[7].mask, truth(7))
+    assert {found[f].anchor for f in range(1, 8)} == {"digest-0"}
+    assert {found[f].anchor for f in range(9, FRAMES)} == {"digest-8"}
+    np.testing.assert_array_equal(masks[7], truth(7))
     between_both = interpolate(corrected, truth(13), 0.2)
-    np.testing.assert_array_equal(masks[9].mask, between_both)
+    np.testing.assert_array_equal(masks[9], between_both)
 
 
 def test_back_to_the_beginning(bench: Bench) -> None:
@@ -233,15 +241,15 @@ def test_back_to_the_beginning(bench: Bench) -> None:
     masks = bench.masks()
     assert bench.frames.read == [19, 15, 11, 7, 3, 0]
     assert sorted(masks) == list(range(19))
-    assert all(iou(masks[f].mask, truth(f)) > 0.9 for f in (*range(7, 19), *range(4)))
+    assert all(iou(masks[f], truth(f)) > 0.9 for f in (*range(7, 19), *range(4)))
 
 
 def test_all_frames_replace_interpolated_ones_and_not_the_other_way(bench: Bench) -> None:
     bench.track({0: truth(0)}, stride=4)
-    assert iou(bench.masks()[6].mask, truth(6)) < 0.5  # it jumps between 4 and 8
+    assert iou(bench.masks()[6], truth(6)) < 0.5  # it jumps between 4 and 8
     bench.track({0: truth(0)}, stride=1)
     assert bench.frames.read == list(range(FRAMES))
-    np.testing.assert_array_equal(bench.masks()[6].mask, truth(6))
+    np.testing.assert_array_equal(bench.masks()[6], truth(6))
     bench.track({0: truth(0)}, stride=4)
     assert bench.frames.read == []
 

@@ -339,8 +339,8 @@ def _progress_value(found: Progress, times: Sequence[float]) -> dict[str, Any]:
             "score": mask.iou,
             "presence": mask.presence,
         }
-        if mask.mask.any():
-            frames.append({**about, **picture(mask.mask)})
+        if mask.mask.area:
+            frames.append({**about, **picture(mask.mask.unpack())})
         else:
             absent.append(about)
     failed = found.job.state is JobState.FAILED and found.done
