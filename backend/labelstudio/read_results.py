@@ -227,9 +227,9 @@ def _region(identifier: str, items: list[Item], config: LabelConfig) -> Region:
         image=image,
         item_index=_first(whole_number(each.get("item_index")) for each in items),
         geometry=geometry,
-        labels=_labels(items),
+        labels=labels_of(items),
         from_name=text(item.get("from_name")) or "",
-        positive=_first(_sign(each) for each in items),
+        positive=_first(sign_of(each) for each in items),
         original_width=width,
         original_height=height,
         image_rotation=_first(number(each.get("image_rotation")) for each in items) or 0.0,
@@ -265,7 +265,7 @@ def _geometry(items: list[Item], width: int | None, height: int | None) -> tuple
     raise reason
 
 
-def _labels(items: list[Item]) -> tuple[str, ...]:
+def labels_of(items: list[Item]) -> tuple[str, ...]:
     """The labels of a region: of its ``labels`` item, else of the control's own key, else of the
     ``labels`` that the editor adds to smart key points."""
     named = [item for item in items if item.get("type") == "labels"]
@@ -277,7 +277,7 @@ def _labels(items: list[Item]) -> tuple[str, ...]:
     return next((labels for labels in found if labels), ())
 
 
-def _sign(item: Item) -> bool | None:
+def sign_of(item: Item) -> bool | None:
     """Whether a click is positive; None where nothing says so.
 
     Open-source Label Studio writes ``is_positive`` on the item; ``value.positive`` is the spelling

@@ -15,7 +15,7 @@ from backend.labelstudio.label_config import LabelConfigError, parse_label_confi
 from backend.labelstudio.tags import LabelConfig
 from backend.metrics import Metrics
 from backend.predict.click import Clicks, Reply, Request
-from backend.predict.events.ask import Event, event_of
+from backend.predict.events.messages import Event, event_of
 from backend.predict.events.protocol import VideoProtocol
 from backend.predict.retrieve import Retrieval
 from backend.threads.caller import serving

@@ -26,7 +26,7 @@ from backend.pixels.sandbox.process import DecoderGone
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.pixels.video_limits import VideoError
 from backend.pixels.videos import VideoFrames
-from backend.predict.events.ask import Where
+from backend.predict.events.messages import Moment
 from backend.threads.fair_queue import Busy
 from backend.tracking.video import Tables, read_timeline, video_tag
 
@@ -72,11 +72,11 @@ class OpenClip:
             return (len(times) - 1) / (times[-1] - times[0])
         return self.timeline.framerate
 
-    def index(self, where: Where) -> int:
-        """The file's frame at ``where``; its first where nothing is said."""
-        if where.seconds is not None:
-            return frame_on_screen(where.seconds, self.timeline.times)
-        return self.timeline.file_frame(where.frame or 1)
+    def index(self, moment: Moment | None) -> int:
+        """The file's frame at ``moment``; its first where nothing is said."""
+        if moment is not None and moment.seconds is not None:
+            return frame_on_screen(moment.seconds, self.timeline.times)
+        return self.timeline.file_frame((moment and moment.frame) or 1)
 
     def source(self, index: int) -> ImageSource:
         """Frame ``index`` for the engine, decoded only where no embedding of it is at hand."""

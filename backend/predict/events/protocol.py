@@ -17,9 +17,19 @@ from backend.job_state import JobState
 from backend.labelstudio.prompts import ObjectPrompt
 from backend.pixels.recipes import TaskPictures
 from backend.predict.click import Failure, OnlyBackground, Reply, Request, attempt
-from backend.predict.events.ask import Ask, Event, read_ask
-from backend.predict.events.event_prompts import PromptList, read_prompts
-from backend.predict.events.messages import Target, capabilities, find_target, item, picture, place
+from backend.predict.events.messages import (
+    Event,
+    EventContext,
+    EventPrompts,
+    Target,
+    capabilities,
+    find_target,
+    frame_value,
+    item,
+    mask_value,
+    read_context,
+    read_prompts,
+)
 from backend.predict.events.open_videos import Clips, OpenClip
 from backend.predict.events.order import Order
 from backend.predict.events.prewarm import Prewarmer, remember
@@ -42,7 +52,7 @@ class _Call:
     """A request as the handlers get it."""
 
     request: Request
-    ask: Ask
+    asked: EventContext
     target: Target
     deadline: float
 
@@ -59,7 +69,7 @@ class _Call:
 
 
 class VideoProtocol:
-    """Answers the events of ``ask.Event``.
+    """Answers the events of ``Event``.
 
     Args:
         budget_seconds: longest wait of a request for a frame or a mask.
@@ -156,13 +166,13 @@ class VideoProtocol:
         if not call.target.is_video:  # encoded when its task was opened
             value = {"status": "ok", "cached": [0], "pending": [], "frame_count": 1}
             return call.reply("prewarm_ack", value)
-        ask = call.ask
+        asked = call.asked
         with self._clip(call) as clip:
-            at, count = clip.index(ask.where), len(clip.frames)
-            if ask.direction is Direction.BACK:
-                frames = range(at, max(-1, at - ask.window - 1), -1)
+            at, count = clip.index(asked.moment), len(clip.frames)
+            if asked.direction is Direction.BACK:
+                frames = range(at, max(-1, at - asked.window - 1), -1)
             else:
-                frames = range(at, min(count, at + ask.window + 1))
+                frames = range(at, min(count, at + asked.window + 1))
             cached, pending = self._prewarmer.ask(clip, frames)
         value = {"status": "ok", "cached": cached, "pending": pending, "frame_count": count}
         return call.reply("prewarm_ack", value)
@@ -178,11 +188,11 @@ class VideoProtocol:
         segments, places = [], []
         with self._clip(call) as clip:
             for each in prompts.prompts:
-                index = clip.index(each.where if each.where.is_given else call.ask.where)
+                index = clip.index(each.moment or call.asked.moment)
                 source = clip.source(index)
                 segments.append(self._segmenter.answer_frame(source, each.prompt, call.deadline))
                 remember(clip, index)
-                places.append(place(index, clip.timeline.times))
+                places.append(frame_value(index, clip.timeline.times))
         return _masks(call, prompts, segments, places)
 
     def _track(self, call: _Call) -> Reply:
@@ -190,8 +200,8 @@ class VideoProtocol:
             raise NothingToAnswer("there is nothing to track on a single picture")
         prompts = self._prompts(call)
         with self._clip(call) as clip:
-            by_object = _by_object(prompts, clip, call.ask)
-            order = _order(by_object, clip, call.ask)
+            by_object = _by_object(prompts, clip, call.asked)
+            order = _order(by_object, clip, call.asked)
             value = {
                 "total_frames": len(order),
                 "fps": clip.framerate,
@@ -211,7 +221,7 @@ class VideoProtocol:
 
     def _progress(self, call: _Call) -> Reply:
         try:
-            found = self.tracks.read(call.task, call.ask.session, call.ask.cursor)
+            found = self.tracks.read(call.task, call.asked.session, call.asked.cursor)
         except NoSession:
             value = {"frames": [], "done": True, "error": "session not found"}
             return call.reply("track_progress", value, "unknown")
@@ -224,22 +234,24 @@ class VideoProtocol:
     def _cancel(self, call: _Call) -> Reply:
         outcome = "ok"
         try:
-            self.tracks.cancel(call.task, call.ask.session)
+            self.tracks.cancel(call.task, call.asked.session)
         except NoSession:
             outcome = "unknown"  # whatever it was, nothing runs for it
         return call.reply("track_cancel_ack", {"status": "cancelled"}, outcome)
 
     def _release(self, call: _Call) -> Reply:
-        self.tracks.release(call.task, call.ask.session)
-        if not call.ask.session:
+        self.tracks.release(call.task, call.asked.session)
+        if not call.asked.session:
             self.clips.release(call.task)
         return call.reply("release_ack", {"status": "released"})
 
     # Parts of them.
 
     def _call(self, request: Request) -> _Call:
-        target = find_target(request.config) or Target()
-        return _Call(request, read_ask(request.context), target, time.monotonic() + self._budget)
+        target = find_target(request.config)
+        return _Call(
+            request, read_context(request.context), target, time.monotonic() + self._budget
+        )
 
     def _clip(self, call: _Call) -> AbstractContextManager[OpenClip]:
         """The call's video."""
@@ -248,11 +260,11 @@ class VideoProtocol:
             call.task, request.task, request.config, call.target.to_name, call.deadline
         )
 
-    def _prompts(self, call: _Call) -> PromptList:
+    def _prompts(self, call: _Call) -> EventPrompts:
         """The prompts of a request, each of which says where its object is.
 
         Raises:
-            TooMany, NothingToAnswer, OnlyBackground: see there.
+            TooManyPrompts, NothingToAnswer, OnlyBackground: see there.
         """
         prompts = read_prompts(call.request.items, call.target.to_name)
         if not prompts.prompts:
@@ -276,7 +288,7 @@ class VideoProtocol:
 
 def _masks(
     call: _Call,
-    prompts: PromptList,
+    prompts: EventPrompts,
     segments: Sequence[Segment],
     places: Sequence[Mapping[str, Any]],
 ) -> Reply:
@@ -287,25 +299,27 @@ def _masks(
         if not segment.mask.any():
             empty.append(f"no object there ({prompted.object_id}); try another spot or a box")
             continue
-        value = {**picture(segment.mask), **at, "object_id": prompted.object_id}
+        value = {**mask_value(segment.mask), **at, "object_id": prompted.object_id}
         if prompted.prompt.labels:
             value["labels"] = list(prompted.prompt.labels)
         items.append(item("bitmask", call.target, value, score=segment.score))
     return Reply(items, "ok" if items else "error", _reasons(prompts, empty))
 
 
-def _reasons(prompts: PromptList, empty: Sequence[str] = ()) -> str | None:
+def _reasons(prompts: EventPrompts, empty: Sequence[str] = ()) -> str | None:
     """Why there is less than was asked for; None where there is all."""
     return "; ".join([*empty, *prompts.ignored[:3]]) or None
 
 
-def _by_object(prompts: PromptList, clip: OpenClip, ask: Ask) -> dict[str, dict[int, ObjectPrompt]]:
+def _by_object(
+    prompts: EventPrompts, clip: OpenClip, asked: EventContext
+) -> dict[str, dict[int, ObjectPrompt]]:
     """Prompts by object and frame of the file; those of one object that fall on one frame under
     two names work together."""
     found: dict[str, dict[int, ObjectPrompt]] = {}
     for each in prompts.prompts:
         frames = found.setdefault(each.object_id, {})
-        index = clip.index(each.where if each.where.is_given else ask.where)
+        index = clip.index(each.moment or asked.moment)
         known = frames.get(index)
         if known is None:
             frames[index] = each.prompt
@@ -315,32 +329,34 @@ def _by_object(prompts: PromptList, clip: OpenClip, ask: Ask) -> dict[str, dict[
     return found
 
 
-def _order(by_object: Mapping[str, Mapping[int, Any]], clip: OpenClip, ask: Ask) -> Order:
+def _order(
+    by_object: Mapping[str, Mapping[int, Any]], clip: OpenClip, asked: EventContext
+) -> Order:
     """How far a track goes: from the frame on screen as far as was asked for, and over every
     prompted frame."""
-    at, last = clip.index(ask.where), len(clip.frames) - 1
-    reach = ask.max_frames
-    if ask.max_seconds is not None:
-        reach = round(ask.max_seconds * clip.framerate)
+    at, last = clip.index(asked.moment), len(clip.frames) - 1
+    reach = asked.max_frames
+    if asked.max_seconds is not None:
+        reach = round(asked.max_seconds * clip.framerate)
     reach = last if reach is None else min(reach, last)
     prompted = {name: sorted(frames) for name, frames in by_object.items()}
     every = [frame for frames in prompted.values() for frame in frames]
     first = max(0, min([at - reach, *every]))
-    return Order(prompted, first, min(last, max([at + reach, *every])), ask.direction)
+    return Order(prompted, first, min(last, max([at + reach, *every])), asked.direction)
 
 
 def _progress_value(found: Progress, times: Sequence[float]) -> dict[str, Any]:
     frames, absent = [], []
     for index, mask in ((index, mask) for index, masks in found.frames for mask in masks):
         about = {
-            **place(index, times),
+            **frame_value(index, times),
             "object_id": mask.object_id,
             "labels": list(found.labels[mask.object_id]),
             "score": mask.iou,
             "presence": mask.presence,
         }
         if mask.mask.area:
-            frames.append({**about, **picture(mask.mask.unpack())})
+            frames.append({**about, **mask_value(mask.mask.unpack())})
         else:
             absent.append(about)
     failed = found.job.state is JobState.FAILED and found.done

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backend.predict.events.ask import read_ask
+from backend.predict.events.messages import read_context
 from tests.pixels.clips import HEIGHT, WIDTH
 from tests.predict.events.conftest import (
     CONFIG,
@@ -66,7 +66,7 @@ class TestPrewarm:
     def test_any_window_is_bounded(self, editor, window):
         value = editor.value("prewarm", frame=1, window=window)
         assert 1 <= len(value["cached"] + value["pending"]) <= 33
-        assert 0 <= read_ask({"window": window}).window <= 32  # the clip is shorter than that
+        assert 0 <= read_context({"window": window}).window <= 32  # the clip is shorter than that
 
     def test_a_picture_has_nothing_to_prepare(self, bench):
         editor = Editor(bench, config=PICTURE, data={"image": "/data/upload/1/a.png"})

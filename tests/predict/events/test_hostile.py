@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.predict.events.ask import Event
+from backend.predict.events.messages import Event
 from backend.predict.events.open_videos import IDLE_SECONDS, MAX_OPEN
 from tests.predict.events.conftest import Editor, box, point
 from tests.waiting import LONGER, PATIENCE, until
