@@ -6,9 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from training.demo_weights.debian_copyright import is_shippable, licence_of, parse
-from training.demo_weights.extraction import Piece, cutout_from
+from training.demo_weights.extraction import (
+    FileLicence,
+    Piece,
+    cutout_from,
+    file_licences,
+    wallpapers,
+)
 from training.demo_weights.qt_resources import read_resources
 
 _COPYRIGHT = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
@@ -24,25 +30,42 @@ License: CC-BY-2.0
 """
 
 
-def test_the_last_matching_paragraph_decides(tmp_path: Path):
-    path = tmp_path / "copyright"
-    path.write_text(_COPYRIGHT, encoding="utf-8")
-    rules = parse(path)
-    assert licence_of("images/toad.jpg", rules).licence == "CC-BY-2.0"
-    assert licence_of("images/toad.jpg", rules).copyright == "John Doe"
-    assert licence_of("images/cow.jpg", rules).licence == "GPL-3+"
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    folder = tmp_path / "usr/share/doc/pictures"
+    folder.mkdir(parents=True)
+    (folder / "copyright").write_text(_COPYRIGHT, encoding="utf-8")
+    return tmp_path
+
+
+def test_each_pattern_comes_with_its_licence(package: Path):
+    john = FileLicence("CC-BY-2.0", "John Doe")
+    assert file_licences(package / "usr/share/doc/pictures/copyright") == [
+        ("*", FileLicence("GPL-3+", "2014, Somebody")),
+        ("images/bee.jpg", john),
+        ("images/toad.jpg", john),
+    ]
+
+
+def test_pictures_are_taken_by_their_own_licence(package: Path):
+    for name in ("toad", "cow"):
+        Image.new("RGB", (8, 6)).save(package / f"{name}.jpg")
+    [(piece, pixels)] = wallpapers(package)
+    assert (piece.package, piece.file) == ("pictures", "toad.jpg")
+    assert (piece.licence, piece.attribution) == ("CC-BY-2.0", "John Doe")
+    assert pixels.shape == (6, 8, 3)
 
 
 @pytest.mark.parametrize("licence", ["public-domain", "CC0-1.0", "CC-BY-4.0", "OFL-1.1", "Expat"])
 def test_licences_that_allow_shipping(licence: str):
-    assert is_shippable(licence)
+    assert FileLicence(licence, "").shippable
 
 
 @pytest.mark.parametrize(
     "licence", ["GPL-2+", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "LGPL-3", "GFDL-1.2+", "free-art"]
 )
 def test_licences_that_do_not(licence: str):
-    assert not is_shippable(licence)
+    assert not FileLicence(licence, "").shippable
 
 
 def _piece(family: str) -> Piece:

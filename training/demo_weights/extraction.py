@@ -16,9 +16,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from debian.copyright import Copyright
 from PIL import Image, ImageDraw, ImageFont
 
-from training.demo_weights import debian_copyright
 from training.demo_weights.qt_resources import read_resources
 
 CUTOUT_SIDE = 256
@@ -28,6 +28,9 @@ _MATCAP_SIDE = 128
 _MAX_PER_FAMILY = 10
 _HELD_OUT_PERCENT = 10
 
+_SHIPPABLE = re.compile(
+    r"(public-domain|CC0|CC-BY-\d|Apache-2|OFL|SIL|Expat|MIT)(?!.*\band\b.*GPL)", re.IGNORECASE
+)
 _COLOURS = frozenset(
     [
         *("red", "green", "blue", "yellow", "orange", "purple", "violet", "pink", "black"),
@@ -37,6 +40,19 @@ _COLOURS = frozenset(
         *("theme", "flat", "lemon", "etiquette", "architetto"),
     ]
 )
+
+
+@dataclass(frozen=True)
+class FileLicence:
+    """Who made a file and under which licence it comes."""
+
+    licence: str
+    copyright: str
+
+    @property
+    def shippable(self) -> bool:
+        """Whether weights trained on such material may be shipped as ours are."""
+        return _SHIPPABLE.match(self.licence) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +146,10 @@ def fluent_emoji(root: Path) -> Iterator[tuple[Piece, np.ndarray]]:
 def gcompris(root: Path) -> Iterator[tuple[Piece, np.ndarray]]:
     """Photos and photographic cut-outs whose own licence, stated per file, is shippable."""
     package = "gcompris-qt-data"
-    rules = debian_copyright.parse(root / f"usr/share/doc/{package}/copyright")
+    licences = file_licences(root / f"usr/share/doc/{package}/copyright")
     exact = {
         pattern.rsplit(".", 1)[0]: licence
-        for pattern, licence in rules
+        for pattern, licence in licences
         if "*" not in pattern and pattern.endswith((".jpg", ".jpeg", ".png", ".webp"))
     }
     for collection in sorted(root.rglob("*.rcc")):
@@ -142,7 +158,7 @@ def gcompris(root: Path) -> Iterator[tuple[Piece, np.ndarray]]:
             licence = exact.get(stem)
             if not name.endswith((".webp", ".png", ".jpg")) or licence is None:
                 continue
-            if not debian_copyright.is_shippable(licence.licence):
+            if not licence.shippable:
                 continue
             image = np.asarray(Image.open(io.BytesIO(contents)).convert("RGBA"))
             cutout = cutout_from(image)
@@ -164,12 +180,12 @@ def wallpapers(root: Path) -> Iterator[tuple[Piece, np.ndarray]]:
     """Photos among wallpapers, chosen by the licence of each file."""
     copyright_file = next(root.rglob("copyright"))
     package = copyright_file.parent.name
-    rules = debian_copyright.parse(copyright_file)
+    licences = file_licences(copyright_file)
     for path in sorted(root.rglob("*.jpg")):
         if path.is_symlink():
             continue
-        matching = [lic for pattern, lic in rules if pattern.endswith("/" + path.name)]
-        if not matching or not debian_copyright.is_shippable(matching[0].licence):
+        matching = [lic for pattern, lic in licences if pattern.endswith("/" + path.name)]
+        if not matching or not matching[0].shippable:
             continue
         photo = _limit(np.asarray(Image.open(path).convert("RGB")), 2 * PHOTO_SIDE)
         yield (
@@ -244,6 +260,25 @@ def pmndrs_assets(root: Path) -> Iterator[tuple[Piece, np.ndarray]]:
             _piece(path, root, "matcap", family, package, "CC0-1.0"),
             _resize(image, _MATCAP_SIDE),
         )
+
+
+def file_licences(path: Path) -> list[tuple[str, FileLicence]]:
+    """Each pattern of a package's machine-readable copyright file, with its licence, in order.
+
+    Raises:
+        OSError: the file cannot be read.
+        debian.copyright.Error: it is not machine-readable.
+    """
+    with path.open(encoding="utf-8") as lines:
+        paragraphs = list(Copyright(lines).all_files_paragraphs())
+    found = []
+    for paragraph in paragraphs:
+        licence = FileLicence(
+            licence=paragraph["License"].partition("\n")[0],
+            copyright=" ".join(paragraph["Copyright"].split()),
+        )
+        found += [(pattern, licence) for pattern in paragraph["Files"].split()]
+    return found
 
 
 def cutout_from(rgba: np.ndarray) -> np.ndarray | None:

@@ -2,7 +2,7 @@
 
 Only public domain, CC0, CC-BY, Apache-2.0, OFL and MIT material is listed. Where a package
 mixes licences, its machine-readable copyright file decides per file
-(:mod:`training.demo_weights.debian_copyright`).
+(:func:`training.demo_weights.extraction.file_licences`).
 """
 
 from collections.abc import Callable, Iterator
