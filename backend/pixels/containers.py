@@ -160,7 +160,8 @@ def make_table(
     limits.check_count(len(seen.pts))
     if not seen.pts:
         raise VideoError("The file holds no frames: it is empty or was cut short at the start.")
-    pts = np.unique(np.array(seen.pts, np.int64))
+    # np.unique would import numpy.ma when first called, and no file can be opened by then.
+    pts = np.array(sorted(set(seen.pts)), np.int64)
     # Where nothing is marked, decoding starts at the beginning.
     keys = sorted(seen.keys.items()) or [(int(pts[0]), int(pts[0]))]
     last_duration = seen.last_duration or (int(pts[-1] - pts[-2]) if len(pts) > 1 else 1)
