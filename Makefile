@@ -82,13 +82,14 @@ $(VENV)/.run: requirements.txt $(CONSTRAINTS)
 		-r requirements.txt
 	@touch $@
 
-# The official package is a reference for the parity tests only. Its build wants torch
-# present and no isolation, and its metadata asks for torchvision, which nothing here needs.
+# References for the tests, installed without what their metadata asks for: torchvision, which
+# nothing here needs, and an OpenCV that crashes on some PNGs. sam2's build wants torch present
+# and no isolation.
 $(VENV)/.test: requirements-test.txt requirements-train.txt $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) \
 		-r requirements-test.txt
 	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--no-build-isolation --no-deps sam2==1.1.0
+		--no-build-isolation --no-deps sam2==1.1.0 label-studio-sdk==2.1.2
 	@touch $@
 
 $(LABEL_STUDIO_VENV)/.installed: requirements-label-studio.txt
