@@ -24,8 +24,16 @@ from backend.threads.caller import caller
 HIDDEN = "***"
 MAX_ID = 128
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._:/+=-]{{1,{MAX_ID}}}")
-# At DEBUG these log signatures; httpx and the hub client log every address.
-_TALKATIVE = ("urllib3", "botocore", "boto3", "s3transfer", "httpx", "huggingface_hub")
+# At DEBUG these log signatures; the hub's client and its httpx2 log every address.
+_TALKATIVE = (
+    "urllib3",
+    "botocore",
+    "boto3",
+    "s3transfer",
+    "httpx2",
+    "httpcore2",
+    "huggingface_hub",
+)
 # The query of an address may be a signature; so may what stands before an @ be a password.
 _SECRETS = (
     (re.compile(r"(?<=[\w/.%~-])\?[^\s\"'<>]*=[^\s\"'<>)]*"), f"?{HIDDEN}"),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,7 @@ from backend.logs import HIDDEN, JsonFormatter, Redactor, TextFormatter, request
 from backend.threads.caller import carried, serving
 from tests.waiting import PATIENCE
 
+ROOT = Path(__file__).resolve().parents[2]
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJzYW0ifQ.c2lnbmF0dXJl"
 
 
@@ -89,6 +93,23 @@ def test_secrets_are_struck_out_of_messages_and_tracebacks(written, form, secret
     assert HIDDEN in shown
     for part in ("abc123def", JWT, "s3cret-value"):
         assert part not in shown
+
+
+def test_the_hub_client_does_not_log_addresses():
+    code = """
+import logging
+from huggingface_hub import get_session
+from backend.logs import configure
+configure("DEBUG", "text")
+logging.getLogger("backend").debug("heard")
+for part in type(get_session()).__mro__[:-1]:
+    logging.getLogger(part.__module__.partition(".")[0]).info("GET https://hub.example/weights")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "heard" in done.stderr
+    assert "hub.example" not in done.stderr
 
 
 def test_ordinary_sentences_are_left_alone():

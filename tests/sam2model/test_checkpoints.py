@@ -201,9 +201,9 @@ class TestPublished:
         assert "\n" not in str(e.value)
 
     def test_an_answer_of_the_hub_is_passed_on_in_one_line(self, monkeypatch):
-        import httpx
+        import httpx2
 
-        response = httpx.Response(404, request=httpx.Request("GET", "http://hub.invalid/"))
+        response = httpx2.Response(404, request=httpx2.Request("GET", "http://hub.invalid/"))
 
         def hf_hub_download(*_: object, **__: object) -> str:
             raise RevisionNotFoundError("404 Client Error.\n\nmore", response=response)
