@@ -35,7 +35,7 @@ from backend.engine.scheduler import InferenceThread, Job, Priority
 from backend.engine.segmenting import batches, segment_batch
 from backend.metrics import Metrics
 from backend.pixels.recipes import ImageSource
-from backend.threads.caller import caller, carried
+from backend.threads.caller import caller, keep_caller
 from backend.threads.fair_queue import Busy
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ class LocalEngine:
         priority: Priority,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Job[T]:
-        return self._thread.submit(carried(call), priority, caller().project, stopped=stopped)
+        return self._thread.submit(keep_caller(call), priority, caller().project, stopped=stopped)
 
     def _hurry(self, key: str, priority: Priority) -> None:
         """A more urgent request joined the encode of ``key``."""

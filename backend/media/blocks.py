@@ -1,4 +1,4 @@
-"""One version of a large object of which only some blocks are here, and its readers.
+"""One version of a large object of which only some blocks are stored, and its readers.
 
 The blocks lie where they belong in a sparse file of the object's size, and the index of the cache
 knows which are there, with a checksum of each. Whatever a reader has seen is not fetched again,
@@ -57,16 +57,16 @@ class PartialObject:
         self._lease = lease
         self._pool = pool
         self._lock = threading.Lock()  # everything below
-        self._here = folder.index.blocks(entry.content_key)  # block: checksum
-        self._checked: set[int] = set()
-        self._flights: dict[int, Future[bytes]] = {}
+        self._stored = folder.index.blocks(entry.content_key)  # block: checksum
+        self._verified: set[int] = set()
+        self._under_way: dict[int, Future[bytes]] = {}
         self._unstored: OrderedDict[int, bytes] = OrderedDict()
         self.changed = False
-        if len(self._here) == self.count:  # the last process ended before it could say so
+        if len(self._stored) == self.count:  # the last process ended before it could say so
             self._complete_soon()
 
     def get(self, block: int, source: RangedObject) -> bytes:
-        """The content of a block, fetched if it is not here.
+        """The content of a block, fetched if it is not stored.
 
         Raises:
             MediaError: it cannot be had; or the object is another one by now.
@@ -75,38 +75,40 @@ class PartialObject:
             with self._lock:
                 if self.changed:
                     raise _changed(source)
-                flight = self._flights.get(block)
+                flight = self._under_way.get(block)
             if flight is not None:
                 try:
                     return flight.result()
                 except MediaError:
                     continue  # another reader's way there failed; this one's may not
-            found = self._at_hand(block)
+            found = self._stored_block(block)
             if found is not None:
                 return found
-            claimed = self.want(block, block + 1, source)
+            claimed = self.fetch(block, block + 1, source)
             if block in claimed:
                 return claimed[block].result()
 
-    def want(self, first: int, stop: int, source: RangedObject) -> dict[int, Future[bytes]]:
-        """Begin to fetch what is neither here nor on its way of the blocks ``first`` to ``stop``
-        (not included); returns that."""
+    def fetch(self, first: int, stop: int, source: RangedObject) -> dict[int, Future[bytes]]:
+        """Begin to fetch those of the blocks ``first`` to ``stop`` (not included) that are neither
+        stored nor on their way; returns these."""
         with self._lock:
             missing = [
                 block
                 for block in range(first, min(stop, self.count))
-                if not (block in self._here or block in self._flights or block in self._unstored)
+                if not (
+                    block in self._stored or block in self._under_way or block in self._unstored
+                )
             ]
             claimed: dict[int, Future[bytes]] = {block: Future() for block in missing}
-            self._flights |= claimed
+            self._under_way |= claimed
         for run in _runs(missing):
             try:
-                self._pool.submit(self._fetch, run, source)
+                self._pool.submit(self._fetch_run, run, source)
             except Busy as busy:
-                self._fail(run, MediaError(f"{source.what}: {busy}.", reason=Reason.TIMEOUT))
+                self._fail(run, MediaError(f"{source.name}: {busy}.", reason=Reason.TIMEOUT))
         return claimed
 
-    def take(self, first: int, stop: int, chunks: Iterable[bytes]) -> None:
+    def store(self, first: int, stop: int, chunks: Iterable[bytes]) -> None:
         """Keep the blocks ``first`` to ``stop`` (not included) as they arrive in ``chunks``.
 
         Raises:
@@ -125,28 +127,28 @@ class PartialObject:
     def _length(self, block: int) -> int:
         return min(BLOCK_BYTES, self.size - block * BLOCK_BYTES)
 
-    def _fetch(self, run: range, source: RangedObject) -> None:
+    def _fetch_run(self, run: range, source: RangedObject) -> None:
         """In the pool: fetch blocks that are announced as on their way."""
-        error = MediaError(f"{source.what} cannot be read.", reason=Reason.FAILED)
+        error = MediaError(f"{source.name} cannot be read.", reason=Reason.FAILED)
         try:
             self._folder.stats.add("ranges")
             end = min(run.stop * BLOCK_BYTES, self.size)
-            chunks = source.stretch(run.start * BLOCK_BYTES, end, self.validators)
-            self.take(run.start, run.stop, chunks)
+            chunks = source.read_range(run.start * BLOCK_BYTES, end, self.validators)
+            self.store(run.start, run.stop, chunks)
         except Restart:
             self._forget()
             error = _changed(source)
         except MediaError as failure:
             error = failure
         except Exception:  # the end of this thread's work; its readers must not wait for ever
-            logger.exception("reading %s failed", source.what)
+            logger.exception("reading %s failed", source.name)
         finally:
             self._fail(run, error)
 
     def _fail(self, run: range, error: MediaError) -> None:
         """Tell those who wait for blocks that did not arrive."""
         with self._lock:
-            left = [self._flights.pop(block, None) for block in run]
+            left = [self._under_way.pop(block, None) for block in run]
         for flight in left:
             if flight is not None:
                 flight.set_exception(error)
@@ -156,34 +158,34 @@ class PartialObject:
         stored = self._write(block, content, checksum)
         with self._lock:
             if stored:
-                self._here[block] = checksum
-                self._checked.add(block)
+                self._stored[block] = checksum
+                self._verified.add(block)
             else:
                 self._unstored[block] = content
                 if len(self._unstored) > _UNSTORED_BLOCKS:
                     self._unstored.popitem(last=False)
-            flight = self._flights.pop(block, None)
-            whole = len(self._here) == self.count
+            flight = self._under_way.pop(block, None)
+            whole = len(self._stored) == self.count
         if flight is not None:
             flight.set_result(content)
         if stored and whole:
             self._complete_soon()
 
-    def _at_hand(self, block: int) -> bytes | None:
+    def _stored_block(self, block: int) -> bytes | None:
         with self._lock:
             content = self._unstored.get(block)
-            checksum = self._here.get(block)
-            checked = block in self._checked
+            checksum = self._stored.get(block)
+            checked = block in self._verified
         if content is not None or checksum is None:
             return content
         content = os.pread(self._lease.file, self._length(block), block * BLOCK_BYTES)
         if checked or zlib.crc32(content) == checksum:
             with self._lock:
-                self._checked.add(block)
+                self._verified.add(block)
             return content
         logger.warning("Media cache: block %d of %s is damaged", block, self.content_key)
         with self._lock:
-            self._here.pop(block, None)
+            self._stored.pop(block, None)
         with self._folder.index.writing() as index:
             index.drop_block(self.content_key, block, self._length(block))
         return None
@@ -213,7 +215,7 @@ class PartialObject:
             self._pool.submit(self._complete)
 
     def _complete(self) -> None:
-        """In the pool: all blocks are here; make it a file like any other."""
+        """In the pool: all blocks are stored; make it a file like any other."""
         digest, folder = hashlib.sha256(), self._folder
         try:
             for block in range(self.count):
@@ -273,12 +275,12 @@ class BlockReader:
         self._window = min(self._window * 2, _READ_AHEAD_BLOCKS)
         if self._ahead_to - block <= self._window // 2:
             first, self._ahead_to = max(block, self._ahead_to), block + self._window
-            self._partial.want(first, self._ahead_to, self._source)
+            self._partial.fetch(first, self._ahead_to, self._source)
 
 
 def _changed(source: RangedObject) -> MediaError:
     return MediaError(
-        f"{source.what} was replaced while it was being read.",
+        f"{source.name} was replaced while it was being read.",
         "Try again: then the new one is read.",
         reason=Reason.FAILED,
     )

@@ -1,7 +1,7 @@
 """The disk cache: a folder of files with an index, and how they come into it.
 
-Files that are here whole are named by the SHA-256 of their content, so that the same picture
-under two addresses is stored once; files of which only some blocks are here, by what they are a
+Files that are stored whole are named by the SHA-256 of their content, so that the same picture
+under two addresses is stored once; files of which only some blocks are stored, by what they are a
 part of (``blocks.py``). The index and the folder change together in one transaction, so several
 processes can share the folder and a restart finds everything again. A file that somebody uses
 carries a shared ``flock``; only files on which an exclusive one can be had are removed. The
@@ -180,7 +180,7 @@ class CacheFolder:
         """Take a whole file into use; None where it is gone or not what was stored."""
         found = self.open(entry)
         if found:
-            self.index.used(entry.content_key, self.now())
+            self.index.note_used(entry.content_key, self.now())
             self.remove_old()
         return found
 
@@ -215,9 +215,9 @@ class CacheFolder:
                 return True
         return False
 
-    def confirmed(self, key: str) -> None:
-        """Note that the source confirmed what is here of an object."""
-        self.index.checked(key, self.now())
+    def note_unchanged(self, key: str) -> None:
+        """Note that the source confirmed what is stored of an object."""
+        self.index.note_checked(key, self.now())
         self.stats.add("revalidations")
 
     def remove(self, index: CacheIndex, content_key: str) -> bool:
@@ -285,11 +285,11 @@ class MediaCache(CacheFolder):
         super().__init__(directory, max_bytes=max_bytes, max_age=max_age, clock=clock)
         self._fresh_seconds = fresh_seconds
         self._max_object_bytes = min(max_object_bytes, max_bytes)
-        self._flights_lock = threading.Lock()
-        self._flights: dict[str, Future[MediaFile]] = {}
+        self._under_way_lock = threading.Lock()
+        self._under_way: dict[str, Future[MediaFile]] = {}
 
     def fresh(self, source: RemoteObject) -> MediaFile | None:
-        """The file, where it is here and need not be asked about; without any request."""
+        """The file, where it is stored and its source need not be asked; makes no request."""
         try:
             entry = self.index.find(identity_key(source.identity))
             found = self.lease(entry) if entry and self.is_fresh(entry) else None
@@ -311,19 +311,19 @@ class MediaCache(CacheFolder):
             MediaError: the source cannot deliver it, or there is no room for it.
         """
         key = identity_key(source.identity)
-        with self._flights_lock:
-            under_way = self._flights.get(key)
-            flight = self._flights.setdefault(key, Future())
-        if under_way is not None:
-            return under_way.result()
+        with self._under_way_lock:
+            another = self._under_way.get(key)
+            flight = self._under_way.setdefault(key, Future())
+        if another is not None:
+            return another.result()
         try:
             flight.set_result(self.using_index(lambda: self._fetch(key, source)))
         except BaseException as error:
             flight.set_exception(error)
             raise
         finally:
-            with self._flights_lock:
-                del self._flights[key]
+            with self._under_way_lock:
+                del self._under_way[key]
         return flight.result()
 
     def keep(self, source: RemoteObject, download: Download) -> MediaFile:
@@ -345,11 +345,11 @@ class MediaCache(CacheFolder):
 
     def _fetch(self, key: str, source: RemoteObject) -> MediaFile:
         entry = self.index.find(key)
-        at_hand = self.lease(entry) if entry else None
-        if entry and at_hand and self.is_fresh(entry):
+        cached = self.lease(entry) if entry else None
+        if entry and cached and self.is_fresh(entry):
             self.stats.add("hits")
-            return at_hand
-        known = entry.validators if entry and at_hand else None
+            return cached
+        known = entry.validators if entry and cached else None
         problem = "The media changes while it is being read."
         for _ in range(2):
             answer = source.download(known)
@@ -358,9 +358,9 @@ class MediaCache(CacheFolder):
                     return self.keep(source, answer)
                 except Restart as restart:
                     known, problem = None, str(restart) or problem
-            elif at_hand:
-                self.confirmed(key)
-                return at_hand
+            elif cached:
+                self.note_unchanged(key)
+                return cached
         raise MediaError(problem, "Try again.", reason=Reason.FAILED)
 
     def _write(self, file: int, download: Download) -> tuple[str, int]:

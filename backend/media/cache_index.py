@@ -42,7 +42,7 @@ class Entry:
     """What is known of one object.
 
     Attributes:
-        content_key: SHA-256 of its content; of an object that is only here in part, of its
+        content_key: SHA-256 of its content; of an object that is stored in part, of its
             identity and version, and a suffix.
         size: of what is stored of it, in bytes.
         validators: what its source said about this version.
@@ -56,12 +56,12 @@ class Entry:
 
     @property
     def is_partial(self) -> bool:
-        """Whether only some blocks of the object may be here."""
+        """Whether only some blocks of the object may be stored."""
         return self.content_key.endswith(_PARTIAL)
 
 
 def partial_key(identity_and_version: str) -> str:
-    """The content key of an object that is only here in part."""
+    """The content key of an object that is stored in part."""
     return hashlib.sha256(identity_and_version.encode("utf-8", "surrogatepass")).hexdigest() + (
         _PARTIAL
     )
@@ -127,13 +127,13 @@ class CacheIndex:
         )
 
     def blocks(self, content_key: str) -> dict[int, int]:
-        """The blocks that are here of a partial content, with their checksums."""
+        """The blocks that are stored of a partial content, with their checksums."""
         return dict(
             self._rows("SELECT block, checksum FROM blocks WHERE content_key = ?", content_key)
         )
 
     def add_block(self, content_key: str, block: int, checksum: int, size: int) -> None:
-        """Note that a block is here. Raises ``sqlite3.IntegrityError`` if the content is gone."""
+        """Note that a block is stored. Raises ``sqlite3.IntegrityError`` if the content is gone."""
         if self._change(
             "INSERT OR IGNORE INTO blocks VALUES (?, ?, ?)", content_key, block, checksum
         ):
@@ -147,7 +147,7 @@ class CacheIndex:
             self._grow(content_key, -size)
 
     def complete(self, content_key: str, content: str, size: int, now: float) -> bool:
-        """Note that all of a partial content is here, and is ``content`` (its SHA-256). Returns
+        """Note that all of a partial content is stored, and is ``content`` (its SHA-256). Returns
         False where the partial one is not known any more."""
         if not self._rows("SELECT 1 FROM contents WHERE content_key = ?", content_key):
             return False
@@ -163,11 +163,11 @@ class CacheIndex:
         rows = self._rows("SELECT content_key FROM contents WHERE used_at < ?", moment)
         return [content_key for (content_key,) in rows]
 
-    def checked(self, key: str, now: float) -> None:
+    def note_checked(self, key: str, now: float) -> None:
         """Note that the source confirmed an object."""
         self._change("UPDATE entries SET checked_at = ? WHERE key = ?", now, key)
 
-    def used(self, content_key: str, now: float) -> None:
+    def note_used(self, content_key: str, now: float) -> None:
         """Note that a content was used; uses within a second count as one."""
         self._change(
             "UPDATE contents SET used_at = ? WHERE content_key = ? AND used_at < ?",

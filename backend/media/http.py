@@ -16,11 +16,11 @@ from urllib3.exceptions import HTTPError as Urllib3Error
 from backend.media.addresses import AddressPolicy, guarded_session, parse_http_url
 from backend.media.errors import MediaError, Reason, shown
 from backend.media.sources import (
-    Asked,
-    BrokenOff,
+    BodyBrokeOff,
     Deadline,
-    Part,
+    RangeAnswer,
     RangedObject,
+    RangeRequest,
     Restart,
     Timeouts,
     Unchanged,
@@ -108,20 +108,20 @@ class HttpObject(RangedObject):
     Args:
         transport: how to get there.
         url: where it is; may carry a signature.
-        identity, what: see ``RangedObject``.
+        identity, name: see ``RangedObject``.
     """
 
-    def __init__(self, transport: HttpTransport, url: str, *, identity: str, what: str) -> None:
-        super().__init__(identity=identity, what=what, timeouts=transport.timeouts)
+    def __init__(self, transport: HttpTransport, url: str, *, identity: str, name: str) -> None:
+        super().__init__(identity=identity, name=name, timeouts=transport.timeouts)
         self._transport = transport
         self._url = url
 
-    def _request(self, asked: Asked, deadline: Deadline) -> Part | Unchanged:
-        response = self._open(asked, deadline)
+    def _send(self, request: RangeRequest, deadline: Deadline) -> RangeAnswer | Unchanged:
+        response = self._open(request, deadline)
         status = response.status_code
         if status in (200, 206):
             start, size = _start_and_size(response)
-            return Part(
+            return RangeAnswer(
                 _body(response, deadline),
                 start,
                 self._validators(response),
@@ -129,18 +129,18 @@ class HttpObject(RangedObject):
                 close=response.close,
             )
         response.close()
-        if status == 304 and asked.known:
+        if status == 304 and request.known:
             return Unchanged()
-        if status == 416 and asked.start == 0:  # of an empty object no range can be had
-            return Part(iter(()), 0, Validators(size=0), ranged=False, close=response.close)
-        if status in (412, 416) and asked.version:
+        if status == 416 and request.start == 0:  # of an empty object no range can be had
+            return RangeAnswer(iter(()), 0, Validators(size=0), ranged=False, close=response.close)
+        if status in (412, 416) and request.version:
             raise Restart
         raise self._explain(response)
 
     # --- for sources that are reached over HTTP but differ in the details --------------------
 
-    def _open(self, asked: Asked, deadline: Deadline) -> requests.Response:
-        return self._transport.get(self._url, lambda hop: asked.headers, deadline)
+    def _open(self, request: RangeRequest, deadline: Deadline) -> requests.Response:
+        return self._transport.get(self._url, lambda hop: request.headers, deadline)
 
     def _validators(self, response: requests.Response) -> Validators:
         headers, (_, size) = response.headers, _start_and_size(response)
@@ -151,25 +151,25 @@ class HttpObject(RangedObject):
         status = response.status_code
         if status in (401, 403):
             return MediaError(
-                f"{self.what} is not open to the backend (HTTP {status}).",
+                f"{self.name} is not open to the backend (HTTP {status}).",
                 "A presigned URL may have expired; otherwise connect the storage to Label Studio "
                 "or give the backend credentials of its own.",
                 reason=Reason.UNAUTHORIZED,
             )
         if status in (404, 410):
             return MediaError(
-                f"{self.what} does not exist (HTTP {status}).",
+                f"{self.name} does not exist (HTTP {status}).",
                 "Check the address in the task's data.",
                 reason=Reason.NOT_FOUND,
             )
         if status == 429:
             return MediaError(
-                f"The server of {self.what} asks for fewer requests (HTTP 429).",
+                f"The server of {self.name} asks for fewer requests (HTTP 429).",
                 "Try again later.",
                 reason=Reason.FAILED,
             )
         return MediaError(
-            f"The server of {self.what} answered HTTP {status}.", reason=Reason.FAILED
+            f"The server of {self.name} answered HTTP {status}.", reason=Reason.FAILED
         )
 
 
@@ -216,7 +216,7 @@ def _body(response: requests.Response, deadline: Deadline) -> Iterator[bytes]:
             yield chunk
             deadline.check()
     except (Urllib3Error, OSError):
-        raise BrokenOff from None
+        raise BodyBrokeOff from None
 
 
 def _no_answer(url: str, error: requests.RequestException, timeouts: Timeouts) -> MediaError:

@@ -21,7 +21,7 @@ from backend.labelstudio.connection import has_dot_segments
 from backend.media.addresses import parse_http_url
 from backend.media.errors import MediaError, Reason, shown
 from backend.media.http import HttpObject, HttpTransport
-from backend.media.sources import Asked, Deadline, Validators
+from backend.media.sources import Deadline, RangeRequest, Validators
 
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
 _CLOUD_PREFIXES = tuple(f"{scheme}://" for scheme in CLOUD_SCHEMES)
@@ -82,7 +82,7 @@ class LabelStudioMedia:
             self._transport,
             target,
             identity=f"label-studio {url}",
-            what=shown(local_files_path(target) or path.rsplit("/", 1)[-1] or path),
+            name=shown(local_files_path(target) or path.rsplit("/", 1)[-1] or path),
             is_alias="://" in uri and not self._client.is_own(uri),
         )
 
@@ -98,7 +98,7 @@ class LabelStudioMedia:
             self._transport,
             f"/tasks/{task_id}/presign/?fileuri={encoded}",
             identity=f"label-studio {self._client.url} task {task_id} {uri}",
-            what=shown(uri),
+            name=shown(uri),
         )
 
     def _path_and_query(self, uri: str) -> str | None:
@@ -126,7 +126,7 @@ class LabelStudioObject(HttpObject):
 
     Args:
         target: path and query on Label Studio.
-        identity, what: see ``RangedObject``.
+        identity, name: see ``RangedObject``.
 
     Attributes:
         is_alias: its address in the task was a URL of another host.
@@ -139,28 +139,28 @@ class LabelStudioObject(HttpObject):
         target: str,
         *,
         identity: str,
-        what: str,
+        name: str,
         is_alias: bool = False,
     ) -> None:
-        super().__init__(transport, client.absolute_url(target), identity=identity, what=what)
+        super().__init__(transport, client.absolute_url(target), identity=identity, name=name)
         self.is_alias = is_alias
         self._client = client
         self._path = target.partition("?")[0]
         self._proxied = target.startswith(("/tasks/", "/projects/"))
         self._signed: str | None = None  # where Label Studio redirected to last
 
-    def _open(self, asked: Asked, deadline: Deadline) -> requests.Response:
+    def _open(self, request: RangeRequest, deadline: Deadline) -> requests.Response:
         """Ask the storage at the URL that Label Studio signed before, as long as it is good; else
         ask Label Studio, which signs a new one."""
         signed = self._signed
-        if signed and asked.version:
-            response = self._transport.get(signed, lambda hop: asked.headers, deadline)
+        if signed and request.version:
+            response = self._transport.get(signed, lambda hop: request.headers, deadline)
             if response.status_code not in _SIGNATURE_REFUSED:
                 return response
             response.close()
             self._signed = None
         try:
-            response = self._ask_label_studio(asked, deadline)
+            response = self._ask_label_studio(request, deadline)
         except LabelStudioError as error:
             reason = Reason.UNREACHABLE if error.status is None else Reason.UNAUTHORIZED
             raise MediaError(str(error), reason=reason) from None
@@ -168,32 +168,35 @@ class LabelStudioObject(HttpObject):
             self._signed = response.url
         return response
 
-    def _ask_label_studio(self, asked: Asked, deadline: Deadline) -> requests.Response:
+    def _ask_label_studio(self, request: RangeRequest, deadline: Deadline) -> requests.Response:
         auth = self._client.auth_headers()
-        response = self._get(asked, auth, deadline)
+        response = self._get(request, auth, deadline)
         expired = response.status_code == 401 and self._client.is_own(response.url)
         if not (expired and self._client.can_renew):
             return response
         response.close()
-        return self._get(asked, self._client.auth_headers(rejected=auth), deadline)
+        return self._get(request, self._client.auth_headers(rejected=auth), deadline)
 
-    def _get(self, asked: Asked, auth: Mapping[str, str], deadline: Deadline) -> requests.Response:
-        abroad = False
+    def _get(
+        self, request: RangeRequest, auth: Mapping[str, str], deadline: Deadline
+    ) -> requests.Response:
+        left = False
 
         def headers_for(hop: str) -> dict[str, str]:
             # Once another server was asked, it chose the way: back to Label Studio it may lead,
             # but not to its API with the user's credential.
-            nonlocal abroad
-            abroad = abroad or not self._client.is_own(hop)
-            if abroad:
+            nonlocal left
+            left = left or not self._client.is_own(hop)
+            if left:
                 # A signed URL: the signature is the authorisation, and S3 answers 400 to two.
-                return asked.headers
+                return request.headers
             if self._proxied:
-                length = min(asked.length or _PROXY_RANGE_BYTES, _PROXY_RANGE_BYTES)
-                if asked.version and asked.version.size:  # some storages refuse more than there is
-                    length = min(length, asked.version.size - asked.start)
-                return {**auth, **Asked(asked.start, length).headers}
-            return {**auth, **asked.headers}
+                length = min(request.length or _PROXY_RANGE_BYTES, _PROXY_RANGE_BYTES)
+                # Some storages refuse more than there is.
+                if request.version and request.version.size:
+                    length = min(length, request.version.size - request.start)
+                return {**auth, **RangeRequest(request.start, length).headers}
+            return {**auth, **request.headers}
 
         return self._transport.get(self._url, headers_for, deadline)
 
@@ -213,19 +216,19 @@ class LabelStudioObject(HttpObject):
         status = response.status_code
         if status == 424 or (self._proxied and status >= 500):
             return MediaError(
-                f"Label Studio could not read {self.what} from its storage (HTTP {status}).",
+                f"Label Studio could not read {self.name} from its storage (HTTP {status}).",
                 "Check the storage's credentials with Test Connection in the project settings.",
                 reason=Reason.FAILED,
             )
         if status == 404 and self._proxied:
             return MediaError(
-                f"Label Studio knows no storage of this project that holds {self.what}.",
+                f"Label Studio knows no storage of this project that holds {self.name}.",
                 "Add the bucket as a source storage of the project.",
                 reason=Reason.NOT_FOUND,
             )
         if self._path.startswith("/data/local-files") and status in (403, 404):
             return MediaError(
-                f"Label Studio does not serve the local file {self.what} (HTTP {status}).",
+                f"Label Studio does not serve the local file {self.name} (HTTP {status}).",
                 "Add its folder as a local storage of the project, and start Label Studio with "
                 "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true.",
                 reason=Reason.NOT_FOUND,
@@ -233,7 +236,7 @@ class LabelStudioObject(HttpObject):
         if self._path.startswith("/data/upload/") and status in (404, 500):
             # 1.23 answers 500 for an upload it does not know.
             return MediaError(
-                f"Label Studio has no upload {self.what} (HTTP {status}).",
+                f"Label Studio has no upload {self.name} (HTTP {status}).",
                 "It may have been deleted; import the file again.",
                 reason=Reason.NOT_FOUND,
             )

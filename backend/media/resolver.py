@@ -111,7 +111,7 @@ class MediaResolver:
         Raises:
             MediaError: it cannot be had; the text says why and what to do.
         """
-        found = self._at_hand(uri, task_id, whole=True)
+        found = self._file_or_sources(uri, task_id, whole=True)
         if isinstance(found, MediaFile):
             return found
         return _first_that_works(found, self._cache.fetch)
@@ -126,16 +126,16 @@ class MediaResolver:
         Raises:
             MediaError: it cannot be had; the text says why and what to do.
         """
-        found = self._at_hand(uri, task_id, whole=False)
+        found = self._file_or_sources(uri, task_id, whole=False)
         if isinstance(found, MediaFile):
             return MediaStream.of_file(found)
         return _first_that_works(found, self._open)
 
-    def _at_hand(
+    def _file_or_sources(
         self, uri: str, task_id: int | None, *, whole: bool
     ) -> MediaFile | list[RemoteObject]:
-        """The file, where it is here and nobody need be asked for it; else the ways to the
-        object, the best first."""
+        """The file, where it is stored and no source need be asked; else the sources, the best
+        first."""
         self._refuse_malformed(uri)
         local = self._from_mounted_folder(uri, whole=whole)
         if local:
@@ -199,7 +199,7 @@ class MediaResolver:
             )
         url = parse_http_url(uri)
         direct = HttpObject(
-            self._transport, url.url, identity=f"http {unsigned_url(url.url)}", what=shown(uri)
+            self._transport, url.url, identity=f"http {unsigned_url(url.url)}", name=shown(uri)
         )
         if served is None:
             return [direct]

@@ -24,12 +24,12 @@ from botocore.config import Config
 
 from backend.media.errors import MediaError, Reason, shown
 from backend.media.sources import (
-    Asked,
-    BrokenOff,
+    BodyBrokeOff,
     Deadline,
     Download,
-    Part,
+    RangeAnswer,
     RangedObject,
+    RangeRequest,
     Restart,
     Timeouts,
     Unchanged,
@@ -177,7 +177,7 @@ class S3:
             parameters["VersionId"] = version[2]
         if self._settings.of(bucket).requester_pays:
             parameters["RequestPayer"] = "requester"
-        return S3Object(self.client(bucket), parameters, what=shown(uri), timeouts=self._timeouts)
+        return S3Object(self.client(bucket), parameters, name=shown(uri), timeouts=self._timeouts)
 
     def client(self, name: str) -> Any:
         """boto3's client for a bucket, made when it is first needed."""
@@ -254,15 +254,15 @@ class S3Object(RangedObject):
     Args:
         client: of boto3.
         parameters: of ``get_object``: bucket, key, and version where one is meant.
-        what, timeouts: see ``RangedObject``.
+        name, timeouts: see ``RangedObject``.
     """
 
     def __init__(
-        self, client: Any, parameters: dict[str, str], *, what: str, timeouts: Timeouts
+        self, client: Any, parameters: dict[str, str], *, name: str, timeouts: Timeouts
     ) -> None:
         names = [parameters[name] for name in ("Bucket", "Key", "VersionId") if name in parameters]
         identity = " ".join(["s3", client.meta.endpoint_url, *names])
-        super().__init__(identity=identity, what=what, timeouts=timeouts)
+        super().__init__(identity=identity, name=name, timeouts=timeouts)
         self._client = client
         self._parameters = parameters
 
@@ -273,18 +273,20 @@ class S3Object(RangedObject):
             return replace(answer, chunks=self._unpacked(answer.chunks))
         return answer
 
-    def _request(self, asked: Asked, deadline: Deadline) -> Part | Unchanged:
+    def _send(self, request: RangeRequest, deadline: Deadline) -> RangeAnswer | Unchanged:
         # Named like the headers, without their dashes.
-        wanted = {name.replace("-", ""): value for name, value in asked.headers.items()}
+        wanted = {name.replace("-", ""): value for name, value in request.headers.items()}
         try:
             answer = self._client.get_object(**self._parameters, **wanted)
         except botocore.exceptions.ClientError as error:
             status = _status(error)
-            if status == 304 and asked.known:
+            if status == 304 and request.known:
                 return Unchanged()
-            if asked.start == 0 and _is_no_range(error):
-                return Part(iter(()), 0, Validators(size=0), ranged=False, close=lambda: None)
-            if status in (412, 416) and asked.version:
+            if request.start == 0 and _is_no_range(error):
+                return RangeAnswer(
+                    iter(()), 0, Validators(size=0), ranged=False, close=lambda: None
+                )
+            if status in (412, 416) and request.version:
                 raise Restart from None
             raise self._explain(error) from None
         except botocore.exceptions.BotoCoreError as error:
@@ -301,7 +303,7 @@ class S3Object(RangedObject):
             start, size = parse_content_range(answer["ContentRange"])
         packed = answer.get("ContentEncoding") == "gzip"
         modified = str(answer["LastModified"].timestamp()) if "LastModified" in answer else None
-        return Part(
+        return RangeAnswer(
             _body(answer["Body"], deadline),
             start,
             Validators(answer.get("ETag"), modified, None if packed else size),
@@ -322,7 +324,7 @@ class S3Object(RangedObject):
             damaged = True
         if damaged or not decoder.eof:
             raise MediaError(
-                f"{self.what} says that it is compressed, but is damaged or is not.",
+                f"{self.name} says that it is compressed, but is damaged or is not.",
                 "Correct its Content-Encoding.",
                 reason=Reason.DAMAGED,
             )
@@ -332,22 +334,22 @@ class S3Object(RangedObject):
         where = f"S3 ({self._host})"
         if code in _NOT_FOUND:
             return MediaError(
-                f"{where} has no {self.what} ({code}).",
+                f"{where} has no {self.name} ({code}).",
                 "Check the bucket, the key and the endpoint.",
                 reason=Reason.NOT_FOUND,
             )
         if code in _NOT_ALLOWED:
             return MediaError(
-                f"{where} refuses {self.what} to the backend's credentials ({code}).",
+                f"{where} refuses {self.name} to the backend's credentials ({code}).",
                 "They need s3:GetObject for that bucket (s3:GetObjectVersion for a version).",
                 reason=Reason.UNAUTHORIZED,
             )
-        return MediaError(f"{where} answered {code} for {self.what}.", reason=Reason.FAILED)
+        return MediaError(f"{where} answered {code} for {self.name}.", reason=Reason.FAILED)
 
     def _explain_no_answer(self, error: botocore.exceptions.BotoCoreError) -> MediaError:
         if isinstance(error, botocore.exceptions.NoCredentialsError):
             return MediaError(
-                f"The backend has no S3 credentials for {self.what}.",
+                f"The backend has no S3 credentials for {self.name}.",
                 "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or S3_ANONYMOUS=true for a "
                 "public bucket.",
                 reason=Reason.UNAUTHORIZED,
@@ -356,7 +358,7 @@ class S3Object(RangedObject):
         if isinstance(error, botocore.exceptions.SSLError):
             hint = "Set CA_BUNDLE to the certificates that signed its own."
         return MediaError(
-            f"S3 at {self._host} cannot be reached for {self.what} ({type(error).__name__}).",
+            f"S3 at {self._host} cannot be reached for {self.name} ({type(error).__name__}).",
             hint,
             reason=Reason.UNREACHABLE,
         )
@@ -388,7 +390,7 @@ def _body(body: Any, deadline: Deadline) -> Iterator[bytes]:
             yield chunk
             deadline.check()
     except (botocore.exceptions.BotoCoreError, OSError):
-        raise BrokenOff from None
+        raise BodyBrokeOff from None
 
 
 def _is_no_range(error: botocore.exceptions.ClientError) -> bool:

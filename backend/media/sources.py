@@ -2,7 +2,7 @@
 
 A resolver turns a URI into a ``RemoteObject``; the cache asks that object for its bytes, or
 whether the bytes it already has are still right. Of a ``RangedObject`` stretches can be had as
-well. Its source only says how one request is made (``_request``); here the requests are put
+well. Its source only says how one request is made (``_send``); here the requests are put
 together to the whole object or to a stretch of it, taken up again where they break off, and
 always of one version: answers of another version are never mixed in.
 """
@@ -36,16 +36,16 @@ class Deadline:
         end: on ``time.monotonic``.
     """
 
-    def __init__(self, seconds: float, what: str) -> None:
+    def __init__(self, seconds: float, name: str) -> None:
         self.end = time.monotonic() + seconds
         self._seconds = seconds
-        self._what = what
+        self._name = name
 
     def check(self) -> None:
         """Raises MediaError (timeout) once the time is over."""
         if time.monotonic() >= self.end:
             raise MediaError(
-                f"{self._what} did not arrive within {self._seconds:g} s.",
+                f"{self._name} did not arrive within {self._seconds:g} s.",
                 "The server or the connection to it is too slow.",
                 reason=Reason.TIMEOUT,
             )
@@ -137,12 +137,12 @@ class RemoteObject(Protocol):
         """
 
 
-class BrokenOff(Exception):
+class BodyBrokeOff(Exception):
     """The connection broke in the middle of a body."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class RangeRequest:
     """One request.
 
     Attributes:
@@ -175,11 +175,11 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Part:
+class RangeAnswer:
     """The answer to one request.
 
     Attributes:
-        chunks: the bytes; may end before all came, or raise ``BrokenOff``.
+        chunks: the bytes; may end before all came, or raise ``BodyBrokeOff``.
         start: where in the object they begin.
         validators: of this version; ``size`` is that of the complete object.
         ranged: whether the source took notice of the range.
@@ -198,28 +198,28 @@ class RangedObject(ABC):
 
     Args:
         identity: its name in the cache.
-        what: how to call it in a message; without secrets.
+        name: how to call it in a message; without secrets.
         timeouts: ``total`` is for one download, or one stretch.
     """
 
-    def __init__(self, *, identity: str, what: str, timeouts: Timeouts) -> None:
+    def __init__(self, *, identity: str, name: str, timeouts: Timeouts) -> None:
         self.identity = identity
-        self.what = what
+        self.name = name
         self.timeouts = timeouts
 
     @abstractmethod
-    def _request(self, asked: Asked, deadline: Deadline) -> Part | Unchanged:
+    def _send(self, request: RangeRequest, deadline: Deadline) -> RangeAnswer | Unchanged:
         """Send one request.
 
         Raises:
-            Restart: ``asked.version`` is not there any more.
+            Restart: ``request.version`` is not there any more.
             MediaError: it cannot be had.
         """
 
     def download(self, known: Validators | None) -> Download | Unchanged:
         """See ``RemoteObject.download``."""
-        deadline = Deadline(self.timeouts.total, self.what)
-        part = self._request(Asked(known=known), deadline)
+        deadline = Deadline(self.timeouts.total, self.name)
+        part = self._send(RangeRequest(known=known), deadline)
         if isinstance(part, Unchanged):
             return part
         if known and known.same_object(part.validators):
@@ -228,7 +228,7 @@ class RangedObject(ABC):
             return Unchanged()
         return Download(self._follow(part, None, deadline), part.validators)
 
-    def begin(self, length: int, known: Validators | None) -> Part | Unchanged:
+    def begin(self, length: int, known: Validators | None) -> RangeAnswer | Unchanged:
         """The first ``length`` bytes, of whatever version is current.
 
         The part's ``chunks`` hold exactly these bytes (all, of a smaller object) if it is
@@ -237,8 +237,8 @@ class RangedObject(ABC):
         Raises:
             MediaError: it cannot be had.
         """
-        deadline = Deadline(self.timeouts.total, self.what)
-        part = self._request(Asked(length=length, known=known), deadline)
+        deadline = Deadline(self.timeouts.total, self.name)
+        part = self._send(RangeRequest(length=length, known=known), deadline)
         if isinstance(part, Unchanged):
             return part
         if not part.ranged or part.start != 0:
@@ -249,35 +249,35 @@ class RangedObject(ABC):
         stop = min(length, part.validators.size or 0)
         return replace(part, chunks=self._follow(part, stop, deadline))
 
-    def stretch(self, start: int, stop: int, version: Validators) -> Iterator[bytes]:
+    def read_range(self, start: int, stop: int, version: Validators) -> Iterator[bytes]:
         """The bytes from ``start`` up to ``stop``, of this version.
 
         Raises:
             Restart: the object is another one now.
             MediaError: they cannot all be had.
         """
-        deadline = Deadline(self.timeouts.total, self.what)
-        part = self._same(Asked(start, stop - start, version=version), deadline)
+        deadline = Deadline(self.timeouts.total, self.name)
+        part = self._same(RangeRequest(start, stop - start, version=version), deadline)
         yield from self._follow(part, stop, deadline)
 
-    def _same(self, asked: Asked, deadline: Deadline) -> Part:
-        part = self._request(asked, deadline)
+    def _same(self, request: RangeRequest, deadline: Deadline) -> RangeAnswer:
+        part = self._send(request, deadline)
         if isinstance(part, Unchanged):
             raise Restart
-        if asked.version and not asked.version.agrees_with(part.validators):
+        if request.version and not request.version.agrees_with(part.validators):
             part.close()
             raise Restart
-        if part.start != asked.start:
+        if part.start != request.start:
             part.close()
             raise Restart(
-                f"{self.what} broke off after {asked.start} bytes, and its server does not go on "
+                f"{self.name} broke off after {request.start} bytes, and its server does not go on "
                 "from there."
             )
         return part
 
-    def _follow(self, part: Part, stop: int | None, deadline: Deadline) -> Iterator[bytes]:
+    def _follow(self, part: RangeAnswer, stop: int | None, deadline: Deadline) -> Iterator[bytes]:
         """The bytes of ``part`` up to ``stop`` (None: to the end), resumed where they break off."""
-        version, position, barren = part.validators, part.start, 0
+        version, position, fruitless = part.validators, part.start, 0
         to_the_end = stop is None
         stop = version.size if stop is None else stop
         try:
@@ -293,7 +293,7 @@ class RangedObject(ABC):
                         if position == stop:
                             return
                     ended = True
-                except BrokenOff:
+                except BodyBrokeOff:
                     pass
                 part.close()
                 if stop is None:
@@ -304,19 +304,19 @@ class RangedObject(ABC):
                     return
                 if position >= stop:
                     return
-                barren = 0 if position > before else barren + 1
-                if barren > _RESUMES_WITHOUT_PROGRESS:
+                fruitless = 0 if position > before else fruitless + 1
+                if fruitless > _RESUMES_WITHOUT_PROGRESS:
                     raise self._broke_off(position, version)
                 deadline.check()
                 length = None if to_the_end else stop - position
-                part = self._same(Asked(position, length, version=version), deadline)
+                part = self._same(RangeRequest(position, length, version=version), deadline)
         finally:
             part.close()
 
     def _broke_off(self, position: int, version: Validators) -> MediaError:
         expected = f" of {version.size}" if version.size is not None else ""
         return MediaError(
-            f"{self.what} broke off after {position}{expected} bytes.",
+            f"{self.name} broke off after {position}{expected} bytes.",
             "Try again; if it stays, the stored file or the connection is damaged.",
             reason=Reason.TRUNCATED,
         )

@@ -12,7 +12,14 @@ from backend.media.blocks import BLOCK_BYTES, BlockReader, PartialObject
 from backend.media.cache import Lease, MediaCache, MediaFile, identity_key
 from backend.media.cache_index import Entry, partial_key
 from backend.media.errors import MediaError, Reason
-from backend.media.sources import Download, Part, RangedObject, Restart, Unchanged, Validators
+from backend.media.sources import (
+    Download,
+    RangeAnswer,
+    RangedObject,
+    Restart,
+    Unchanged,
+    Validators,
+)
 from backend.threads.fair_pool import FairPool
 
 THREADS = 8
@@ -149,20 +156,20 @@ class StreamCache:
 
     def _open(self, key: str, source: RangedObject) -> MediaStream:
         entry = self._cache.index.find(key)
-        here = self._at_hand(entry, source) if entry else None
-        if entry and here and self._cache.is_fresh(entry):
+        cached = self._cached(entry, source) if entry else None
+        if entry and cached and self._cache.is_fresh(entry):
             self._cache.stats.add("hits")
-            return here
-        part = source.begin(BLOCK_BYTES, entry.validators if entry and here else None)
+            return cached
+        part = source.begin(BLOCK_BYTES, entry.validators if entry and cached else None)
         if not isinstance(part, Unchanged):
             return self._begin(key, entry, source, part)
-        if here is None:
-            raise MediaError(f"{source.what} cannot be read.", reason=Reason.FAILED)
-        self._cache.confirmed(key)
-        return here
+        if cached is None:
+            raise MediaError(f"{source.name} cannot be read.", reason=Reason.FAILED)
+        self._cache.note_unchanged(key)
+        return cached
 
     def _begin(
-        self, key: str, entry: Entry | None, source: RangedObject, part: Part
+        self, key: str, entry: Entry | None, source: RangedObject, part: RangeAnswer
     ) -> MediaStream:
         validators = part.validators
         if not (part.ranged and validators.tell_versions_apart and validators.size):
@@ -174,23 +181,23 @@ class StreamCache:
                 return MediaStream.of_file(self._cache.keep(source, small))
             if validators.size > self._max_bytes:
                 raise MediaError(
-                    f"{source.what} has {validators.size / 2**20:.0f} MiB; the limit is "
+                    f"{source.name} has {validators.size / 2**20:.0f} MiB; the limit is "
                     f"{self._max_bytes / 2**20:.0f} MiB.",
                     "Raise MAX_VIDEO_MB of the backend.",
                     reason=Reason.TOO_LARGE,
                 )
             partial = self._new(key, entry, source.identity, validators)
-            partial.take(0, 1, part.chunks)
+            partial.store(0, 1, part.chunks)
         except Restart:
             raise MediaError(
-                f"{source.what} changes while it is being read.", "Try again.", reason=Reason.FAILED
+                f"{source.name} changes while it is being read.", "Try again.", reason=Reason.FAILED
             ) from None
         finally:
             part.close()
         self._cache.stats.add("streams")
         return self._stream(partial, source)
 
-    def _at_hand(self, entry: Entry, source: RangedObject) -> MediaStream | None:
+    def _cached(self, entry: Entry, source: RangedObject) -> MediaStream | None:
         """What the cache holds of an object, all or some of it."""
         if not entry.is_partial:
             file = self._cache.lease(entry)
@@ -207,7 +214,7 @@ class StreamCache:
                 if lease and os.fstat(lease.file).st_size == entry.validators.size:
                     found = self._share(entry, lease)
         if found:
-            self._cache.index.used(entry.content_key, self._cache.now())
+            self._cache.index.note_used(entry.content_key, self._cache.now())
         return found
 
     def _new(

@@ -1,7 +1,7 @@
 """On whose behalf a thread works: for log lines, and for fair shares of the model.
 
 The caller is set where a request or a job begins and goes along into the threads that work for
-it (``carried``), so that no function in between has to hand it on.
+it (``keep_caller``), so that no function in between has to hand it on.
 """
 
 from __future__ import annotations
@@ -59,6 +59,6 @@ def log_place() -> str:
     return f" (request {now.request_id})" if now.request_id else ""
 
 
-def carried(call: Callable[P, T]) -> Callable[P, T]:
+def keep_caller(call: Callable[P, T]) -> Callable[P, T]:
     """``call`` as it will run in another thread: for the same caller."""
     return partial(copy_context().run, call)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
-from backend.threads.caller import caller, carried
+from backend.threads.caller import caller, keep_caller
 from backend.threads.fair_queue import FairQueue
 
 P = ParamSpec("P")
@@ -59,7 +59,7 @@ class FairPool(Executor):
         Raises:
             Busy: too much is waiting, or the pool is shut down.
         """
-        inherited = carried(call)
+        inherited = keep_caller(call)
         task = _Task(lambda: inherited(*args, **kwargs))
         self._queue.put(task, 0, caller().project)
         return task.future

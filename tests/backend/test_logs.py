@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from backend.logs import HIDDEN, JsonFormatter, Redactor, TextFormatter, request_id
-from backend.threads.caller import carried, serving
+from backend.threads.caller import keep_caller, serving
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,7 +137,7 @@ def test_the_caller_goes_along_into_threads_and_does_not_stay():
         seen.append(caller().request_id)
 
     with serving(request_id="r-2"):
-        calls = [carried(look), look]
+        calls = [keep_caller(look), look]
     for call in calls:
         thread = threading.Thread(target=call)
         thread.start()
