@@ -14,7 +14,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _Task:
+class _Call:
     """A call with the future that carries its result."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
@@ -45,7 +45,7 @@ class FairPool(Executor):
     """
 
     def __init__(self, threads: int, name: str, *, capacity: int = 10_000) -> None:
-        self._queue: FairQueue[_Task] = FairQueue(capacity, capacity // 2)
+        self._queue: FairQueue[_Call] = FairQueue(capacity, capacity // 2)
         self._threads = [
             threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True)
             for number in range(threads)
@@ -60,20 +60,20 @@ class FairPool(Executor):
             Busy: too much is waiting, or the pool is shut down.
         """
         inherited = keep_caller(call)
-        task = _Task(lambda: inherited(*args, **kwargs))
-        self._queue.put(task, 0, caller().project)
-        return task.future
+        waiting = _Call(lambda: inherited(*args, **kwargs))
+        self._queue.put(waiting, 0, caller().project)
+        return waiting.future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """See ``concurrent.futures.Executor``."""
-        for task in self._queue.close():
+        for waiting in self._queue.close():
             if cancel_futures:
-                task.future.cancel()
+                waiting.future.cancel()
         if wait:
             for thread in self._threads:
                 thread.join()
 
     def _run(self) -> None:
-        while (task := self._queue.get()) is not None:
-            task.run()
-            del task  # hold no picture while waiting for the next
+        while (waiting := self._queue.get()) is not None:
+            waiting.run()
+            del waiting  # hold no picture while waiting for the next
