@@ -33,8 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     if parsed.command == "settings":
-        for variable, value, meaning in settings.rows():
-            print(f"{variable}={value}  # {meaning}")
+        for row in settings.rows():
+            print(f"{row.variable}={row.value}  # {row.meaning}")
         return 0
     if parsed.command == "serve":
         return _serve(settings)

@@ -7,13 +7,14 @@ import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
-from backend import setting_values as parse
 from backend.expected import ExpectedError
-from backend.setting_values import MIB, FinetuneProjects
 
+MIB = 1024 * 1024
 FILE_SUFFIX = "_FILE"  # of the variable that names the file a secret stands in
 # Ours by their beginning, but not read here.
 NOT_SETTINGS = {"SAM2_BUILD_CUDA"}  # the official package's build
@@ -25,225 +26,341 @@ VARIANTS = (
 )
 # Kubernetes sets these for every Service of the namespace, whatever the Service is called.
 _SERVICE_LINK = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)")
+Number = TypeVar("Number", int, float)
 
 
 class SettingsError(ExpectedError):
     """A setting is unknown or impossible. ``str()`` holds one line per problem."""
 
 
+@dataclass(frozen=True)
+class FinetuneProjects:
+    """The projects of Label Studio that may have the model fine-tuned."""
+
+    every: bool = False
+    numbers: frozenset[int] = frozenset()
+
+    def __contains__(self, project: int) -> bool:
+        return self.every or project in self.numbers
+
+    def __str__(self) -> str:
+        return "all" if self.every else ",".join(str(number) for number in sorted(self.numbers))
+
+
+# --- from the text of a variable to the value of a setting
+#
+# Each function raises ``ValueError``; its text completes "<variable>: <value> ..." where it begins
+# with "must", and else (what ``int`` and ``float`` raise) the value is not a number.
+
+
+def _number(
+    kind: Callable[[str], Number], accepts: Callable[[Number], bool], rule: str
+) -> Callable[[str], Number]:
+    def parse(value: str) -> Number:
+        number = kind(value)
+        if not accepts(number):
+            raise ValueError(f"must be {rule}")
+        return number
+
+    return parse
+
+
+_positive = _number(int, lambda number: number > 0, "a whole number above 0")
+_seconds = _number(float, lambda number: 0 < number < 86400, "a number of seconds above 0")
+
+
+def _mebibytes(value: str) -> int:
+    return _positive(value) * MIB
+
+
+def _path(value: str) -> Path:
+    return Path(value).expanduser()
+
+
+def _comma_separated(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _flag(value: str) -> bool:
+    if value.lower() in ("1", "true", "yes", "on"):
+        return True
+    if value.lower() in ("0", "false", "no", "off"):
+        return False
+    raise ValueError("must be true or false")
+
+
+def _url(value: str) -> str:
+    """An http or https address, without the slash at its end."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL such as http://label-studio:8080")
+    if parts.username or parts.password:
+        raise ValueError("must not hold a user name or password")
+    return value.rstrip("/")
+
+
+def _device(value: str) -> str:
+    """A device as PyTorch names it, or ``auto``."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise ValueError("must be auto, cpu, mps, cuda, or cuda: and a number")
+    return value
+
+
+def _projects(value: str) -> FinetuneProjects:
+    if value.lower() == "all":
+        return FinetuneProjects(every=True)
+    if not re.fullmatch(r"\s*\d{1,9}(\s*,\s*\d{1,9})*\s*", value):
+        raise ValueError("must be numbers of projects, separated by commas, or all")
+    return FinetuneProjects(numbers=frozenset(int(part) for part in value.split(",")))
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return value
+
+    return parse
+
+
+# --- the settings
+
+
+class SettingRow(NamedTuple):
+    """A setting as people read it; ``value`` is the effective one, secrets hidden."""
+
+    group: str
+    variable: str
+    value: str
+    meaning: str
+
+
 def _setting(
-    variable: str, default: Any, read: Callable[[str], Any], meaning: str, *, secret: bool = False
+    group: str,
+    variable: str,
+    default: Any,
+    read: Callable[[str], Any],
+    meaning: str,
+    *,
+    secret: bool = False,
 ) -> Any:
-    metadata = {"variable": variable, "parse": read, "meaning": meaning, "secret": secret}
+    metadata = {
+        "group": group,
+        "variable": variable,
+        "parse": read,
+        "meaning": meaning,
+        "secret": secret,
+    }
     return field(default=default, repr=not secret, metadata=metadata)
+
+
+_server = partial(_setting, "Server")
+_access = partial(_setting, "Who may use it")
+_label_studio = partial(_setting, "Label Studio")
+_model = partial(_setting, "Model")
+_finetuning = partial(_setting, "Fine-tuning")
+_masks = partial(_setting, "Masks")
+_tracking = partial(_setting, "Tracking")
+_budgets = partial(_setting, "Longest waits")
+_folders = partial(_setting, "Folders")
+_media = partial(_setting, "Media")
+_s3 = partial(_setting, "S3")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What an operator can choose. Defaults serve a first start on one machine."""
 
-    host: str = _setting("HOST", "0.0.0.0", parse.text, "address to listen on")  # noqa: S104
-    port: int = _setting("PORT", 9090, parse.port, "port to listen on")
-    threads: int = _setting("THREADS", 32, parse.positive_int, "requests answered at the same time")
-    log_level: str = _setting(
-        "LOG_LEVEL",
-        "INFO",
-        parse.choice("DEBUG", "INFO", "WARNING", "ERROR"),
-        "least severe log level",
+    host: str = _server("HOST", "0.0.0.0", str, "address to listen on")  # noqa: S104
+    port: int = _server(
+        "PORT",
+        9090,
+        _number(int, lambda n: 0 < n < 65536, "a port between 1 and 65535"),
+        "port to listen on",
     )
-    log_format: str = _setting(
-        "LOG_FORMAT", "text", parse.choice("json", "text"), "log lines for machines or for people"
+    threads: int = _server("THREADS", 32, _positive, "requests answered at the same time")
+    log_level: str = _server(
+        "LOG_LEVEL", "INFO", _choice("DEBUG", "INFO", "WARNING", "ERROR"), "least severe log level"
     )
-    max_body_bytes: int = _setting(
-        "MAX_BODY_MB", 256 * MIB, parse.mebibytes, "largest request that is read, in MiB"
+    log_format: str = _server(
+        "LOG_FORMAT", "text", _choice("json", "text"), "log lines for machines or for people"
     )
-    label_studio_url: str | None = _setting(
-        "LABEL_STUDIO_URL", None, parse.url, "Label Studio as the backend reaches it"
+    max_body_bytes: int = _server(
+        "MAX_BODY_MB", 256 * MIB, _mebibytes, "largest request that is read, in MiB"
     )
-    label_studio_api_key: str | None = _setting(
-        "LABEL_STUDIO_API_KEY",
-        None,
-        parse.text,
-        "personal access token (or legacy token) of a Label Studio user who sees the projects",
-        secret=True,
+    basic_auth_user: str | None = _access(
+        "BASIC_AUTH_USER", None, str, "user name Label Studio must send to this backend"
     )
-    basic_auth_user: str | None = _setting(
-        "BASIC_AUTH_USER", None, parse.text, "user name Label Studio must send to this backend"
+    basic_auth_pass: str | None = _access(
+        "BASIC_AUTH_PASS", None, str, "password that goes with it", secret=True
     )
-    basic_auth_pass: str | None = _setting(
-        "BASIC_AUTH_PASS", None, parse.text, "password that goes with it", secret=True
-    )
-    auth_token: str | None = _setting(
+    auth_token: str | None = _access(
         "AUTH_TOKEN",
         None,
-        parse.text,
+        str,
         "bearer token that is accepted too, for monitoring and scripts",
         secret=True,
     )
-    variant: str = _setting(
-        "SAM2_VARIANT", "demo", parse.choice(*VARIANTS), f"model variant: {', '.join(VARIANTS)}"
+    label_studio_url: str | None = _label_studio(
+        "LABEL_STUDIO_URL", None, _url, "Label Studio as the backend reaches it"
     )
-    checkpoint: Path | None = _setting(
-        "SAM2_CHECKPOINT",
+    label_studio_api_key: str | None = _label_studio(
+        "LABEL_STUDIO_API_KEY",
         None,
-        parse.path,
-        "weights file; unset: the published ones for the variant",
+        str,
+        "personal access token (or legacy token) of a Label Studio user who sees the projects",
+        secret=True,
     )
-    device: str = _setting("SAM2_DEVICE", "auto", parse.device, "auto, cpu, cuda, cuda:1, mps")
-    dtype: str = _setting(
+    variant: str = _model(
+        "SAM2_VARIANT", "demo", _choice(*VARIANTS), f"model variant: {', '.join(VARIANTS)}"
+    )
+    checkpoint: Path | None = _model(
+        "SAM2_CHECKPOINT", None, _path, "weights file; unset: the published ones for the variant"
+    )
+    device: str = _model("SAM2_DEVICE", "auto", _device, "auto, cpu, cuda, cuda:1, mps")
+    dtype: str = _model(
         "SAM2_DTYPE",
         "auto",
-        parse.choice("auto", "float32", "bfloat16", "float16"),
+        _choice("auto", "float32", "bfloat16", "float16"),
         "number type of the network; auto: bfloat16 where the device has it natively",
     )
-    image_size: int | None = _setting(
+    image_size: int | None = _model(
         "SAM2_IMAGE_SIZE",
         None,
-        parse.image_size,
+        _number(int, lambda n: n > 0 and n % 32 == 0, "a multiple of 32, such as 512"),
         "side of the network's input, a multiple of 32; unset: the variant's; docs/performance.md",
     )
-    compile: bool = _setting(
+    compile: bool = _model(
         "SAM2_COMPILE",
         False,
-        parse.flag,
+        _flag,
         "compile the image encoder in the background (torch.compile); docs/performance.md",
     )
-    num_maskmem: int = _setting(
+    num_maskmem: int = _model(
         "SAM2_NUM_MASKMEM",
         7,
-        parse.num_maskmem,
+        _number(int, lambda n: 1 <= n <= 7, "1 to 7"),
         "spatial memories that a tracked frame reads, 7 as trained; fewer are faster",
     )
-    model_version: str | None = _setting(
-        "SAM2_MODEL_VERSION",
-        None,
-        parse.text,
-        "fine-tuned version to use, or base for none; unset: the newest, as soon as it is there",
+    embedding_cache_bytes: int = _model(
+        "EMBEDDING_CACHE_MB", 1024 * MIB, _mebibytes, "memory for image embeddings, in MiB"
     )
-    finetune_projects: FinetuneProjects = _setting(
+    finetune_projects: FinetuneProjects = _finetuning(
         "FINETUNE_PROJECTS",
         FinetuneProjects(),
-        parse.finetune_projects,
+        _projects,
         "projects whose Start training button fine-tunes the model: numbers, or all; unset: none",
     )
-    speck_percent: float = _setting(
+    model_version: str | None = _finetuning(
+        "SAM2_MODEL_VERSION",
+        None,
+        str,
+        "fine-tuned version to use, or base for none; unset: the newest, as soon as it is there",
+    )
+    speck_percent: float = _masks(
         "SPECK_PERCENT",
         0.5,
-        parse.percent,
+        _number(float, lambda n: 0 <= n <= 100, "a percentage between 0 and 100"),
         "specks and holes below this share of the object's area are removed; 0: none",
     )
-    zoom_small_objects: bool = _setting(
+    zoom_small_objects: bool = _masks(
         "ZOOM_SMALL_OBJECTS",
         True,
-        parse.flag,
+        _flag,
         "look again, in a window, at small objects of pictures twice the network's input",
     )
-    embedding_cache_bytes: int = _setting(
-        "EMBEDDING_CACHE_MB", 1024 * MIB, parse.mebibytes, "memory for image embeddings, in MiB"
-    )
-    cache_dir: Path = _setting(
-        "CACHE_DIR",
-        Path("~/.cache/label-studio-sam2"),
-        parse.path,
-        "folder for downloaded media",
-    )
-    state_dir: Path = _setting(
-        "STATE_DIR",
-        Path("~/.local/state/label-studio-sam2"),
-        parse.path,
-        "folder for tracking jobs and their masks; keep it over restarts",
-    )
-    media_cache_bytes: int = _setting(
-        "MEDIA_CACHE_MB", 4096 * MIB, parse.mebibytes, "disk space for downloaded media, in MiB"
-    )
-    media_cache_days: float = _setting(
-        "MEDIA_CACHE_DAYS", 30.0, parse.days, "media that nobody used for so many days are removed"
-    )
-    max_media_bytes: int = _setting(
-        "MAX_MEDIA_MB", 512 * MIB, parse.mebibytes, "largest file that is fetched whole, in MiB"
-    )
-    max_video_bytes: int = _setting(
-        "MAX_VIDEO_MB",
-        16384 * MIB,
-        parse.mebibytes,
-        "largest video that is read in ranges (what is watched is fetched), in MiB",
-    )
-    max_image_pixels: int = _setting(
-        "MAX_IMAGE_PIXELS",
-        100_000_000,
-        parse.positive_int,
-        "largest image that is decoded, in pixels",
-    )
-    local_files_root: Path | None = _setting(
-        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT",
-        None,
-        parse.path,
-        "Label Studio's local files folder, where it is mounted here too",
-    )
-    allowed_private_hosts: tuple[str, ...] = _setting(
-        "ALLOWED_PRIVATE_HOSTS",
-        (),
-        parse.comma_separated,
-        "hosts in private networks that task data may point to, comma separated",
-    )
-    s3_endpoint_url: str | None = _setting(
-        "S3_ENDPOINT_URL", None, parse.url, "S3-compatible server; unset: AWS's own"
-    )
-    s3_region: str | None = _setting("S3_REGION", None, parse.text, "region of the buckets")
-    s3_anonymous: bool = _setting("S3_ANONYMOUS", False, parse.flag, "read public buckets unsigned")
-    s3_path_style: bool | None = _setting(
-        "S3_PATH_STYLE",
-        None,
-        parse.flag,
-        "true: endpoint/bucket/key, false: bucket.endpoint/key; unset: true but for AWS",
-    )
-    s3_requester_pays: bool = _setting(
-        "S3_REQUESTER_PAYS",
-        False,
-        parse.flag,
-        "agree to pay for transfers from requester-pays buckets",
-    )
-    s3_buckets: Path | None = _setting(
-        "S3_BUCKETS", None, parse.path, "JSON file for buckets that differ, see docs/media.md"
-    )
-    ca_bundle: Path | None = _setting(
-        "CA_BUNDLE",
-        None,
-        parse.path,
-        "PEM file that verifies TLS certificates, instead of the usual",
-    )
-    click_budget_seconds: float = _setting(
-        "CLICK_BUDGET_SECONDS",
-        20.0,
-        parse.seconds,
-        "longest wait before a click is told why there is none",
-    )
-    open_budget_seconds: float = _setting(
-        "OPEN_BUDGET_SECONDS", 0.2, parse.seconds, "longest wait of a page that opens a task"
-    )
-    track_budget_seconds: float = _setting(
-        "TRACK_BUDGET_SECONDS", 20.0, parse.seconds, "longest wait of one track command"
-    )
-    track_on_prompt: bool = _setting(
+    track_on_prompt: bool = _tracking(
         "TRACK_ON_PROMPT",
         False,
-        parse.flag,
+        _flag,
         "track on, in the background, from every click and box on a frame sequence",
     )
-    track_jobs: int = _setting(
-        "TRACK_JOBS", 2, parse.positive_int, "tracks that advance side by side"
-    )
-    track_stride: int = _setting(
+    track_jobs: int = _tracking("TRACK_JOBS", 2, _positive, "tracks that advance side by side")
+    track_stride: int = _tracking(
         "TRACK_STRIDE",
         1,
-        parse.stride,
+        _number(int, lambda n: 1 <= n <= 99, "1 to 99"),
         "track every n-th frame and interpolate the masks between; docs/performance.md",
     )
-    retrieve_budget_seconds: float = _setting(
+    click_budget_seconds: float = _budgets(
+        "CLICK_BUDGET_SECONDS",
+        20.0,
+        _seconds,
+        "longest wait before a click is told why there is none",
+    )
+    open_budget_seconds: float = _budgets(
+        "OPEN_BUDGET_SECONDS", 0.2, _seconds, "longest wait of a page that opens a task"
+    )
+    track_budget_seconds: float = _budgets(
+        "TRACK_BUDGET_SECONDS", 20.0, _seconds, "longest wait of one track command"
+    )
+    retrieve_budget_seconds: float = _budgets(
         "RETRIEVE_BUDGET_SECONDS",
         50.0,
-        parse.seconds,
+        _seconds,
         "longest wait of one Retrieve Predictions request",
+    )
+    cache_dir: Path = _folders(
+        "CACHE_DIR", Path("~/.cache/label-studio-sam2"), _path, "folder for downloaded media"
+    )
+    state_dir: Path = _folders(
+        "STATE_DIR",
+        Path("~/.local/state/label-studio-sam2"),
+        _path,
+        "folder for tracking jobs and their masks; keep it over restarts",
+    )
+    media_cache_bytes: int = _media(
+        "MEDIA_CACHE_MB", 4096 * MIB, _mebibytes, "disk space for downloaded media, in MiB"
+    )
+    media_cache_days: float = _media(
+        "MEDIA_CACHE_DAYS",
+        30.0,
+        _number(float, lambda n: 0 < n < 100_000, "a number of days above 0"),
+        "media that nobody used for so many days are removed",
+    )
+    max_media_bytes: int = _media(
+        "MAX_MEDIA_MB", 512 * MIB, _mebibytes, "largest file that is fetched whole, in MiB"
+    )
+    max_video_bytes: int = _media(
+        "MAX_VIDEO_MB",
+        16384 * MIB,
+        _mebibytes,
+        "largest video that is read in ranges (what is watched is fetched), in MiB",
+    )
+    max_image_pixels: int = _media(
+        "MAX_IMAGE_PIXELS", 100_000_000, _positive, "largest image that is decoded, in pixels"
+    )
+    local_files_root: Path | None = _media(
+        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT",
+        None,
+        _path,
+        "Label Studio's local files folder, where it is mounted here too",
+    )
+    allowed_private_hosts: tuple[str, ...] = _media(
+        "ALLOWED_PRIVATE_HOSTS",
+        (),
+        _comma_separated,
+        "hosts in private networks that task data may point to, comma separated",
+    )
+    ca_bundle: Path | None = _media(
+        "CA_BUNDLE", None, _path, "PEM file that verifies TLS certificates, instead of the usual"
+    )
+    s3_endpoint_url: str | None = _s3(
+        "S3_ENDPOINT_URL", None, _url, "S3-compatible server; unset: AWS's own"
+    )
+    s3_region: str | None = _s3("S3_REGION", None, str, "region of the buckets")
+    s3_anonymous: bool = _s3("S3_ANONYMOUS", False, _flag, "read public buckets unsigned")
+    s3_path_style: bool | None = _s3(
+        "S3_PATH_STYLE",
+        None,
+        _flag,
+        "true: endpoint/bucket/key, false: bucket.endpoint/key; unset: true but for AWS",
+    )
+    s3_requester_pays: bool = _s3(
+        "S3_REQUESTER_PAYS", False, _flag, "agree to pay for transfers from requester-pays buckets"
+    )
+    s3_buckets: Path | None = _s3(
+        "S3_BUCKETS", None, _path, "JSON file for buckets that differ, see docs/media.md"
     )
 
     def __post_init__(self) -> None:
@@ -281,19 +398,20 @@ class Settings:
         values = (getattr(self, item.name) for item in dataclasses.fields(self) if _hidden(item))
         return [value for value in values if value]
 
-    def rows(self) -> list[tuple[str, str, str]]:
-        """``(variable, effective value with secrets hidden, meaning)`` for every setting."""
+    def rows(self) -> list[SettingRow]:
+        """Every setting, group by group."""
         rows = []
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             if item.metadata["secret"] and value is not None:
                 value = "(set)"
-            elif item.metadata["parse"] is parse.mebibytes:
+            elif item.metadata["parse"] is _mebibytes:
                 value = value // MIB
             elif isinstance(value, tuple):
                 value = ",".join(value)
             shown = "" if value is None else str(value)
-            rows.append((item.metadata["variable"], shown, item.metadata["meaning"]))
+            about = item.metadata
+            rows.append(SettingRow(about["group"], about["variable"], shown, about["meaning"]))
         return rows
 
 

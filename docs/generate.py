@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -24,20 +25,22 @@ effect, with secrets hidden. Each secret may come from a file instead: `LABEL_ST
 """
 
 
-def settings_table() -> str:
-    """A Markdown table of every variable, its default and its meaning."""
-    lines = ["| variable | default | meaning |", "| --- | --- | --- |"]
-    lines += [
-        f"| `{variable}` | {f'`{value}`' if value else ''} | {meaning} |"
-        for variable, value, meaning in Settings().rows()
-    ]
-    return "\n".join(lines)
+def settings_tables() -> str:
+    """For each group a heading, and a table of its variables, their defaults and meanings."""
+    parts = []
+    for group, rows in itertools.groupby(Settings().rows(), key=lambda row: row.group):
+        lines = [f"## {group}", "", "| variable | default | meaning |", "| --- | --- | --- |"]
+        for row in rows:
+            default = f"`{row.value}`" if row.value else ""
+            lines.append(f"| `{row.variable}` | {default} | {row.meaning} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
 
 
 def main() -> int:
     """Rewrite or check; returns the exit code."""
     path = ROOT / "docs" / "settings.md"
-    wanted = f"{HEAD}{settings_table()}\n"
+    wanted = f"{HEAD}{settings_tables()}\n"
     if "--check" in sys.argv[1:]:
         return 0 if wanted == path.read_text(encoding="utf-8") else 1
     path.write_text(wanted, encoding="utf-8")

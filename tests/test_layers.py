@@ -33,7 +33,6 @@ LAYERS = [
     {"backend.threads"},
     {
         "backend.settings",
-        "backend.setting_values",
         "backend.metrics",
         "backend.job_state",
         "backend.expected",

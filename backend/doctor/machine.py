@@ -15,8 +15,7 @@ from backend.engine.building import ModelChoice
 from backend.engine.engine import State, Status
 from backend.labelstudio.client import LabelStudioError
 from backend.runs.command_line import Parts
-from backend.setting_values import MIB
-from backend.settings import Settings, SettingsError
+from backend.settings import MIB, Settings, SettingsError
 
 LABEL_STUDIO_SECONDS = 100.0  # after which it gives up on /predict
 NEEDED_BYTES = 100 * MIB  # for the state of jobs, and one file in the cache

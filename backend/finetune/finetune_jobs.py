@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from backend.expected import ExpectedError
 from backend.files import replace_text
 from backend.job_state import JobState
 
@@ -58,8 +59,8 @@ class FinetuneJobs:
 
     Args:
         folder: where jobs and their files are.
-        check: raises with a sentence where a project cannot be had; called before a job begins.
-        ended: called after each job.
+        check: raises an ``ExpectedError`` where a project cannot be had; called before a job
+            begins.
         command: starts the process.
     """
 
@@ -68,12 +69,10 @@ class FinetuneJobs:
         folder: Path,
         *,
         check: Callable[[int], None],
-        ended: Callable[[], None] = lambda: None,
         command: Callable[[int], Sequence[str]] = finetune_command,
     ) -> None:
         self._folder = folder
         self._check = check
-        self._ended = ended
         self._command = command
         self._lock = threading.Lock()
         self._waiting: queue.Queue[int | None] = queue.Queue()
@@ -156,18 +155,11 @@ class FinetuneJobs:
             if not self._stopping.is_set():
                 with self._lock:
                     self._asked.discard(project)
-                self._call_ended()
-
-    def _call_ended(self) -> None:
-        try:
-            self._ended()
-        except Exception:  # thread boundary, as above
-            logger.exception("what follows a fine-tuning failed")
 
     def _run(self, project: int) -> None:
         try:
             self._check(project)
-        except Exception as error:  # noqa: BLE001 - whatever it is, there is no job for it
+        except ExpectedError as error:
             logger.warning("no fine-tuning on project %d: %s", project, error)
             self._note(project, JobState.FAILED, str(error))
             return

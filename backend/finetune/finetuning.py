@@ -12,7 +12,7 @@ from backend.engine.engine import State as EngineState
 from backend.engine.engine import Status
 from backend.finetune.finetune_jobs import FinetuneJob, FinetuneJobs
 from backend.finetune.registry import ModelRegistry
-from backend.setting_values import FinetuneProjects
+from backend.settings import FinetuneProjects
 
 logger = logging.getLogger(__name__)
 

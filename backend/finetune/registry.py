@@ -62,18 +62,6 @@ class ModelRegistry:
         newest_first = sorted(found, key=_number, reverse=True)
         return [*(self._choice(stem).version for stem in newest_first), self.base.version]
 
-    def notes(self, version: str) -> dict[str, Any]:
-        """What is known of a version.
-
-        Raises:
-            FileNotFoundError: there is no such version.
-        """
-        path = self.choice(version).checkpoint
-        if path is None or path == self.base.checkpoint:
-            return {}
-        notes: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        return notes
-
     def publish(
         self, project: int, write: Callable[[Path], None], notes: Mapping[str, Any]
     ) -> ModelChoice:

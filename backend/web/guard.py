@@ -18,8 +18,7 @@ from backend.labelstudio.setup_request import SetupError
 from backend.logs import request_id
 from backend.metrics import Metrics
 from backend.predict.dispatch import BadRequest
-from backend.setting_values import MIB
-from backend.settings import Settings
+from backend.settings import MIB, Settings
 from backend.threads.caller import caller, serving
 
 if TYPE_CHECKING:

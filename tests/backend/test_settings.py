@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.setting_values import MIB
-from backend.settings import VARIANTS, Settings, SettingsError
+from backend.settings import MIB, VARIANTS, Settings, SettingsError
 
 
 def test_defaults_start_the_demo_model():

@@ -14,7 +14,7 @@ import torch
 from backend.doctor.label_studio import connection_findings, server_findings
 from backend.doctor.samples import address_kind
 from backend.labelstudio.client import LabelStudioClient
-from backend.setting_values import MIB
+from backend.settings import MIB
 from benchmarks.support.recording_server import Reply
 from sam2model.precision import native_dtypes, resolve_dtype
 from tests.doctor.conftest import CONFIG, SetUp, picture

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.expected import ExpectedError
 from backend.finetune.finetune_jobs import FinetuneJobs
 from backend.job_state import JobState
 from tests.processes import running
@@ -49,7 +50,6 @@ class Bench:
         self.script = folder / "script.py"
         self.script.write_text(SCRIPT)
         self.unseen: set[int] = set()
-        self.ended = 0
         self.made: list[FinetuneJobs] = []
         self.jobs = self.restart()
 
@@ -57,7 +57,6 @@ class Bench:
         self.jobs = FinetuneJobs(
             self.folder / "finetune",
             check=self._check,
-            ended=self._count,
             command=lambda project: [sys.executable, str(self.script), str(self.at(project))],
         )
         self.made.append(self.jobs)
@@ -79,10 +78,7 @@ class Bench:
 
     def _check(self, project: int) -> None:
         if project in self.unseen:
-            raise LookupError(f"There is no project {project}.")
-
-    def _count(self) -> None:
-        self.ended += 1
+            raise ExpectedError(f"There is no project {project}.")
 
 
 @pytest.fixture
@@ -103,7 +99,6 @@ def test_a_job_runs_in_its_own_process_and_says_how_it_stands(bench: Bench) -> N
     until(lambda: bench.state(5) is JobState.DONE)
     job = bench.jobs.job(5)
     assert job is not None and job.message == "better: 0.2 before, 0.4 after"
-    until(lambda: bench.ended == 1)
 
 
 def test_a_project_has_one_job_at_a_time(bench: Bench) -> None:
@@ -111,7 +106,7 @@ def test_a_project_has_one_job_at_a_time(bench: Bench) -> None:
     until(lambda: bench.processes(5))
     assert "already" in bench.jobs.request(5)
     bench.finish(5)
-    until(lambda: bench.ended == 1)
+    until(lambda: 5 not in bench.jobs._asked)
     assert len(bench.processes(5)) == 1
     (bench.at(5) / "finish").unlink()
     bench.jobs.request(5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def test_the_newest_version_is_in_use_and_the_base_can_be_had(tmp_path: Path) ->
     first = again.choice("demo-ft1-p5")
     assert first.checkpoint is not None and first.checkpoint.read_bytes() == b"weights"
     assert again.choice("base") == again.choice("demo") == BASE
-    assert again.notes("demo-ft1-p5")["gain"] == 0.1
+    assert json.loads(first.checkpoint.with_suffix(".json").read_text())["gain"] == 0.1
 
 
 def test_names_hold_the_operators_own_weights_and_size(tmp_path: Path) -> None:

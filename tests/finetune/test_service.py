@@ -16,7 +16,7 @@ from backend.engine.engine import State, Status
 from backend.finetune.finetune_jobs import FinetuneJobs
 from backend.finetune.finetuning import Finetuning
 from backend.finetune.registry import ModelRegistry
-from backend.setting_values import FinetuneProjects
+from backend.settings import FinetuneProjects
 from backend.wiring import Wiring
 from tests.finetune.test_jobs import SCRIPT, until
 
