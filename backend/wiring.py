@@ -6,8 +6,9 @@ No other file makes a ``LabelStudioClient``, so all of them trust the same certi
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
+from functools import lru_cache, partial
 
 from flask import Flask
 
@@ -18,6 +19,8 @@ from backend.finetune.finetune_jobs import FinetuneJobs
 from backend.finetune.finetuning import Finetuning
 from backend.finetune.registry import ModelRegistry
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
+from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.tags import LabelConfig
 from backend.media.resolver import MediaResolver
 from backend.media.s3 import S3, Bucket, S3Settings, read_buckets
 from backend.media.sources import Timeouts
@@ -27,12 +30,14 @@ from backend.pixels.sandbox.image_decoding import ImageDecoder
 from backend.predict.click import Clicks
 from backend.predict.dispatch import Dispatcher
 from backend.predict.events.protocol import VideoProtocol
+from backend.predict.events.sessions import InteractiveJobs
 from backend.predict.recent import RecentPrompts
 from backend.predict.retrieve import Retrieval
 from backend.predict.segment import Segmenter
 from backend.settings import Settings, SettingsError
 from backend.tracking.store import StoreError, TrackStore
 from backend.tracking.tracking import Tracking, TrackSettings
+from backend.tracking.video import TaskVideos
 from backend.web.app import create_app
 
 
@@ -165,12 +170,14 @@ class Wiring:
         label_studio = self.label_studio()
         opened = ExitStack()
         images = self._images(label_studio, opened)
-        tracking = self._tracking(engine, images, label_studio)
+        videos = TaskVideos(images)
+        parse = lru_cache(maxsize=64)(parse_label_config)
+        tracking = self._tracking(engine, images, videos, label_studio, parse)
         segmenter = Segmenter(engine, images, metrics, zoom=settings.zoom_small_objects)
         protocol = None
         if for_editors:
             budget = settings.click_budget_seconds
-            protocol = VideoProtocol(engine, segmenter, images, tracking, budget_seconds=budget)
+            protocol = VideoProtocol(engine, segmenter, videos, tracking, budget_seconds=budget)
             tracking.resume()
         clicks = Clicks(
             segmenter,
@@ -181,7 +188,7 @@ class Wiring:
         )
         retrieval = Retrieval(
             segmenter,
-            tracking.videos,
+            tracking,
             model_version=lambda: engine.model_version,
             open_seconds=settings.open_budget_seconds,
             retrieve_seconds=settings.retrieve_budget_seconds,
@@ -192,6 +199,7 @@ class Wiring:
             retrieval,
             tracking,
             metrics,
+            parse=parse,
             protocol=protocol,
             threads=settings.threads,
             media=opened,
@@ -255,7 +263,12 @@ class Wiring:
         return images
 
     def _tracking(
-        self, engine: LocalEngine, images: TaskPictures, label_studio: LabelStudioClient | None
+        self,
+        engine: LocalEngine,
+        images: TaskPictures,
+        videos: TaskVideos,
+        label_studio: LabelStudioClient | None,
+        parse: Callable[[str], LabelConfig],
     ) -> Tracking:
         settings = self.settings
         options = TrackSettings(
@@ -264,7 +277,16 @@ class Wiring:
             settings.track_on_prompt,
             settings.track_stride,
         )
-        tracking = Tracking(self.tracks(), engine, images, label_studio, options)
+        tracking = Tracking(
+            self.tracks(),
+            engine,
+            images,
+            videos,
+            label_studio,
+            options,
+            kinds=[InteractiveJobs(videos)],
+            parse=parse,
+        )
         self.metrics.gauges(
             "sam2_jobs", "Tracking jobs, by state", "state", partial(_states, tracking.store)
         )

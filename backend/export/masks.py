@@ -22,6 +22,7 @@ from backend.labelstudio.geometry import (
     Mask,
     box_iou,
     box_to_pixels,
+    mask_iou,
     resize_mask,
 )
 from backend.labelstudio.json_values import number
@@ -35,9 +36,10 @@ from backend.media.resolver import MediaStream
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.runs.command_line import CommandError
 from backend.runs.projects import Project
-from backend.tracking.sequence import MAX_PARTS, SAME_OBJECT, FrameSequence, iou
+from backend.tracking.sequence import MAX_PARTS, SAME_OBJECT, FrameSequence
 from backend.tracking.store import TrackStore
-from backend.tracking.video import box_digest, clip_track, read_timeline
+from backend.tracking.video import clip_track, read_timeline
+from backend.tracking.video_commands import box_digest
 
 SAME_PLACE = 0.7
 """IoU of a mask's box with the box shown, below which the annotator has moved the box away."""
@@ -195,15 +197,7 @@ class MaskReader:
                 owners[part_id(region.id, part), region.item_index or 0] = region.id
         if not tag.is_sequence:
             return {key: whole for key, whole in owners.items() if key[0]}
-        sequence = FrameSequence(
-            project.uid,
-            task,
-            project.label_config,
-            project.config,
-            tag,
-            self.model_version,
-            self.store,
-        )
+        sequence = FrameSequence(project.with_task(task), tag, self.model_version, self.store)
         known = set(self.store.objects(sequence.track))
         for region in regions:
             if region.id in known:
@@ -373,7 +367,7 @@ class _Linker:
     ) -> None:
         """The best pairs first, each object once."""
         pairs = [
-            (iou(drawn[position][1], seen.mask), position, name)
+            (mask_iou(drawn[position][1], seen.mask), position, name)
             for position in left
             for name, seen in self._seen.items()
             if seen.labels == drawn[position][0].labels

@@ -86,6 +86,14 @@ def box_to_pixels(box: Box, width: int, height: int) -> Points:
     return np.concatenate([corners.min(axis=0), corners.max(axis=0)])
 
 
+def mask_iou(one: Mask, other: Mask) -> float:
+    """IoU of two masks, 0 to 1; 0 where both are empty, and for masks of different sizes."""
+    if one.shape != other.shape:
+        return 0.0
+    union = int(np.count_nonzero(one | other))
+    return int(np.count_nonzero(one & other)) / union if union else 0.0
+
+
 def box_iou(one: Sequence[float] | Points, other: Sequence[float] | Points) -> float:
     """IoU of two upright boxes, 0 to 1; 0 where neither has an area.
 

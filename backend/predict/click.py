@@ -29,9 +29,9 @@ from backend.labelstudio.commands import (
     parse_command,
     unknown_command,
 )
-from backend.labelstudio.json_values import mappings, task_name, texts
+from backend.labelstudio.json_values import mappings, texts
+from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
-from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.video_regions import video_status
 from backend.labelstudio.write_results import region_id, status_results
 from backend.predict.recent import Place, RecentPrompts
@@ -53,25 +53,14 @@ class OnlyBackground(ExpectedError):
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(ProjectTask):
     """An interactive request.
 
     Attributes:
-        project: Label Studio's ``<id>.<creation time>``.
-        config: ``label_config``, parsed.
         context: what the annotator did, ``params.context``; it may be anything.
     """
 
-    project: str
-    task: Mapping[str, Any]
-    label_config: str
-    config: LabelConfig
     context: object
-
-    @property
-    def task_id(self) -> str:
-        """See ``task_name``."""
-        return task_name(self.task)
 
     @property
     def items(self) -> list[Mapping[str, Any]]:
@@ -148,9 +137,7 @@ class Clicks:
 
     def _reply(self, request: Request) -> Reply:
         if request.is_on_video:
-            results = self._tracking.videos.reply(
-                request.project, request.task, request.label_config, request.context
-            )
+            results = self._tracking.videos.reply(request, request.context)
             return Reply(results, "ok" if results else "empty")
         context = prompts_from_context(request.context, request.config)
         if context.objects:
@@ -215,7 +202,7 @@ class Clicks:
         """The region of a tracked object that a fresh mask on its page corrects, and what takes
         earlier ones away."""
         sequence = self._sequence(request, prompt.image)
-        owner = sequence.owner_at(prompt, mask) if sequence is not None else None
+        owner = sequence.corrected_object(prompt, mask) if sequence is not None else None
         if sequence is None or owner is None:
             return None
         return sequence.correction(owner, prompt.item_index or 0)
@@ -234,9 +221,7 @@ class Clicks:
         tag = request.config.image(image)
         if tag is None or not tag.is_sequence:
             return None
-        return self._tracking.sequences.sequence(
-            request.project, request.task, request.label_config, image
-        )
+        return self._tracking.sequences.sequence(request, image)
 
     def _on_command(self, request: Request, command: TypedText) -> Reply:
         if holds_note(command.entries):  # what we write would replace it

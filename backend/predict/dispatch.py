@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache
 from typing import Any
 
 from backend.engine.engine import Engine
@@ -81,6 +80,7 @@ class Dispatcher:
     """Turns request bodies into reply bodies.
 
     Args:
+        parse: reads a label config; it may remember those that it has read.
         protocol: answers the events of newer editors; without it they get nothing.
         threads: requests that the server answers at the same time.
         media: closes what fetches and decodes, when nothing needs it any more.
@@ -94,6 +94,7 @@ class Dispatcher:
         tracking: Tracking,
         metrics: Metrics,
         *,
+        parse: Callable[[str], LabelConfig] = parse_label_config,
         protocol: VideoProtocol | None = None,
         threads: int = 16,
         media: ExitStack | None = None,
@@ -106,7 +107,7 @@ class Dispatcher:
         self._metrics = metrics
         self._admission = Admission(threads)
         self._media = media or ExitStack()
-        self._parse = lru_cache(maxsize=64)(parse_label_config)
+        self._parse = parse
 
     def config(self, xml: object) -> LabelConfig:
         """The parsed label config.

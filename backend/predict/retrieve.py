@@ -24,13 +24,14 @@ from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
 from backend.job_state import JobState
 from backend.labelstudio.json_values import task_name
+from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_task
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.write_results import region_id
 from backend.predict.segment import Segmenter
 from backend.threads.fair_pool import FairPool
 from backend.tracking.store import Job
-from backend.tracking.video_commands import VideoCommands
+from backend.tracking.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 
@@ -69,14 +70,14 @@ class Retrieval:
     def __init__(
         self,
         segmenter: Segmenter,
-        videos: VideoCommands,
+        tracking: Tracking,
         *,
         model_version: Callable[[], str],
         open_seconds: float,
         retrieve_seconds: float,
     ) -> None:
         self._segmenter = segmenter
-        self._videos = videos
+        self._tracking = tracking
         self._version = model_version
         self._open_seconds = open_seconds
         self._retrieve_seconds = retrieve_seconds
@@ -98,7 +99,8 @@ class Retrieval:
         retrieval = len(tasks) > 1 or any(task.get("predictions") for task in tasks)
         kind = "retrieve" if retrieval else "open"
         if retrieval and config.video_rectangles:
-            return self._track_all(project, tasks, label_config), kind
+            whole = [ProjectTask(project, task, label_config, config) for task in tasks]
+            return self._track_all(whole), kind
         prompts = [prompts_from_task(task, config) for task in tasks]
         if tasks and not retrieval and not prompts[0]:
             self._prefetch(tasks[0], config)
@@ -180,11 +182,11 @@ class Retrieval:
         score = sum(scores) / len(scores) if scores else 0.0
         return {"result": regions, "score": score, "model_version": self._version()}
 
-    def _track_all(self, project: str, tasks: Sequence[Task], label_config: str) -> list[Any]:
+    def _track_all(self, tasks: Sequence[ProjectTask]) -> list[Any]:
         """All begin now; only few are worth waiting for, the others are stored one by one."""
         patient = len(tasks) <= WORTH_WAITING
         asked = {
-            number: self._submit(task, partial(self._track, project, task, label_config, patient))
+            number: self._submit(task.task, partial(self._track, task, patient))
             for number, task in enumerate(tasks)
         }
         results, late = _in_time(asked, len(tasks), self._retrieve_seconds)
@@ -196,15 +198,15 @@ class Retrieval:
         """What missed the reply is stored as the results of longer tracks are."""
         if not asked.cancelled():
             for job in asked.result().jobs:
-                self._videos.deliver(job)
+                self._tracking.deliveries.promise(job)
 
-    def _track(self, project: str, task: Task, label_config: str, patient: bool) -> Found:
-        jobs = self._videos.retrieve(project, task, label_config, patient=patient)
+    def _track(self, task: ProjectTask, patient: bool) -> Found:
+        jobs = self._tracking.videos.retrieve(task, patient=patient)
         done = [job for job in jobs if job.state is JobState.DONE]
         results: list[dict[str, Any]] = []
         scores: list[float] = []
         for job in done:
-            made, of_job = self._videos.outcome(job)
+            made, of_job = self._tracking.outcome(job)
             results += made
             scores += of_job
         return Found(self._prediction(results, scores), jobs=done if results else ())

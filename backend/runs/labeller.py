@@ -21,6 +21,7 @@ from backend.runs.prompt_sources import Results, mark_kinds, marks_of
 from backend.runs.review_file import Remark
 from backend.tracking.review import LOW_IOU, Doubt, doubts
 from backend.tracking.store import Job
+from backend.tracking.track_commands import JobRequest
 
 SECONDS = 600.0  # for the images of one task
 SHOWN_FRAMES = 50  # in the note of a video's region
@@ -126,11 +127,10 @@ class Labeller:
         marks: Results,
         made: Labelled,
     ) -> None:
-        project = self._project
-        sequence = self._tracking.sequences.sequence(project.uid, task, project.label_config, image)
+        sequence = self._tracking.sequences.sequence(self._project.with_task(task), image)
         planned = self._tracking.sequences.plan(sequence, self._parsed, marks)
         job = self._run(task, planned)
-        outcome, _ = self._tracking.sequences.outcome(job)
+        outcome, _ = self._tracking.outcome(job)
         names, sent = _objects(job), sequence.sent_ids()
         results: Results = []
         regions: dict[tuple[str, int], list[dict[str, Any]]] = {}
@@ -151,13 +151,12 @@ class Labeller:
 
     def _video(self, task: Mapping[str, Any], name: str, marks: Results, made: Labelled) -> None:
         """The boxes on one video of the task."""
-        project, videos = self._project, self._tracking.videos
-        where = (project.uid, task, project.label_config)
-        job = self._run(task, videos.plan(*where, self._parsed, marks, name))
-        every = read_video_regions(marks, project.config)
+        videos, whole = self._tracking.videos, self._project.with_task(task)
+        job = self._run(task, videos.plan(whole, self._parsed, marks, name))
+        every = read_video_regions(marks, self._project.config)
         regions = [region for region in every if region.to_name == name]
-        timeline = videos.clip(*where, name, regions).timeline
-        results, _ = videos.outcome(job)
+        timeline = videos.clip(whole, name, regions).timeline
+        results, _ = self._tracking.outcome(job)
         labels = {region.id: joined_labels(region.labels) for region in regions}
         notes: dict[str, list[str]] = {}
         for doubt in self._doubts(job):
@@ -171,7 +170,7 @@ class Labeller:
         made.results += results
         made.scores += self._scores(job)
 
-    def _run(self, task: Mapping[str, Any], planned: tuple[str, dict[str, Any]] | str) -> Job:
+    def _run(self, task: Mapping[str, Any], planned: tuple[str, JobRequest] | str) -> Job:
         """The job when it has ended; it goes on where an earlier run was stopped."""
         if isinstance(planned, str):
             raise CommandError(planned)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.tags import LabelConfig
 from backend.runs.command_line import CommandError
 
@@ -26,6 +28,10 @@ class Project:
     uid: str
     label_config: str
     config: LabelConfig
+
+    def with_task(self, task: Mapping[str, Any]) -> ProjectTask:
+        """One of its tasks."""
+        return ProjectTask(self.uid, task, self.label_config, self.config)
 
 
 def read_project(client: LabelStudioClient, number: int) -> Project:

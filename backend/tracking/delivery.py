@@ -73,6 +73,15 @@ class Deliveries:
         """Hand over the result of a job that ended, now; raises nothing."""
         self._attempt(job, failures=0)
 
+    def promise(self, job: Job) -> None:
+        """Hand over the result of a job that ended without being asked to deliver it; raises
+        nothing."""
+        try:
+            self._store.make_due(job.id)
+        except StoreError as error:  # it is tried now, if not after a restart
+            logger.error("job %s: that its result is due cannot be stored: %s", job.id, error)
+        self.attempt(job)
+
     def resume(self) -> None:
         """Hand over, in the background, what was due when an earlier process stopped."""
         try:

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from backend.job_state import JobState
 from backend.tracking.store import Job, TrackedMask
+
+
+def report(
+    job: Job,
+    masks: Sequence[TrackedMask],
+    total: int,
+    seconds_left: float | None,
+    *,
+    shown_as: Callable[[int], int] = lambda frame: frame,
+) -> str:
+    """What the text box says of a job: see ``progress``, and which frames to look at.
+
+    Args:
+        masks: what was found, in order of object and frame.
+        shown_as: the number under which the editor shows a frame.
+    """
+    text = progress(job, (shown_as(mask.frame) for mask in masks), total, seconds_left)
+    look = sorted({shown_as(doubt.frame) for doubt in doubts(masks)})
+    return f"{text}; look at {ranges(look)}" if look else text
 
 
 def progress(job: Job, frames: Iterable[int], total: int, seconds_left: float | None) -> str:

@@ -11,7 +11,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +24,13 @@ from backend.labelstudio.geometry import resize_mask
 from backend.threads.caller import serving
 from backend.threads.fair_pool import FairPool
 from backend.tracking.interpolation import StridedTracker, tracked_frames
-from backend.tracking.spans import Span
+from backend.tracking.spans import Direction, Span, plan_spans
 from backend.tracking.store import Job, StoreError, TrackedMask, TrackStore
+
+logger = logging.getLogger(__name__)
+
+READY_SECONDS = 600.0  # a job begun while the model loads waits for it
+MEASURED_FRAMES = 30
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,42 @@ class Goal:
     answers: Collection[int] = ()
 
 
+def plan_goal(
+    object_id: str,
+    prompts: Mapping[int, PixelPrompt],
+    request: Mapping[str, Any],
+    *,
+    digests: Mapping[int, str] | None = None,
+    ends: Collection[int] = (),
+) -> Goal:
+    """What is wanted of an object from ``first`` to ``last`` of a request, in its ``direction``.
+
+    Args:
+        digests: of the prompts; those of their pixels where None.
+        ends: prompted frames after which the object is not there any more.
+    """
+    first, last = request["first"], request["last"]
+    spans = plan_spans(prompts, first=first, last=last, direction=Direction(request["direction"]))
+    if digests is None:
+        digests = {frame: _digest(prompt) for frame, prompt in prompts.items()}
+    return Goal(
+        object_id,
+        prompts,
+        digests,
+        [span for span in spans if span.reverse or span.anchor not in ends],
+        [frame for frame, each in prompts.items() if each.mask is None and first <= frame <= last],
+    )
+
+
+def _digest(prompt: PixelPrompt) -> str:
+    """Names what a prompt says; the editor encodes the same mask in other bytes at times."""
+    found = hashlib.sha256()
+    for part in (prompt.points, prompt.positive, prompt.box, prompt.mask):
+        array = np.zeros(0) if part is None else np.ascontiguousarray(part)
+        found.update(f"{array.dtype} {array.shape} ".encode() + array.tobytes())
+    return found.hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Work:
     """A job, ready to run.
@@ -66,100 +107,31 @@ class Work:
     stride: int | None = None
 
 
-MEASURED_FRAMES = 30
-
-
-class Pace:
-    """Masks over time of one run of a job; frames of earlier runs and waiting do not count."""
-
-    def __init__(self) -> None:
-        self._marks: deque[tuple[float, int]] = deque(maxlen=MEASURED_FRAMES)
-
-    def mark(self, now: float, done: int) -> None:
-        """``done`` masks are there at ``now``, in seconds of any clock."""
-        self._marks.append((now, done))
-
-    def seconds_left(self, total: int) -> float | None:
-        """What the masks up to ``total`` will take; None before two frames are done."""
-        if len(self._marks) < 2:
-            return None
-        (start, before), (end, done) = self._marks[0], self._marks[-1]
-        if done <= before:
-            return None
-        return (end - start) / (done - before) * (total - done)
-
-
-logger = logging.getLogger(__name__)
-
-READY_SECONDS = 600.0  # a job begun while the model loads waits for it
-
-
-class Opener(Protocol):
-    """Turns a job's request into work; called on the job's thread, again after a restart."""
-
-    def __call__(self, request: Mapping[str, Any]) -> Work: ...
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """One sweep over the frames in one direction: per object its prompts and its frames."""
-
-    reverse: bool
-    prompts: list[tuple[int, str, PixelPrompt]]
-    wanted: dict[str, dict[int, str]]  # object -> frame -> digest of its anchor
-
-    @property
-    def order(self) -> range:
-        """All frames of the sweep, in the order of tracking."""
-        every = [frame for frames in self.wanted.values() for frame in frames]
-        anchors = [frame for frame, _, _ in self.prompts]
-        if self.reverse:
-            first = min(max(every) + 1, max(anchors))
-            return range(first, min(every) - 1, -1)
-        first = max(min(every) - 1, min(anchors))
-        return range(first, max(every) + 1)
-
-
-@dataclass
-class _Run:
-    """A job under way.
-
-    Attributes:
-        done: masks of the job's spans that are stored.
-        unanswered: by object and prompted frame, the digests of the prompts whose own masks are
-            still to be stored.
-        stride: every which frame is tracked.
-    """
-
-    job: Job
-    work: Work
-    stride: int
-    done: int
-    unanswered: dict[tuple[str, int], str]
-
-
 class JobRunner:
     """Runs jobs of a store, ``workers`` at a time.
 
     Args:
-        delivered: takes an ended job whose result is to be handed over; raises nothing.
+        open_work: turns a job's request into work; called on the job's thread, and again after a
+            restart.
+        hand_over: takes an ended job whose result is to be delivered; raises nothing.
+        stride: track every n-th frame where a job does not say it.
     """
 
     def __init__(
         self,
         store: TrackStore,
         engine: Engine,
-        open_work: Opener,
+        open_work: Callable[[Mapping[str, Any]], Work],
         *,
-        delivered: Callable[[Job], None],
+        hand_over: Callable[[Job], None],
         workers: int = 2,
         stride: int = 1,
     ) -> None:
         self._store = store
-        self._stride = stride
         self._engine = engine
         self._open = open_work
-        self._delivered = delivered
+        self._hand_over = hand_over
+        self._stride = stride
         self._pool = FairPool(workers, "track")
         self._changed = threading.Condition()
         self._cancelled: set[str] = set()
@@ -174,7 +146,7 @@ class JobRunner:
         One that another process left unfinished is taken up, at its last finished frame.
 
         Args:
-            deliver: hand its result over when it ends.
+            deliver: deliver its result when it ends.
         """
         digest = hashlib.sha256(json.dumps([track, request], sort_keys=True).encode()).hexdigest()
         job, _ = self._store.add_job(uuid.uuid4().hex[:12], track, digest, request, deliver=deliver)
@@ -216,14 +188,6 @@ class JobRunner:
                 self._store.update_job(job_id, state=JobState.CANCELLED)
             self._notify()
         return self._job(job_id)
-
-    def deliver(self, job: Job) -> None:
-        """Hand over the result of a job that has ended, after all."""
-        try:
-            self._store.make_due(job.id)
-        except StoreError as error:  # it is tried now, if not after a restart
-            logger.error("job %s: that its result is due cannot be stored: %s", job.id, error)
-        self._delivered(job)
 
     def seconds_left(self, job: Job) -> float | None:
         """What the rest of a job that runs here will take; None while that is not known."""
@@ -285,12 +249,12 @@ class JobRunner:
         self._end(job, state, message)
         ended = self._job(job_id)
         if ended.deliver and state is not JobState.CANCELLED:
-            self._delivered(ended)
+            self._hand_over(ended)
 
     def _end(self, job: Job, state: JobState, message: str) -> None:
         try:
             self._store.update_job(job.id, state=state, message=message)
-        except StoreError as error:  # begun again at the next start; until then, told from here
+        except StoreError as error:  # begun again at the next start; until then known here
             logger.error("the end of the job cannot be stored: %s", error)
             self._unsaved[job.id] = replace(job, state=state, message=message)
         logger.info("the job is %s", state)
@@ -299,32 +263,92 @@ class JobRunner:
     def _work(self, job: Job) -> None:
         self._engine.wait_ready(READY_SECONDS)
         work = self._open(job.request)
+        run = _Run(
+            job,
+            work,
+            self._store,
+            self._engine,
+            stride=work.stride or self._stride,
+            stopped=lambda: self._stopping or job.id in self._cancelled,
+            stored=self._notify,
+        )
+        self._paces[job.id] = run.pace
         try:
-            self._track(job, work)
+            run.track()
         finally:
-            self._paces.pop(job.id, None)
+            del self._paces[job.id]
             work.close()
 
-    def _track(self, job: Job, work: Work) -> None:
-        total = sum(len(span.frames) for goal in work.goals for span in goal.spans)
-        stride = work.stride or self._stride
-        stored = self._store.anchors(job.track, stride=stride)
-        passes = [self._plan(job.track, work.goals, stored, reverse) for reverse in (False, True)]
-        left = sum(len(frames) for each in passes for frames in each.wanted.values())
-        self._store.update_job(job.id, total=total, done=total - left)
-        run = _Run(job, work, stride, total - left, _unanswered(work.goals, stored))
-        for sweep in passes:
-            if sweep.wanted:
-                self._sweep(run, sweep)
-        self._answer_prompts(run)
 
-    def _plan(
+@dataclass(frozen=True)
+class _Sweep:
+    """One pass over the frames in one direction: per object its prompts and its frames."""
+
+    reverse: bool
+    prompts: list[tuple[int, str, PixelPrompt]]
+    wanted: dict[str, dict[int, str]]  # object -> frame -> digest of its anchor
+
+    @property
+    def order(self) -> range:
+        """All frames of the sweep, in the order of tracking."""
+        every = [frame for frames in self.wanted.values() for frame in frames]
+        anchors = [frame for frame, _, _ in self.prompts]
+        if self.reverse:
+            first = min(max(every) + 1, max(anchors))
+            return range(first, min(every) - 1, -1)
+        first = max(min(every) - 1, min(anchors))
+        return range(first, max(every) + 1)
+
+
+class _Run:
+    """A job under way.
+
+    Args:
+        stride: every which frame is tracked.
+        stopped: whether to stop.
+        stored: called when masks were stored.
+    """
+
+    def __init__(
         self,
-        track: str,
-        goals: Sequence[Goal],
-        stored: Mapping[tuple[str, int], str],
-        reverse: bool,
-    ) -> _Pass:
+        job: Job,
+        work: Work,
+        store: TrackStore,
+        engine: Engine,
+        *,
+        stride: int,
+        stopped: Callable[[], bool],
+        stored: Callable[[], None],
+    ) -> None:
+        self.pace = Pace()
+        self._job, self._work, self._stride = job, work, stride
+        self._store, self._engine = store, engine
+        self._stopped, self._stored = stopped, stored
+        self._done = 0  # masks of the job's spans that are stored
+        # By object and prompted frame: digests of the prompts whose own masks are still wanted.
+        self._unanswered: dict[tuple[str, int], str] = {}
+
+    def track(self) -> None:
+        """Store all masks that are wanted and not stored yet; ends early when stopped."""
+        goals = self._work.goals
+        stored = self._store.anchors(self._job.track, stride=self._stride)
+        self._unanswered = {
+            (goal.object_id, frame): goal.digests[frame]
+            for goal in goals
+            for frame in goal.answers
+            if stored.get((goal.object_id, frame)) != goal.digests[frame]
+        }
+        sweeps = [self._plan(stored, reverse) for reverse in (False, True)]
+        total = sum(len(span.frames) for goal in goals for span in goal.spans)
+        left = sum(len(frames) for sweep in sweeps for frames in sweep.wanted.values())
+        self._done = total - left
+        self._store.update_job(self._job.id, total=total, done=self._done)
+        for sweep in sweeps:
+            if sweep.wanted:
+                self._sweep(sweep)
+        self._answer_prompts()
+
+    def _plan(self, stored: Mapping[tuple[str, int], str], reverse: bool) -> _Sweep:
         """What is still to be done in one direction.
 
         Frames that are stored and follow from the same prompt are done. Where a span was
@@ -332,111 +356,109 @@ class JobRunner:
         """
         prompts: list[tuple[int, str, PixelPrompt]] = []
         wanted: dict[str, dict[int, str]] = {}
-        for goal in goals:
+        for goal in self._work.goals:
+            name = goal.object_id
             spans = [span for span in goal.spans if span.reverse == reverse]
+            frames_left: dict[int, str] = {}
             for span in spans:
                 digest = goal.digests[span.anchor]
                 frames = list(span.frames)
-                left = [f for f in frames if stored.get((goal.object_id, f)) != digest]
-                wanted.setdefault(goal.object_id, {}).update(dict.fromkeys(left, digest))
+                left = [frame for frame in frames if stored.get((name, frame)) != digest]
+                frames_left.update(dict.fromkeys(left, digest))
                 if left and left[0] != frames[0]:
                     last = frames[frames.index(left[0]) - 1]
-                    mask = next(self._store.masks(track, object_id=goal.object_id, frame=last))
-                    prompts.append((last, goal.object_id, _mask_prompt(mask)))
-            if wanted.get(goal.object_id):
+                    found = next(self._store.masks(self._job.track, object_id=name, frame=last))
+                    prompts.append((last, name, _mask_prompt(found.mask.unpack())))
+            if frames_left:
+                wanted[name] = frames_left
                 anchors = [span.anchor for span in spans]
                 prompts += [
-                    (frame, goal.object_id, prompt)
+                    (frame, name, prompt)
                     for frame, prompt in goal.prompts.items()
                     if (frame >= min(anchors) if reverse else frame <= max(anchors))
                 ]
-        wanted = {name: frames for name, frames in wanted.items() if frames}
-        return _Pass(reverse, sorted(prompts, key=lambda item: item[0]), wanted)
+        return _Sweep(reverse, sorted(prompts, key=lambda item: item[0]), wanted)
 
-    def _sweep(self, run: _Run, sweep: _Pass) -> None:
-        """One pass over the frames. Stops when cancelled."""
-        tracker = self._open_tracker(run, sweep)
+    def _sweep(self, sweep: _Sweep) -> None:
+        tracker = self._open_tracker(sweep)
         for frame, object_id, prompt in sweep.prompts:
-            if self._interrupted(run.job.id):
+            if self._stopped():
                 return
-            self._prompt(run, tracker, frame, object_id, prompt)
+            self._prompt(tracker, frame, object_id, prompt)
         order = sweep.order
-        steps = tracker.step(
-            order[0],
-            len(order),
-            reverse=sweep.reverse,
-            stopped=lambda: self._interrupted(run.job.id),
-        )
+        steps = tracker.step(order[0], len(order), reverse=sweep.reverse, stopped=self._stopped)
         for frame, objects in steps:
-            size = run.work.size_of(frame)
             found = [
-                _tracked(each, frame, sweep.wanted[each.object_id][frame], size, run.stride)
+                self._tracked(each, frame, sweep.wanted[each.object_id][frame], self._stride)
                 for each in objects
                 if frame in sweep.wanted.get(each.object_id, {})
             ]
-            run.done += len(found)
+            self._done += len(found)
             if found:
-                self._put(run, found)
-            if self._interrupted(run.job.id):
+                self._put(found)
+            if self._stopped():
                 return
 
-    def _open_tracker(self, run: _Run, sweep: _Pass) -> Tracker:
-        frames = run.work.frames
-        if run.stride == 1:
+    def _open_tracker(self, sweep: _Sweep) -> Tracker:
+        frames = self._work.frames
+        if self._stride == 1:
             return self._engine.open_tracker(frames)
         prompted = {frame for frame, _, _ in sweep.prompts}
-        chosen = sorted({*tracked_frames(sweep.order, prompted, run.stride), *prompted})
+        chosen = sorted({*tracked_frames(sweep.order, prompted, self._stride), *prompted})
         return StridedTracker(self._engine.open_tracker, frames, chosen)
 
-    def _answer_prompts(self, run: _Run) -> None:
-        """Masks for the prompts that no pass began with. Stops when cancelled."""
-        prompts = {goal.object_id: goal.prompts for goal in run.work.goals}
-        tracker = self._engine.open_tracker(run.work.frames) if run.unanswered else None
-        for object_id, frame in sorted(run.unanswered, key=lambda item: item[1]):
-            if tracker is None or self._interrupted(run.job.id):
+    def _answer_prompts(self) -> None:
+        """Masks for the prompts that no sweep began with."""
+        if not self._unanswered:
+            return
+        tracker = self._engine.open_tracker(self._work.frames)
+        prompts = {goal.object_id: goal.prompts for goal in self._work.goals}
+        for object_id, frame in sorted(self._unanswered, key=lambda item: item[1]):
+            if self._stopped():
                 return
-            self._prompt(run, tracker, frame, object_id, prompts[object_id][frame])
+            self._prompt(tracker, frame, object_id, prompts[object_id][frame])
 
-    def _prompt(
-        self, run: _Run, tracker: Tracker, frame: int, object_id: str, prompt: PixelPrompt
-    ) -> None:
+    def _prompt(self, tracker: Tracker, frame: int, object_id: str, prompt: PixelPrompt) -> None:
         """Prompt the tracker, and store what it answers where that is wanted."""
         answer = tracker.prompt(frame, object_id, prompt)
-        digest = run.unanswered.pop((object_id, frame), None)
+        digest = self._unanswered.pop((object_id, frame), None)
         if digest is not None:
-            found = _tracked(answer, frame, digest, run.work.size_of(frame))
-            self._put(run, [replace(found, prompted=True)])
+            self._put([replace(self._tracked(answer, frame, digest), prompted=True)])
 
-    def _put(self, run: _Run, found: list[TrackedMask]) -> None:
-        self._store.put_masks(run.job.track, found, job_id=run.job.id, done=run.done)
-        self._paces.setdefault(run.job.id, Pace()).mark(time.monotonic(), run.done)
-        self._notify()
+    def _tracked(
+        self, found: TrackedObject, frame: int, anchor: str, stride: int = 1
+    ) -> TrackedMask:
+        size, mask = self._work.size_of(frame), found.mask
+        if size != (mask.width, mask.height):
+            mask = PackedMask.pack(resize_mask(mask.unpack(), *size))
+        name, iou, presence = found.object_id, found.iou, found.presence
+        return TrackedMask(name, frame, anchor, mask, iou, presence, stride=stride)
 
-    def _interrupted(self, job_id: str) -> bool:
-        return self._stopping or job_id in self._cancelled
-
-
-def _tracked(
-    found: TrackedObject, frame: int, anchor: str, size: tuple[int, int], stride: int = 1
-) -> TrackedMask:
-    mask = found.mask
-    if size != (mask.width, mask.height):
-        mask = PackedMask.pack(resize_mask(mask.unpack(), *size))
-    name, iou, presence = found.object_id, found.iou, found.presence
-    return TrackedMask(name, frame, anchor, mask, iou, presence, stride=stride)
+    def _put(self, found: list[TrackedMask]) -> None:
+        self._store.put_masks(self._job.track, found, job_id=self._job.id, done=self._done)
+        self.pace.mark(time.monotonic(), self._done)
+        self._stored()
 
 
-def _unanswered(
-    goals: Sequence[Goal], stored: Mapping[tuple[str, int], str]
-) -> dict[tuple[str, int], str]:
-    """See ``_Run.unanswered``."""
-    return {
-        (goal.object_id, frame): goal.digests[frame]
-        for goal in goals
-        for frame in goal.answers
-        if stored.get((goal.object_id, frame)) != goal.digests[frame]
-    }
+def _mask_prompt(mask: np.ndarray) -> PixelPrompt:
+    return PixelPrompt(np.zeros((0, 2)), np.zeros(0, dtype=bool), mask=mask)
 
 
-def _mask_prompt(found: TrackedMask) -> PixelPrompt:
-    return PixelPrompt(np.zeros((0, 2)), np.zeros(0, dtype=bool), mask=found.mask.unpack())
+class Pace:
+    """Masks over time of one run of a job; frames of earlier runs and waiting do not count."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque(maxlen=MEASURED_FRAMES)
+
+    def mark(self, now: float, done: int) -> None:
+        """``done`` masks are there at ``now``, in seconds of any clock."""
+        self._marks.append((now, done))
+
+    def seconds_left(self, total: int) -> float | None:
+        """What the masks up to ``total`` will take; None before two frames are done."""
+        if len(self._marks) < 2:
+            return None
+        (start, before), (end, done) = self._marks[0], self._marks[-1]
+        if done <= before:
+            return None
+        return (end - start) / (done - before) * (total - done)

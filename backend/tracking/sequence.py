@@ -17,25 +17,37 @@ answer deletes all of those (``acceptAllSuggestions``).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from backend.labelstudio.geometry import box_to_pixels, mask_bounds, points_to_pixels
+from backend.labelstudio.geometry import (
+    box_iou,
+    box_to_pixels,
+    mask_bounds,
+    mask_iou,
+    points_to_pixels,
+)
 from backend.labelstudio.media_refs import media_uri, page_count
+from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
 from backend.labelstudio.read_results import newest_results, rasterise
-from backend.labelstudio.tags import ImageTag, LabelConfig
+from backend.labelstudio.tags import ImageTag
 from backend.labelstudio.write_results import part_id, region_id, region_results
 from backend.tracking.store import TrackedMask, TrackStore
 
 # A region that covers a tracked mask by this much (IoU) is the same object.
 SAME_OBJECT = 0.3
+# A fresh mask that covers a tracked one by this much (IoU) corrects it.
+SAME_PLACE = 0.5
 # An untouched mask comes back from the editor with at most this share of its pixels changed.
 UNTOUCHED = 0.001
+MAX_PARTS = 12  # regions that one mask may become where answers are polygons
+
+Results = list[dict[str, Any]]
 
 
 @dataclass
@@ -47,172 +59,20 @@ class SequenceObject:
     from_name: str
     prompts: dict[int, ObjectPrompt] = field(default_factory=dict)
 
-
-MaskOf = Callable[[str, int], np.ndarray | None]
-"""By object and page: the mask the service found there, or None."""
-
-
-def gather_objects(
-    prompts: Iterable[ObjectPrompt],
-    known: Mapping[str, SequenceObject],
-    mask_of: MaskOf,
-    sent_to: Callable[[ObjectPrompt], tuple[str, bool] | None],
-) -> list[SequenceObject]:
-    """The objects of a sequence with their human prompts.
-
-    Args:
-        prompts: every region of the sequence as a prompt of its own page.
-        known: objects of earlier commands, without prompts.
-        mask_of: what was found of them.
-        sent_to: for a region whose id the service gave: its object, and whether a human changed
-            it since; None for other regions.
-
-    Returns:
-        Objects with at least one prompt, in the order of their first page.
-    """
-    objects = {name: SequenceObject(o.id, o.labels, o.from_name) for name, o in known.items()}
-    strangers: list[ObjectPrompt] = []
-    shown: set[tuple[str, int]] = set()  # objects and pages whose answer the editor has
-    for prompt in prompts:
-        sent = sent_to(prompt)
-        if sent is None:
-            strangers.append(prompt)
-            continue
-        shown.add((sent[0], prompt.item_index or 0))
-        if sent[1] and sent[0] in objects:
-            _add(objects[sent[0]], prompt)
-    for prompt in sorted(strangers, key=lambda each: each.item_index or 0):
-        home = _home(prompt, list(objects.values()), mask_of, shown)
-        if home is None:
-            name = prompt.source_ids[0] if prompt.source_ids else region_id(prompt)
-            home = SequenceObject(name, prompt.labels, prompt.from_name)
-            objects[home.id] = home
-        _add(home, prompt)
-    found = [each for each in objects.values() if each.prompts]
-    return sorted(found, key=lambda each: min(each.prompts))
-
-
-def changed(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether a human touched a mask: more pixels differ than a round trip through the editor's
-    canvas explains."""
-    if before.shape != after.shape:
-        return True
-    different = int(np.count_nonzero(before != after))
-    return different > max(8, UNTOUCHED * int(before.sum()))
-
-
-def iou(first: np.ndarray, second: np.ndarray) -> float:
-    """Intersection over union of two bool masks ``[H, W]``; 0 where both are empty, and for masks
-    of different sizes."""
-    if first.shape != second.shape:
-        return 0.0
-    union = int(np.count_nonzero(first | second))
-    return int(np.count_nonzero(first & second)) / union if union else 0.0
-
-
-def _home(
-    prompt: ObjectPrompt,
-    objects: Sequence[SequenceObject],
-    mask_of: MaskOf,
-    shown: set[tuple[str, int]],
-) -> SequenceObject | None:
-    """The object that ``prompt`` belongs to; None for a new one.
-
-    By overlap with what was tracked on its page; else the only object of its label, provided
-    that the page shows nothing of it: no prompt, and no answer, which would be another object
-    (an answer that the annotator deleted was wrong).
-    """
-    page = prompt.item_index or 0
-    alike = [each for each in objects if each.labels == prompt.labels]
-    overlaps = {each.id: _overlap(prompt, mask_of(each.id, page)) for each in alike}
-    best = max(alike, key=lambda each: overlaps[each.id], default=None)
-    if best is not None and overlaps[best.id] >= SAME_OBJECT:
-        return best
-    if len(alike) == 1 and page not in alike[0].prompts and (alike[0].id, page) not in shown:
-        return alike[0]
-    return None
-
-
-def _overlap(prompt: ObjectPrompt, mask: np.ndarray | None) -> float:
-    """IoU of the prompt's area with ``mask``; for clicks 1 if all positive ones are in it."""
-    if mask is None or not mask.any():
-        return 0.0
-    height, width = mask.shape
-    if prompt.shape is not None:
-        area = rasterise(prompt.shape, width, height)
-    elif prompt.box is not None:
-        x0, y0, x1, y1 = box_to_pixels(prompt.box, width, height).round().astype(int)
-        area = np.zeros_like(mask)
-        area[y0:y1, x0:x1] = True
-        mask = _hull(mask)
-    else:
-        clicks = [(point.x, point.y) for point in prompt.points if point.positive]
-        pixels = points_to_pixels(clicks, width, height).astype(int)
-        inside = [mask[min(max(y, 0), height - 1), min(max(x, 0), width - 1)] for x, y in pixels]
-        return float(bool(inside) and all(inside))
-    return iou(area, mask)
-
-
-def _hull(mask: np.ndarray) -> np.ndarray:
-    """The upright box around ``mask``, filled: boxes are compared with boxes."""
-    left, top, right, bottom = mask_bounds(mask) or (0, 0, 0, 0)
-    hull = np.zeros_like(mask)
-    hull[top:bottom, left:right] = True
-    return hull
-
-
-def _add(home: SequenceObject, prompt: ObjectPrompt) -> None:
-    """Keep the prompt that says most of a page: a drawn mask, then a box, then clicks."""
-    page = prompt.item_index or 0
-    present = home.prompts.get(page)
-    if present is None or _weight(prompt) >= _weight(present):
-        home.prompts[page] = prompt
-
-
-def _weight(prompt: ObjectPrompt) -> int:
-    return 2 if prompt.shape is not None else 1 if prompt.box is not None else 0
-
-
-Results = list[dict[str, Any]]
+    def add(self, prompt: ObjectPrompt) -> None:
+        """Keep the prompt that says most of its page: a drawn mask, then a box, then clicks."""
+        page = _page(prompt)
+        present = self.prompts.get(page)
+        if present is None or _weight(prompt) >= _weight(present):
+            self.prompts[page] = prompt
 
 
 class SentRegion(NamedTuple):
-    """What a region id that the service gave stands for."""
+    """What the service gave a region id to."""
 
     object_id: str
     page: int
     generation: int
-
-
-def nth_id(identifier: str, generation: int) -> str:
-    """The id of a region that has been replaced ``generation`` times."""
-    return identifier if generation == 0 else f"{identifier}-{generation}"
-
-
-def taken_away(items: Iterable[Mapping[str, Any]]) -> Results:
-    """The items that take the regions of ``items`` away, where the editor has them."""
-    return [{**item, "dynamic": True} for item in items]
-
-
-def attributes(items: Iterable[Mapping[str, Any]], answer: Iterable[Mapping[str, Any]]) -> Results:
-    """What a human added to the old region (texts and choices of its own), for the new one.
-
-    Args:
-        items: of the old region, as saved.
-        answer: the new region.
-    """
-    answer = list(answer)
-    if not answer:
-        return []
-    ours = {(item["from_name"], item["type"]) for item in answer}
-    return [
-        {**item, "id": answer[0]["id"]}
-        for item in items
-        if (item.get("from_name"), item.get("type")) not in ours
-    ]
-
-
-MAX_PARTS = 12  # regions that one mask may become where answers are polygons
 
 
 @dataclass(frozen=True)
@@ -220,15 +80,10 @@ class FrameSequence:
     """The pages that an Image tag shows for a task, and what is known of them.
 
     Attributes:
-        project: Label Studio's ``<id>.<creation time>``.
-        label_config: the XML that ``config`` was read from.
         model_version: part of the track's name, as other weights find other masks.
     """
 
-    project: str
-    task: Mapping[str, Any]
-    label_config: str
-    config: LabelConfig
+    task: ProjectTask
     tag: ImageTag
     model_version: str
     store: TrackStore
@@ -240,20 +95,17 @@ class FrameSequence:
         Raises:
             MissingMedia: the task has no such list.
         """
-        return page_count(self.data, self.tag)
-
-    @property
-    def data(self) -> Mapping[str, Any]:
-        """The task's data."""
-        data = self.task.get("data")
-        return data if isinstance(data, Mapping) else {}
+        return page_count(self.task.data, self.tag)
 
     @cached_property
     def track(self) -> str:
         """Names what is tracked: the same pages of the same task by the same model."""
-        addresses = [media_uri(self.data, self.tag, page) for page in range(self.pages)]
-        parts = [self.project, str(self.task.get("id")), self.tag.name, self.model_version]
+        task = self.task
+        addresses = [media_uri(task.data, self.tag, page) for page in range(self.pages)]
+        parts = [task.project, str(task.task.get("id")), self.tag.name, self.model_version]
         return hashlib.sha256("\n".join([*parts, *addresses]).encode()).hexdigest()[:32]
+
+    # Objects.
 
     @cached_property
     def known(self) -> dict[str, SequenceObject]:
@@ -263,34 +115,86 @@ class FrameSequence:
             for name, found in self.store.objects(self.track).items()
         }
 
-    def mask_of(self, object_id: str, page: int) -> np.ndarray | None:
-        """The mask that was found of an object on a page."""
+    def remember(self, objects: Iterable[SequenceObject]) -> None:
+        """Keep what the objects are, for the commands that follow."""
+        for each in objects:
+            self.store.describe(
+                self.track, each.id, {"labels": list(each.labels), "from_name": each.from_name}
+            )
+            self.known[each.id] = SequenceObject(each.id, each.labels, each.from_name)
+
+    def objects(self, results: Iterable[Mapping[str, Any]]) -> list[SequenceObject]:
+        """The objects that a human marked on any page of ``results``, in the order of their first
+        marked pages.
+
+        A region whose id the service gave is a mark where a human changed it since.
+        """
+        objects = {name: replace(known, prompts={}) for name, known in self.known.items()}
+        others: list[ObjectPrompt] = []
+        shown: set[tuple[str, int]] = set()  # objects and pages whose answer the editor has
+        sent_ids = self.sent_ids()
+        for prompt in prompts_from_context({"result": list(results)}, self.task.config).objects:
+            if prompt.image != self.tag.name or _page(prompt) >= self.pages:
+                continue
+            sent = sent_ids.get(prompt.source_ids[0]) if prompt.source_ids else None
+            if sent is None or sent.page != _page(prompt):
+                others.append(prompt)
+                continue
+            shown.add((sent.object_id, sent.page))
+            if sent.object_id in objects and self._touched(sent, prompt):
+                objects[sent.object_id].add(prompt)
+        for prompt in sorted(others, key=_page):
+            owner = self._owner(prompt, objects.values(), shown)
+            if owner is None:
+                name = prompt.source_ids[0] if prompt.source_ids else region_id(prompt)
+                owner = objects[name] = SequenceObject(name, prompt.labels, prompt.from_name)
+            owner.add(prompt)
+        marked = [each for each in objects.values() if each.prompts]
+        return sorted(marked, key=lambda each: min(each.prompts))
+
+    def _owner(
+        self,
+        prompt: ObjectPrompt,
+        objects: Iterable[SequenceObject],
+        shown: Collection[tuple[str, int]],
+    ) -> SequenceObject | None:
+        """The object that ``prompt`` belongs to; None for a new one.
+
+        By overlap with what was tracked on its page; else the only object of its label, provided
+        that the page shows nothing of it: no prompt, and no answer, which would be another object
+        (an answer that the annotator deleted was wrong).
+        """
+        page = _page(prompt)
+        alike = [each for each in objects if each.labels == prompt.labels]
+        overlaps = {each.id: _overlap(prompt, self._mask(each.id, page)) for each in alike}
+        best = max(alike, key=lambda each: overlaps[each.id], default=None)
+        if best is not None and overlaps[best.id] >= SAME_OBJECT:
+            return best
+        if len(alike) == 1 and page not in alike[0].prompts and (alike[0].id, page) not in shown:
+            return alike[0]
+        return None
+
+    def corrected_object(self, prompt: ObjectPrompt, mask: np.ndarray) -> str | None:
+        """The tracked object that a fresh mask on a page corrects: same label, same place."""
+        for name, known in self.known.items():
+            if known.labels == prompt.labels:
+                before = self._mask(name, _page(prompt))
+                if before is not None and mask_iou(before, mask) >= SAME_PLACE:
+                    return name
+        return None
+
+    def _mask(self, object_id: str, page: int) -> np.ndarray | None:
         found = self._found(object_id, page)
         return found.mask.unpack() if found is not None else None
 
     def _found(self, object_id: str, page: int) -> TrackedMask | None:
         return next(self.store.masks(self.track, object_id=object_id, frame=page), None)
 
-    def saved_results(self) -> list[dict[str, Any]]:
+    # Regions.
+
+    def saved_results(self) -> Results:
         """What the annotation at hand holds: the newest draft, else the newest annotation."""
-        return newest_results(self.task, "drafts", "annotations", even_empty=True)
-
-    def objects(self, results: Iterable[Mapping[str, Any]]) -> list[SequenceObject]:
-        """The objects that the annotator marked on any page of ``results``."""
-        prompts = [
-            prompt
-            for prompt in prompts_from_context({"result": list(results)}, self.config).objects
-            if prompt.image == self.tag.name and (prompt.item_index or 0) < self.pages
-        ]
-        sent = self.sent_ids()
-
-        def sent_to(prompt: ObjectPrompt) -> tuple[str, bool] | None:
-            owner = sent.get(prompt.source_ids[0]) if prompt.source_ids else None
-            if owner is None or owner.page != (prompt.item_index or 0):
-                return None
-            return owner.object_id, self._touched(owner, prompt)
-
-        return gather_objects(prompts, self.known, self.mask_of, sent_to)
+        return newest_results(self.task.task, "drafts", "annotations", even_empty=True)
 
     def results(self, found: TrackedMask, generation: int | None = None) -> Results:
         """The regions that show a tracked mask on its page; none where the object is absent.
@@ -305,9 +209,12 @@ class FrameSequence:
         prompt = ObjectPrompt(
             self.tag.name, found.frame, labels=known.labels, from_name=known.from_name
         )
-        identifier = self._region_id(found.object_id, found.frame, generation)
         made = region_results(
-            prompt, found.mask.unpack(), score=found.iou, config=self.config, region_id=identifier
+            prompt,
+            found.mask.unpack(),
+            score=found.iou,
+            config=self.task.config,
+            region_id=self._region_id(found.object_id, found.frame, generation),
         )
         return [dict(result) for result in made]
 
@@ -316,7 +223,7 @@ class FrameSequence:
 
         Args:
             saved: by region id, what the editor holds; a region that it may have been opened with
-                is replaced by another one (see ``renewal``).
+                is replaced by another one, as above.
         """
         place = found.object_id, found.frame
         last = self.generations.get(place, 0)
@@ -331,63 +238,22 @@ class FrameSequence:
             return []
         old = [item for n in shown for name in by_generation[n] for item in saved[name]]
         if by_generation[last]:
-            self._renew(place, last + 1)
+            self.generations[place] = last + 1
+            self.store.put_generation(self.track, *place, last + 1)
         made = self.results(found)
-        return [*made, *attributes(old, made), *taken_away(old)]
+        return [*made, *_added_by_hand(old, made), *_taken_away(old)]
 
     def correction(self, object_id: str, page: int) -> tuple[str, Results]:
         """The region id for a fresh mask of an object on the page that the editor shows, where
         a region may be updated in place; and what takes its earlier regions away."""
         saved = by_id(self.saved_results())
-        last = self.generations.get((object_id, page), 0)
         old = [
             item
-            for n in range(last)
+            for n in range(self.generations.get((object_id, page), 0))
             for name in self._saved_parts((object_id, page), n, saved)
             for item in saved[name]
         ]
-        return self._region_id(object_id, page), taken_away(old)
-
-    def _saved_parts(
-        self, place: tuple[str, int], generation: int, saved: Mapping[str, Results]
-    ) -> list[str]:
-        """The ids in ``saved`` of the regions of one generation."""
-        whole = self._region_id(*place, generation)
-        return [name for part in range(MAX_PARTS) if (name := part_id(whole, part)) in saved]
-
-    def _region_id(self, object_id: str, page: int, generation: int | None = None) -> str:
-        if generation is None:
-            generation = self.generations.get((object_id, page), 0)
-        first = region_id(ObjectPrompt(self.tag.name, page), anchor=object_id)
-        return nth_id(first, generation)
-
-    @cached_property
-    def generations(self) -> dict[tuple[str, int], int]:
-        """By object and page: how often the region there was replaced by another."""
-        return self.store.generations(self.track)
-
-    def _renew(self, place: tuple[str, int], generation: int) -> None:
-        self.generations[place] = generation
-        self.store.put_generation(self.track, *place, generation)
-
-    def remember(self, objects: Iterable[SequenceObject]) -> None:
-        """Keep what the objects are, for the commands that follow."""
-        for each in objects:
-            self.store.describe(
-                self.track, each.id, {"labels": list(each.labels), "from_name": each.from_name}
-            )
-            self.known[each.id] = SequenceObject(each.id, each.labels, each.from_name)
-
-    def owner_at(self, prompt: ObjectPrompt, mask: np.ndarray) -> str | None:
-        """The tracked object that a fresh mask on a page corrects: same label, half the place."""
-        page = prompt.item_index or 0
-        for name, known in self.known.items():
-            if known.labels != prompt.labels:
-                continue
-            before = self.mask_of(name, page)
-            if before is not None and iou(before, mask) >= 0.5:
-                return name
-        return None
+        return self._region_id(object_id, page), _taken_away(old)
 
     def sent_ids(self) -> dict[str, SentRegion]:
         """By region id: what the service gave it to."""
@@ -399,6 +265,26 @@ class FrameSequence:
                     sent[part_id(whole, part)] = SentRegion(name, page, generation)
         return sent
 
+    @cached_property
+    def generations(self) -> dict[tuple[str, int], int]:
+        """By object and page: how often the region there was replaced by another."""
+        return self.store.generations(self.track)
+
+    def _region_id(self, object_id: str, page: int, generation: int | None = None) -> str:
+        if generation is None:
+            generation = self.generations.get((object_id, page), 0)
+        first = region_id(ObjectPrompt(self.tag.name, page), anchor=object_id)
+        return first if generation == 0 else f"{first}-{generation}"
+
+    def _saved_parts(
+        self, place: tuple[str, int], generation: int, saved: Mapping[str, Results]
+    ) -> list[str]:
+        """The ids in ``saved`` of the regions of one generation."""
+        whole = self._region_id(*place, generation)
+        return [name for part in range(MAX_PARTS) if (name := part_id(whole, part)) in saved]
+
+    # What a human changed.
+
     def _shows(self, saved: Mapping[str, Any], region: Mapping[str, Any]) -> bool:
         """Whether ``saved``, the editor's region of the same id, looks like ``region`` already.
 
@@ -406,8 +292,8 @@ class FrameSequence:
         """
         if saved.get("value") == region["value"]:
             return True
-        [drawn] = _drawn([dict(region)], self.config)
-        back = list(_drawn([dict(saved)], self.config))
+        [drawn] = self._drawn([region])
+        back = self._drawn([saved])
         size = region["original_height"], region["original_width"]
         return bool(back) and not _differs(drawn, back[0], *size)
 
@@ -417,19 +303,22 @@ class FrameSequence:
         found = self._found(sent.object_id, sent.page)
         if found is None or found.prompted:
             return True
-        if self._is(found, sent, prompt):
+        if self._is_as_sent(found, sent, prompt):
             return False
         earlier = self.store.earlier_mask(self.track, sent.object_id, sent.page)
-        return earlier is None or not self._is(replace(found, mask=earlier), sent, prompt)
+        return earlier is None or not self._is_as_sent(replace(found, mask=earlier), sent, prompt)
 
-    def _is(self, found: TrackedMask, sent: SentRegion, prompt: ObjectPrompt) -> bool:
+    def _is_as_sent(self, found: TrackedMask, sent: SentRegion, prompt: ObjectPrompt) -> bool:
         """Whether a region shows ``found``, as it was sent."""
         size = found.mask.height, found.mask.width
         return any(
             drawn.labels == prompt.labels and not _differs(drawn, prompt, *size)
-            for drawn in _drawn(self.results(found, sent.generation), self.config)
+            for drawn in self._drawn(self.results(found, sent.generation))
             if drawn.source_ids == prompt.source_ids
         )
+
+    def _drawn(self, results: Sequence[Mapping[str, Any]]) -> Sequence[ObjectPrompt]:
+        return prompts_from_context({"result": results}, self.task.config).objects
 
 
 def by_id(results: Iterable[Mapping[str, Any]]) -> dict[str, Results]:
@@ -440,12 +329,54 @@ def by_id(results: Iterable[Mapping[str, Any]]) -> dict[str, Results]:
     return found
 
 
-def _drawn(results: Results, config: LabelConfig) -> Iterator[ObjectPrompt]:
-    yield from prompts_from_context({"result": results}, config).objects
+def _page(prompt: ObjectPrompt) -> int:
+    return prompt.item_index or 0
+
+
+def _weight(prompt: ObjectPrompt) -> int:
+    return 2 if prompt.shape is not None else 1 if prompt.box is not None else 0
+
+
+def _overlap(prompt: ObjectPrompt, mask: np.ndarray | None) -> float:
+    """IoU of the prompt's area with ``mask`` (of a box with the box around it); for clicks 1 if
+    all positive ones are in it."""
+    around = None if mask is None else mask_bounds(mask)
+    if mask is None or around is None:
+        return 0.0
+    height, width = mask.shape
+    if prompt.shape is not None:
+        return mask_iou(rasterise(prompt.shape, width, height), mask)
+    if prompt.box is not None:
+        return box_iou(box_to_pixels(prompt.box, width, height), around)
+    clicks = [(point.x, point.y) for point in prompt.points if point.positive]
+    pixels = points_to_pixels(clicks, width, height).astype(int)
+    inside = [mask[min(max(y, 0), height - 1), min(max(x, 0), width - 1)] for x, y in pixels]
+    return float(bool(inside) and all(inside))
 
 
 def _differs(sent: ObjectPrompt, back: ObjectPrompt, height: int, width: int) -> bool:
+    """Whether a human touched a region: a box that is not the same, or a mask of which more pixels
+    differ than a round trip through the editor's canvas explains."""
     if sent.shape is None or back.shape is None:
         return sent.box != back.box
     before = rasterise(sent.shape, width, height)
-    return changed(before, rasterise(back.shape, width, height))
+    after = rasterise(back.shape, width, height)
+    different = int(np.count_nonzero(before != after))
+    return different > max(8, UNTOUCHED * int(before.sum()))
+
+
+def _taken_away(items: Iterable[Mapping[str, Any]]) -> Results:
+    """The items that take the regions of ``items`` away, where the editor has them."""
+    return [{**item, "dynamic": True} for item in items]
+
+
+def _added_by_hand(old: Results, answer: Results) -> Results:
+    """What a human added to the old region (texts and choices of its own), for the new one."""
+    if not answer:
+        return []
+    ours = {(item["from_name"], item["type"]) for item in answer}
+    return [
+        {**item, "id": answer[0]["id"]}
+        for item in old
+        if (item.get("from_name"), item.get("type")) not in ours
+    ]

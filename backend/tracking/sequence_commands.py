@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from backend.engine.pixel_prompts import PixelPrompt, pixel_prompt
-from backend.labelstudio.commands import TRACK_HELP, ParsedCommand, TextKind, Word
-from backend.labelstudio.json_values import mappings
-from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.commands import ParsedCommand, TextKind, Word
 from backend.labelstudio.media_refs import MissingMedia
-from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
+from backend.labelstudio.project_task import ProjectTask
+from backend.labelstudio.prompts import prompts_from_context
 from backend.labelstudio.tags import LabelConfig
 from backend.pixels.pages import ImageSequence
-from backend.tracking.review import doubts, progress, ranges
-from backend.tracking.runner import Goal, Work
-from backend.tracking.sequence import FrameSequence, SequenceObject, by_id
-from backend.tracking.spans import Direction, plan_spans
+from backend.pixels.recipes import TaskPictures
+from backend.tracking.review import report
+from backend.tracking.runner import Work, plan_goal
+from backend.tracking.sequence import FrameSequence, Results, SequenceObject, by_id
 from backend.tracking.store import Job, TrackedMask
-from backend.tracking.workshop import Workshop
+from backend.tracking.track_commands import JobRequest, TrackCommands
 
 FETCH_SECONDS = 120.0  # for one page of a sequence, inside a job
 MANY_MASKS = 100  # brush masks cost the browser 60-85 ms each at 720p
@@ -31,8 +30,48 @@ MANY_PIXELS = 640 * 480
 
 TRACK = ParsedCommand(TextKind.COMMAND, Word.TRACK, "track")
 
-Results = list[dict[str, Any]]
 Reply = tuple[Results, str | None]
+"""Regions for the editor, and the text for the text box; None empties it."""
+
+
+@dataclass(frozen=True)
+class _Marked:
+    """A sequence with what the editor holds of it."""
+
+    sequence: FrameSequence
+    results: Results
+
+    @cached_property
+    def objects(self) -> list[SequenceObject]:
+        return self.sequence.objects(self.results)
+
+    def plan(self, parsed: ParsedCommand) -> JobRequest | str:
+        """The request of the job that a command asks for, or why there is none."""
+        if not self.objects:
+            return "nothing is marked yet: click on an object first, then track"
+        last_page = self.sequence.pages - 1
+        first, last = parsed.frames or (0, last_page)
+        if first > last or first > last_page:
+            return f"there is no range {first}-{last}: the frames are 0-{last_page}"
+        self.sequence.remember(self.objects)
+        request = {
+            **self.sequence.task.as_json(),
+            "kind": SequenceCommands.kind,
+            "image": self.sequence.tag.name,
+            "objects": [self._as_json(each) for each in self.objects],
+            "first": first,
+            "last": min(last, last_page),
+            "direction": parsed.direction or ("both" if parsed.frames else "forward"),
+        }
+        return request if parsed.stride is None else {**request, "stride": parsed.stride}
+
+    def _as_json(self, marked: SequenceObject) -> dict[str, Any]:
+        """An object with the result items that its prompts were read from."""
+        prompts = {
+            str(page): [item for item in self.results if item.get("id") in prompt.source_ids]
+            for page, prompt in marked.prompts.items()
+        }
+        return {"id": marked.id, "prompts": prompts}
 
 
 class SequenceCommands:
@@ -40,24 +79,21 @@ class SequenceCommands:
 
     kind = "sequence"
 
-    def __init__(self, workshop: Workshop) -> None:
-        self._shop = workshop
-        self._parse = lru_cache(maxsize=16)(parse_label_config)
+    def __init__(self, commands: TrackCommands, pictures: TaskPictures) -> None:
+        self._commands = commands
+        self._store = commands.store
+        self._pictures = pictures
 
-    def sequence(
-        self, project: str, task: Mapping[str, Any], label_config: str, image: str
-    ) -> FrameSequence:
+    def sequence(self, task: ProjectTask, image: str) -> FrameSequence:
         """The sequence that the Image tag called ``image`` shows for ``task``.
 
         Raises:
             MissingMedia: the label config has no such tag.
         """
-        config = self._parse(label_config)
-        tag = config.image(image)
+        tag = task.config.image(image)
         if tag is None:
             raise MissingMedia(f"the label config has no <Image name={image}>")
-        version = self._shop.engine.family
-        return FrameSequence(project, task, label_config, config, tag, version, self._shop.store)
+        return FrameSequence(task, tag, self._commands.engine.family, self._store)
 
     def command(self, sequence: FrameSequence, parsed: ParsedCommand, fresh: Results) -> Reply:
         """Carry a command out.
@@ -66,50 +102,23 @@ class SequenceCommands:
             fresh: results sent to the editor in the last seconds, which its draft may not
                 hold yet.
 
-        Returns:
-            Regions for the editor, and the text for the text box (None empties it).
-
         Raises:
             MissingMedia: the task has no such sequence.
         """
         saved = sequence.saved_results()
-        match parsed.word:
-            case Word.TRACK | Word.REDO:
-                return self._track(sequence, parsed, _with_fresh(saved, fresh))
-            case Word.STATUS:
-                return self._status(sequence, saved)
-            case Word.STOP:
-                stopped = self._shop.cancel(sequence.track)
-                return [], "stopped; what is done stays" if stopped else "nothing is being tracked"
-            case Word.CLEAR:
-                self._shop.cancel(sequence.track)
-                self._shop.store.forget(sequence.track)
-                return [], None
-        return [], TRACK_HELP
+        if parsed.word is not Word.STATUS:
+            saved = _with_fresh(saved, fresh)
+        marked = _Marked(sequence, saved)
+        done = self._commands.carry_out(parsed, sequence.track, lambda: marked.plan(parsed))
+        return self._show(marked, done) if isinstance(done, Job) else ([], done)
 
     def plan(
         self, sequence: FrameSequence, parsed: ParsedCommand, results: Results
-    ) -> tuple[str, dict[str, Any]] | str:
+    ) -> tuple[str, JobRequest] | str:
         """The track and the request of the job that carries the marks in ``results`` on, for
         ``JobRunner.submit``; or why there is none."""
-        objects = sequence.objects(results)
-        request = _job_request(sequence, objects, results, parsed)
-        if isinstance(request, str):
-            return request
-        sequence.remember(objects)
-        return sequence.track, request
-
-    def _track(self, sequence: FrameSequence, parsed: ParsedCommand, results: Results) -> Reply:
-        objects = sequence.objects(results)
-        request = _job_request(sequence, objects, results, parsed)
-        if isinstance(request, str):
-            return [], request
-        if parsed.word is Word.REDO:
-            self._shop.cancel(sequence.track)
-            self._shop.store.forget_masks(sequence.track)
-        sequence.remember(objects)
-        job = self._shop.run(sequence.track, request)
-        return self._reply(sequence, objects, results, job)
+        request = _Marked(sequence, results).plan(parsed)
+        return request if isinstance(request, str) else (sequence.track, request)
 
     def carry_on(self, sequence: FrameSequence, answer: Results, fresh: Results) -> Reply:
         """Track on, in the background, from prompts that have just been answered.
@@ -121,98 +130,57 @@ class SequenceCommands:
             answer: the regions of the answer.
             fresh: see ``command``.
 
-        Returns:
-            Regions and text as ``command``: what is found so far.
-
         Raises:
             MissingMedia: the task has no such sequence.
         """
         changed = {str(result.get("id")) for result in answer}
         saved = [each for each in sequence.saved_results() if str(each.get("id")) not in changed]
         shown = [result for result in answer if not result.get("dynamic")]
-        results = _with_fresh([*saved, *shown], fresh)
-        objects = sequence.objects(results)
-        request = _job_request(sequence, objects, results, TRACK)
+        marked = _Marked(sequence, _with_fresh([*saved, *shown], fresh))
+        request = marked.plan(TRACK)
         if isinstance(request, str):
             return [], None
-        sequence.remember(objects)
-        job = self._shop.begin(sequence.track, request)
-        return self._reply(sequence, objects, results, job)
+        return self._show(marked, self._commands.run_instead(sequence.track, request))
 
-    def _status(self, sequence: FrameSequence, saved: Results) -> Reply:
-        jobs = self._shop.store.jobs(track=sequence.track)
-        if not jobs:
-            return [], self._shop.engine.status().detail
-        return self._reply(sequence, sequence.objects(saved), saved, jobs[0])
-
-    def _reply(
-        self,
-        sequence: FrameSequence,
-        objects: Sequence[SequenceObject],
-        saved: Results,
-        job: Job,
-    ) -> tuple[Results, str]:
-        """The masks of pages that no human marked and the editor does not show yet."""
-        human = {(each.id, page) for each in objects for page in each.prompts}
-        shown = by_id(saved)
+    def _show(self, marked: _Marked, job: Job) -> Reply:
+        """The masks of pages that no human marked and the editor does not show yet, and how far
+        the job is."""
+        sequence = marked.sequence
+        human = {(each.id, page) for each in marked.objects for page in each.prompts}
+        shown = by_id(marked.results)
         regions: Results = []
-        found = list(self._shop.store.masks(sequence.track))
+        found = list(self._store.masks(sequence.track))
         for mask in found:
-            if mask.prompted or (mask.object_id, mask.frame) in human:
-                continue
-            if mask.object_id not in sequence.known:
-                continue
-            regions += sequence.update(mask, shown)
-        left = self._shop.jobs.seconds_left(job)
-        return regions, _status_text(sequence.pages, job, left, found, regions)
+            by_human = mask.prompted or (mask.object_id, mask.frame) in human
+            if not by_human and mask.object_id in sequence.known:
+                regions += sequence.update(mask, shown)
+        left = self._commands.jobs.seconds_left(job)
+        text = report(job, found, sequence.pages, left)
+        return regions, text + _warn_of_brushes(found, regions)
 
-    def open(self, request: Mapping[str, Any]) -> Work:
-        """See ``jobs.Opener``."""
-        sequence = self._sequence_of(request)
-        pages = [partial(self._page, sequence, index) for index in range(sequence.pages)]
-        frames = ImageSequence(pages)
-        goals = [self._goal(each, request, sequence.config, frames) for each in request["objects"]]
+    def open(self, task: ProjectTask, request: JobRequest) -> Work:
+        """See ``JobKind``."""
+        sequence = self.sequence(task, request["image"])
+        frames = ImageSequence(
+            [partial(self._page, sequence, index) for index in range(sequence.pages)]
+        )
+        # Pages are tracked at the size of the first one; percentages hold for any size.
+        size = frames.width, frames.height
+        goals = [
+            plan_goal(each["id"], _prompts(each, task.config, *size), request)
+            for each in request["objects"]
+        ]
         return Work(frames, goals, frames.page_size, frames.close, request.get("stride"))
 
     def _page(self, sequence: FrameSequence, index: int) -> np.ndarray:
         deadline = time.monotonic() + FETCH_SECONDS
-        return self._shop.images.source(sequence.task, sequence.tag, index, deadline).load()
+        task = sequence.task.task
+        return self._pictures.source(task, sequence.tag, index, deadline).load()
 
-    def _sequence_of(self, request: Mapping[str, Any]) -> FrameSequence:
-        names = ("project", "task", "label_config", "image")
-        return self.sequence(*(request[name] for name in names))
-
-    def _goal(
-        self,
-        described: Mapping[str, Any],
-        request: Mapping[str, Any],
-        config: LabelConfig,
-        frames: ImageSequence,
-    ) -> Goal:
-        prompts: dict[int, PixelPrompt] = {}
-        digests: dict[int, str] = {}
-        for page, results in described["prompts"].items():
-            [prompt, *_] = prompts_from_context({"result": results}, config).objects
-            # Pages are tracked at the size of the first one; percentages hold for any size.
-            prompts[int(page)] = pixel_prompt(prompt, frames.width, frames.height)
-            digests[int(page)] = _digest(prompts[int(page)])
-        spans = plan_spans(
-            prompts,
-            first=request["first"],
-            last=request["last"],
-            direction=Direction(request["direction"]),
-        )
-        answers = [
-            page
-            for page, prompt in prompts.items()
-            if prompt.mask is None and request["first"] <= page <= request["last"]
-        ]
-        return Goal(described["id"], prompts, digests, spans, answers)
-
-    def outcome(self, job: Job) -> tuple[Results, list[float]]:
+    def outcome(self, task: ProjectTask, job: Job) -> tuple[Results, list[float]]:
         """What was tracked of the job's objects, and the marks it follows from, with the masks'
         scores. A box or clicks are shown by their mask, what a human drew as it is."""
-        sequence = self._sequence_of(job.request)
+        sequence = self.sequence(task, job.request["image"])
         marks = {
             (described["id"], int(page)): items
             for described in job.request["objects"]
@@ -221,11 +189,11 @@ class SequenceCommands:
         objects = {described["id"] for described in job.request["objects"]}
         results: Results = []
         scores: list[float] = []
-        for mask in self._shop.store.masks(job.track):
+        for mask in self._store.masks(job.track):
             place = mask.object_id, mask.frame
             if mask.object_id not in objects:
                 continue  # of an earlier job
-            if place in marks and not (mask.prompted and _asks(marks[place], sequence.config)):
+            if place in marks and not (mask.prompted and _asks(marks[place], task.config)):
                 continue
             made = sequence.results(mask)
             results += made
@@ -243,57 +211,15 @@ def _with_fresh(saved: Results, fresh: Results) -> Results:
     return [*saved, *(result for result in fresh if str(result.get("id")) not in ids)]
 
 
-def _job_request(
-    sequence: FrameSequence,
-    objects: Sequence[SequenceObject],
-    results: Results,
-    parsed: ParsedCommand,
-) -> dict[str, Any] | str:
-    """The job's request, or why there is none."""
-    if not objects:
-        return "nothing is marked yet: click on an object first, then track"
-    last_page = sequence.pages - 1
-    first, last = parsed.frames or (0, last_page)
-    if first > last or first > last_page:
-        return f"there is no range {first}-{last}: the frames are 0-{last_page}"
-    direction = Direction(parsed.direction or ("both" if parsed.frames else "forward"))
-    request = _request(sequence, objects, results, first, min(last, last_page), direction)
-    return request if parsed.stride is None else {**request, "stride": parsed.stride}
-
-
-def _request(
-    sequence: FrameSequence,
-    objects: Sequence[SequenceObject],
-    results: Results,
-    first: int,
-    last: int,
-    direction: Direction,
-) -> dict[str, Any]:
-    """Everything a job needs to run, now or after a restart, as JSON."""
-    return {
-        "kind": SequenceCommands.kind,
-        "project": sequence.project,
-        "task": {"id": sequence.task.get("id"), "data": dict(sequence.data)},
-        "label_config": sequence.label_config,
-        "image": sequence.tag.name,
-        "objects": [
-            {
-                "id": each.id,
-                "prompts": {
-                    str(page): _items(prompt, results) for page, prompt in each.prompts.items()
-                },
-            }
-            for each in objects
-        ],
-        "first": first,
-        "last": last,
-        "direction": direction,
-    }
-
-
-def _items(prompt: ObjectPrompt, results: Results) -> Results:
-    """The result items that ``prompt`` was read from."""
-    return [dict(item) for item in mappings(results) if item.get("id") in prompt.source_ids]
+def _prompts(
+    described: Mapping[str, Any], config: LabelConfig, width: int, height: int
+) -> dict[int, PixelPrompt]:
+    """By page, the prompts of an object in a job's request."""
+    prompts = {}
+    for page, results in described["prompts"].items():
+        [prompt, *_] = prompts_from_context({"result": results}, config).objects
+        prompts[int(page)] = pixel_prompt(prompt, width, height)
+    return prompts
 
 
 def _asks(items: Results, config: LabelConfig) -> bool:
@@ -301,25 +227,10 @@ def _asks(items: Results, config: LabelConfig) -> bool:
     return all(p.shape is None for p in prompts_from_context({"result": items}, config).objects)
 
 
-def _digest(prompt: PixelPrompt) -> str:
-    """Names what a prompt says; the editor encodes the same mask in other bytes at times."""
-    found = hashlib.sha256()
-    for part in (prompt.points, prompt.positive, prompt.box, prompt.mask):
-        array = np.zeros(0) if part is None else np.ascontiguousarray(part)
-        found.update(f"{array.dtype} {array.shape} ".encode() + array.tobytes())
-    return found.hexdigest()[:16]
-
-
-def _status_text(
-    pages: int, job: Job, left: float | None, found: Sequence[TrackedMask], regions: Results
-) -> str:
-    parts = [progress(job, (mask.frame for mask in found), pages, left)]
-    look = sorted({doubt.frame for doubt in doubts(found)})
-    if look:
-        parts.append(f"look at {ranges(look)}")
+def _warn_of_brushes(found: Sequence[TrackedMask], regions: Results) -> str:
     brushes = sum(
         region.get("type") == "brushlabels" and not region.get("dynamic") for region in regions
     )
-    if brushes > MANY_MASKS and found[0].mask.height * found[0].mask.width > MANY_PIXELS:
-        parts.append(f"{brushes} brush masks make the editor slow: BitmaskLabels or a range help")
-    return "; ".join(parts)
+    if brushes <= MANY_MASKS or found[0].mask.height * found[0].mask.width <= MANY_PIXELS:
+        return ""
+    return f"; {brushes} brush masks make the editor slow: BitmaskLabels or a range help"

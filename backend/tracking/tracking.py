@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from backend.engine.engine import Engine
 from backend.job_state import JobState
 from backend.labelstudio.client import LabelStudioError
+from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.project_task import ProjectTask
+from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.write_results import with_note
 from backend.pixels.recipes import TaskPictures
 from backend.tracking.delivery import Deliveries
 from backend.tracking.runner import JobRunner, Work
 from backend.tracking.sequence_commands import SequenceCommands
 from backend.tracking.store import Job, TrackStore
+from backend.tracking.track_commands import JobRequest, TrackCommands
+from backend.tracking.video import TaskVideos
 from backend.tracking.video_commands import VideoCommands
-from backend.tracking.workshop import Workshop
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +46,15 @@ class JobKind(Protocol):
 
     kind: str
 
-    def open(self, request: Mapping[str, Any]) -> Work:
-        """See ``jobs.Opener``."""
+    def open(self, task: ProjectTask, request: JobRequest) -> Work:
+        """Turn a job's request into work.
+
+        Raises:
+            ExpectedError: why it cannot be done.
+        """
         ...
 
-    def outcome(self, job: Job) -> tuple[list[dict[str, Any]], list[float]]:
+    def outcome(self, task: ProjectTask, job: Job) -> tuple[list[dict[str, Any]], list[float]]:
         """The results of a job as Label Studio takes them, and the masks' scores."""
         ...
 
@@ -73,37 +81,41 @@ class Tracking:
     Args:
         publisher: takes the result of jobs that outlive their request; None without a Label
             Studio to send them to.
+        kinds: of jobs, beside those of the text box.
+        parse: reads a label config, from memory where a request has brought it already.
     """
 
     def __init__(
         self,
         store: TrackStore,
         engine: Engine,
-        images: TaskPictures,
+        pictures: TaskPictures,
+        videos: TaskVideos,
         publisher: Publisher | None,
         settings: TrackSettings,
+        *,
+        kinds: Sequence[JobKind] = (),
+        parse: Callable[[str], LabelConfig] = parse_label_config,
     ) -> None:
         self.store = store
+        self.on_prompt = settings.on_prompt
         self.deliveries = Deliveries(store, self._deliver)
         self.jobs = JobRunner(
             store,
             engine,
             self._open,
-            delivered=self.deliveries.attempt,
+            hand_over=self.deliveries.attempt,
             workers=settings.workers,
             stride=settings.stride,
         )
-        self.on_prompt = settings.on_prompt
+        commands = TrackCommands(store, engine, self.jobs, settings.budget_seconds)
+        self.sequences = SequenceCommands(commands, pictures)
+        self.videos = VideoCommands(commands, videos)
         self._engine = engine
         self._publisher = publisher
-        shop = Workshop(store, engine, images, self.jobs, settings.budget_seconds)
-        self.sequences = SequenceCommands(shop)
-        self.videos = VideoCommands(shop)
-        self._kinds: dict[object, JobKind] = {self.videos.kind: self.videos}
-
-    def add_kind(self, kind: JobKind) -> None:
-        """Have jobs of another kind run too; before ``resume``, which may find some."""
-        self._kinds[kind.kind] = kind
+        self._parse = parse
+        of_text_box: list[JobKind] = [self.sequences, self.videos]
+        self._kinds = {each.kind: each for each in [*of_text_box, *kinds]}
 
     def resume(self) -> None:
         """Take up what a stopped process left: unfinished jobs, and results not delivered."""
@@ -116,18 +128,30 @@ class Tracking:
         self.deliveries.close()
         self.store.close()
 
-    def _kind(self, request: Mapping[str, Any]) -> JobKind:
-        return self._kinds.get(request.get("kind"), self.sequences)
+    def outcome(self, job: Job) -> tuple[list[dict[str, Any]], list[float]]:
+        """The results of a job as Label Studio takes them, and the masks' scores.
 
-    def _open(self, request: Mapping[str, Any]) -> Work:
-        return self._kind(request).open(request)
+        Raises:
+            ExpectedError: what it is about cannot be had.
+        """
+        return self._kind(job.request).outcome(self._task(job.request), job)
+
+    def _open(self, request: JobRequest) -> Work:
+        return self._kind(request).open(self._task(request), request)
+
+    def _kind(self, request: JobRequest) -> JobKind:
+        return self._kinds[request.get("kind", SequenceCommands.kind)]
+
+    def _task(self, request: JobRequest) -> ProjectTask:
+        project, task, xml = (request[name] for name in ("project", "task", "label_config"))
+        return ProjectTask(project, task, xml, self._parse(xml))
 
     def _deliver(self, job: Job) -> None:
         """Store the result of a job that outlived its request as a prediction of the task."""
         task_id = job.request["task"].get("id")
         if self._publisher is None or type(task_id) is not int:
             return
-        results, scores = self._kind(job.request).outcome(job)
+        results, scores = self.outcome(job)
         if job.state is JobState.FAILED:
             line = f"stopped after {job.done} of {job.total} masks: {job.message}"
             results = [with_note(result, line) for result in results]

@@ -1,103 +1,116 @@
-"""The video of a task: which file, which frames, and what the editor holds of it."""
+"""The video of a task: its file, its frames, and how the editor counts them."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, BinaryIO
 
-import numpy as np
-
-from backend.engine.pixel_prompts import PixelPrompt
-from backend.labelstudio.geometry import Box, box_to_pixels
-from backend.labelstudio.keyframes import Keyframe
 from backend.labelstudio.media_refs import MissingMedia
-from backend.labelstudio.read_results import newest_first
+from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.tags import LabelConfig, VideoTag
 from backend.labelstudio.timing import Timeline, frames_count, tag_framerate
 from backend.labelstudio.video_regions import VideoRegion
 from backend.media.resolver import MediaStream
-from backend.media.task_media import wait_for_media
+from backend.media.task_media import TaskMedia, wait_for_media
 from backend.pixels.frame_table import FrameTable
 from backend.pixels.sandbox.video_decoding import open_video
-from backend.tracking.runner import Goal
-from backend.tracking.spans import Direction, plan_spans
+from backend.pixels.videos import VideoFrames
+from backend.tracking.runner import Goal, Work
 
-
-def on_one(regions: Sequence[VideoRegion], name: str | None = None) -> list[VideoRegion]:
-    """The regions on one Video tag, that of the first region where no name is given."""
-    names = [name] if name is not None else [region.to_name for region in regions[:1]]
-    return [region for region in regions if region.to_name in names]
-
-
-def by_frame(keyframes: Sequence[Keyframe]) -> list[Keyframe]:
-    """One key frame for each frame, the last of several, ascending."""
-    found = {each.frame: each for each in keyframes}
-    return [found[frame] for frame in sorted(found)]
-
-
-def goal_of(
-    described: Mapping[str, Any], request: Mapping[str, Any], width: int, height: int
-) -> Goal:
-    """One object of a job's request, on a video of this size in pixels."""
-    boxes = {int(frame): Box(*numbers) for frame, numbers in described["prompts"].items()}
-    nothing = np.zeros((0, 2)), np.zeros(0, dtype=bool)
-    prompts = {
-        frame: PixelPrompt(*nothing, box=box_to_pixels(box, width, height))
-        for frame, box in boxes.items()
-    }
-    digests = {frame: box_digest(box) for frame, box in boxes.items()}
-    direction = Direction(request["direction"])
-    spans = plan_spans(boxes, first=request["first"], last=request["last"], direction=direction)
-    # Where the human says that the object ends, nothing is tracked on from there.
-    ends = set(described["ends"])
-    spans = [span for span in spans if span.reverse or span.anchor not in ends]
-    answers = [frame for frame in boxes if request["first"] <= frame <= request["last"]]
-    return Goal(described["id"], prompts, digests, spans, answers)
-
-
-def write_keyframes(keyframes: Sequence[Keyframe]) -> list[list[Any]]:
-    """Key frames as JSON."""
-    return [[each.frame, box_numbers(each.box), each.enabled] for each in keyframes]
-
-
-def read_keyframes(written: Sequence[Sequence[Any]]) -> list[Keyframe]:
-    """Undo ``write_keyframes``."""
-    return [Keyframe(frame, Box(*numbers), enabled) for frame, numbers, enabled in written]
-
-
+FETCH_SECONDS = 600.0  # for a video, inside a job
 KEPT_TABLES = 64
 SHORTEST_WAIT_S = 5.0  # for a table; with an index it takes a moment
-
-Results = list[dict[str, Any]]
-
 MAX_EDITOR_FRAMES = 1_000_000  # as many as a file may have, see ``VideoLimits``
 
 
 @dataclass(frozen=True)
-class Clip:
-    """The video of a task.
+class OpenVideo:
+    """A video that is being read; ``file`` stays in the media cache meanwhile."""
 
-    Attributes:
-        track: names what is tracked.
-        timeline: the editor's frames, from 1, and the file's, from 0.
-    """
+    file: MediaStream
+    frames: VideoFrames
 
-    track: str
-    project: str
-    task: Mapping[str, Any]
-    label_config: str
-    config: LabelConfig
-    name: str
-    timeline: Timeline
+    def close(self) -> None:
+        """Free decoder and file."""
+        self.frames.close()
+        self.file.close()
+
+
+class TaskVideos:
+    """Opens the videos of tasks."""
+
+    def __init__(self, media: TaskMedia) -> None:
+        self._media = media
+        self._tables = Tables()
+
+    def table(self, task: ProjectTask, name: str, deadline: float) -> tuple[FrameTable, float]:
+        """The timestamps of the video that the Video tag called ``name`` shows, and its duration
+        in seconds.
+
+        Args:
+            deadline: on ``time.monotonic``.
+
+        Raises:
+            MissingMedia: there is no such tag, or no address in the task.
+            MediaError, VideoError, Busy: it cannot be had, read, or not in time.
+        """
+        with self._media.video(task.task, video_tag(task.config, name), deadline) as file:
+            return self._tables.get(file, deadline)
+
+    def open(
+        self,
+        task: ProjectTask,
+        name: str,
+        deadline: float,
+        *,
+        read_ahead: int = 8,
+        max_bytes: int = 256 << 20,
+    ) -> OpenVideo:
+        """The video that the Video tag called ``name`` shows; arguments and errors as ``table``.
+
+        Args:
+            read_ahead, max_bytes: see ``VideoFrames``.
+        """
+        file = self._media.video(task.task, video_tag(task.config, name), deadline)
+        try:
+            table, _ = self._tables.get(file, deadline)
+            return OpenVideo(
+                file, open_video(file, table=table, read_ahead=read_ahead, max_bytes=max_bytes)
+            )
+        except BaseException:
+            file.close()
+            raise
+
+    def open_work(
+        self,
+        task: ProjectTask,
+        request: Mapping[str, Any],
+        read_goal: Callable[[Mapping[str, Any], int, int], Goal],
+    ) -> Work:
+        """The work of a job on a video.
+
+        Args:
+            request: names the tag in ``video``, and holds ``objects``.
+            read_goal: reads one of them, for frames of a width and height.
+
+        Raises:
+            ExpectedError: why it cannot be done.
+        """
+        video = self.open(task, request["video"], time.monotonic() + FETCH_SECONDS)
+        size = video.frames.width, video.frames.height
+        try:
+            goals = [read_goal(each, *size) for each in request["objects"]]
+        except BaseException:
+            video.close()
+            raise
+        return Work(video.frames, goals, lambda frame: size, video.close, request.get("stride"))
 
 
 def read_table(file: BinaryIO) -> tuple[FrameTable, float]:
@@ -150,17 +163,6 @@ def _fill(future: Future[tuple[FrameTable, float]], file: MediaStream) -> None:
         future.set_exception(error)
 
 
-def saved_before(task: Mapping[str, Any], moment: float) -> bool:
-    """Whether the newest draft of a task was saved before ``moment`` (seconds since 1970)."""
-    for draft in newest_first(task.get("drafts")):
-        try:
-            saved = datetime.fromisoformat(str(draft.get("updated_at")))
-        except ValueError:
-            return False
-        return saved.timestamp() < moment
-    return False
-
-
 def video_tag(config: LabelConfig, name: str) -> VideoTag:
     """The Video tag called ``name``.
 
@@ -211,13 +213,3 @@ def clip_track(project: str, task: object, name: str, model_version: str, addres
     """Names what is tracked: the same video of the same task by the same model."""
     parts = [project, str(task), name, model_version, address]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-
-
-def box_numbers(box: Box) -> list[float]:
-    """A box as JSON."""
-    return [box.x, box.y, box.width, box.height, box.rotation]
-
-
-def box_digest(box: Box) -> str:
-    """Names what a box says as a prompt."""
-    return hashlib.sha256(json.dumps(box_numbers(box)).encode()).hexdigest()[:16]

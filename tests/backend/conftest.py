@@ -23,12 +23,14 @@ from backend.pixels.recipes import TaskPictures
 from backend.predict.click import Clicks
 from backend.predict.dispatch import Dispatcher
 from backend.predict.events.protocol import VideoProtocol
+from backend.predict.events.sessions import InteractiveJobs
 from backend.predict.recent import RecentPrompts
 from backend.predict.retrieve import Retrieval
 from backend.predict.segment import Segmenter
 from backend.settings import Settings
 from backend.tracking.store import TrackStore
 from backend.tracking.tracking import Tracking, TrackSettings
+from backend.tracking.video import TaskVideos
 from backend.wiring import Wiring
 from tests.backend.fakes import FakePredictor, FakeVideoTracker, Gate
 from tests.pixels.in_process import decoded_image
@@ -109,14 +111,17 @@ class Bench:
         segmenter = Segmenter(self.engine, images, self.metrics)
         self.memory = RecentPrompts(clock=lambda: self.now)
         self.store = TrackStore(folder / "tracks.sqlite3")
+        videos = TaskVideos(images)
         self.tracking = Tracking(
             self.store,
             self.engine,
             images,
+            videos,
             self,
             TrackSettings(
                 self.settings.track_budget_seconds, on_prompt=self.settings.track_on_prompt
             ),
+            kinds=[InteractiveJobs(videos)],
         )
         clicks = Clicks(
             segmenter,
@@ -127,7 +132,7 @@ class Bench:
         )
         retrieval = Retrieval(
             segmenter,
-            self.tracking.videos,
+            self.tracking,
             model_version=lambda: "demo",
             open_seconds=self.settings.open_budget_seconds,
             retrieve_seconds=self.settings.retrieve_budget_seconds,
@@ -135,7 +140,7 @@ class Bench:
         self.protocol = VideoProtocol(
             self.engine,
             segmenter,
-            images,
+            videos,
             self.tracking,
             budget_seconds=self.settings.click_budget_seconds,
             clock=lambda: self.now,

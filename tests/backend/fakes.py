@@ -103,6 +103,7 @@ class FakeVideoTracker:
         self.prompts: dict[str, dict[int, np.ndarray]] = {}
 
     def prompt(self, frame, object_id, points=None, labels=None, box=None, mask=None):
+        self.hold.pass_through()
         height, width = self.frames[frame].shape[:2]
         if mask is None:
             fake = FakePredictor()

@@ -192,7 +192,7 @@ def test_a_cancelled_job_ends_within_its_frame(tmp_path, end):
     goal = Goal("a", {0: click_at(3, 3)}, {0: "digest"}, [Span(0, 5)])
     work = Work(MovingDiscs(6, 8), [goal], lambda frame: (8, 8), lambda: None)
     store = TrackStore(tmp_path / "tracks.sqlite3")
-    runner = JobRunner(store, engine, lambda request: work, delivered=lambda job: None)
+    runner = JobRunner(store, engine, lambda request: work, hand_over=lambda job: None)
     job = runner.submit("track", {})
     assert begun.wait(PATIENCE)
     if end == "cancel":

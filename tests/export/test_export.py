@@ -15,6 +15,7 @@ from backend.engine.packed_masks import PackedMask
 from backend.export.formats import run_lengths
 from backend.labelstudio.brush_rle import decode_brush, encode_brush
 from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.project_task import ProjectTask
 from backend.tracking.sequence import FrameSequence, SequenceObject
 from backend.tracking.store import TrackedMask, TrackStore
 from backend.tracking.video import clip_track
@@ -241,7 +242,9 @@ def test_objects_that_were_tracked_are_known_by_their_ids(
     label_studio.add_project(5, SEQUENCE)
     task = {"id": 7, "data": frames()}
     config = parse_label_config(SEQUENCE)
-    sequence = FrameSequence(PROJECT, task, SEQUENCE, config, config.images[0], "demo", store)
+    sequence = FrameSequence(
+        ProjectTask(PROJECT, task, SEQUENCE, config), config.images[0], "demo", store
+    )
     sequence.remember([SequenceObject(name, ("Cat",), "mask") for name in ("first", "other")])
     masks = {
         ("first", 1): area(50, 30, 5, 5),
@@ -270,7 +273,9 @@ def test_an_answer_in_several_polygons_is_one_object(
     label_studio.add_project(5, POLYGONS)
     config = parse_label_config(POLYGONS)
     task = {"id": 7, "data": frames()}
-    sequence = FrameSequence(PROJECT, task, POLYGONS, config, config.images[0], "demo", store)
+    sequence = FrameSequence(
+        ProjectTask(PROJECT, task, POLYGONS, config), config.images[0], "demo", store
+    )
     sequence.remember([SequenceObject("cat", ("Cat",), "mask")])
     drawn = area(5, 5, 10, 10) | area(30, 5, 10, 10)
     found = TrackedMask("cat", 1, "", PackedMask.pack(drawn), 0.9, 5.0)

@@ -11,7 +11,7 @@ from backend.engine.packed_masks import PackedMask
 from backend.job_state import JobState
 from backend.tracking.review import doubts, progress, ranges
 from backend.tracking.runner import MEASURED_FRAMES, Pace
-from backend.tracking.sequence_commands import MANY_MASKS, _status_text
+from backend.tracking.sequence_commands import MANY_MASKS, _warn_of_brushes
 from backend.tracking.store import Job, TrackedMask
 
 
@@ -73,9 +73,8 @@ def test_many_large_brush_masks_are_warned_of(shape, warned):
     """Label Studio's editor encodes every brush region anew at each request and submit."""
     masks = [found(frame, shape=shape) for frame in range(MANY_MASKS + 1)]
     regions = [{"type": "brushlabels"}] * len(masks)
-    text = _status_text(200, job(JobState.DONE), None, masks, regions)
-    assert ("BitmaskLabels" in text) is warned
-    assert "BitmaskLabels" not in _status_text(200, job(JobState.DONE), None, masks, regions[:5])
+    assert ("BitmaskLabels" in _warn_of_brushes(masks, regions)) is warned
+    assert "BitmaskLabels" not in _warn_of_brushes(masks, regions[:5])
 
 
 class TestDoubts:

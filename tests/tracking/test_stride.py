@@ -169,7 +169,7 @@ class Bench:
             self.store,
             SeeingEngine(),  # type: ignore[arg-type]
             self._open,
-            delivered=lambda job: None,
+            hand_over=lambda job: None,
             stride=stride,
         )
 

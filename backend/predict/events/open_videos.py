@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from backend.labelstudio.media_refs import media_uri
-from backend.labelstudio.tags import LabelConfig
+from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.timing import Timeline, frame_on_screen
 from backend.media.errors import MediaError
-from backend.media.resolver import MediaStream
-from backend.media.task_media import TaskMedia
-from backend.pixels.frame_table import FrameTable
 from backend.pixels.recipes import ImageSource
 from backend.pixels.sandbox.process import DecoderGone
-from backend.pixels.sandbox.video_decoding import open_video
 from backend.pixels.video_limits import VideoError
-from backend.pixels.videos import VideoFrames
 from backend.predict.events.messages import Moment
 from backend.threads.fair_queue import Busy
-from backend.tracking.video import Tables, read_timeline, video_tag
+from backend.tracking.video import OpenVideo, TaskVideos, read_timeline, video_tag
 
 MAX_OPEN = 8
 IDLE_SECONDS = 600.0
@@ -43,18 +37,14 @@ class OpenClip:
     """A video that somebody works on; its frames may be asked for from any thread.
 
     Attributes:
-        file: stays in the media cache while this lives.
         timeline: the editor's frames, from 1, and the file's, from 0.
-        seconds: duration.
         encoded: frames whose embeddings were made, the newest last; the engine's cache may have
             dropped some since.
         waiting: frames still to be encoded ahead.
     """
 
-    file: MediaStream
-    frames: VideoFrames
+    video: OpenVideo
     timeline: Timeline
-    seconds: float
     encoded: dict[int, None] = field(default_factory=dict)
     waiting: list[int] = field(default_factory=list)
     draining: bool = False
@@ -80,18 +70,19 @@ class OpenClip:
 
     def source(self, index: int) -> ImageSource:
         """Frame ``index`` for the engine, decoded only where no embedding of it is at hand."""
-        return ImageSource(f"{self.file.content_key}:frame:{index}", partial(self._read, index))
+        return ImageSource(
+            f"{self.video.file.content_key}:frame:{index}", partial(self._read, index)
+        )
 
     def close(self) -> None:
         """Free decoder and file."""
         with self._decoder:
-            self.frames.close()
-            self.file.close()
+            self.video.close()
 
     def _read(self, index: int) -> np.ndarray:
         with self._decoder:
             try:
-                return self.frames[index]
+                return self.video.frames[index]
             except MediaError:
                 self.broken = True
                 raise
@@ -103,35 +94,27 @@ class OpenClip:
 class Clips:
     """Opens videos once, however many ask, and closes them when they are idle or released."""
 
-    def __init__(self, images: TaskMedia, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._images = images
+    def __init__(self, videos: TaskVideos, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._videos = videos
         self._clock = clock
         self._lock = threading.Lock()
         self._open: dict[tuple[Task, str], Future[OpenClip]] = {}
-        self._tables = Tables()
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def table(self, file: MediaStream, deadline: float) -> tuple[FrameTable, float]:
-        """The timestamps of a video file and its duration in seconds; see ``Tables.get``."""
-        return self._tables.get(file, deadline)
-
     @contextmanager
-    def use(
-        self, task: Task, body: Mapping[str, Any], config: LabelConfig, name: str, deadline: float
-    ) -> Iterator[OpenClip]:
+    def use(self, task: ProjectTask, name: str, deadline: float) -> Iterator[OpenClip]:
         """The video that the Video tag ``name`` shows for a task, which stays open meanwhile.
 
         Args:
-            body: the task as Label Studio sent it.
             deadline: on ``time.monotonic``.
 
         Raises:
             MissingMedia, MediaError, VideoError: it cannot be had, or read.
             Busy: not in time, or too many videos are in use.
         """
-        clip = self._take(task, body, config, name, deadline)
+        clip = self._take(task, name, deadline)
         try:
             yield clip
         finally:
@@ -171,14 +154,11 @@ class Clips:
         """Close everything."""
         self._drop(list(self._open))
 
-    def _take(
-        self, task: Task, body: Mapping[str, Any], config: LabelConfig, name: str, deadline: float
-    ) -> OpenClip:
-        tag = video_tag(config, name)
-        data = body.get("data")
-        address = media_uri(data if isinstance(data, Mapping) else {}, tag)
-        video = config.video(name)
-        key = (task, "\n".join([name, str(video and video.framerate), address]))
+    def _take(self, task: ProjectTask, name: str, deadline: float) -> OpenClip:
+        address = media_uri(task.data, video_tag(task.config, name))
+        video = task.config.video(name)
+        content = "\n".join([name, str(video and video.framerate), address])
+        key = ((task.project, task.task_id), content)
         while True:
             with self._lock:
                 future = self._open.get(key)
@@ -187,7 +167,7 @@ class Clips:
                     self._make_room()
                     future = self._open[key] = Future()
             if mine:
-                self._fill(key, future, body, config, name, deadline)
+                self._fill(key, future, task, name, deadline)
             try:
                 clip = future.result(max(deadline - time.monotonic(), 0.0))
             except FutureTimeout as error:
@@ -223,13 +203,12 @@ class Clips:
         self,
         key: tuple[Task, str],
         future: Future[OpenClip],
-        body: Mapping[str, Any],
-        config: LabelConfig,
+        task: ProjectTask,
         name: str,
         deadline: float,
     ) -> None:
         try:
-            clip = self._open_clip(body, config, name, deadline)
+            clip = self._open_clip(task, name, deadline)
         except BaseException as error:  # noqa: BLE001 - handed to all who wait for the clip
             with self._lock:
                 self._open.pop(key, None)
@@ -238,17 +217,11 @@ class Clips:
         clip.used = self._clock()
         future.set_result(clip)
 
-    def _open_clip(
-        self, body: Mapping[str, Any], config: LabelConfig, name: str, deadline: float
-    ) -> OpenClip:
-        file = self._images.video(body, video_tag(config, name), deadline)
-        table, seconds = self.table(file, deadline)
-        data = body.get("data")
-        timeline = read_timeline(
-            config, name, data if isinstance(data, Mapping) else {}, (), table, seconds
-        )
-        frames = open_video(file, table=table, read_ahead=0, max_bytes=MAX_FRAME_BYTES)
-        return OpenClip(file, frames, timeline, seconds)
+    def _open_clip(self, task: ProjectTask, name: str, deadline: float) -> OpenClip:
+        video = self._videos.open(task, name, deadline, read_ahead=0, max_bytes=MAX_FRAME_BYTES)
+        table, seconds = video.frames.table, video.frames.duration
+        timeline = read_timeline(task.config, name, task.data, (), table, seconds)
+        return OpenClip(video, timeline)
 
     def _idle(self) -> list[tuple[tuple[Task, str], OpenClip]]:
         found = []

@@ -9,25 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from backend.tracking.spans import Direction, Span, plan_spans
-
-
-@dataclass(frozen=True)
-class SpanWithAnchor(Span):
-    """A span whose prompted frame is wanted too, also where it is the only one."""
-
-    backward: bool = False
-
-    @property
-    def reverse(self) -> bool:
-        """Whether it is tracked towards the beginning."""
-        return self.backward
-
-    @property
-    def frames(self) -> range:
-        """See ``Span``; here the anchor comes first."""
-        step = -1 if self.backward else 1
-        return range(self.anchor, self.end + step, step)
+from backend.tracking.spans import Direction
 
 
 @dataclass(frozen=True)
@@ -44,26 +26,6 @@ class Order:
     last: int
     direction: Direction
 
-    def spans(self, object_id: str) -> list[Span]:
-        """What is wanted of an object, for ``JobRunner``."""
-        frames = sorted(self.prompted[object_id])
-        if self.direction is Direction.BACK:
-            ends = [self.first, *(frame + 1 for frame in frames[:-1])]
-            return [
-                SpanWithAnchor(frame, end, backward=True)
-                for frame, end in zip(frames, ends, strict=True)
-            ]
-        ends = [*(frame - 1 for frame in frames[1:]), self.last]
-        spans: list[Span] = [
-            SpanWithAnchor(frame, end) for frame, end in zip(frames, ends, strict=True)
-        ]
-        if self.direction is Direction.BOTH:
-            back = plan_spans(
-                frames[:1], first=self.first, last=frames[0], direction=Direction.BACK
-            )
-            spans += [span for span in back if span.reverse]
-        return spans
-
     def __len__(self) -> int:
         return len(self._forward) + len(self._back)
 
@@ -75,6 +37,11 @@ class Order:
         if self.direction is Direction.BACK:
             return frame, [name for name, at in self.prompted.items() if max(at) >= frame]
         return frame, [name for name, at in self.prompted.items() if min(at) > frame]
+
+    def is_prompted(self, position: int) -> bool:
+        """Whether every object that is wanted on a frame is prompted there."""
+        frame, names = self[position]
+        return all(frame in self.prompted[name] for name in names)
 
     @property
     def _forward(self) -> range:

@@ -15,7 +15,6 @@ from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
 from backend.job_state import JobState
 from backend.labelstudio.prompts import ObjectPrompt
-from backend.pixels.recipes import TaskPictures
 from backend.predict.click import Failure, OnlyBackground, Reply, Request, attempt
 from backend.predict.events.messages import (
     Event,
@@ -37,6 +36,7 @@ from backend.predict.events.sessions import NoSession, Progress, Tracks, track_r
 from backend.predict.segment import Segmenter
 from backend.tracking.spans import Direction
 from backend.tracking.tracking import Tracking
+from backend.tracking.video import TaskVideos
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class VideoProtocol:
         self,
         engine: Engine,
         segmenter: Segmenter,
-        images: TaskPictures,
+        videos: TaskVideos,
         tracking: Tracking,
         *,
         budget_seconds: float,
@@ -89,10 +89,9 @@ class VideoProtocol:
         self._engine = engine
         self._segmenter = segmenter
         self._budget = budget_seconds
-        self.clips = Clips(images, clock=clock)
+        self.clips = Clips(videos, clock=clock)
         self._prewarmer = Prewarmer(engine, self.clips)
-        self.tracks = Tracks(tracking.store, tracking.jobs, images, self.clips, clock=clock)
-        tracking.add_kind(self.tracks)
+        self.tracks = Tracks(tracking.store, tracking.jobs, clock=clock)
         self._stopping = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, name="sweep", daemon=True)
         self._sweeper.start()
@@ -168,7 +167,7 @@ class VideoProtocol:
             return call.reply("prewarm_ack", value)
         asked = call.asked
         with self._clip(call) as clip:
-            at, count = clip.index(asked.moment), len(clip.frames)
+            at, count = clip.index(asked.moment), len(clip.timeline.times)
             if asked.direction is Direction.BACK:
                 frames = range(at, max(-1, at - asked.window - 1), -1)
             else:
@@ -205,16 +204,9 @@ class VideoProtocol:
             value = {
                 "total_frames": len(order),
                 "fps": clip.framerate,
-                "duration_ms": clip.seconds * 1000,
+                "duration_ms": clip.video.frames.duration * 1000,
             }
-        request = track_request(
-            call.task,
-            call.request.task,
-            call.request.label_config,
-            call.target.to_name,
-            by_object,
-            order,
-        )
+        request = track_request(call.request, call.target.to_name, by_object, order)
         job = self.tracks.start(call.task, request)
         started = {"session_id": job.id, **value, "objects": list(by_object)}
         return call.reply("track_started", started, error=_reasons(prompts))
@@ -255,10 +247,7 @@ class VideoProtocol:
 
     def _clip(self, call: _Call) -> AbstractContextManager[OpenClip]:
         """The call's video."""
-        request = call.request
-        return self.clips.use(
-            call.task, request.task, request.config, call.target.to_name, call.deadline
-        )
+        return self.clips.use(call.request, call.target.to_name, call.deadline)
 
     def _prompts(self, call: _Call) -> EventPrompts:
         """The prompts of a request, each of which says where its object is.
@@ -334,7 +323,7 @@ def _order(
 ) -> Order:
     """How far a track goes: from the frame on screen as far as was asked for, and over every
     prompted frame."""
-    at, last = clip.index(asked.moment), len(clip.frames) - 1
+    at, last = clip.index(asked.moment), len(clip.timeline.times) - 1
     reach = asked.max_frames
     if asked.max_seconds is not None:
         reach = round(asked.max_seconds * clip.framerate)

@@ -13,22 +13,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.engine.pixel_prompts import pixel_prompt
-from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
-from backend.media.task_media import TaskMedia
-from backend.pixels.sandbox.video_decoding import open_video
-from backend.predict.events.open_videos import Clips, Task
+from backend.predict.events.open_videos import Task
 from backend.predict.events.order import Order
 from backend.threads.fair_queue import Busy
-from backend.tracking.runner import Goal, JobRunner, Work
+from backend.tracking.runner import Goal, JobRunner, Work, plan_goal
 from backend.tracking.spans import Direction
 from backend.tracking.store import Job, TrackedMask, TrackStore
-from backend.tracking.video import video_tag
+from backend.tracking.track_commands import JobRequest
+from backend.tracking.video import TaskVideos
 
 logger = logging.getLogger(__name__)
 
 KIND = "interactive"
-FETCH_SECONDS = 600.0  # for a whole video, inside a job
 ABANDONED_SECONDS = 120.0  # a track that nobody asks about is cancelled
 KEPT_SECONDS = 1800.0  # a track that ended can be read this long after the last question
 MAX_RUNNING = 16
@@ -85,24 +83,43 @@ class Progress:
         return self.job.state.ended and self.cursor >= self.produced
 
 
-class Tracks:
-    """Starts, reads, cancels and forgets the tracks of editors that speak the protocol."""
+class InteractiveJobs:
+    """What the jobs of these tracks do, see ``JobKind``."""
 
     kind = KIND
+
+    def __init__(self, videos: TaskVideos) -> None:
+        self._videos = videos
+
+    def open(self, task: ProjectTask, request: JobRequest) -> Work:
+        """See ``JobKind``."""
+
+        def read_goal(described: Mapping[str, Any], width: int, height: int) -> Goal:
+            prompts = {
+                int(frame): pixel_prompt(_read_prompt(written), width, height)
+                for frame, written in described["prompts"].items()
+            }
+            return plan_goal(described["id"], prompts, request)
+
+        return self._videos.open_work(task, request, read_goal)
+
+    def outcome(self, task: ProjectTask, job: Job) -> tuple[list[dict[str, Any]], list[float]]:
+        """Nothing: these tracks are read by the editor, never stored as predictions."""
+        return [], []
+
+
+class Tracks:
+    """Starts, reads, cancels and forgets the tracks of editors that speak the protocol."""
 
     def __init__(
         self,
         store: TrackStore,
         jobs: JobRunner,
-        images: TaskMedia,
-        clips: Clips,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._jobs = jobs
-        self._images = images
-        self._clips = clips
         self._clock = clock
         self._lock = threading.Lock()
         self._patience = threading.BoundedSemaphore(PATIENT_READERS)
@@ -111,7 +128,7 @@ class Tracks:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def start(self, task: Task, request: Mapping[str, Any]) -> Job:
+    def start(self, task: Task, request: JobRequest) -> Job:
         """Begin to track, or join the same request under way; see ``track_request``.
 
         Raises:
@@ -139,15 +156,14 @@ class Tracks:
         job = self._job(job_id)
         order = read_order(job.request)
         position = min(session.read if cursor is None else cursor, len(order))
-        digests = _digests(job.request)
-        frames = self._await_frames(session, order, position, digests)
+        frames = self._await_frames(session, order, position)
         after = position + len(frames)
         session.read, session.touched = after, self._clock()
         job = self._job(job_id)
         return Progress(
             frames,
             after,  # not ``session.read``, which another reader may have set since
-            self._produced(session.track, order, after, digests),
+            self._produced(session.track, order, after),
             len(order),
             job,
             {each["id"]: each["labels"] for each in job.request["objects"]},
@@ -185,39 +201,6 @@ class Tracks:
             elif session.released or idle > KEPT_SECONDS or spare > 0:
                 spare -= 1
                 self._forget(session)
-
-    def open(self, request: Mapping[str, Any]) -> Work:
-        """See ``jobs.Opener``."""
-        config = parse_label_config(request["label_config"])
-        tag = video_tag(config, request["video"])
-        deadline = time.monotonic() + FETCH_SECONDS
-        file = self._images.video(request["task"], tag, deadline)
-        table, _ = self._clips.table(file, deadline)
-        frames = open_video(file, table=table)
-        size = (frames.width, frames.height)
-        order = read_order(request)
-        goals = [
-            Goal(
-                each["id"],
-                {
-                    int(frame): pixel_prompt(_read_prompt(written), *size)
-                    for frame, written in each["prompts"].items()
-                },
-                {int(frame): _digest(written) for frame, written in each["prompts"].items()},
-                order.spans(each["id"]),
-            )
-            for each in request["objects"]
-        ]
-
-        def close() -> None:
-            frames.close()
-            file.close()  # it may leave the cache now
-
-        return Work(frames, goals, lambda frame: size, close)
-
-    def outcome(self, job: Job) -> tuple[list[dict[str, Any]], list[float]]:
-        """Nothing: these tracks are read by the editor, never stored as predictions."""
-        return [], []
 
     # What is there.
 
@@ -258,7 +241,7 @@ class Tracks:
     # Reading.
 
     def _await_frames(
-        self, session: Session, order: Order, position: int, digests: Mapping[str, Any]
+        self, session: Session, order: Order, position: int
     ) -> list[tuple[int, list[TrackedMask]]]:
         patient = self._patience.acquire(blocking=False)
         try:
@@ -268,7 +251,7 @@ class Tracks:
                 ended = self._job(session.job_id).state.ended
                 before = len(frames)
                 while len(frames) < BATCH_FRAMES and position + len(frames) < len(order):
-                    found = self._masks(session.track, order[position + len(frames)], digests)
+                    found = self._masks(session.track, *order[position + len(frames)])
                     if found is None:
                         break
                     frames.append(found)
@@ -283,39 +266,40 @@ class Tracks:
                 self._patience.release()
 
     def _masks(
-        self, track: str, wanted: tuple[int, list[str]], digests: Mapping[str, Any]
+        self, track: str, frame: int, names: Sequence[str]
     ) -> tuple[int, list[TrackedMask]] | None:
         """The masks of one frame; None while one of them is missing."""
-        frame, names = wanted
         found = []
         for name in names:
             mask = next(self._store.masks(track, object_id=name, frame=frame), None)
-            if mask is None or mask.anchor not in digests[name]:
+            if mask is None:
                 return None
             found.append(mask)
         return frame, found
 
-    def _produced(self, track: str, order: Order, low: int, digests: Mapping[str, Any]) -> int:
+    def _produced(self, track: str, order: Order, low: int) -> int:
         """How many frames are done, of which the first ``low`` are known to be."""
         high = len(order)
         while low < high:
             middle = (low + high) // 2
-            if self._masks(track, order[middle], digests) is None:
-                high = middle
-            else:
+            # Prompts are answered before the frames that lead to them, so look at one of those too.
+            tracked = middle
+            while tracked > low and order.is_prompted(tracked):
+                tracked -= 1
+            if all(self._masks(track, *order[each]) for each in {middle, tracked}):
                 low = middle + 1
+            else:
+                high = middle
         return low
 
 
 def track_request(
-    task: Task,
-    body: Mapping[str, Any],
-    label_config: str,
+    task: ProjectTask,
     video: str,
     prompts: Mapping[str, Mapping[int, ObjectPrompt]],
     order: Order,
-) -> dict[str, Any]:
-    """The request of a job as JSON: all that is needed to run and to read it, after a restart too.
+) -> JobRequest:
+    """The request of a job: all that is needed to run and to read it, after a restart too.
 
     Args:
         prompts: by object and frame of the file, points and box in percent.
@@ -329,10 +313,8 @@ def track_request(
         for name, frames in prompts.items()
     ]
     return {
+        **task.as_json(),
         "kind": KIND,
-        "project": task[0],
-        "task": {"id": body.get("id"), "data": body.get("data")},
-        "label_config": label_config,
         "video": video,
         "objects": objects,
         "first": order.first,
@@ -347,14 +329,6 @@ def read_order(request: Mapping[str, Any]) -> Order:
     return Order(prompted, request["first"], request["last"], Direction(request["direction"]))
 
 
-def _digests(request: Mapping[str, Any]) -> dict[str, set[str]]:
-    """By object, the digests of its prompts."""
-    return {
-        each["id"]: {_digest(written) for written in each["prompts"].values()}
-        for each in request["objects"]
-    }
-
-
 def _write_prompt(prompt: ObjectPrompt) -> dict[str, Any]:
     box = prompt.box
     numbers = [box.x, box.y, box.width, box.height, box.rotation] if box is not None else None
@@ -365,7 +339,3 @@ def _read_prompt(written: Mapping[str, Any]) -> ObjectPrompt:
     points = tuple(PointPrompt(x, y, positive) for x, y, positive in written["points"])
     box = BoxPrompt(*written["box"]) if written["box"] is not None else None
     return ObjectPrompt(image="", points=points, box=box)
-
-
-def _digest(written: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:16]

@@ -50,7 +50,7 @@ def test_pictures_of_tasks(
     service = wiring.service(wiring.engine(), for_editors=False)
     try:
         task = {"id": 1, "data": {"image": f"/data/local-files/?d={photo.name}"}}
-        images = service.tracking.sequences._shop.images
+        images = service.tracking.sequences._pictures
         deadline = time.monotonic() + PATIENCE
         source = images.source(task, ImageTag("image", value="$image"), None, deadline)
         assert source.load().shape == (300, 400, 3)

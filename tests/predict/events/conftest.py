@@ -40,8 +40,7 @@ def decoding_process():
 @pytest.fixture
 def decode_here(monkeypatch):
     """Decode without a process of its own, which takes half a second to start."""
-    for module in ("predict.events.open_videos", "predict.events.sessions", "tracking.video"):
-        monkeypatch.setattr(f"backend.{module}.open_video", video_frames)
+    monkeypatch.setattr("backend.tracking.video.open_video", video_frames)
 
 
 @pytest.fixture

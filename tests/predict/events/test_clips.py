@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.project_task import ProjectTask
 from backend.media.errors import MediaError, Reason
 from backend.media.resolver import MediaStream
 from backend.predict.events.open_videos import Clips
+from backend.tracking.video import TaskVideos
 from tests.pixels.clips import steady, write_clip
 from tests.waiting import PATIENCE
 
@@ -21,7 +23,6 @@ CONFIG = parse_label_config(
     '<VideoRectangle name="box" toName="video"/>'
     '<Labels name="labels" toName="video"><Label value="Ball"/></Labels></View>'
 )
-TASK = ("1", "2")
 
 
 class Storage:
@@ -58,12 +59,13 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
 
 
 def test_a_video_whose_storage_failed_is_opened_anew(storage: Storage) -> None:
-    clips = Clips(storage)  # type: ignore[arg-type]
+    clips = Clips(TaskVideos(storage))  # type: ignore[arg-type]
+    body = {"id": 2, "data": {"video": "/data/upload/1/a.mp4"}}
+    task = ProjectTask("1", body, "", CONFIG)
 
     def frame(index: int) -> np.ndarray:
         deadline = time.monotonic() + PATIENCE
-        body = {"id": 2, "data": {"video": "/data/upload/1/a.mp4"}}
-        with clips.use(TASK, body, CONFIG, "video", deadline) as clip:
+        with clips.use(task, "video", deadline) as clip:
             return clip.source(index).load()
 
     before = frame(90).copy()

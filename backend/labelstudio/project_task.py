@@ -1,0 +1,45 @@
+"""A task as requests, jobs and commands look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backend.labelstudio.json_values import task_name
+from backend.labelstudio.tags import LabelConfig
+
+
+@dataclass(frozen=True)
+class ProjectTask:
+    """A task, and the label config of its project.
+
+    Attributes:
+        project: Label Studio's ``<id>.<creation time>``.
+        task: as Label Studio sends it.
+        label_config: the XML that ``config`` was read from.
+    """
+
+    project: str
+    task: Mapping[str, Any]
+    label_config: str
+    config: LabelConfig
+
+    @property
+    def task_id(self) -> str:
+        """See ``task_name``."""
+        return task_name(self.task)
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """The task's data; empty where it is no object."""
+        data = self.task.get("data")
+        return data if isinstance(data, Mapping) else {}
+
+    def as_json(self) -> dict[str, Any]:
+        """What is needed to work on its media later."""
+        return {
+            "project": self.project,
+            "task": {"id": self.task.get("id"), "data": dict(self.data)},
+            "label_config": self.label_config,
+        }
