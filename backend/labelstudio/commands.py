@@ -1,7 +1,7 @@
 """The text box as a command line.
 
 A global ``<TextArea>`` may be there for the annotator's own notes, so this answers only what is
-surely meant for it:
+clearly meant for it:
 
 - a known command alone ("help", "Status", "track 0-40 back"), with or without a slash before it;
 - anything that begins with a slash ("/hlep"): an unknown command, answered with one line of help.
@@ -44,15 +44,15 @@ class TextKind(StrEnum):
 
 
 HELP = (
-    "click or drag a box with a smart tool (Alt+click: not this). "
-    "Commands: help, status, clear (empties this box)"
+    "click an object or drag a box around it with a smart tool; Alt+click what is not part of it. "
+    "Commands: help, status, clear (empties this text box)"
 )
 """One line that says what can be done on a picture."""
 
 TRACK_HELP = (
-    "mark objects on one or more frames, then: track (to the end), track 0-40, track back, "
-    "track both, track stride=3 (every 3rd frame, faster); status (brings what is done), stop, "
-    "redo (track anew), clear (forget), help"
+    "mark objects on one or more frames, then type track (to the end), track 0-40, track back, "
+    "track both or track stride=3 (every 3rd frame, faster). Also: status (shows what is done so "
+    "far), stop, redo (tracks again from the start), clear (forgets the track), help"
 )
 """One line that says what can be done on a sequence of frames."""
 
@@ -160,4 +160,4 @@ def status_line(line: str) -> str:
 
 def unknown_command(line: str) -> str:
     """The one line that answers an unknown command."""
-    return f"there is no command {line[:40]}. Commands: {', '.join(Word)}"
+    return f"there is no command {line[:40]}; the commands are {', '.join(Word)}"

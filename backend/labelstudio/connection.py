@@ -1,6 +1,6 @@
 """Where a Label Studio is, which URLs are on it, and with what key it is reached.
 
-The kinds of API key are told apart by their shape. A *legacy token* is hexadecimal and sent as
+The kinds of API key differ in their form. A *legacy token* is hexadecimal and sent as
 ``Authorization: Token <key>``; a default Label Studio 1.23 refuses it. A *personal access token* is
 a JWT refresh token, exchanged for an access token that lives five minutes and is sent as
 ``Authorization: Bearer <access>``.
@@ -119,7 +119,7 @@ class Credential(enum.Enum):
 
 
 def credential_kind(api_key: str | None) -> Credential:
-    """Tell the kinds of API key apart; a JWT names its own kind."""
+    """The kind of an API key; a JWT names its own."""
     if not api_key:
         return Credential.NONE
     claims = _jwt_claims(api_key)

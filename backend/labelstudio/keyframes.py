@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -114,13 +115,12 @@ def thin(
             frame given, unless that is this one.
 
     Returns:
-        Ascending, one for each frame; ``enabled`` is False on the last frame of each stay.
+        Ascending, one for each frame; ``enabled`` is False where the object disappears.
     """
     found: list[Keyframe] = []
     kept = set(keep)
-    for stay in _stays(boxes):
-        shown = [Keyframe(frame, box) for frame, box in stay]
-        chosen = _choose(shown, kept, tolerance)
+    for stretch in _stretches(boxes):
+        chosen = _choose(stretch, kept, tolerance)
         if chosen[-1].frame != frames_count:
             chosen[-1] = replace(chosen[-1], enabled=False)
         found += chosen
@@ -215,61 +215,49 @@ def _normal_angle(degrees: float) -> float:
     return 180.0 - (180.0 - degrees) % 360.0
 
 
-def _stays(boxes: Mapping[int, Box | None]) -> Iterator[list[tuple[int, Box]]]:
-    """The frames given, cut where the object is absent."""
-    stay: list[tuple[int, Box]] = []
-    for frame in sorted(boxes):
-        box = boxes[frame]
-        if box is not None:
-            stay.append((frame, box))
-        elif stay:
-            yield stay
-            stay = []
-    if stay:
-        yield stay
+def _stretches(boxes: Mapping[int, Box | None]) -> Iterator[list[Keyframe]]:
+    """A key frame for every box, in stretches between the frames where the object is absent."""
+    present = {frame: Keyframe(frame, box) for frame, box in boxes.items() if box is not None}
+    for is_there, frames in itertools.groupby(sorted(boxes), key=present.__contains__):
+        if is_there:
+            yield [present[frame] for frame in frames]
 
 
-def _choose(stay: Sequence[Keyframe], keep: Collection[int], tolerance: float) -> list[Keyframe]:
-    """The key frames of one stay: its ends, those to keep, and what is needed between."""
-    last = len(stay) - 1
-    fixed = [place for place in range(1, last) if stay[place].frame in keep]
-    chosen = [stay[0]]
+def _choose(stretch: Sequence[Keyframe], keep: Collection[int], tolerance: float) -> list[Keyframe]:
+    """The key frames of a stretch: its ends, those to keep, and what is needed between."""
+    last = len(stretch) - 1
+    fixed = [place for place in range(1, last) if stretch[place].frame in keep]
+    chosen = [stretch[0]]
     place = 0
     for end in [*fixed, last]:
         while place < end:
-            place = _farthest(stay, place, end, tolerance)
-            chosen.append(stay[place])
+            place = _farthest(stretch, place, end, tolerance)
+            chosen.append(stretch[place])
     return chosen
 
 
-def _farthest(stay: Sequence[Keyframe], start: int, end: int, tolerance: float) -> int:
+def _farthest(stretch: Sequence[Keyframe], start: int, end: int, tolerance: float) -> int:
     """A place up to ``end`` to which a line from ``start`` is true enough; at least the next."""
-    good, step = start + 1, 2
-    while good < end:
-        reach = min(start + step, end)
-        if not _is_line(stay, start, reach, tolerance):
-            break
-        good, step = reach, step * 2
-    else:
-        return good
-    bad = reach
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        if _is_line(stay, start, middle, tolerance):
+    good, reach = start + 1, min(start + 2, end)
+    while good < reach and _is_line(stretch, start, reach, tolerance):
+        good, reach = reach, min(2 * reach - start, end)
+    while reach - good > 1:
+        middle = (good + reach) // 2
+        if _is_line(stretch, start, middle, tolerance):
             good = middle
         else:
-            bad = middle
+            reach = middle
     return good
 
 
-def _is_line(stay: Sequence[Keyframe], start: int, end: int, tolerance: float) -> bool:
+def _is_line(stretch: Sequence[Keyframe], start: int, end: int, tolerance: float) -> bool:
     """Whether the boxes between two places are those that the editor would draw."""
-    first, last = stay[start], stay[end]
+    first, last = stretch[start], stretch[end]
     frames = last.frame - first.frame
     return all(
         _overlap(_between(first.box, last.box, (each.frame - first.frame) / frames), each.box)
         >= tolerance
-        for each in stay[start + 1 : end]
+        for each in stretch[start + 1 : end]
     )
 
 

@@ -236,7 +236,7 @@ def _reference_problems(config: LabelConfig, elements: Sequence[_Element]) -> It
 
 
 def _is_annotated(config: LabelConfig, video: VideoTag) -> bool:
-    """Whether anything is drawn on a video; spans of time are not our business."""
+    """Whether anything is drawn on a video; spans of time do not count."""
     shapes = (*config.answers, *config.prompts, *config.other_shapes)
     tied = [tag.to_name for tag in shapes] + [tag.to_name for tag in config.video_controls]
     return video.name in tied

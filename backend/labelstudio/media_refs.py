@@ -82,4 +82,4 @@ def _required(path: str, data: Mapping[str, object], tag: MediaTag) -> object:
         if UNDEFINED_KEY in data:
             return data[UNDEFINED_KEY]
         names = ", ".join(sorted(str(key) for key in data)[:10]) or "nothing"
-        raise MissingMedia(f"{tag.tag} wants ${path}, the task's data has {names}") from None
+        raise MissingMedia(f"{tag.tag} wants ${path}, but the task's data has {names}") from None

@@ -123,7 +123,7 @@ def _convertible(results: object, config: LabelConfig) -> list[ObjectPrompt]:
 def _is_answer(region: Region, config: LabelConfig) -> bool:
     """Whether a region is already what we would answer with."""
     answer = config.find_answer(region.image, region.labels, region.from_name)
-    if answer is None:  # no place for it: only masks are surely left alone
+    if answer is None:  # no place for it: leave masks alone
         return isinstance(region.geometry, BrushStrokes | Bitmask)
     match region.geometry:
         case BrushStrokes() | Bitmask():

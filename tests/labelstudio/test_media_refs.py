@@ -48,7 +48,12 @@ def test_pages():
 @pytest.mark.parametrize(
     ("tag", "data", "page", "message"),
     [
-        (ImageTag("i", "$image"), {}, None, r"<Image name=i> wants \$image, the task's data has n"),
+        (
+            ImageTag("i", "$image"),
+            {},
+            None,
+            r"=i> wants \$image, but the task's data has n",
+        ),
         (ImageTag("i", "$image"), {"b": 1, "a": 2}, None, "has a, b"),
         (ImageTag("i", "$image"), {"image": None}, None, "is empty, not an address"),
         (ImageTag("i", "$image"), {"image": ""}, None, "is empty"),
