@@ -13,7 +13,7 @@ from typing import Any
 import requests
 
 from backend.doctor.findings import Finding, broken, ok, warning
-from backend.labelstudio.client import ConnectionCheck, LabelStudioClient, LabelStudioError
+from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.labelstudio.connection import Credential
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.label_config import labels_without_answer
@@ -38,62 +38,59 @@ def server_findings(
     Returns:
         The findings, and whether its API can be used for further checks.
     """
-    check = client.check()
-    if not check.reachable:
-        return [broken(SUBJECT, check.message)], False
-    found = [_version(client, check), *_key(client, check, now())]
-    if check.accepted:
-        found += _clock(client, now)
-    return found, check.accepted
+    version = client.version()
+    try:
+        user = client.whoami().get("email")
+    except LabelStudioError as error:
+        if error.status is None:
+            return [broken(SUBJECT, str(error))], False
+        return [_version(client, version), broken("API key", str(error))], False
+    return [_version(client, version), _key(client, user, now()), *_clock(client, now)], True
 
 
-def _version(client: LabelStudioClient, check: ConnectionCheck) -> Finding:
-    if check.version is None:
+def _version(client: LabelStudioClient, version: str | None) -> Finding:
+    if version is None:
         return warning(
             SUBJECT,
             f"{client.url} answers, but does not say which version it is",
             "check that LABEL_STUDIO_URL is Label Studio's own address, with the sub-path if any",
         )
-    numbers = tuple(int(part) for part in re.findall(r"\d+", check.version)[:2])
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers < TESTED:
         return warning(
             SUBJECT,
-            f"{check.version} at {client.url}; the backend is tested with 1.23",
+            f"{version} at {client.url}; the backend is tested with 1.23",
             "update Label Studio if something does not work",
         )
-    return ok(SUBJECT, f"{check.version} at {client.url}")
+    return ok(SUBJECT, f"{version} at {client.url}")
 
 
-def _key(client: LabelStudioClient, check: ConnectionCheck, now: float) -> Iterator[Finding]:
-    subject = "API key"
-    if not check.accepted:
-        yield broken(subject, check.message)
-        return
-    kind = client.credential
+def _key(client: LabelStudioClient, user: object, now: float) -> Finding:
+    """What there is to say about an API key that was accepted."""
+    subject, kind = "API key", client.credential
     left = None if client.expires is None else client.expires - now
     if kind is Credential.ACCESS:
         minutes = "soon" if left is None else f"in {max(left, 0.0) / 60:.0f} minutes"
-        yield warning(
+        return warning(
             subject,
-            f"{kind.value} of {check.user} is accepted and expires {minutes}",
+            f"{kind.value} of {user} is accepted and expires {minutes}",
             "create a personal access token under Account & Settings and use that",
         )
-    elif kind is Credential.LEGACY:
-        yield warning(
+    if kind is Credential.LEGACY:
+        return warning(
             subject,
-            f"{kind.value} of {check.user} is accepted, but a default Label Studio 1.23 refuses "
+            f"{kind.value} of {user} is accepted, but a default Label Studio 1.23 refuses "
             "such tokens",
             "create a personal access token before they are switched off",
         )
-    elif left is not None and left < SOON_SECONDS:
+    if left is not None and left < SOON_SECONDS:
         day = datetime.fromtimestamp(now + left, UTC).date()
-        yield warning(
+        return warning(
             subject,
-            f"{kind.value} of {check.user} expires on {day}",
+            f"{kind.value} of {user} expires on {day}",
             "create a new one under Account & Settings",
         )
-    else:
-        yield ok(subject, f"{kind.value} of {check.user} is accepted")
+    return ok(subject, f"{kind.value} of {user} is accepted")
 
 
 def _clock(client: LabelStudioClient, now: Callable[[], float]) -> Iterator[Finding]:

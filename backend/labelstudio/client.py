@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import requests
@@ -42,25 +41,6 @@ class LabelStudioError(ExpectedError):
     def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
-
-
-@dataclass(frozen=True)
-class ConnectionCheck:
-    """What ``LabelStudioClient.check`` found.
-
-    Attributes:
-        reachable: something that answers like Label Studio is at the URL.
-        accepted: it took the API key.
-        message: what is wrong and how to put it right; "" where nothing is.
-        version: Label Studio's release, e.g. "1.23.2", where it says so.
-        user: the e-mail address the key belongs to, when accepted.
-    """
-
-    reachable: bool
-    accepted: bool
-    message: str = ""
-    version: str | None = None
-    user: str | None = None
 
 
 class LabelStudioClient:
@@ -241,16 +221,14 @@ class LabelStudioClient:
         """The user the API key belongs to."""
         return self._object("GET", "/api/current-user/whoami")
 
-    def check(self) -> ConnectionCheck:
-        """Find out whether Label Studio answers and takes the key; never raises."""
-        version = self._version()
+    def version(self) -> str | None:
+        """Label Studio's release, e.g. "1.23.2"; None where nothing says so. Never raises."""
         try:
-            user = self.whoami().get("email")
-        except LabelStudioError as error:
-            return ConnectionCheck(error.status is not None, False, str(error), version)
-        return ConnectionCheck(
-            True, True, version=version, user=user if isinstance(user, str) else None
-        )
+            response = self._send("GET", self.url + "/api/version")
+        except LabelStudioError:
+            return None
+        release = _json_object(response).get("release")
+        return release if isinstance(release, str) else None
 
     def _object(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
         """The JSON object that a request is answered with."""
@@ -263,14 +241,6 @@ class LabelStudioClient:
                 status=response.status_code,
             )
         return found
-
-    def _version(self) -> str | None:
-        try:
-            response = self._send("GET", self.url + "/api/version")
-        except LabelStudioError:
-            return None
-        release = _json_object(response).get("release")
-        return release if isinstance(release, str) else None
 
     # --- below HTTP ------------------------------------------------------------------------
 

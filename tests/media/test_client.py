@@ -255,31 +255,30 @@ def test_posts_are_not_repeated(server: RecordingServer, client: LabelStudioClie
     assert server.count("/api/predictions/") == 1
 
 
-def test_check_accepted(label_studio: FakeLabelStudio, client: LabelStudioClient) -> None:
-    found = client.check()
-    assert (found.reachable, found.accepted) == (True, True)
-    assert (found.version, found.user) == ("1.23.2", "a@b.co")
+def test_version_and_user(label_studio: FakeLabelStudio, client: LabelStudioClient) -> None:
+    assert (client.version(), client.whoami()["email"]) == ("1.23.2", "a@b.co")
+    assert client.credential is Credential.PERSONAL_ACCESS
 
 
-def test_check_refused(label_studio: FakeLabelStudio) -> None:
-    found = LabelStudioClient(label_studio.url, LEGACY_TOKEN).check()
-    assert (found.reachable, found.accepted) == (True, False)
-    assert "legacy" in found.message
+def test_the_version_is_known_without_a_key_that_is_accepted(label_studio: FakeLabelStudio) -> None:
+    assert LabelStudioClient(label_studio.url, LEGACY_TOKEN).version() == "1.23.2"
 
 
 def test_login_page_of_a_proxy_is_not_taken_for_an_answer(
     server: RecordingServer, client: LabelStudioClient
 ) -> None:
     server.route("/api/current-user/", Reply(200, b"<!doctype html><title>Log in</title>"))
-    found = client.check()
-    assert not found.accepted
-    assert "login page" in found.message
+    with pytest.raises(LabelStudioError, match="login page"):
+        client.whoami()
 
 
-def test_check_unreachable() -> None:
-    found = LabelStudioClient("http://127.0.0.1:9", LEGACY_TOKEN).check()
-    assert (found.reachable, found.accepted) == (False, False)
-    assert "inside a container localhost is the container itself" in found.message
+def test_unreachable() -> None:
+    client = LabelStudioClient("http://127.0.0.1:9", LEGACY_TOKEN)
+    assert client.version() is None
+    with pytest.raises(LabelStudioError) as caught:
+        client.whoami()
+    assert caught.value.status is None
+    assert "inside a container localhost is the container itself" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +307,7 @@ def test_secrets_stay_out_of_repr_errors_and_logs(
     texts = []
     for key in (PERSONAL_ACCESS_TOKEN, LEGACY_TOKEN):
         client = LabelStudioClient(label_studio.url, key)
-        texts += [repr(client), str(client.check())]
+        texts += [repr(client), str(client.version())]
         with pytest.raises(LabelStudioError) as caught:
             client.request("GET", "/api/nothing")
         texts += [str(caught.value), repr(caught.value)]
