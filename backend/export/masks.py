@@ -25,7 +25,7 @@ from backend.labelstudio.geometry import (
     mask_iou,
     resize_mask,
 )
-from backend.labelstudio.json_values import number
+from backend.labelstudio.json_values import Results, number
 from backend.labelstudio.keyframes import box_at
 from backend.labelstudio.media_refs import media_uri, page_count
 from backend.labelstudio.read_results import Point, Region, joined_labels, rasterise, read_results
@@ -44,7 +44,6 @@ from backend.tracking.video_commands import box_digest
 SAME_PLACE = 0.7
 """IoU of a mask's box with the box shown, below which the annotator has moved the box away."""
 
-Results = Sequence[Mapping[str, object]]
 Fetch = Callable[[str, int], MediaStream]
 """By address and task: the file."""
 

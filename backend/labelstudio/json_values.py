@@ -5,6 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
+
+Result = dict[str, Any]
+"""One item of a ``result`` list: a region, or a part of one, or a text."""
+Results = list[Result]
 
 _MAX_PERCENT = 1000.0  # ten pictures away: not a place on this one
 _PATH_STEP = re.compile(r"[^.\[\]]+")

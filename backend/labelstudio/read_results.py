@@ -6,7 +6,7 @@ import base64
 import binascii
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -25,6 +25,7 @@ from backend.labelstudio.geometry import (
     resize_mask,
 )
 from backend.labelstudio.json_values import (
+    Results,
     flag,
     item_value,
     mappings,
@@ -120,7 +121,7 @@ class ReadResults:
 
 def newest_results(
     task: Mapping[str, object], *kinds: str, even_empty: bool = False, not_by: str | None = None
-) -> list[dict[str, Any]]:
+) -> Results:
     """The results of the newest entry that a task has of the first kind of which it has one.
 
     Args:

@@ -19,11 +19,20 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from backend.labelstudio.commands import TypedText, read_text, status_line
-from backend.labelstudio.json_values import item_value, mappings, number, text, texts, whole_number
+from backend.labelstudio.json_values import (
+    Result,
+    Results,
+    item_value,
+    mappings,
+    number,
+    text,
+    texts,
+    whole_number,
+)
 from backend.labelstudio.keyframes import Keyframe, read_sequence, same_box, sequence_value
 from backend.labelstudio.read_results import Item, by_region
 from backend.labelstudio.tags import LabelConfig, VideoTag
-from backend.labelstudio.write_results import Result, status_results
+from backend.labelstudio.write_results import status_results
 
 SAME_BOX = 1e-3
 """Percent by which a box may differ from the one that was sent and still be that one."""
@@ -233,7 +242,7 @@ def video_results(
     framerate: float,
     score: float | None = None,
     status: str | None = None,
-) -> list[Result]:
+) -> Results:
     """The items that put ``keyframes`` in the place of a region's, in the editor's own form.
 
     Only the box's item has labels: with a ``labels`` item beside it the editor would hold them
@@ -271,9 +280,7 @@ def video_results(
     return [box, *_echoes(region, value, common, config, status)]
 
 
-def video_status(
-    line: str | None, config: LabelConfig, video: str, known: object = ()
-) -> list[Result]:
+def video_status(line: str | None, config: LabelConfig, video: str, known: object = ()) -> Results:
     """The result that shows ``line`` in the video's global text area; None or "" clears it.
 
     On a video the editor keeps such a text as a region, so it must come back under the id it has,

@@ -22,11 +22,9 @@ from backend.labelstudio.geometry import (
     points_to_percent,
     resize_mask,
 )
+from backend.labelstudio.json_values import Result, Results
 from backend.labelstudio.prompts import ObjectPrompt
 from backend.labelstudio.tags import AnswerControl, LabelConfig, Shape
-
-Result = dict[str, Any]
-"""One item of a ``result`` list."""
 
 MAX_VERTICES = 500
 """Vertices of one ring; more make the editor slow and say nothing an annotator can use."""
@@ -81,7 +79,7 @@ def part_id(region_id: str, part: int) -> str:
 
 def region_results(
     prompt: ObjectPrompt, mask: Mask, *, score: float, config: LabelConfig, region_id: str
-) -> list[Result]:
+) -> Results:
     """The results that show ``mask``, in the form the label config asks for.
 
     Args:
@@ -103,7 +101,7 @@ def region_results(
     mask = resize_mask(mask, width, height)
     if not mask.any():
         return []
-    results: list[Result] = []
+    results: Results = []
     for position, value in enumerate(_values(mask, answer.control.shape, region_id)):
         identifier = part_id(region_id, position)
         common: Result = {
@@ -122,7 +120,7 @@ def region_results(
 
 def status_results(
     text: str | None, config: LabelConfig, image: str, item_index: int | None = None
-) -> list[Result]:
+) -> Results:
     """The result that shows ``text`` in the picture's global text area; None or "" clears it.
 
     Every text gets STATUS_PREFIX. Empty where the config has no such text area.
@@ -161,7 +159,7 @@ def _answer(prompt: ObjectPrompt, config: LabelConfig) -> AnswerControl:
     raise LabelMismatch(f"label {labels} is not in {holder}: add it to the label config")
 
 
-def _labelled(common: Result, value: Result, answer: AnswerControl) -> list[Result]:
+def _labelled(common: Result, value: Result, answer: AnswerControl) -> Results:
     """One result, or two with one id where the labels live in a separate ``<Labels>``."""
     control, labels = answer.control, list(answer.labels)
     kind = control.result_type
@@ -175,7 +173,7 @@ def _labelled(common: Result, value: Result, answer: AnswerControl) -> list[Resu
     return results
 
 
-def _values(mask: Mask, shape: Shape, region_id: str) -> list[Result]:
+def _values(mask: Mask, shape: Shape, region_id: str) -> Results:
     """The ``value`` of each region that shows ``mask``, without labels."""
     match shape:
         case Shape.BRUSH:

@@ -29,7 +29,7 @@ from backend.labelstudio.commands import (
     parse_command,
     unknown_command,
 )
-from backend.labelstudio.json_values import mappings, texts
+from backend.labelstudio.json_values import Results, mappings, texts
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
 from backend.labelstudio.video_regions import video_status
@@ -44,8 +44,6 @@ from backend.tracking.tracking import Tracking
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
-
-Results = list[dict[str, Any]]
 
 
 class OnlyBackground(ExpectedError):

@@ -10,6 +10,7 @@ from typing import Any
 
 from backend.job_state import JobState
 from backend.labelstudio.commands import ParsedCommand
+from backend.labelstudio.json_values import Results
 from backend.labelstudio.prompts import prompts_from_task
 from backend.labelstudio.read_results import joined_labels, read_results
 from backend.labelstudio.video_regions import read_video_regions
@@ -17,7 +18,7 @@ from backend.labelstudio.write_results import with_note
 from backend.predict.dispatch import Dispatcher
 from backend.runs.command_line import CommandError
 from backend.runs.projects import Project
-from backend.runs.prompt_sources import Results, mark_kinds, marks_of
+from backend.runs.prompt_sources import mark_kinds, marks_of
 from backend.runs.review_file import Remark
 from backend.tracking.review import LOW_IOU, Doubt, doubts
 from backend.tracking.store import Job

@@ -6,13 +6,11 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from backend.labelstudio.json_values import mappings, text
+from backend.labelstudio.json_values import Results, mappings, text
 from backend.labelstudio.prompts import prompts_from_task
 from backend.labelstudio.read_results import newest_results, read_results
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.video_regions import read_video_regions
-
-Results = list[dict[str, Any]]
 
 
 def marks_of(task: Mapping[str, Any], model_version: str) -> Results:

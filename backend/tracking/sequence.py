@@ -31,6 +31,7 @@ from backend.labelstudio.geometry import (
     mask_iou,
     points_to_pixels,
 )
+from backend.labelstudio.json_values import Results
 from backend.labelstudio.media_refs import media_uri, page_count
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
@@ -46,8 +47,6 @@ SAME_PLACE = 0.5
 # An untouched mask comes back from the editor with at most this share of its pixels changed.
 UNTOUCHED = 0.001
 MAX_PARTS = 12  # regions that one mask may become where answers are polygons
-
-Results = list[dict[str, Any]]
 
 
 @dataclass
@@ -209,14 +208,13 @@ class FrameSequence:
         prompt = ObjectPrompt(
             self.tag.name, found.frame, labels=known.labels, from_name=known.from_name
         )
-        made = region_results(
+        return region_results(
             prompt,
             found.mask.unpack(),
             score=found.iou,
             config=self.task.config,
             region_id=self._region_id(found.object_id, found.frame, generation),
         )
-        return [dict(result) for result in made]
 
     def update(self, found: TrackedMask, saved: Mapping[str, Results]) -> Results:
         """What makes the editor show a tracked mask; nothing where it does already.

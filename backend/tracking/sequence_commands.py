@@ -12,6 +12,7 @@ import numpy as np
 
 from backend.engine.pixel_prompts import PixelPrompt, pixel_prompt
 from backend.labelstudio.commands import ParsedCommand, TextKind, Word
+from backend.labelstudio.json_values import Results
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import prompts_from_context
@@ -20,7 +21,7 @@ from backend.pixels.pages import ImageSequence
 from backend.pixels.recipes import TaskPictures
 from backend.tracking.review import report
 from backend.tracking.runner import Work, plan_goal
-from backend.tracking.sequence import FrameSequence, Results, SequenceObject, by_id
+from backend.tracking.sequence import FrameSequence, SequenceObject, by_id
 from backend.tracking.store import Job, TrackedMask
 from backend.tracking.track_commands import JobRequest, TrackCommands
 

@@ -28,7 +28,7 @@ from backend.labelstudio.commands import (
     unknown_command,
 )
 from backend.labelstudio.geometry import Box, box_to_percent, box_to_pixels
-from backend.labelstudio.json_values import mappings
+from backend.labelstudio.json_values import Results, mappings
 from backend.labelstudio.keyframes import Keyframe, merge_human, thin
 from backend.labelstudio.media_refs import media_uri
 from backend.labelstudio.project_task import ProjectTask
@@ -52,8 +52,6 @@ from backend.tracking.video import FETCH_SECONDS, TaskVideos, clip_track, read_t
 
 KEPT_KEYFRAMES = 5000  # of each region, over all its answers
 TRACK = ParsedCommand(TextKind.COMMAND, Word.TRACK, "track")
-
-Results = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ class VideoCommands:
         known = [*mappings(items), *saved]
         typed = typed_for_video(known, config)
         if typed is None or not holds_note(typed.entries):
-            results += [dict(item) for item in video_status(text, config, name, known)]
+            results += video_status(text, config, name, known)
         return results
 
     def _carry_out(
@@ -241,7 +239,7 @@ class VideoCommands:
         """The region with all that was tracked of it, and a human's key frames as they are."""
         merged, score = self._merged(clip, marked)
         self._remember(clip, marked, merged)
-        made = video_results(
+        return video_results(
             marked.region,
             merged,
             clip.task.config,
@@ -249,7 +247,6 @@ class VideoCommands:
             score=score,
             status=status,
         )
-        return [dict(result) for result in made]
 
     def _merged(self, clip: Clip, marked: _Marked) -> tuple[tuple[Keyframe, ...], float | None]:
         """All key frames of a region, and the mean score of its masks."""
@@ -380,8 +377,7 @@ def _box(mask: PackedMask) -> Box | None:
 def _region_items(region: VideoRegion, clip: Clip) -> Results:
     """The region in Label Studio's form, to be read again when the job has ended."""
     framerate = clip.timeline.framerate
-    made = video_results(region, region.keyframes, clip.task.config, framerate=framerate)
-    return [dict(item) for item in made]
+    return video_results(region, region.keyframes, clip.task.config, framerate=framerate)
 
 
 def _saved(task: ProjectTask) -> Results:
