@@ -31,6 +31,11 @@ class ProjectTask:
         return task_name(self.task)
 
     @property
+    def key(self) -> tuple[str, str]:
+        """Names it among the tasks of all projects."""
+        return self.project, self.task_id
+
+    @property
     def data(self) -> Mapping[str, Any]:
         """The task's data; empty where it is no object."""
         data = self.task.get("data")

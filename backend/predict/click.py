@@ -185,7 +185,7 @@ class Clicks:
         if not prompt.has_positive:
             raise OnlyBackground("Alt+click says what does not belong; click on the object first")
         # Predict.
-        segment = self._segmenter.answer_click(request.task, request.config, prompt, deadline)
+        segment = self._segmenter.answer_click(request, prompt, deadline)
         # Encode: on a page of a track, the mask corrects the object that it is of.
         region, replaced = self._tracked_region(request, prompt, segment.mask) or (region, [])
         if prompt.box is not None:

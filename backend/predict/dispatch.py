@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from backend.engine.engine import Engine
 from backend.labelstudio.label_config import LabelConfigError, parse_label_config
+from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.tags import LabelConfig
 from backend.metrics import Metrics
 from backend.predict.click import Clicks, Reply, Request
@@ -25,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 MAX_PROJECT = 100  # characters of a project's name; Label Studio's have about 20
 RESERVED_THREADS = 2  # for probes, metrics and the answer "busy"
-
-Task = Mapping[str, Any]
 
 
 class BadRequest(Exception):
@@ -150,7 +149,8 @@ class Dispatcher:
         project = str(body.get("project"))[:MAX_PROJECT]
         with serving(project=project):
             if context is None:
-                return self._retrieve(project, tasks, xml, config)
+                whole = [ProjectTask(project, task, xml, config) for task in tasks]
+                return self._retrieve(project, whole)
             if not tasks:
                 return {"results": []}
             request = Request(project, tasks[0], xml, config, context)
@@ -159,12 +159,10 @@ class Dispatcher:
             # The editor asks for one task at a time and reads only the first result.
             return {"results": [self._answer_editor(request), *([] for _ in tasks[1:])]}
 
-    def _retrieve(
-        self, project: str, tasks: list[Task], label_config: str, config: LabelConfig
-    ) -> dict[str, Any]:
+    def _retrieve(self, project: str, tasks: list[ProjectTask]) -> dict[str, Any]:
         try:
             with self._admission.enter(project):
-                results, kind = self.retrieval.reply(project, tasks, label_config, config)
+                results, kind = self.retrieval.reply(tasks)
             outcome = "ok" if any(results) else "nothing"
         except Busy as error:
             logger.warning("%d tasks: no predictions: %s", len(tasks), error)

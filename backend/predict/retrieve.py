@@ -23,10 +23,8 @@ from typing import Any
 from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
 from backend.job_state import JobState
-from backend.labelstudio.json_values import task_name
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_task
-from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.write_results import region_id
 from backend.predict.segment import Segmenter
 from backend.threads.fair_pool import FairPool
@@ -35,7 +33,6 @@ from backend.tracking.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 
-Task = Mapping[str, Any]
 Prediction = dict[str, Any]
 
 PREFETCH_SECONDS = 120.0
@@ -86,9 +83,7 @@ class Retrieval:
         self._ahead = FairPool(2, "ahead")
         self._prefetches = threading.BoundedSemaphore(MAX_PREFETCHES)
 
-    def reply(
-        self, project: str, tasks: Sequence[Task], label_config: str, config: LabelConfig
-    ) -> tuple[list[Any], str]:
+    def reply(self, tasks: Sequence[ProjectTask]) -> tuple[list[Any], str]:
         """One entry per task, in order: a prediction, or an empty list where there is none; and
         what the request is, "open" or "retrieve".
 
@@ -96,20 +91,17 @@ class Retrieval:
         videos are tracked only where the request is certainly a retrieval; a track that takes
         longer than the request is stored as a prediction when it is done.
         """
-        retrieval = len(tasks) > 1 or any(task.get("predictions") for task in tasks)
+        retrieval = len(tasks) > 1 or any(task.task.get("predictions") for task in tasks)
         kind = "retrieve" if retrieval else "open"
-        if retrieval and config.video_rectangles:
-            whole = [ProjectTask(project, task, label_config, config) for task in tasks]
-            return self._track_all(whole), kind
-        prompts = [prompts_from_task(task, config) for task in tasks]
+        if retrieval and tasks[0].config.video_rectangles:
+            return self._track_all(tasks), kind
+        prompts = [prompts_from_task(task.task, task.config) for task in tasks]
         if tasks and not retrieval and not prompts[0]:
-            self._prefetch(tasks[0], config)
+            self._prefetch(tasks[0])
         deadline = time.monotonic() + self._retrieve_seconds
         asked = {
-            number: self._submit(
-                tasks[number], partial(self.predict, tasks[number], config, found, deadline)
-            )
-            for number, found in enumerate(prompts)
+            number: self._submit(task, partial(self.predict, task, found, deadline))
+            for number, (task, found) in enumerate(zip(tasks, prompts, strict=True))
             if found
         }
         seconds = self._retrieve_seconds if retrieval else self._open_seconds
@@ -118,9 +110,7 @@ class Retrieval:
             each.cancel()  # not begun: asked again, it gets its turn
         return results, kind
 
-    def predict(
-        self, task: Task, config: LabelConfig, prompts: Sequence[ObjectPrompt], deadline: float
-    ) -> Found:
+    def predict(self, task: ProjectTask, prompts: Sequence[ObjectPrompt], deadline: float) -> Found:
         """Masks for ``prompts``, page by page; a page that fails spoils no other.
 
         Args:
@@ -132,7 +122,7 @@ class Retrieval:
         errors = []
         for _, page in groupby(sorted(prompts, key=_page), key=_page):
             try:
-                made, of_page = self._predict_page(task, config, list(page), deadline)
+                made, of_page = self._predict_page(task, list(page), deadline)
             except Exception as error:  # noqa: BLE001 - logged or raised by whoever asked
                 errors.append(error)
             else:
@@ -145,7 +135,7 @@ class Retrieval:
         for pool in (self._pool, self._ahead):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _submit(self, task: Task, find: Callable[[], Found]) -> Future[Found]:
+    def _submit(self, task: ProjectTask, find: Callable[[], Found]) -> Future[Found]:
         """Begin to find what there is of ``task``; what goes wrong is logged."""
 
         def run() -> Found:
@@ -155,21 +145,21 @@ class Retrieval:
                 found = Found(errors=[error])
             for reason in found.errors:
                 if isinstance(reason, ExpectedError):
-                    logger.warning("task %s: not predicted: %s", task_name(task), reason)
+                    logger.warning("task %s: not predicted: %s", task.task_id, reason)
                 else:
-                    logger.error("task %s: not predicted", task_name(task), exc_info=reason)
+                    logger.error("task %s: not predicted", task.task_id, exc_info=reason)
             return found
 
         return self._pool.submit(run)
 
     def _predict_page(
-        self, task: Task, config: LabelConfig, prompts: list[ObjectPrompt], deadline: float
+        self, task: ProjectTask, prompts: list[ObjectPrompt], deadline: float
     ) -> tuple[list[dict[str, Any]], list[float]]:
-        segments = self._segmenter.answer(task, config, prompts, Priority.RETRIEVE, deadline)
+        segments = self._segmenter.answer(task, prompts, Priority.RETRIEVE, deadline)
         regions: list[dict[str, Any]] = []
         scores = []
         for prompt, segment in zip(prompts, segments, strict=True):
-            made = self._segmenter.regions(prompt, segment, config, region_id(prompt))
+            made = self._segmenter.regions(prompt, segment, task.config, region_id(prompt))
             regions += made
             scores += [segment.score] if made else []
         return regions, scores
@@ -186,7 +176,7 @@ class Retrieval:
         """All begin now; only few are worth waiting for, the others are stored one by one."""
         patient = len(tasks) <= WORTH_WAITING
         asked = {
-            number: self._submit(task.task, partial(self._track, task, patient))
+            number: self._submit(task, partial(self._track, task, patient))
             for number, task in enumerate(tasks)
         }
         results, late = _in_time(asked, len(tasks), self._retrieve_seconds)
@@ -211,26 +201,26 @@ class Retrieval:
             scores += of_job
         return Found(self._prediction(results, scores), jobs=done if results else ())
 
-    def _prefetch(self, task: Task, config: LabelConfig) -> None:
+    def _prefetch(self, task: ProjectTask) -> None:
         """Encode the images of ``task`` (of a sequence: the first page) in the background."""
-        for tag in config.images:
+        for tag in task.config.images:
             if not self._prefetches.acquire(blocking=False):
                 return  # enough is waiting already; the click will encode
             page = 0 if tag.is_sequence else None
             try:
-                self._ahead.submit(self._encode, task, config, ObjectPrompt(tag.name, page))
+                self._ahead.submit(self._encode, task, ObjectPrompt(tag.name, page))
             except BaseException:
                 self._prefetches.release()
                 raise
 
-    def _encode(self, task: Task, config: LabelConfig, prompt: ObjectPrompt) -> None:
+    def _encode(self, task: ProjectTask, prompt: ObjectPrompt) -> None:
         try:
             deadline = time.monotonic() + PREFETCH_SECONDS
-            self._segmenter.encode(task, config, prompt, Priority.PREFETCH, deadline)
+            self._segmenter.encode(task, prompt, Priority.PREFETCH, deadline)
         except ExpectedError as error:
-            logger.info("task %s: not encoded ahead: %s", task_name(task), error)
+            logger.info("task %s: not encoded ahead: %s", task.task_id, error)
         except Exception:  # thread boundary: the click that follows reports the cause
-            logger.exception("task %s: not encoded ahead", task_name(task))
+            logger.exception("task %s: not encoded ahead", task.task_id)
         finally:
             self._prefetches.release()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +20,8 @@ import numpy as np
 from backend.engine.engine import Embedded, Engine, Segment
 from backend.engine.pixel_prompts import PixelPrompt, pixel_prompt
 from backend.engine.scheduler import Priority
-from backend.labelstudio.json_values import task_name
 from backend.labelstudio.media_refs import MissingMedia
+from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.write_results import region_results
@@ -59,8 +59,7 @@ class Segmenter:
 
     def encode(
         self,
-        task: Mapping[str, Any],
-        config: LabelConfig,
+        task: ProjectTask,
         prompt: ObjectPrompt,
         priority: Priority,
         deadline: float,
@@ -74,18 +73,17 @@ class Segmenter:
             MissingMedia, MediaError, EngineError, Busy: see ``TaskPictures.source`` and
                 ``Engine.embed``.
         """
-        tag = config.image(prompt.image)
+        tag = task.config.image(prompt.image)
         if tag is None:
             raise MissingMedia(f"the label config has no <Image name={prompt.image}>")
-        source = self._pictures.source(task, tag, prompt.item_index, deadline)
+        source = self._pictures.source(task.task, tag, prompt.item_index, deadline)
         image = self._embed(source, priority, deadline)
         _warn_of_other_size(task, prompt, image)
         return source, image
 
     def answer(
         self,
-        task: Mapping[str, Any],
-        config: LabelConfig,
+        task: ProjectTask,
         prompts: Sequence[ObjectPrompt],
         priority: Priority,
         deadline: float,
@@ -96,7 +94,7 @@ class Segmenter:
             UnusableShape: a drawn mask cannot be decoded.
             MissingMedia, MediaError, EngineError, Busy: as ``encode``.
         """
-        _, image = self.encode(task, config, prompts[0], priority, deadline)
+        _, image = self.encode(task, prompts[0], priority, deadline)
         return self._segment(image, _in_pixels(prompts, image), priority, deadline)
 
     def answer_frame(self, source: ImageSource, prompt: ObjectPrompt, deadline: float) -> Segment:
@@ -105,15 +103,13 @@ class Segmenter:
         [segment] = self._segment(image, _in_pixels([prompt], image), Priority.CLICK, deadline)
         return segment
 
-    def answer_click(
-        self, task: Mapping[str, Any], config: LabelConfig, prompt: ObjectPrompt, deadline: float
-    ) -> Segment:
+    def answer_click(self, task: ProjectTask, prompt: ObjectPrompt, deadline: float) -> Segment:
         """The mask for a click or a box of an annotator, as good as the model makes it: with a
         closer look at a small object, and as a correction of the answer before the last click.
 
         Raises as ``answer`` does.
         """
-        source, image = self.encode(task, config, prompt, Priority.CLICK, deadline)
+        source, image = self.encode(task, prompt, Priority.CLICK, deadline)
         [pixels] = _in_pixels([prompt], image)
         window = self._window(image, pixels, deadline) if self._zoom else None
         if window is not None:
@@ -185,13 +181,13 @@ def _answer_key(
     return source.key, prompt.box, tuple((point.x, point.y, point.positive) for point in points)
 
 
-def _warn_of_other_size(task: Mapping[str, Any], prompt: ObjectPrompt, image: Embedded) -> None:
+def _warn_of_other_size(task: ProjectTask, prompt: ObjectPrompt, image: Embedded) -> None:
     """The editor saw another size than the file has: masks are rescaled to what it saw."""
     seen = (prompt.original_width, prompt.original_height)
     if None not in seen and seen != (image.width, image.height):
         logger.warning(
             "task %s: the editor shows %sx%s pixels, the file has %dx%d; masks are rescaled",
-            task_name(task),
+            task.task_id,
             *seen,
             image.width,
             image.height,

@@ -106,7 +106,8 @@ class Labeller:
         alone = {**task, "annotations": [{"result": single}]}
         prompts = prompts_from_task(alone, config)
         deadline = time.monotonic() + SECONDS
-        found = self._service.retrieval.predict(alone, config, prompts, deadline)
+        whole = self._project.with_task(alone)
+        found = self._service.retrieval.predict(whole, prompts, deadline)
         if found.errors:
             raise found.errors[0]
         for result in found.prediction["result"] if found.prediction else ():

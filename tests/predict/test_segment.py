@@ -16,13 +16,15 @@ from backend.engine.engine import Segment
 from backend.engine.local import LocalEngine
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
 from backend.pixels.recipes import ImageSource
 from backend.predict.segment import Segmenter, Window, window_for
 from tests.waiting import PATIENCE
 
-CONFIG = parse_label_config('<View><Image name="image" value="$image"/></View>')
+XML = '<View><Image name="image" value="$image"/></View>'
+TASK = ProjectTask("1.100", {"id": 7}, XML, parse_label_config(XML))
 NOTHING = np.full((64, 64), -5.0, np.float32)
 
 
@@ -137,7 +139,7 @@ def test_a_tiny_object_gets_an_outline_only_with_the_window(engine, by):
 
     def iou(zoom: bool) -> float:
         segmenter = Segmenter(engine, pictures, Metrics(), zoom=zoom)
-        segment = segmenter.answer_click({}, CONFIG, prompt, time.monotonic() + 60)
+        segment = segmenter.answer_click(TASK, prompt, time.monotonic() + 60)
         assert segment.mask.shape == disc.shape
         return (segment.mask & disc).sum() / (segment.mask | disc).sum()
 

@@ -29,10 +29,14 @@ from backend.predict.events.messages import (
     read_context,
     read_prompts,
 )
-from backend.predict.events.open_videos import Clips, OpenClip
-from backend.predict.events.order import Order
-from backend.predict.events.prewarm import Prewarmer, remember
-from backend.predict.events.sessions import NoSession, Progress, Tracks, track_request
+from backend.predict.events.open_videos import EditorVideo, EditorVideos, Prewarmer
+from backend.predict.events.sessions import (
+    FrameOrder,
+    TrackReading,
+    TrackSessions,
+    UnknownSession,
+    track_request,
+)
 from backend.predict.segment import Segmenter
 from backend.tracking.spans import Direction
 from backend.tracking.tracking import Tracking
@@ -55,11 +59,6 @@ class _Call:
     asked: EventContext
     target: Target
     deadline: float
-
-    @property
-    def task(self) -> tuple[str, str]:
-        """Whose request it is."""
-        return self.request.project, self.request.task_id
 
     def reply(
         self, kind: str, value: Mapping[str, Any], outcome: str = "ok", error: str | None = None
@@ -89,9 +88,9 @@ class VideoProtocol:
         self._engine = engine
         self._segmenter = segmenter
         self._budget = budget_seconds
-        self.clips = Clips(videos, clock=clock)
-        self._prewarmer = Prewarmer(engine, self.clips)
-        self.tracks = Tracks(tracking.store, tracking.jobs, clock=clock)
+        self.videos = EditorVideos(videos, clock=clock)
+        self._prewarmer = Prewarmer(engine, self.videos)
+        self.sessions = TrackSessions(tracking.store, tracking.jobs, clock=clock)
         self._stopping = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, name="sweep", daemon=True)
         self._sweeper.start()
@@ -119,14 +118,14 @@ class VideoProtocol:
 
     def expire(self) -> None:
         """Close idle videos, cancel and forget abandoned tracks; done regularly by itself."""
-        self.clips.expire()
-        self.tracks.expire()
+        self.videos.expire()
+        self.sessions.expire()
 
     def close(self) -> None:
         """Stop background work; tracks go on at the next start."""
         self._stopping.set()
         self._prewarmer.close()
-        self.clips.close()
+        self.videos.close()
 
     def _answer(self, event: Event, call: _Call) -> Reply:
         if not call.target.to_name and event in (Event.PREWARM, Event.PREDICT, Event.TRACK):
@@ -166,75 +165,73 @@ class VideoProtocol:
             value = {"status": "ok", "cached": [0], "pending": [], "frame_count": 1}
             return call.reply("prewarm_ack", value)
         asked = call.asked
-        with self._clip(call) as clip:
-            at, count = clip.index(asked.moment), len(clip.timeline.times)
+        with self._video(call) as video:
+            at, count = video.index(asked.moment), len(video.timeline.times)
             if asked.direction is Direction.BACK:
                 frames = range(at, max(-1, at - asked.window - 1), -1)
             else:
                 frames = range(at, min(count, at + asked.window + 1))
-            cached, pending = self._prewarmer.ask(clip, frames)
+            cached, pending = self._prewarmer.ask(video, frames)
         value = {"status": "ok", "cached": cached, "pending": pending, "frame_count": count}
         return call.reply("prewarm_ack", value)
 
     def _predict(self, call: _Call) -> Reply:
         prompts = self._prompts(call)
         if not call.target.is_video:
-            request, asked = call.request, [each.prompt for each in prompts.prompts]
-            segments = self._segmenter.answer(
-                request.task, request.config, asked, Priority.CLICK, call.deadline
-            )
+            asked = [each.prompt for each in prompts.prompts]
+            segments = self._segmenter.answer(call.request, asked, Priority.CLICK, call.deadline)
             return _masks(call, prompts, segments, [{} for _ in segments])
         segments, places = [], []
-        with self._clip(call) as clip:
+        with self._video(call) as video:
             for each in prompts.prompts:
-                index = clip.index(each.moment or call.asked.moment)
-                source = clip.source(index)
+                index = video.index(each.moment or call.asked.moment)
+                source = video.source(index)
                 segments.append(self._segmenter.answer_frame(source, each.prompt, call.deadline))
-                remember(clip, index)
-                places.append(frame_value(index, clip.timeline.times))
+                video.mark_encoded(index)
+                places.append(frame_value(index, video.timeline.times))
         return _masks(call, prompts, segments, places)
 
     def _track(self, call: _Call) -> Reply:
         if not call.target.is_video:
             raise NothingToAnswer("there is nothing to track on a single picture")
         prompts = self._prompts(call)
-        with self._clip(call) as clip:
-            by_object = _by_object(prompts, clip, call.asked)
-            order = _order(by_object, clip, call.asked)
+        with self._video(call) as video:
+            by_object = _by_object(prompts, video, call.asked)
+            order = _order(by_object, video, call.asked)
             value = {
                 "total_frames": len(order),
-                "fps": clip.framerate,
-                "duration_ms": clip.video.frames.duration * 1000,
+                "fps": video.framerate,
+                "duration_ms": video.duration * 1000,
             }
         request = track_request(call.request, call.target.to_name, by_object, order)
-        job = self.tracks.start(call.task, request)
+        job = self.sessions.start(call.request, request)
         started = {"session_id": job.id, **value, "objects": list(by_object)}
         return call.reply("track_started", started, error=_reasons(prompts))
 
     def _progress(self, call: _Call) -> Reply:
         try:
-            found = self.tracks.read(call.task, call.asked.session, call.asked.cursor)
-        except NoSession:
+            found = self.sessions.read(call.request, call.asked.session, call.asked.cursor)
+        except UnknownSession:
             value = {"frames": [], "done": True, "error": "session not found"}
             return call.reply("track_progress", value, "unknown")
         times: Sequence[float] = ()
         if found.frames:
-            with self._clip(call) as clip:
-                times = clip.timeline.times
+            with self._video(call) as video:
+                times = video.timeline.times
         return call.reply("track_progress", _progress_value(found, times))
 
     def _cancel(self, call: _Call) -> Reply:
         outcome = "ok"
         try:
-            self.tracks.cancel(call.task, call.asked.session)
-        except NoSession:
+            self.sessions.cancel(call.request, call.asked.session)
+        except UnknownSession:
             outcome = "unknown"  # whatever it was, nothing runs for it
         return call.reply("track_cancel_ack", {"status": "cancelled"}, outcome)
 
     def _release(self, call: _Call) -> Reply:
-        self.tracks.release(call.task, call.asked.session)
+        self.sessions.release(call.request, call.asked.session)
         if not call.asked.session:
-            self.clips.release(call.task)
+            self.videos.release(call.request)
         return call.reply("release_ack", {"status": "released"})
 
     # Parts of them.
@@ -245,9 +242,9 @@ class VideoProtocol:
             request, read_context(request.context), target, time.monotonic() + self._budget
         )
 
-    def _clip(self, call: _Call) -> AbstractContextManager[OpenClip]:
+    def _video(self, call: _Call) -> AbstractContextManager[EditorVideo]:
         """The call's video."""
-        return self.clips.use(call.request, call.target.to_name, call.deadline)
+        return self.videos.use(call.request, call.target.to_name, call.deadline)
 
     def _prompts(self, call: _Call) -> EventPrompts:
         """The prompts of a request, each of which says where its object is.
@@ -301,14 +298,14 @@ def _reasons(prompts: EventPrompts, empty: Sequence[str] = ()) -> str | None:
 
 
 def _by_object(
-    prompts: EventPrompts, clip: OpenClip, asked: EventContext
+    prompts: EventPrompts, video: EditorVideo, asked: EventContext
 ) -> dict[str, dict[int, ObjectPrompt]]:
     """Prompts by object and frame of the file; those of one object that fall on one frame under
     two names work together."""
     found: dict[str, dict[int, ObjectPrompt]] = {}
     for each in prompts.prompts:
         frames = found.setdefault(each.object_id, {})
-        index = clip.index(each.moment or asked.moment)
+        index = video.index(each.moment or asked.moment)
         known = frames.get(index)
         if known is None:
             frames[index] = each.prompt
@@ -319,22 +316,22 @@ def _by_object(
 
 
 def _order(
-    by_object: Mapping[str, Mapping[int, Any]], clip: OpenClip, asked: EventContext
-) -> Order:
+    by_object: Mapping[str, Mapping[int, Any]], video: EditorVideo, asked: EventContext
+) -> FrameOrder:
     """How far a track goes: from the frame on screen as far as was asked for, and over every
     prompted frame."""
-    at, last = clip.index(asked.moment), len(clip.timeline.times) - 1
+    at, last = video.index(asked.moment), len(video.timeline.times) - 1
     reach = asked.max_frames
     if asked.max_seconds is not None:
-        reach = round(asked.max_seconds * clip.framerate)
+        reach = round(asked.max_seconds * video.framerate)
     reach = last if reach is None else min(reach, last)
     prompted = {name: sorted(frames) for name, frames in by_object.items()}
     every = [frame for frames in prompted.values() for frame in frames]
     first = max(0, min([at - reach, *every]))
-    return Order(prompted, first, min(last, max([at + reach, *every])), asked.direction)
+    return FrameOrder(prompted, first, min(last, max([at + reach, *every])), asked.direction)
 
 
-def _progress_value(found: Progress, times: Sequence[float]) -> dict[str, Any]:
+def _progress_value(found: TrackReading, times: Sequence[float]) -> dict[str, Any]:
     frames, absent = [], []
     for index, mask in ((index, mask) for index, masks in found.frames for mask in masks):
         about = {

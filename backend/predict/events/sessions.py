@@ -15,8 +15,6 @@ from typing import Any
 from backend.engine.pixel_prompts import pixel_prompt
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
-from backend.predict.events.open_videos import Task
-from backend.predict.events.order import Order
 from backend.threads.fair_queue import Busy
 from backend.tracking.runner import Goal, JobRunner, Work, plan_goal
 from backend.tracking.spans import Direction
@@ -38,12 +36,12 @@ POLL_SECONDS = 0.05
 PATIENT_READERS = 4  # requests that may wait for frames at the same time
 
 
-class NoSession(KeyError):
+class UnknownSession(KeyError):
     """There is no such track, or it belongs to another task."""
 
 
 @dataclass
-class Session:
+class TrackSession:
     """Who asked for a track, and what was read of it.
 
     Attributes:
@@ -53,14 +51,14 @@ class Session:
 
     job_id: str
     track: str
-    task: Task
+    task: tuple[str, str]  # see ``ProjectTask.key``
     touched: float
     read: int = 0
     released: bool = False
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrackReading:
     """A part of a track.
 
     Attributes:
@@ -81,6 +79,55 @@ class Progress:
     def done(self) -> bool:
         """Whether the reader has everything there will ever be."""
         return self.job.state.ended and self.cursor >= self.produced
+
+
+@dataclass(frozen=True)
+class FrameOrder:
+    """The frames of a track in the order in which they are tracked: what a cursor counts.
+
+    ``order[i]`` is ``(frame, the objects wanted on it)``. It follows from the request alone, so a
+    cursor means the same frame before and after a restart, and whoever reads.
+
+    Attributes:
+        prompted: by object, its prompted frames (of the file, from 0), at least one.
+        first, last: what is tracked, both included; all prompted frames are within.
+    """
+
+    prompted: Mapping[str, Sequence[int]]
+    first: int
+    last: int
+    direction: Direction
+
+    def __len__(self) -> int:
+        return len(self._forward) + len(self._back)
+
+    def __getitem__(self, position: int) -> tuple[int, list[str]]:
+        if position < len(self._forward):
+            frame = self._forward[position]
+            return frame, [name for name, at in self.prompted.items() if min(at) <= frame]
+        frame = self._back[position - len(self._forward)]
+        if self.direction is Direction.BACK:
+            return frame, [name for name, at in self.prompted.items() if max(at) >= frame]
+        return frame, [name for name, at in self.prompted.items() if min(at) > frame]
+
+    def is_prompted(self, position: int) -> bool:
+        """Whether every object that is wanted on a frame is prompted there."""
+        frame, names = self[position]
+        return all(frame in self.prompted[name] for name in names)
+
+    @property
+    def _forward(self) -> range:
+        if self.direction is Direction.BACK:
+            return range(0)
+        return range(min(min(at) for at in self.prompted.values()), self.last + 1)
+
+    @property
+    def _back(self) -> range:
+        if self.direction is Direction.FORWARD:
+            return range(0)
+        if self.direction is Direction.BACK:
+            return range(max(max(at) for at in self.prompted.values()), self.first - 1, -1)
+        return range(max(min(at) for at in self.prompted.values()) - 1, self.first - 1, -1)
 
 
 class InteractiveJobs:
@@ -108,7 +155,7 @@ class InteractiveJobs:
         return [], []
 
 
-class Tracks:
+class TrackSessions:
     """Starts, reads, cancels and forgets the tracks of editors that speak the protocol."""
 
     def __init__(
@@ -128,7 +175,7 @@ class Tracks:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def start(self, task: Task, request: JobRequest) -> Job:
+    def start(self, task: ProjectTask, request: JobRequest) -> Job:
         """Begin to track, or join the same request under way; see ``track_request``.
 
         Raises:
@@ -142,15 +189,15 @@ class Tracks:
         track = f"{KIND}-{digest[:32]}"
         job = self._jobs.submit(track, request)
         with self._lock:
-            self._sessions[job.id] = Session(job.id, track, task, self._clock())
+            self._sessions[job.id] = TrackSession(job.id, track, task.key, self._clock())
         return job
 
-    def read(self, task: Task, job_id: str, cursor: int | None) -> Progress:
+    def read(self, task: ProjectTask, job_id: str, cursor: int | None) -> TrackReading:
         """What was tracked from ``cursor`` on (None: after the last reading), at most
         ``BATCH_FRAMES`` frames; waits a while for the first.
 
         Raises:
-            NoSession: there is no such track of this task.
+            UnknownSession: there is no such track of this task.
         """
         session = self._session(task, job_id)
         job = self._job(job_id)
@@ -160,7 +207,7 @@ class Tracks:
         after = position + len(frames)
         session.read, session.touched = after, self._clock()
         job = self._job(job_id)
-        return Progress(
+        return TrackReading(
             frames,
             after,  # not ``session.read``, which another reader may have set since
             self._produced(session.track, order, after),
@@ -169,20 +216,20 @@ class Tracks:
             {each["id"]: each["labels"] for each in job.request["objects"]},
         )
 
-    def cancel(self, task: Task, job_id: str) -> None:
+    def cancel(self, task: ProjectTask, job_id: str) -> None:
         """Stop a track within the frame it is at; what it found can still be read.
 
         Raises:
-            NoSession: there is no such track of this task.
+            UnknownSession: there is no such track of this task.
         """
         session = self._session(task, job_id)
         session.touched = self._clock()
         self._jobs.cancel(job_id)
 
-    def release(self, task: Task, job_id: str = "") -> None:
+    def release(self, task: ProjectTask, job_id: str = "") -> None:
         """Cancel and forget the tracks of a task, or only one of them."""
         for session in list(self._sessions.values()):
-            if session.task == task and job_id in ("", session.job_id):
+            if session.task == task.key and job_id in ("", session.job_id):
                 session.released = True
                 self._jobs.cancel(session.job_id)
         self.expire()
@@ -204,7 +251,7 @@ class Tracks:
 
     # What is there.
 
-    def _stored_sessions(self) -> list[Session]:
+    def _stored_sessions(self) -> list[TrackSession]:
         """The tracks of an earlier process; those that ended long ago are forgotten."""
         found = []
         for job in self._store.jobs():
@@ -215,23 +262,23 @@ class Tracks:
                 self._store.forget(job.track)
                 continue
             task = (str(job.request.get("project")), str(job.request["task"].get("id")))
-            found.append(Session(job.id, job.track, task, self._clock()))
+            found.append(TrackSession(job.id, job.track, task, self._clock()))
         return found
 
-    def _session(self, task: Task, job_id: str) -> Session:
+    def _session(self, task: ProjectTask, job_id: str) -> TrackSession:
         with self._lock:
             session = self._sessions.get(job_id)
-        if session is None or session.task != task or session.released:
-            raise NoSession(job_id)
+        if session is None or session.task != task.key or session.released:
+            raise UnknownSession(job_id)
         return session
 
     def _job(self, job_id: str) -> Job:
         try:
             return self._jobs.wait(job_id, 0.0)  # knows of ends that could not be stored
         except KeyError as error:
-            raise NoSession(job_id) from error
+            raise UnknownSession(job_id) from error
 
-    def _forget(self, session: Session) -> None:
+    def _forget(self, session: TrackSession) -> None:
         with self._lock:
             self._sessions.pop(session.job_id, None)
             shared = any(other.track == session.track for other in self._sessions.values())
@@ -241,8 +288,9 @@ class Tracks:
     # Reading.
 
     def _await_frames(
-        self, session: Session, order: Order, position: int
+        self, session: TrackSession, order: FrameOrder, position: int
     ) -> list[tuple[int, list[TrackedMask]]]:
+        wanted = min(BATCH_FRAMES, len(order) - position)
         patient = self._patience.acquire(blocking=False)
         try:
             end = time.monotonic() + (WAIT_SECONDS if patient else GATHER_SECONDS)
@@ -250,14 +298,15 @@ class Tracks:
             while True:
                 ended = self._job(session.job_id).state.ended
                 before = len(frames)
-                while len(frames) < BATCH_FRAMES and position + len(frames) < len(order):
-                    found = self._masks(session.track, *order[position + len(frames)])
-                    if found is None:
+                while len(frames) < wanted:
+                    frame, names = order[position + len(frames)]
+                    masks = self._masks(session.track, frame, names)
+                    if masks is None:
                         break
-                    frames.append(found)
+                    frames.append((frame, masks))
                 if frames and not before:
                     end = min(end, time.monotonic() + GATHER_SECONDS)
-                full = len(frames) == BATCH_FRAMES or position + len(frames) == len(order)
+                full = len(frames) == wanted
                 if ended or full or session.released or time.monotonic() >= end:
                     return frames
                 time.sleep(POLL_SECONDS)
@@ -265,9 +314,7 @@ class Tracks:
             if patient:
                 self._patience.release()
 
-    def _masks(
-        self, track: str, frame: int, names: Sequence[str]
-    ) -> tuple[int, list[TrackedMask]] | None:
+    def _masks(self, track: str, frame: int, names: Sequence[str]) -> list[TrackedMask] | None:
         """The masks of one frame; None while one of them is missing."""
         found = []
         for name in names:
@@ -275,9 +322,9 @@ class Tracks:
             if mask is None:
                 return None
             found.append(mask)
-        return frame, found
+        return found
 
-    def _produced(self, track: str, order: Order, low: int) -> int:
+    def _produced(self, track: str, order: FrameOrder, low: int) -> int:
         """How many frames are done, of which the first ``low`` are known to be."""
         high = len(order)
         while low < high:
@@ -286,7 +333,7 @@ class Tracks:
             tracked = middle
             while tracked > low and order.is_prompted(tracked):
                 tracked -= 1
-            if all(self._masks(track, *order[each]) for each in {middle, tracked}):
+            if all(self._masks(track, *order[each]) is not None for each in (middle, tracked)):
                 low = middle + 1
             else:
                 high = middle
@@ -297,7 +344,7 @@ def track_request(
     task: ProjectTask,
     video: str,
     prompts: Mapping[str, Mapping[int, ObjectPrompt]],
-    order: Order,
+    order: FrameOrder,
 ) -> JobRequest:
     """The request of a job: all that is needed to run and to read it, after a restart too.
 
@@ -323,10 +370,10 @@ def track_request(
     }
 
 
-def read_order(request: Mapping[str, Any]) -> Order:
+def read_order(request: Mapping[str, Any]) -> FrameOrder:
     """The order of the frames of a ``track_request``."""
     prompted = {each["id"]: [int(f) for f in each["prompts"]] for each in request["objects"]}
-    return Order(prompted, request["first"], request["last"], Direction(request["direction"]))
+    return FrameOrder(prompted, request["first"], request["last"], Direction(request["direction"]))
 
 
 def _write_prompt(prompt: ObjectPrompt) -> dict[str, Any]:

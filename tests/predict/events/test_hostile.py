@@ -88,12 +88,12 @@ def test_open_videos_are_bounded_and_the_idle_go_first(bench):
     for editor in editors:
         bench.now += 1
         assert editor.send("predict", time_ms=0, result=[point(50, 50)])["result"]
-        assert len(bench.protocol.clips) <= MAX_OPEN
-    held = {task for (_, task), _ in bench.protocol.clips._open}
+        assert len(bench.protocol.videos) <= MAX_OPEN
+    held = {task for (_, task), _ in bench.protocol.videos._open}
     assert held == {str(number) for number in range(3, MAX_OPEN + 3)}
     bench.now += IDLE_SECONDS + 1
     bench.protocol.expire()
-    assert len(bench.protocol.clips) == 0
+    assert len(bench.protocol.videos) == 0
 
 
 def test_a_video_in_use_is_not_closed(bench):
@@ -140,7 +140,7 @@ def test_editors_that_open_one_video_together_share_it(bench):
     gate.set()
     for thread in threads:
         thread.join(PATIENCE)
-    assert len(bench.protocol.clips) == 1
+    assert len(bench.protocol.videos) == 1
     assert all(reply["result"] for reply in replies)
 
 
@@ -156,6 +156,6 @@ def test_a_video_that_is_slow_to_arrive_is_told_of_and_found_later(start):
     editor = Editor(bench)
     late = editor.send("predict", time_ms=0, result=[point(50, 50)])
     assert "downloaded" in late["error"]
-    assert len(bench.protocol.clips) == 0
+    assert len(bench.protocol.videos) == 0
     gate.set()
     until(lambda: editor.send("predict", time_ms=0, result=[box(50, 50, 9, 9)])["result"])

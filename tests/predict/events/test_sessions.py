@@ -325,7 +325,7 @@ class TestProgress:
                 others[0] = value["cursor"]
             return 0.0
 
-        monkeypatch.setattr(bench.protocol.tracks, "_clock", clock)
+        monkeypatch.setattr(bench.protocol.sessions, "_clock", clock)
         value = editor.value("track_progress", session_id=session, cursor=3)
         assert (numbers(value["frames"]), value["cursor"]) == (list(range(3, 10)), 10)
         assert others == [27]
@@ -406,15 +406,15 @@ class TestRelease:
         session = editor.track(point(50, 50))
         until(lambda: bench.store.job(session).state is JobState.RUNNING)
         editor.value("prewarm", time_ms=0)
-        assert len(bench.protocol.clips) == 1
+        assert len(bench.protocol.videos) == 1
         item = editor.send("release")["result"][0]
         assert (item["type"], item["value"]) == ("release_ack", {"status": "released"})
-        assert len(bench.protocol.clips) == 0
+        assert len(bench.protocol.videos) == 0
         assert editor.value("track_progress", session_id=session)["error"] == "session not found"
         bench.track_hold.set()
         until(lambda: bench.store.job(session).state is JobState.CANCELLED)
         bench.protocol.expire()
-        assert len(bench.protocol.tracks) == 0
+        assert len(bench.protocol.sessions) == 0
         assert bench.store.anchors(bench.store.job(session).track) == {}
 
     def test_before_anything_and_twice(self, editor):
@@ -475,7 +475,7 @@ class TestAbandoned:
             bench.now += 1
             editor.read_all(editor.track(point(50, number), max_frames=1))
         bench.protocol.expire()
-        assert len(bench.protocol.tracks) == 3
+        assert len(bench.protocol.sessions) == 3
 
 
 class TestRestart:

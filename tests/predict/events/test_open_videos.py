@@ -13,7 +13,7 @@ from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.project_task import ProjectTask
 from backend.media.errors import MediaError, Reason
 from backend.media.resolver import MediaStream
-from backend.predict.events.open_videos import Clips
+from backend.predict.events.open_videos import EditorVideos
 from backend.tracking.video import TaskVideos
 from tests.pixels.clips import steady, write_clip
 from tests.waiting import PATIENCE
@@ -59,13 +59,13 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
 
 
 def test_a_video_whose_storage_failed_is_opened_anew(storage: Storage) -> None:
-    clips = Clips(TaskVideos(storage))  # type: ignore[arg-type]
+    videos = EditorVideos(TaskVideos(storage))  # type: ignore[arg-type]
     body = {"id": 2, "data": {"video": "/data/upload/1/a.mp4"}}
     task = ProjectTask("1", body, "", CONFIG)
 
     def frame(index: int) -> np.ndarray:
         deadline = time.monotonic() + PATIENCE
-        with clips.use(task, "video", deadline) as clip:
+        with videos.use(task, "video", deadline) as clip:
             return clip.source(index).load()
 
     before = frame(90).copy()
@@ -77,5 +77,5 @@ def test_a_video_whose_storage_failed_is_opened_anew(storage: Storage) -> None:
     storage.fails = False
     assert frame(60).shape == (216, 384, 3)
     np.testing.assert_array_equal(frame(90), before)
-    assert (storage.opened, len(clips)) == (2, 1)
-    clips.close()
+    assert (storage.opened, len(videos)) == (2, 1)
+    videos.close()
