@@ -1,4 +1,4 @@
-"""The command line: ``python -m backend serve``, and the tools beside the service."""
+"""The command line: ``python -m backend serve``, and the commands beside the service."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="start the service (settings from the environment)")
     commands.add_parser("settings", help="print the effective settings, secrets hidden")
-    for tool in (doctor, export, frames, preannotate):
-        tool.add_parser(commands)
+    for command in (doctor, export, frames, preannotate):
+        command.add_parser(commands)
     parsed = parser.parse_args(arguments)
     try:
         settings = Settings.from_env(os.environ)

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class JobState(StrEnum):
-    """Where a job stands."""
+    """How far a job is."""
 
     QUEUED = "queued"
     RUNNING = "running"

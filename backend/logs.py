@@ -34,7 +34,7 @@ _TALKATIVE = (
     "httpcore2",
     "huggingface_hub",
 )
-# The query of an address may be a signature; so may what stands before an @ be a password.
+# The query of an address may be a signature; what comes before an @ may be a password.
 _SECRETS = (
     (re.compile(r"(?<=[\w/.%~-])\?[^\s\"'<>]*=[^\s\"'<>)]*"), f"?{HIDDEN}"),
     (re.compile(r"(?<=://)[^\s/@\"']+@"), f"{HIDDEN}@"),
@@ -123,22 +123,14 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def configure(level: str, form: str, secrets: Iterable[str] = ()) -> None:
-    """Send everything that is logged in this process to the standard error stream.
-
-    Args:
-        level: the least severe level that is written.
-        form: ``json`` or ``text``.
-        secrets: values that are struck out wherever they appear.
-    """
-    redact = Redactor(secrets)
+def configure(settings: Settings) -> None:
+    """Send everything that is logged in this process to the standard error stream."""
+    formatter = JsonFormatter if settings.log_format == "json" else TextFormatter
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter(redact) if form == "json" else TextFormatter(redact))
+    handler.setFormatter(formatter(Redactor(settings.secrets())))
     root = logging.getLogger()
-    for old in root.handlers[:]:
-        root.removeHandler(old)
-    root.addHandler(handler)
-    root.setLevel(level)
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
@@ -149,8 +141,7 @@ class GunicornLogger(GunicornBase):
     def setup(self, cfg: Any) -> None:
         """See ``gunicorn.glogging.Logger``."""
         super().setup(cfg)
-        settings = Settings.from_env(os.environ)
-        configure(settings.log_level, settings.log_format, settings.secrets())
+        configure(Settings.from_env(os.environ))
         for log in (self.error_log, self.access_log):
             log.handlers.clear()
             log.propagate = True

@@ -17,17 +17,15 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "sam2_requests_total", "HTTP requests", ["route", "status"], registry=self.registry
-        )
+        self.requests = self._counter("sam2_requests_total", "HTTP requests", "route", "status")
         self.request_seconds = self._histogram(
             "sam2_request_seconds", "Time from request to reply", "route"
         )
-        self.predictions = Counter(
+        self.predictions = self._counter(
             "sam2_predictions_total",
             "Answers to /predict by kind (interactive, open, retrieve, batch) and outcome",
-            ["kind", "outcome"],
-            registry=self.registry,
+            "kind",
+            "outcome",
         )
         self.stage_seconds = self._histogram(
             "sam2_stage_seconds",
@@ -39,28 +37,21 @@ class Metrics:
             "Time a job waited for the model, by priority (click, track, retrieve, prefetch)",
             "priority",
         )
-        self.embedding_lookups = Counter(
+        self.embedding_lookups = self._counter(
             "sam2_embedding_lookups_total",
             "Embedding cache look-ups by outcome (hit, joined, miss)",
-            ["outcome"],
-            registry=self.registry,
+            "outcome",
         )
-        self.frames_tracked = Counter(
-            "sam2_frames_tracked_total",
-            "Frames that objects were tracked through",
-            registry=self.registry,
+        self.frames_tracked = self._counter(
+            "sam2_frames_tracked_total", "Frames that objects were tracked through"
         )
-        self.out_of_memory = Counter(
+        self.out_of_memory = self._counter(
             "sam2_out_of_memory_total",
             "Times the model's device had no memory left, by what was done (retried, refused)",
-            ["outcome"],
-            registry=self.registry,
+            "outcome",
         )
-        self.webhooks = Counter(
-            "sam2_webhooks_total",
-            "Label Studio webhooks by action",
-            ["action"],
-            registry=self.registry,
+        self.webhooks = self._counter(
+            "sam2_webhooks_total", "Label Studio webhooks by action", "action"
         )
         self.load_seconds = Gauge(
             "sam2_model_load_seconds", "Time the model took to load", registry=self.registry
@@ -103,6 +94,9 @@ class Metrics:
     def exposition(self) -> bytes:
         """The registry in Prometheus' text format."""
         return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, label: str) -> Histogram:
         return Histogram(name, text, [label], buckets=LATENCY_BUCKETS, registry=self.registry)

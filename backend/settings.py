@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from backend.expected import ExpectedError
 
 MIB = 1024 * 1024
-FILE_SUFFIX = "_FILE"  # of the variable that names the file a secret stands in
+FILE_SUFFIX = "_FILE"  # of the variable that names the file with a secret
 # Ours by their beginning, but not read here.
 NOT_SETTINGS = {"SAM2_BUILD_CUDA"}  # the official package's build
 SIZES = ("tiny", "small", "base_plus", "large")
@@ -286,7 +286,7 @@ class Settings:
         "CLICK_BUDGET_SECONDS",
         20.0,
         _seconds,
-        "longest wait before a click is told why there is none",
+        "longest wait of a click, after which the reply says why there is no mask",
     )
     open_budget_seconds: float = _budgets(
         "OPEN_BUDGET_SECONDS", 0.2, _seconds, "longest wait of a page that opens a task"
@@ -420,7 +420,7 @@ def _hidden(item: dataclasses.Field[Any]) -> bool:
 
 
 def _secret(variable: str, environ: Mapping[str, str]) -> str:
-    """The value of a secret: itself, or what stands in the file that ``<variable>_FILE`` names."""
+    """The value of a secret: itself, or the content of the file that ``<variable>_FILE`` names."""
     raw = environ.get(variable, "").strip()
     name = environ.get(variable + FILE_SUFFIX, "").strip()
     if not name:

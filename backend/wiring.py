@@ -18,7 +18,7 @@ from backend.engine.local import LocalEngine
 from backend.finetune.finetune_jobs import FinetuneJobs
 from backend.finetune.finetuning import Finetuning
 from backend.finetune.registry import ModelRegistry
-from backend.labelstudio.client import LabelStudioClient, LabelStudioError
+from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.tags import LabelConfig
 from backend.media.resolver import MediaResolver
@@ -34,6 +34,7 @@ from backend.predict.events.sessions import InteractiveJobs
 from backend.predict.recent import RecentPrompts
 from backend.predict.retrieve import Retrieval
 from backend.predict.segment import Segmenter
+from backend.runs.command_line import connect
 from backend.settings import Settings, SettingsError
 from backend.tracking.store import StoreError, TrackStore
 from backend.tracking.tracking import Tracking, TrackSettings
@@ -220,18 +221,11 @@ class Wiring:
 
     def finetuning(self, engine: LocalEngine) -> Finetuning:
         """What starts fine-tuning, and has the engine follow its results."""
-        label_studio = self.label_studio()
-
-        def check(project: int) -> None:
-            if label_studio is None:
-                raise LabelStudioError(
-                    "Set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY: annotations are read from "
-                    "there."
-                )
-            label_studio.get_project(project)
-
         finetuning = Finetuning(
-            FinetuneJobs(self.settings.state_dir.expanduser() / "finetune", check=check),
+            FinetuneJobs(
+                self.settings.state_dir.expanduser() / "finetune",
+                check=lambda project: connect(self).get_project(project),
+            ),
             self.models(),
             engine,
             self.settings.finetune_projects,
@@ -301,7 +295,7 @@ class Wiring:
 def _states(store: TrackStore) -> dict[str, int]:
     try:
         return store.states()
-    except StoreError:  # told to whoever asks for a track; the other metrics are needed now
+    except StoreError:  # whoever asks for a track gets it; the other metrics are needed now
         return {}
 
 

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 def application() -> Flask:
     """What gunicorn calls (``backend.wsgi:application()``)."""
     settings = Settings.from_env(os.environ)
-    configure(settings.log_level, settings.log_format, settings.secrets())
+    configure(settings)
     if settings.auth_token is not None and settings.basic_auth_user is None:
         logger.warning(
             "Label Studio is shut out: it can send a user name and a password but no token; "
@@ -48,7 +48,7 @@ def _end(service: Dispatcher, finetuning: Finetuning) -> None:
 
 
 def _drain_on_signal(service: Dispatcher) -> None:
-    """Begin to stop when the server is told to, and not when its last request has ended: those
+    """Begin to stop with the signal, and not when the server's last request has ended: those
     that wait for the model would make it wait for them."""
     if threading.current_thread() is not threading.main_thread():
         return  # somebody else's server

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from backend.doctor.findings import (
@@ -13,7 +14,6 @@ from backend.doctor.findings import (
     Level,
     any_broken,
     broken,
-    redacted,
     setting_problem,
     warning,
 )
@@ -89,7 +89,7 @@ def diagnose(
         return engine_findings(engine.status(), engine.model_version)
 
     findings = list(examine(parts, model, project=project, task=task))
-    return {"ok": not any_broken(findings), "findings": [finding.as_json for finding in findings]}
+    return {"ok": not any_broken(findings), "findings": [asdict(each) for each in findings]}
 
 
 def examine(
@@ -106,9 +106,9 @@ def examine(
         project: look at its label config, connection, and a sample of its media.
         task: look at its media, and at its project.
     """
-    redact = Redactor(parts.settings.secrets())
+    redact = Redactor(parts.settings.secrets())  # none should hold a secret
     for finding in _findings(parts, model, project, task):
-        yield redacted(finding, redact)
+        yield replace(finding, text=redact(finding.text), fix=redact(finding.fix))
 
 
 def _findings(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 
 class Level(StrEnum):
@@ -36,25 +37,10 @@ class Finding:
         words = " ".join(f"{self.subject}: {self.text}".split()).rstrip(".")
         return f"{self.level:<8} {words}" + (f"; {' '.join(self.fix.split())}" if self.fix else "")
 
-    @property
-    def as_json(self) -> dict[str, str]:
-        """The finding as a JSON object."""
-        return {name: str(value) for name, value in asdict(self).items()}
 
-
-def ok(subject: str, text: str) -> Finding:
-    """Something that is as it should be."""
-    return Finding(Level.OK, subject, text)
-
-
-def warning(subject: str, text: str, fix: str = "") -> Finding:
-    """Something that works and deserves a look."""
-    return Finding(Level.WARNING, subject, text, fix)
-
-
-def broken(subject: str, text: str, fix: str = "") -> Finding:
-    """Something that does not work."""
-    return Finding(Level.BROKEN, subject, text, fix)
+ok = partial(Finding, Level.OK)
+warning = partial(Finding, Level.WARNING)
+broken = partial(Finding, Level.BROKEN)
 
 
 def setting_problem(line: str) -> Finding:
@@ -67,8 +53,3 @@ def setting_problem(line: str) -> Finding:
 def any_broken(findings: Iterable[Finding]) -> bool:
     """Whether something does not work."""
     return any(finding.level is Level.BROKEN for finding in findings)
-
-
-def redacted(finding: Finding, redact: Callable[[str], str]) -> Finding:
-    """The finding with whatever looks like a secret struck out; none should hold one."""
-    return replace(finding, text=redact(finding.text), fix=redact(finding.fix))

@@ -115,10 +115,8 @@ def _size(folder: Path) -> int:
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:
-            try:
+            with contextlib.suppress(OSError):
                 total += (Path(place) / name).stat().st_size
-            except OSError:
-                continue
     return total
 
 

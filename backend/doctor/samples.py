@@ -26,7 +26,7 @@ class Sample:
     """A media address of a task.
 
     Attributes:
-        kind: what it stands for, such as ``s3://bucket`` or ``uploads``.
+        kind: of address, such as ``s3://bucket`` or ``uploads``.
         is_video: whether a Video tag shows it.
     """
 

@@ -51,7 +51,7 @@ def open_folder(place: str, parts: Parts, address: str | None = None) -> Folder:
     """The folder or bucket prefix that ``place`` names.
 
     Args:
-        address: what stands before the file names in tasks, where that is not the place itself.
+        address: what comes before the file names in tasks, where that is not the place itself.
 
     Raises:
         CommandError: it is no place for files.

@@ -53,7 +53,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--out", required=True, help="folder or s3://bucket/prefix/; with --back a file"
     )
-    parser.add_argument("--address", help="what stands before the frames' names in tasks.json")
+    parser.add_argument("--address", help="what comes before the frames' names in tasks.json")
     parser.add_argument("--back", type=Path, metavar="RESULTS", help="exported JSON to convert")
     parser.add_argument("--tasks", type=Path, help="with --back: the tasks.json of the frames")
     parser.set_defaults(run=run)
@@ -157,10 +157,10 @@ def _write_frames(
     """Write the frames that are not there yet; returns how many."""
     present = folder.names()
     missing = [index for index in chosen if frame_name(index) not in present]
-    told = time.monotonic()
+    said_at = time.monotonic()
     for done, index in enumerate(missing):
-        if time.monotonic() - told > PROGRESS_SECONDS:
-            told = time.monotonic()
+        if time.monotonic() - said_at > PROGRESS_SECONDS:
+            said_at = time.monotonic()
             say(f"{len(chosen) - len(missing) + done} of {len(chosen)} frames")
         folder.write(frame_name(index), _jpeg(frames[index], size))
     return len(missing)
@@ -221,10 +221,10 @@ def convert_back(results: Path, tasks: Path, out: Path) -> int:
         CommandError: a file that cannot be read or is something else, a task that is not among
             ``tasks``, a page that it does not have.
     """
-    made = [_checked(task, tasks) for task in _list(_read(tasks), tasks)]
+    made = [_checked(task, tasks) for task in _read_list(tasks)]
     converted = []
     count = 0
-    for entry in _entries(_read(results), results):
+    for entry in _entries(_read_list(results)):
         meta = _meta_of(entry["frames"], made, tasks)
         found = [_placed(item, meta) for item in mappings(entry["results"])]
         count += sum("frame" in item for item in found)
@@ -235,9 +235,9 @@ def convert_back(results: Path, tasks: Path, out: Path) -> int:
     return count
 
 
-def _entries(exported: object, path: Path) -> Iterator[dict[str, Any]]:
+def _entries(exported: list[Any]) -> Iterator[dict[str, Any]]:
     """The annotations of an export; ``frames`` is None where it does not say the task."""
-    items = list(mappings(_list(exported, path)))
+    items = list(mappings(exported))
     if items and all("value" in item for item in items):  # results without their task
         yield {"task": None, "annotation": None, "frames": None, "results": items}
         return
@@ -290,18 +290,14 @@ def _checked(task: object, path: Path) -> Json:
     )
 
 
-def _list(value: object, path: Path) -> list[Any]:
-    if isinstance(value, Mapping):
-        return [value]
-    if isinstance(value, list):
-        return value
-    raise CommandError(f"{path} holds neither a list nor an object.")
-
-
-def _read(path: Path) -> object:
+def _read_list(path: Path) -> list[Any]:
+    """The list in a JSON file; an object is a list of one."""
     try:
-        return json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise CommandError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(found, list | dict):
+        raise CommandError(f"{path} holds neither a list nor an object.")
+    return found if isinstance(found, list) else [found]

@@ -68,7 +68,7 @@ class FinetuneJobs:
         self,
         folder: Path,
         *,
-        check: Callable[[int], None],
+        check: Callable[[int], object],
         command: Callable[[int], Sequence[str]] = finetune_command,
     ) -> None:
         self._folder = folder

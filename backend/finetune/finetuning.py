@@ -1,4 +1,4 @@
-"""Fine-tuning as the service sees it: who may start it, how it stands, which version answers."""
+"""Fine-tuning as the service sees it: who may start it, its progress, which version answers."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Labeller:
     Args:
         parsed: direction and range, as of a ``track`` command.
         stopping: when set, tasks under way raise ``Stopped``.
-        progress: is told of a task's job, at least once a second.
+        progress: called with a task's number and its job, at least once a second.
     """
 
     def __init__(

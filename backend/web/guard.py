@@ -49,7 +49,7 @@ def guard(app: Flask, settings: Settings, metrics: Metrics) -> None:
 
 
 def refuse(code: HTTPStatus, reason: str) -> Response:
-    """An error whose reason stands in the status line too: when a backend is connected, Label
+    """An error with its reason in the status line too: when a backend is connected, Label
     Studio shows that line and not the body."""
     response = jsonify(error=reason, detail=reason)
     line = " ".join(reason.split()).encode("latin-1", "replace").decode("latin-1")[:400]
@@ -76,7 +76,9 @@ def _add_checks(app: Flask, settings: Settings, metrics: Metrics) -> None:
         g.start = time.perf_counter()
         if is_open or request.endpoint in PROBES or _authorised(settings, request.authorization):
             return None
-        return _unauthorised()
+        response = refuse(HTTPStatus.UNAUTHORIZED, "credentials missing or wrong")
+        response.headers["WWW-Authenticate"] = 'Basic realm="SAM2 backend"'
+        return response
 
     @app.after_request
     def end(response: Response) -> Response:
@@ -140,9 +142,3 @@ def _authorised(settings: Settings, given: Authorization | None) -> bool:
 def _same(given: str | None, wanted: str | None) -> bool:
     """Whether both are equal, in a time that does not tell where they begin to differ."""
     return hmac.compare_digest((given or "").encode(), (wanted or "").encode())
-
-
-def _unauthorised() -> Response:
-    response = refuse(HTTPStatus.UNAUTHORIZED, "credentials missing or wrong")
-    response.headers["WWW-Authenticate"] = 'Basic realm="SAM2 backend"'
-    return response

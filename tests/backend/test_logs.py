@@ -100,7 +100,8 @@ def test_the_hub_client_does_not_log_addresses():
 import logging
 from huggingface_hub import get_session
 from backend.logs import configure
-configure("DEBUG", "text")
+from backend.settings import Settings
+configure(Settings(log_level="DEBUG"))
 logging.getLogger("backend").debug("heard")
 for part in type(get_session()).__mro__[:-1]:
     logging.getLogger(part.__module__.partition(".")[0]).info("GET https://hub.example/weights")

@@ -43,7 +43,7 @@ say(stage="done", step=50, steps=50, message="better: 0.2 before, 0.4 after", ve
 
 
 class Bench:
-    """Jobs whose processes run until they are told to finish."""
+    """Jobs whose processes run until a test lets them finish."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -89,7 +89,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         jobs.close()
 
 
-def test_a_job_runs_in_its_own_process_and_says_how_it_stands(bench: Bench) -> None:
+def test_a_job_runs_in_its_own_process_and_says_how_far_it_is(bench: Bench) -> None:
     bench.jobs.request(5)
     until(lambda: bench.jobs.progress(5).get("step") == 25)
     assert bench.state(5) is JobState.RUNNING

@@ -69,9 +69,9 @@ class TestOutOfMemory:
 
     def test_where_that_is_not_enough_it_is_told_and_the_next_click_works(self, bench, scarce):
         scarce += [OutOfMemoryError("CUDA out of memory")] * 2
-        told = status(bench.predict([click(50, 50)]))
-        assert "too little memory" in told
-        assert "SAM2_IMAGE_SIZE" in told
+        shown = status(bench.predict([click(50, 50)]))
+        assert "too little memory" in shown
+        assert "SAM2_IMAGE_SIZE" in shown
         reply = bench.predict([click(50, 50)])
         assert reply["result"][0]["type"] == "brushlabels"
         assert status(reply) == ""
@@ -268,18 +268,18 @@ def test_others_down_and_a_full_disk_are_told_and_pass(start):
         assert reply.status_code == 200
         return reply
 
-    told = said(ask("/data/upload/1/a.png"))
-    assert "127.0.0.1:1 cannot be reached from the backend. Check" in told
-    told = said(ask("s3://bucket/a.png"))
-    assert "cannot be reached" in told
+    shown = said(ask("/data/upload/1/a.png"))
+    assert "127.0.0.1:1 cannot be reached from the backend. Check" in shown
+    shown = said(ask("s3://bucket/a.png"))
+    assert "cannot be reached" in shown
     assert said(ask(server.picture(1))) == ""
 
     worker = server.worker()
     unlimited = resource.prlimit(worker, resource.RLIMIT_FSIZE)
     resource.prlimit(worker, resource.RLIMIT_FSIZE, (16, unlimited[1]))
-    told = said(ask(data_uri(2)))
-    assert "media cache cannot be used" in told
-    assert "Check the disk space and permissions of CACHE_DIR" in told
+    shown = said(ask(data_uri(2)))
+    assert "media cache cannot be used" in shown
+    assert "Check the disk space and permissions of CACHE_DIR" in shown
     assert said(ask(server.picture(1))) == ""  # needs no room
     resource.prlimit(worker, resource.RLIMIT_FSIZE, unlimited)
     assert said(ask(data_uri(2))) == ""

@@ -1,4 +1,4 @@
-"""More work than there is room for: the editor is told, and nobody starves."""
+"""More work than there is room for: the editor shows it, and nobody starves."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_the_editor_shows_that_the_backend_is_busy_and_the_next_click_works(benc
             for n in range(share)
         ]
         until(lambda: bench.service._admission.inside == share)
-        told = status(bench.predict([click(50, 50)]))
-        assert "busy with other requests of this project; try again in a moment" in told
+        shown = status(bench.predict([click(50, 50)]))
+        assert "busy with other requests of this project; try again in a moment" in shown
         assert bench.predict(None) == []  # Retrieve Predictions and opening get nothing, at once
         assert bench.client.get("/ready").status_code == 200
         bench.predictor.hold.set()
@@ -79,8 +79,8 @@ def test_a_full_queue_before_the_model_is_told_too(bench):
     try:
         for _ in range(128):
             thread.submit(lambda: None, Priority.PREFETCH, "1.100")
-        told = status(bench.predict([click(50, 50)]))
-        assert "128 requests of this project are waiting already); try again" in told
+        shown = status(bench.predict([click(50, 50)]))
+        assert "128 requests of this project are waiting already); try again" in shown
         assert outcomes(bench, "busy") == 1
         exposed = bench.metrics.exposition().decode()
         assert 'sam2_queue_depth{priority="prefetch"} 128.0' in exposed
