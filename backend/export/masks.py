@@ -261,7 +261,7 @@ class MaskReader:
     ) -> tuple[Mask, Origin, float | None]:
         """The stored mask where it was made from the box that the annotation shows, or fits it;
         else the box, filled."""
-        found = next(self.store.masks(track, object_id=name, frame=index), None)
+        found = self.store.mask(track, name, index)
         width, height = size
         if found is not None and (found.mask.width, found.mask.height) == size and found.mask.box:
             asked = found.prompted and found.anchor == box_digest(box)

@@ -149,7 +149,7 @@ class JobRunner:
             deliver: deliver its result when it ends.
         """
         digest = hashlib.sha256(json.dumps([track, request], sort_keys=True).encode()).hexdigest()
-        job, _ = self._store.add_job(uuid.uuid4().hex[:12], track, digest, request, deliver=deliver)
+        job = self._store.add_job(uuid.uuid4().hex[:12], track, digest, request, deliver=deliver)
         self._take_up(job)
         return job
 
@@ -367,8 +367,8 @@ class _Run:
                 frames_left.update(dict.fromkeys(left, digest))
                 if left and left[0] != frames[0]:
                     last = frames[frames.index(left[0]) - 1]
-                    found = next(self._store.masks(self._job.track, object_id=name, frame=last))
-                    prompts.append((last, name, _mask_prompt(found.mask.unpack())))
+                    if found := self._store.mask(self._job.track, name, last):
+                        prompts.append((last, name, _mask_prompt(found.mask.unpack())))
             if frames_left:
                 wanted[name] = frames_left
                 anchors = [span.anchor for span in spans]

@@ -187,7 +187,7 @@ class FrameSequence:
         return found.mask.unpack() if found is not None else None
 
     def _found(self, object_id: str, page: int) -> TrackedMask | None:
-        return next(self.store.masks(self.track, object_id=object_id, frame=page), None)
+        return self.store.mask(self.track, object_id, page)
 
     # Regions.
 

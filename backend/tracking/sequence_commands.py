@@ -150,7 +150,7 @@ class SequenceCommands:
         human = {(each.id, page) for each in marked.objects for page in each.prompts}
         shown = by_id(marked.results)
         regions: Results = []
-        found = list(self._store.masks(sequence.track))
+        found = self._store.masks(sequence.track)
         for mask in found:
             by_human = mask.prompted or (mask.object_id, mask.frame) in human
             if not by_human and mask.object_id in sequence.known:

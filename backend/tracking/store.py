@@ -21,66 +21,46 @@ from backend.engine.packed_masks import PackedMask
 from backend.expected import ExpectedError
 from backend.job_state import JobState
 
-SCHEMA = """
+_SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
-    id TEXT PRIMARY KEY,
-    track TEXT NOT NULL,
-    digest TEXT NOT NULL,
-    request TEXT NOT NULL,
-    state TEXT NOT NULL,
-    done INTEGER NOT NULL DEFAULT 0,
-    total INTEGER NOT NULL DEFAULT 0,
-    message TEXT NOT NULL DEFAULT '',
-    deliver INTEGER NOT NULL DEFAULT 0,
-    created REAL NOT NULL,
-    updated REAL NOT NULL
+    id TEXT PRIMARY KEY, track TEXT NOT NULL, digest TEXT NOT NULL, request TEXT NOT NULL,
+    state TEXT NOT NULL, done INTEGER NOT NULL DEFAULT 0, total INTEGER NOT NULL DEFAULT 0,
+    message TEXT NOT NULL DEFAULT '', deliver INTEGER NOT NULL DEFAULT 0,
+    created REAL NOT NULL, updated REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS jobs_by_digest ON jobs (digest, state);
 CREATE TABLE IF NOT EXISTS masks (
-    track TEXT NOT NULL,
-    object TEXT NOT NULL,
-    frame INTEGER NOT NULL,
-    anchor TEXT NOT NULL,
-    height INTEGER NOT NULL,
-    width INTEGER NOT NULL,
-    runs BLOB NOT NULL,
-    iou REAL NOT NULL,
-    presence REAL NOT NULL,
-    prompted INTEGER NOT NULL DEFAULT 0,
-    stride INTEGER NOT NULL DEFAULT 1,
+    track TEXT NOT NULL, object TEXT NOT NULL, frame INTEGER NOT NULL, anchor TEXT NOT NULL,
+    height INTEGER NOT NULL, width INTEGER NOT NULL, runs BLOB NOT NULL,
+    iou REAL NOT NULL, presence REAL NOT NULL,
+    prompted INTEGER NOT NULL DEFAULT 0, stride INTEGER NOT NULL DEFAULT 1,
     PRIMARY KEY (track, object, frame)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS earlier_masks (
-    track TEXT NOT NULL,
-    object TEXT NOT NULL,
-    frame INTEGER NOT NULL,
-    height INTEGER NOT NULL,
-    width INTEGER NOT NULL,
-    runs BLOB NOT NULL,
+    track TEXT NOT NULL, object TEXT NOT NULL, frame INTEGER NOT NULL,
+    height INTEGER NOT NULL, width INTEGER NOT NULL, runs BLOB NOT NULL,
     PRIMARY KEY (track, object, frame)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS due (
-    job TEXT PRIMARY KEY
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS delivered (
-    prediction INTEGER PRIMARY KEY,
-    track TEXT NOT NULL,
-    objects TEXT NOT NULL
-);
 CREATE TABLE IF NOT EXISTS generations (
-    track TEXT NOT NULL,
-    object TEXT NOT NULL,
-    frame INTEGER NOT NULL,
-    generation INTEGER NOT NULL,
+    track TEXT NOT NULL, object TEXT NOT NULL, frame INTEGER NOT NULL, generation INTEGER NOT NULL,
     PRIMARY KEY (track, object, frame)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS objects (
-    track TEXT NOT NULL,
-    object TEXT NOT NULL,
-    description TEXT NOT NULL,
+    track TEXT NOT NULL, object TEXT NOT NULL, description TEXT NOT NULL,
     PRIMARY KEY (track, object)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS due (job TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS delivered (
+    prediction INTEGER PRIMARY KEY, track TEXT NOT NULL, objects TEXT NOT NULL
+);
 """
+# An editor's draft may still show a mask that has just been found anew.
+_KEEP_EARLIER = (
+    "INSERT OR REPLACE INTO earlier_masks "
+    "SELECT track, object, frame, height, width, runs FROM masks"
+)
+_UNFINISHED = "state IN ('queued', 'running')"
+_PLACE = "track = ? AND object = ? AND frame = ?"
 
 
 @dataclass(frozen=True)
@@ -128,13 +108,6 @@ class StoreError(ExpectedError):
     sentence for whoever waits."""
 
 
-# An editor's draft may still show a mask that has just been found anew.
-_KEEP_EARLIER = (
-    "INSERT OR REPLACE INTO earlier_masks "
-    "SELECT track, object, frame, height, width, runs FROM masks"
-)
-
-
 class TrackStore:
     """Jobs and masks; safe to share between threads, and with other processes to read.
 
@@ -155,7 +128,7 @@ class TrackStore:
         self._connection.row_factory = sqlite3.Row
         with self._transaction() as connection:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(SCHEMA)
+            connection.executescript(_SCHEMA)
             columns = connection.execute("PRAGMA table_info(masks)").fetchall()
             present = {column["name"] for column in columns}
             for name, default in (("prompted", 0), ("stride", 1)):
@@ -177,33 +150,25 @@ class TrackStore:
         request: Mapping[str, Any],
         *,
         deliver: bool = False,
-    ) -> tuple[Job, bool]:
+    ) -> Job:
         """Queue a job, or join one with the same ``digest`` that has not ended.
 
         Args:
             deliver: as if ``ask_delivery`` were called at once.
-
-        Returns:
-            The job, and whether it is new.
         """
         now = time.time()
         with self._transaction() as connection:
-            row = connection.execute(
-                "SELECT * FROM jobs WHERE digest = ? AND state IN ('queued', 'running')", (digest,)
-            ).fetchone()
-            if row is not None:
-                if deliver:
-                    _ask_delivery(connection, row["id"])
-                return _job(row), False
-            connection.execute(
-                "INSERT INTO jobs (id, track, digest, request, state, created, updated) "
-                "VALUES (?, ?, ?, ?, 'queued', ?, ?)",
-                (job_id, track, digest, json.dumps(request), now, now),
-            )
+            same = f"SELECT * FROM jobs WHERE digest = ? AND {_UNFINISHED}"  # noqa: S608
+            if connection.execute(same, (digest,)).fetchone() is None:
+                connection.execute(
+                    "INSERT INTO jobs (id, track, digest, request, state, created, updated) "
+                    "VALUES (?, ?, ?, ?, 'queued', ?, ?)",
+                    (job_id, track, digest, json.dumps(request), now, now),
+                )
+            row = connection.execute(same, (digest,)).fetchone()
             if deliver:
-                _ask_delivery(connection, job_id)
-            row = connection.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
-            return _job(row), True
+                _ask_delivery(connection, row["id"])
+        return _job(row)
 
     def update_job(self, job_id: str, **changes: Any) -> None:
         """Set columns of a job: state, done, total, message."""
@@ -211,9 +176,28 @@ class TrackStore:
         if not changes.keys() <= allowed:
             raise ValueError(f"not columns of a job: {sorted(changes.keys() - allowed)}")
         columns = ", ".join(f"{name} = ?" for name in changes)
-        values = [*changes.values(), time.time(), job_id]
-        with self._transaction() as connection:
-            connection.execute(f"UPDATE jobs SET {columns}, updated = ? WHERE id = ?", values)  # noqa: S608 - names checked above
+        query = f"UPDATE jobs SET {columns}, updated = ? WHERE id = ?"  # noqa: S608 - checked above
+        self._write(query, *changes.values(), time.time(), job_id)
+
+    def job(self, job_id: str) -> Job | None:
+        """The job called ``job_id``."""
+        rows = self._read("SELECT * FROM jobs WHERE id = ?", job_id)
+        return _job(rows[0]) if rows else None
+
+    def jobs(self, *, track: str | None = None, unfinished: bool = False) -> list[Job]:
+        """Jobs, the newest first; of one track, or only those that have not ended."""
+        query = "SELECT * FROM jobs WHERE track = COALESCE(?, track)"
+        if unfinished:
+            query += f" AND {_UNFINISHED}"
+        return [_job(row) for row in self._read(query + " ORDER BY created DESC", track)]
+
+    def states(self) -> dict[str, int]:
+        """How many jobs are in each state."""
+        rows = self._read("SELECT state, COUNT(*) AS jobs FROM jobs GROUP BY state")
+        counted = {row["state"]: row["jobs"] for row in rows}
+        return {str(state): counted.get(state, 0) for state in JobState}
+
+    # Results on their way to Label Studio.
 
     def ask_delivery(self, job_id: str) -> bool:
         """Have a job's result stored in Label Studio when it ends; False if it has ended.
@@ -226,92 +210,19 @@ class TrackStore:
 
     def make_due(self, job_id: str) -> None:
         """The result of a job is to be delivered, whether it has ended or not."""
-        with self._transaction() as connection:
-            connection.execute("INSERT OR IGNORE INTO due VALUES (?)", (job_id,))
+        self._write("INSERT OR IGNORE INTO due VALUES (?)", job_id)
 
     def settle(self, job_id: str) -> None:
         """Nothing of the job is to be delivered any more."""
-        with self._transaction() as connection:
-            connection.execute("DELETE FROM due WHERE job = ?", (job_id,))
+        self._write("DELETE FROM due WHERE job = ?", job_id)
 
     def due(self) -> list[Job]:
         """Jobs that ended, but whose result was not delivered; the oldest first."""
-        with self._transaction() as connection:
-            rows = connection.execute(
-                "SELECT jobs.* FROM jobs JOIN due ON due.job = jobs.id "
-                "WHERE state IN ('done', 'failed') ORDER BY created"
-            ).fetchall()
+        rows = self._read(
+            "SELECT jobs.* FROM jobs JOIN due ON due.job = jobs.id "
+            "WHERE state IN ('done', 'failed') ORDER BY created"
+        )
         return [_job(row) for row in rows]
-
-    def job(self, job_id: str) -> Job | None:
-        """The job called ``job_id``."""
-        with self._transaction() as connection:
-            row = connection.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        return _job(row) if row is not None else None
-
-    def jobs(self, *, track: str | None = None, unfinished: bool = False) -> list[Job]:
-        """Jobs, the newest first; of one track, or only those that have not ended."""
-        query, values = "SELECT * FROM jobs WHERE 1", []
-        if track is not None:
-            query, values = query + " AND track = ?", [track]
-        if unfinished:
-            query += " AND state IN ('queued', 'running')"
-        with self._transaction() as connection:
-            rows = connection.execute(query + " ORDER BY created DESC", values).fetchall()
-        return [_job(row) for row in rows]
-
-    def put_masks(self, track: str, masks: list[TrackedMask], *, job_id: str, done: int) -> None:
-        """Store what was found on a frame together with the job's progress: both or neither.
-
-        The disk is not waited for, which takes longer than all else that is done with a mask. A
-        machine that loses its power may so lose the last frames, and their part of the progress:
-        the job goes on before them. A process that is killed loses nothing.
-        """
-        rows = [_row(track, each) for each in masks]
-        with self._transaction(wait_for_disk=False) as connection:
-            connection.executemany(
-                f"{_KEEP_EARLIER} WHERE track = ? AND object = ? AND frame = ?",
-                [row[:3] for row in rows],
-            )
-            connection.executemany(
-                "INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
-            )
-            connection.execute(
-                "UPDATE jobs SET done = ?, updated = ? WHERE id = ?", (done, time.time(), job_id)
-            )
-
-    def masks(
-        self, track: str, *, object_id: str | None = None, frame: int | None = None
-    ) -> Iterator[TrackedMask]:
-        """What was found, in order of object and frame."""
-        query = "SELECT * FROM masks WHERE track = ?"
-        values: list[str | int] = [track]
-        if object_id is not None:
-            query, values = query + " AND object = ?", [*values, object_id]
-        if frame is not None:
-            query, values = query + " AND frame = ?", [*values, frame]
-        with self._transaction() as connection:
-            rows = connection.execute(query + " ORDER BY object, frame", values).fetchall()
-        for row in rows:
-            yield TrackedMask(
-                object_id=row["object"],
-                frame=row["frame"],
-                anchor=row["anchor"],
-                mask=_mask(row),
-                iou=row["iou"],
-                presence=row["presence"],
-                prompted=bool(row["prompted"]),
-                stride=row["stride"],
-            )
-
-    def earlier_mask(self, track: str, object_id: str, frame: int) -> PackedMask | None:
-        """What was found there before what ``masks`` gives."""
-        with self._transaction() as connection:
-            row = connection.execute(
-                "SELECT * FROM earlier_masks WHERE track = ? AND object = ? AND frame = ?",
-                (track, object_id, frame),
-            ).fetchone()
-        return None if row is None else _mask(row)
 
     def replace_predictions(self, track: str, prediction: int, objects: Iterable[str]) -> list[int]:
         """Remember the prediction of Label Studio that shows ``objects`` of a track now.
@@ -321,9 +232,7 @@ class TrackStore:
         """
         names = set(objects)
         with self._transaction() as connection:
-            rows = connection.execute(
-                "SELECT prediction, objects FROM delivered WHERE track = ?", (track,)
-            ).fetchall()
+            rows = connection.execute("SELECT * FROM delivered WHERE track = ?", (track,))
             outdated = [
                 row["prediction"] for row in rows if names >= set(json.loads(row["objects"]))
             ]
@@ -336,23 +245,43 @@ class TrackStore:
             )
         return outdated
 
-    def generations(self, track: str) -> dict[tuple[str, int], int]:
-        """By object and frame: how often the region that shows it was replaced by another, where
-        it ever was."""
-        with self._transaction() as connection:
-            rows = connection.execute(
-                "SELECT object, frame, generation FROM generations WHERE track = ?", (track,)
-            ).fetchall()
-        return {(row["object"], row["frame"]): row["generation"] for row in rows}
+    # What was found.
 
-    def put_generation(self, track: str, object_id: str, frame: int, generation: int) -> None:
-        """See ``generations``; they only rise."""
-        with self._transaction() as connection:
-            connection.execute(
-                "INSERT INTO generations VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "
-                "SET generation = MAX(generation, excluded.generation)",
-                (track, object_id, frame, generation),
+    def put_masks(self, track: str, masks: list[TrackedMask], *, job_id: str, done: int) -> None:
+        """Store what was found on a frame together with the job's progress: both or neither.
+
+        The disk is not waited for, which takes longer than all else that is done with a mask. A
+        machine that loses its power may so lose the last frames, and their part of the progress:
+        the job goes on before them. A process that is killed loses nothing.
+        """
+        rows = [_row(track, each) for each in masks]
+        with self._transaction(wait_for_disk=False) as connection:
+            connection.executemany(f"{_KEEP_EARLIER} WHERE {_PLACE}", [row[:3] for row in rows])
+            connection.executemany(
+                "INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
             )
+            connection.execute(
+                "UPDATE jobs SET done = ?, updated = ? WHERE id = ?", (done, time.time(), job_id)
+            )
+
+    def mask(self, track: str, object_id: str, frame: int) -> TrackedMask | None:
+        """What was found of an object on a frame."""
+        rows = self._read(f"SELECT * FROM masks WHERE {_PLACE}", track, object_id, frame)  # noqa: S608
+        return _tracked_mask(rows[0]) if rows else None
+
+    def masks(self, track: str, object_id: str | None = None) -> list[TrackedMask]:
+        """What was found on a track, or of one of its objects; in order of object and frame."""
+        query, place = "SELECT * FROM masks WHERE track = ?", [track]
+        if object_id is not None:
+            query, place = query + " AND object = ?", [track, object_id]
+        rows = self._read(query + " ORDER BY object, frame", *place)
+        return [_tracked_mask(row) for row in rows]
+
+    def earlier_mask(self, track: str, object_id: str, frame: int) -> PackedMask | None:
+        """What was found there before what ``mask`` gives."""
+        query = f"SELECT * FROM earlier_masks WHERE {_PLACE}"  # noqa: S608
+        rows = self._read(query, track, object_id, frame)
+        return _mask(rows[0]) if rows else None
 
     def anchors(self, track: str, *, stride: int | None = None) -> dict[tuple[str, int], str]:
         """By object and frame: the digest of the prompt that the stored mask follows from.
@@ -361,35 +290,38 @@ class TrackStore:
             stride: leave out what was tracked with a larger one.
         """
         query = "SELECT object, frame, anchor FROM masks WHERE track = ?"
-        values: list[str | int] = [track]
-        if stride is not None:
-            query, values = query + " AND stride <= ?", [*values, stride]
-        with self._transaction() as connection:
-            rows = connection.execute(query, values).fetchall()
+        rows = self._read(query + " AND stride <= COALESCE(?, stride)", track, stride)
         return {(row["object"], row["frame"]): row["anchor"] for row in rows}
+
+    def generations(self, track: str) -> dict[tuple[str, int], int]:
+        """By object and frame: how often the region that shows it was replaced by another, where
+        it ever was."""
+        rows = self._read("SELECT * FROM generations WHERE track = ?", track)
+        return {(row["object"], row["frame"]): row["generation"] for row in rows}
+
+    def put_generation(self, track: str, object_id: str, frame: int, generation: int) -> None:
+        """See ``generations``; they only rise."""
+        self._write(
+            "INSERT INTO generations VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "
+            "SET generation = MAX(generation, excluded.generation)",
+            *(track, object_id, frame, generation),
+        )
 
     def describe(self, track: str, object_id: str, description: Mapping[str, Any]) -> None:
         """Remember what an object is (labels, names): JSON, for later requests and exports."""
-        with self._transaction() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO objects VALUES (?, ?, ?)",
-                (track, object_id, json.dumps(description)),
-            )
+        values = track, object_id, json.dumps(description)
+        self._write("INSERT OR REPLACE INTO objects VALUES (?, ?, ?)", *values)
 
     def objects(self, track: str) -> dict[str, dict[str, Any]]:
         """The objects of a track with their descriptions."""
-        with self._transaction() as connection:
-            rows = connection.execute(
-                "SELECT object, description FROM objects WHERE track = ?", (track,)
-            ).fetchall()
+        rows = self._read("SELECT * FROM objects WHERE track = ?", track)
         return {row["object"]: json.loads(row["description"]) for row in rows}
 
     def forget(self, track: str) -> None:
         """Drop everything that is known of a track; its jobs stay as a record."""
         with self._transaction() as connection:
-            connection.execute("DELETE FROM masks WHERE track = ?", (track,))
-            connection.execute("DELETE FROM earlier_masks WHERE track = ?", (track,))
-            connection.execute("DELETE FROM objects WHERE track = ?", (track,))
+            for table in ("masks", "earlier_masks", "objects"):
+                connection.execute(f"DELETE FROM {table} WHERE track = ?", (track,))  # noqa: S608
             connection.execute(
                 "DELETE FROM due WHERE job IN (SELECT id FROM jobs WHERE track = ?)", (track,)
             )
@@ -400,12 +332,13 @@ class TrackStore:
             connection.execute(f"{_KEEP_EARLIER} WHERE track = ?", (track,))
             connection.execute("DELETE FROM masks WHERE track = ?", (track,))
 
-    def states(self) -> dict[str, int]:
-        """How many jobs are in each state."""
+    def _read(self, query: str, *values: str | int | None) -> list[sqlite3.Row]:
         with self._transaction() as connection:
-            rows = connection.execute("SELECT state, COUNT(*) AS jobs FROM jobs GROUP BY state")
-            counted = {row["state"]: row["jobs"] for row in rows}
-        return {str(state): counted.get(state, 0) for state in JobState}
+            return connection.execute(query, values).fetchall()
+
+    def _write(self, query: str, *values: str | int | float) -> None:
+        with self._transaction() as connection:
+            connection.execute(query, values)
 
     @contextmanager
     def _transaction(self, *, wait_for_disk: bool = True) -> Iterator[sqlite3.Connection]:
@@ -424,12 +357,11 @@ class TrackStore:
 
 
 def _ask_delivery(connection: sqlite3.Connection, job_id: str) -> bool:
-    asked = connection.execute(
-        "UPDATE jobs SET deliver = 1 WHERE id = ? AND state IN ('queued', 'running')", (job_id,)
-    )
-    if asked.rowcount:
+    query = f"UPDATE jobs SET deliver = 1 WHERE id = ? AND {_UNFINISHED}"  # noqa: S608
+    asked = connection.execute(query, (job_id,)).rowcount > 0
+    if asked:
         connection.execute("INSERT OR IGNORE INTO due VALUES (?)", (job_id,))
-    return asked.rowcount > 0
+    return asked
 
 
 def _row(track: str, found: TrackedMask) -> tuple[Any, ...]:
@@ -438,21 +370,24 @@ def _row(track: str, found: TrackedMask) -> tuple[Any, ...]:
     return (*place, *mask, found.iou, found.presence, found.prompted, found.stride)
 
 
+def _tracked_mask(row: sqlite3.Row) -> TrackedMask:
+    return TrackedMask(
+        row["object"],
+        row["frame"],
+        row["anchor"],
+        _mask(row),
+        row["iou"],
+        row["presence"],
+        prompted=bool(row["prompted"]),
+        stride=row["stride"],
+    )
+
+
 def _mask(row: sqlite3.Row) -> PackedMask:
     return PackedMask(row["runs"], row["height"], row["width"])
 
 
 def _job(row: sqlite3.Row) -> Job:
-    return Job(
-        id=row["id"],
-        track=row["track"],
-        digest=row["digest"],
-        request=json.loads(row["request"]),
-        state=JobState(row["state"]),
-        done=row["done"],
-        total=row["total"],
-        message=row["message"],
-        deliver=bool(row["deliver"]),
-        created=row["created"],
-        updated=row["updated"],
-    )
+    """A row of ``jobs``, whose columns are named as the attributes."""
+    read = {"request": json.loads(row["request"]), "state": JobState(row["state"])}
+    return Job(**{**dict(row), **read, "deliver": bool(row["deliver"])})

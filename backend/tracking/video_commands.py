@@ -251,7 +251,7 @@ class VideoCommands:
     def _merged(self, clip: Clip, marked: _Marked) -> tuple[tuple[Keyframe, ...], float | None]:
         """All key frames of a region, and the mean score of its masks."""
         timeline = clip.timeline
-        masks = list(self._store.masks(clip.track, object_id=marked.region.id))
+        masks = self._store.masks(clip.track, marked.region.id)
         found = {each.frame: _box(each.mask) for each in masks}
         boxes: dict[int, Box | None] = {}
         for frame in range(1, timeline.frames_count + 1):

@@ -103,7 +103,7 @@ def _store(found: dict[tuple[str, int], PackedMask], frames: int, path: Path) ->
     ]
     store = TrackStore(path)
     try:
-        job, _ = store.add_job("job", "track", "digest", {"rate": FRAMES_PER_SECOND})
+        job = store.add_job("job", "track", "digest", {"rate": FRAMES_PER_SECOND})
 
         def put() -> None:
             for number, masks in enumerate(rows):

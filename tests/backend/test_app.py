@@ -385,9 +385,7 @@ def test_a_device_that_hangs_is_down(bench, monkeypatch):
 class TestJobs:
     @pytest.fixture
     def job(self, bench):
-        return bench.store.add_job("abc", "track", "digest", {"project": "1.1", "task": {"id": 7}})[
-            0
-        ]
+        return bench.store.add_job("abc", "track", "digest", {"project": "1.1", "task": {"id": 7}})
 
     def test_they_are_listed_and_shown_without_what_they_were_asked(self, bench, job):
         listed = bench.client.get("/jobs").json["jobs"]

@@ -188,7 +188,7 @@ class Bench:
         return self.runner.wait(job.id, 60.0)
 
     def found(self) -> dict[int, TrackedMask]:
-        return {mask.frame: mask for mask in self.store.masks("track", object_id="a")}
+        return {mask.frame: mask for mask in self.store.masks("track", "a")}
 
     def masks(self) -> dict[int, np.ndarray]:
         return {frame: found.mask.unpack() for frame, found in self.found().items()}

@@ -318,7 +318,7 @@ class TrackSessions:
         """The masks of one frame; None while one of them is missing."""
         found = []
         for name in names:
-            mask = next(self._store.masks(track, object_id=name, frame=frame), None)
+            mask = self._store.mask(track, name, frame)
             if mask is None:
                 return None
             found.append(mask)

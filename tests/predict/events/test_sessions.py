@@ -273,7 +273,7 @@ class TestProgress:
         assert (len(frames), last["state"]) == (FRAMES, "done")
 
     def test_a_job_of_another_kind_is_no_session(self, editor, bench):
-        job, _ = bench.store.add_job("abc", "t", "d", {"project": "1.100", "task": {"id": 9}})
+        job = bench.store.add_job("abc", "t", "d", {"project": "1.100", "task": {"id": 9}})
         assert editor.value("track_progress", session_id=job.id)["error"] == "session not found"
 
     def test_a_track_that_fails_says_why_after_its_frames(self, editor, bench):
