@@ -23,7 +23,7 @@ from backend.tracking.review import report
 from backend.tracking.runner import Work, plan_goal
 from backend.tracking.sequence import FrameSequence, SequenceObject, by_id
 from backend.tracking.store import Job, TrackedMask
-from backend.tracking.track_commands import JobRequest, TrackCommands
+from backend.tracking.track_commands import JobRequest, TrackCommands, frames_asked_for, job_request
 
 FETCH_SECONDS = 120.0  # for one page of a sequence, inside a job
 MANY_MASKS = 100  # brush masks cost the browser 60-85 ms each at 720p
@@ -50,21 +50,16 @@ class _Marked:
         """The request of the job that a command asks for, or why there is none."""
         if not self.objects:
             return "nothing is marked yet: click on an object first, then track"
-        last_page = self.sequence.pages - 1
-        first, last = parsed.frames or (0, last_page)
-        if first > last or first > last_page:
-            return f"there is no range {first}-{last}: the frames are 0-{last_page}"
+        frames = frames_asked_for(parsed, 0, self.sequence.pages - 1)
+        if isinstance(frames, str):
+            return frames
         self.sequence.remember(self.objects)
-        request = {
-            **self.sequence.task.as_json(),
+        return {
+            **job_request(self.sequence.task, parsed, *frames),
             "kind": SequenceCommands.kind,
             "image": self.sequence.tag.name,
             "objects": [self._as_json(each) for each in self.objects],
-            "first": first,
-            "last": min(last, last_page),
-            "direction": parsed.direction or ("both" if parsed.frames else "forward"),
         }
-        return request if parsed.stride is None else {**request, "stride": parsed.stride}
 
     def _as_json(self, marked: SequenceObject) -> dict[str, Any]:
         """An object with the result items that its prompts were read from."""

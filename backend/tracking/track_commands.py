@@ -7,6 +7,7 @@ from typing import Any
 
 from backend.engine.engine import Engine
 from backend.labelstudio.commands import TRACK_HELP, ParsedCommand, Word
+from backend.labelstudio.project_task import ProjectTask
 from backend.tracking.runner import JobRunner
 from backend.tracking.store import Job, TrackStore
 
@@ -91,3 +92,19 @@ class TrackCommands:
         for job in running:
             self.jobs.wait(job.id, self.budget_seconds)
         return bool(running)
+
+
+def frames_asked_for(parsed: ParsedCommand, first: int, last: int) -> tuple[int, int] | str:
+    """The first and the last frame that a command is about, of those from ``first`` to ``last``;
+    or why there are none."""
+    begin, end = parsed.frames or (first, last)
+    if begin > end or begin > last:
+        return f"there is no range {begin}-{end}: the frames are {first}-{last}"
+    return max(begin, first), min(end, last)
+
+
+def job_request(task: ProjectTask, parsed: ParsedCommand, first: int, last: int) -> JobRequest:
+    """What stands in the request of every job that a command asks for."""
+    direction = parsed.direction or ("both" if parsed.frames else "forward")
+    stride = {} if parsed.stride is None else {"stride": parsed.stride}
+    return {**task.as_json(), **stride, "first": first, "last": last, "direction": direction}

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from backend.engine.engine import Engine
 from backend.job_state import JobState
-from backend.labelstudio.client import LabelStudioError
+from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.tags import LabelConfig
-from backend.labelstudio.write_results import with_note
+from backend.labelstudio.write_results import Result, with_note
 from backend.pixels.recipes import TaskPictures
 from backend.tracking.delivery import Deliveries
 from backend.tracking.runner import JobRunner, Work
@@ -24,21 +24,6 @@ from backend.tracking.video import TaskVideos
 from backend.tracking.video_commands import VideoCommands
 
 logger = logging.getLogger(__name__)
-
-
-class Publisher(Protocol):
-    """``LabelStudioClient`` as this module uses it."""
-
-    def create_prediction(
-        self,
-        task: int,
-        result: list[dict[str, Any]],
-        *,
-        model_version: str,
-        score: float | None,
-    ) -> Mapping[str, Any]: ...
-
-    def delete_prediction(self, prediction: int) -> None: ...
 
 
 class JobKind(Protocol):
@@ -54,7 +39,7 @@ class JobKind(Protocol):
         """
         ...
 
-    def outcome(self, task: ProjectTask, job: Job) -> tuple[list[dict[str, Any]], list[float]]:
+    def outcome(self, task: ProjectTask, job: Job) -> tuple[list[Result], list[float]]:
         """The results of a job as Label Studio takes them, and the masks' scores."""
         ...
 
@@ -79,8 +64,8 @@ class Tracking:
     """What may be tracked, and the jobs that do it.
 
     Args:
-        publisher: takes the result of jobs that outlive their request; None without a Label
-            Studio to send them to.
+        label_studio: takes the results of jobs that outlive their request; None where there is
+            none.
         kinds: of jobs, beside those of the text box.
         parse: reads a label config, from memory where a request has brought it already.
     """
@@ -91,7 +76,7 @@ class Tracking:
         engine: Engine,
         pictures: TaskPictures,
         videos: TaskVideos,
-        publisher: Publisher | None,
+        label_studio: LabelStudioClient | None,
         settings: TrackSettings,
         *,
         kinds: Sequence[JobKind] = (),
@@ -112,7 +97,7 @@ class Tracking:
         self.sequences = SequenceCommands(commands, pictures)
         self.videos = VideoCommands(commands, videos)
         self._engine = engine
-        self._publisher = publisher
+        self._label_studio = label_studio
         self._parse = parse
         of_text_box: list[JobKind] = [self.sequences, self.videos]
         self._kinds = {each.kind: each for each in [*of_text_box, *kinds]}
@@ -128,7 +113,7 @@ class Tracking:
         self.deliveries.close()
         self.store.close()
 
-    def outcome(self, job: Job) -> tuple[list[dict[str, Any]], list[float]]:
+    def outcome(self, job: Job) -> tuple[list[Result], list[float]]:
         """The results of a job as Label Studio takes them, and the masks' scores.
 
         Raises:
@@ -149,7 +134,8 @@ class Tracking:
     def _deliver(self, job: Job) -> None:
         """Store the result of a job that outlived its request as a prediction of the task."""
         task_id = job.request["task"].get("id")
-        if self._publisher is None or type(task_id) is not int:
+        label_studio = self._label_studio
+        if label_studio is None or type(task_id) is not int:
             return
         results, scores = self.outcome(job)
         if job.state is JobState.FAILED:
@@ -157,19 +143,19 @@ class Tracking:
             results = [with_note(result, line) for result in results]
         if results:
             score = sum(scores) / len(scores) if scores else None
-            stored = self._publisher.create_prediction(
+            stored = label_studio.create_prediction(
                 task_id, results, model_version=self._engine.model_version, score=score
             )
             logger.info("job %s: %d results stored for task %s", job.id, len(results), task_id)
             number = stored.get("id")
             if isinstance(number, int):
-                self._replace(job, number, self._publisher)
+                self._replace(job, number, label_studio)
 
-    def _replace(self, job: Job, prediction: int, publisher: Publisher) -> None:
+    def _replace(self, job: Job, prediction: int, label_studio: LabelStudioClient) -> None:
         """Delete what earlier jobs stored of the objects that a prediction shows now."""
         objects = [str(each.get("id")) for each in job.request.get("objects", ())]
         for earlier in self.store.replace_predictions(job.track, prediction, objects):
             try:
-                publisher.delete_prediction(earlier)
+                label_studio.delete_prediction(earlier)
             except LabelStudioError as error:
                 logger.warning("the outdated prediction %d remains: %s", earlier, error)

@@ -47,7 +47,7 @@ from backend.labelstudio.video_regions import (
 from backend.tracking.review import report
 from backend.tracking.runner import Goal, Work, plan_goal
 from backend.tracking.store import Job
-from backend.tracking.track_commands import JobRequest, TrackCommands
+from backend.tracking.track_commands import JobRequest, TrackCommands, frames_asked_for, job_request
 from backend.tracking.video import FETCH_SECONDS, TaskVideos, clip_track, read_timeline, video_tag
 
 KEPT_KEYFRAMES = 5000  # of each region, over all its answers
@@ -298,13 +298,18 @@ class VideoCommands:
     ) -> JobRequest | str:
         """The request of the job that a command asks for, or why there is none."""
         timeline = clip.timeline
-        first, last = parsed.frames or (1, timeline.frames_count)
-        if first > last or first > timeline.frames_count:
-            return f"there is no range {first}-{last}: the frames are 1-{timeline.frames_count}"
+        frames = frames_asked_for(parsed, 1, timeline.frames_count)
+        if isinstance(frames, str):
+            return frames
         objects = [
             {
                 "id": each.region.id,
-                "items": _region_items(each.region, clip),
+                "items": video_results(
+                    each.region,
+                    each.region.keyframes,
+                    clip.task.config,
+                    framerate=timeline.framerate,
+                ),
                 "prompts": {
                     timeline.file_frame(key.frame): _numbers(key.box) for key in each.human
                 },
@@ -315,16 +320,9 @@ class VideoCommands:
         ]
         if not objects:
             return "no box of yours left: draw one around the object, then track"
-        request = {
-            **clip.task.as_json(),
-            "kind": self.kind,
-            "video": clip.name,
-            "objects": objects,
-            "first": timeline.file_frame(max(first, 1)),
-            "last": timeline.file_frame(last),
-            "direction": parsed.direction or ("both" if parsed.frames else "forward"),
-        }
-        return request if parsed.stride is None else {**request, "stride": parsed.stride}
+        first, last = (timeline.file_frame(frame) for frame in frames)
+        request = job_request(clip.task, parsed, first, last)
+        return {**request, "kind": self.kind, "video": clip.name, "objects": objects}
 
     def _report(self, clip: Clip, job: Job, regions: Sequence[VideoRegion]) -> str:
         names = {region.id for region in regions}
@@ -372,12 +370,6 @@ def _read_goal(request: JobRequest, described: Mapping[str, Any], width: int, he
 def _box(mask: PackedMask) -> Box | None:
     """The tight box around a mask, in percent."""
     return None if mask.box is None else box_to_percent(mask.box, mask.width, mask.height)
-
-
-def _region_items(region: VideoRegion, clip: Clip) -> Results:
-    """The region in Label Studio's form, to be read again when the job has ended."""
-    framerate = clip.timeline.framerate
-    return video_results(region, region.keyframes, clip.task.config, framerate=framerate)
 
 
 def _saved(task: ProjectTask) -> Results:
