@@ -37,7 +37,7 @@ from backend.predict.segment import Segmenter
 from backend.runs.command_line import connect
 from backend.settings import Settings, SettingsError
 from backend.tracking.store import StoreError, TrackStore
-from backend.tracking.tracking import Tracking, TrackSettings
+from backend.tracking.tracking import Tracking
 from backend.tracking.video import TaskVideos
 from backend.web.app import create_app
 
@@ -265,19 +265,16 @@ class Wiring:
         parse: Callable[[str], LabelConfig],
     ) -> Tracking:
         settings = self.settings
-        options = TrackSettings(
-            settings.track_budget_seconds,
-            settings.track_jobs,
-            settings.track_on_prompt,
-            settings.track_stride,
-        )
         tracking = Tracking(
             self.tracks(),
             engine,
             images,
             videos,
             label_studio,
-            options,
+            budget_seconds=settings.track_budget_seconds,
+            workers=settings.track_jobs,
+            stride=settings.track_stride,
+            on_prompt=settings.track_on_prompt,
             kinds=[InteractiveJobs(videos)],
             parse=parse,
         )

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from backend.engine.engine import EngineError
 from backend.labelstudio.client import LabelStudioError
@@ -24,19 +23,6 @@ _REFUSED = (400, 404)  # the result, or the task is gone
 _PAUSES_S = (10.0, 30.0, 60.0, 300.0, 900.0)
 _GIVE_UP_S = 7 * 86_400.0
 _END_S = 5.0
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    """A job's next attempt.
-
-    Attributes:
-        at: when, on ``time.monotonic``.
-        failures: attempts so far.
-    """
-
-    at: float
-    failures: int
 
 
 class Deliveries:
@@ -60,7 +46,8 @@ class Deliveries:
     ) -> None:
         self._store, self._deliver, self._pauses = store, deliver, pauses
         self._changed = threading.Condition()
-        self._waiting: dict[str, _Waiting] = {}
+        # By job: when it is attempted next (``time.monotonic``), and how often it failed.
+        self._waiting: dict[str, tuple[float, int]] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -126,7 +113,7 @@ class Deliveries:
         with self._changed:
             if self._closed:
                 return  # due at the next start
-            self._waiting[job_id] = _Waiting(time.monotonic() + pause, failures)
+            self._waiting[job_id] = time.monotonic() + pause, failures
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="deliveries", daemon=True)
                 self._thread.start()
@@ -152,10 +139,10 @@ class Deliveries:
                 if not self._waiting:
                     self._changed.wait()
                     continue
-                job_id, first = min(self._waiting.items(), key=lambda item: item[1].at)
-                left = first.at - time.monotonic()
+                job_id, (at, failures) = min(self._waiting.items(), key=lambda item: item[1])
+                left = at - time.monotonic()
                 if left <= 0:
                     del self._waiting[job_id]
-                    return job_id, first.failures
+                    return job_id, failures
                 self._changed.wait(left)
         return None

@@ -19,6 +19,7 @@ import numpy as np
 from backend.engine.engine import Frames, TrackedObject, Tracker
 from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt
+from backend.labelstudio.geometry import mask_iou
 
 # Of the tracked frames' predicted IoU, what is left beside a frame on which the object is absent:
 # somewhere between the two it came or went.
@@ -168,8 +169,7 @@ def agree(before: np.ndarray, after: np.ndarray) -> float:
     if moved is None:
         return ABSENT_AGREEMENT if before.any() or after.any() else 1.0
     first, second, _ = moved
-    union = np.count_nonzero(first | second)
-    return np.count_nonzero(first & second) / union if union else 0.0
+    return mask_iou(first, second)
 
 
 def _brought_together(

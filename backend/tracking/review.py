@@ -9,6 +9,12 @@ from dataclasses import dataclass
 from backend.job_state import JobState
 from backend.tracking.store import Job, TrackedMask
 
+LOW_IOU = 0.6
+# A neighbouring frame's area differs by at most this factor in ordinary motion.
+AREA_JUMP = 2.0
+# An ordinary object moves at most this part of its own size between two frames.
+PLACE_JUMP = 1.0
+
 
 def report(
     job: Job,
@@ -36,7 +42,7 @@ def progress(job: Job, frames: Iterable[int], total: int, seconds_left: float | 
         seconds_left: see ``JobRunner.seconds_left``.
     """
     shown = ranges(sorted(set(frames)))
-    done = f"frames {shown} of {total} done" if shown else "no frame done yet"
+    done = f"frames {shown} of {total} done" if shown else "no frame is done yet"
     match job.state:
         case JobState.FAILED:
             return f"{job.message}; {done}"
@@ -60,13 +66,6 @@ def ranges(frames: Iterable[int], limit: int = 12) -> str:
             runs.append([frame, frame])
     shown = [f"{a}" if a == b else f"{a}-{b}" for a, b in runs[:limit]]
     return ", ".join(shown) + (", ..." if len(runs) > limit else "")
-
-
-LOW_IOU = 0.6
-# A neighbouring frame's area differs by at most this factor in ordinary motion.
-AREA_JUMP = 2.0
-# An ordinary object moves at most this part of its own size between two frames.
-PLACE_JUMP = 1.0
 
 
 @dataclass(frozen=True)

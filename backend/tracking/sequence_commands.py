@@ -229,4 +229,4 @@ def _warn_of_brushes(found: Sequence[TrackedMask], regions: Results) -> str:
     )
     if brushes <= MANY_MASKS or found[0].mask.height * found[0].mask.width <= MANY_PIXELS:
         return ""
-    return f"; {brushes} brush masks make the editor slow: BitmaskLabels or a range help"
+    return f"; {brushes} brush masks make the editor slow: use BitmaskLabels, or track fewer frames"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from backend.engine.engine import Engine
@@ -44,28 +43,16 @@ class JobKind(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class TrackSettings:
-    """
-    Attributes:
-        budget_seconds: how long a reply may wait for frames.
-        workers: jobs side by side.
-        on_prompt: track on, in the background, from every prompt on a frame sequence.
-        stride: track every n-th frame and interpolate those between, unless a command says so.
-    """
-
-    budget_seconds: float
-    workers: int = 2
-    on_prompt: bool = False
-    stride: int = 1
-
-
 class Tracking:
     """What may be tracked, and the jobs that do it.
 
     Args:
         label_studio: takes the results of jobs that outlive their request; None where there is
             none.
+        budget_seconds: how long a reply may wait for frames.
+        workers: jobs side by side.
+        stride: track every n-th frame and interpolate those between, unless a command says so.
+        on_prompt: track on, in the background, from every prompt on a frame sequence.
         kinds: of jobs, beside those of the text box.
         parse: reads a label config, from memory where a request has brought it already.
     """
@@ -77,23 +64,26 @@ class Tracking:
         pictures: TaskPictures,
         videos: TaskVideos,
         label_studio: LabelStudioClient | None,
-        settings: TrackSettings,
         *,
+        budget_seconds: float,
+        workers: int = 2,
+        stride: int = 1,
+        on_prompt: bool = False,
         kinds: Sequence[JobKind] = (),
         parse: Callable[[str], LabelConfig] = parse_label_config,
     ) -> None:
         self.store = store
-        self.on_prompt = settings.on_prompt
+        self.on_prompt = on_prompt
         self.deliveries = Deliveries(store, self._deliver)
         self.jobs = JobRunner(
             store,
             engine,
             self._open,
             hand_over=self.deliveries.attempt,
-            workers=settings.workers,
-            stride=settings.stride,
+            workers=workers,
+            stride=stride,
         )
-        commands = TrackCommands(store, engine, self.jobs, settings.budget_seconds)
+        commands = TrackCommands(store, engine, self.jobs, budget_seconds)
         self.sequences = SequenceCommands(commands, pictures)
         self.videos = VideoCommands(commands, videos)
         self._engine = engine

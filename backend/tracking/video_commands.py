@@ -319,7 +319,7 @@ class VideoCommands:
             if each.human and each.region.id
         ]
         if not objects:
-            return "no box of yours left: draw one around the object, then track"
+            return "no box of yours is left: draw one around the object, then track"
         first, last = (timeline.file_frame(frame) for frame in frames)
         request = job_request(clip.task, parsed, first, last)
         return {**request, "kind": self.kind, "video": clip.name, "objects": objects}
@@ -379,10 +379,8 @@ def _saved(task: ProjectTask) -> Results:
 
 def _saved_before(task: ProjectTask, moment: float) -> bool:
     """Whether the newest draft of a task was saved before ``moment`` (seconds since 1970)."""
-    for draft in newest_first(task.task.get("drafts")):
-        try:
-            saved = datetime.fromisoformat(str(draft.get("updated_at")))
-        except ValueError:
-            return False
-        return saved.timestamp() < moment
-    return False
+    newest = next(iter(newest_first(task.task.get("drafts"))), {})
+    try:
+        return datetime.fromisoformat(str(newest.get("updated_at"))).timestamp() < moment
+    except ValueError:
+        return False

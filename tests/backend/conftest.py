@@ -29,7 +29,7 @@ from backend.predict.retrieve import Retrieval
 from backend.predict.segment import Segmenter
 from backend.settings import Settings
 from backend.tracking.store import TrackStore
-from backend.tracking.tracking import Tracking, TrackSettings
+from backend.tracking.tracking import Tracking
 from backend.tracking.video import TaskVideos
 from backend.wiring import Wiring
 from tests.backend.fakes import FakePredictor, FakeVideoTracker, Gate
@@ -118,9 +118,8 @@ class Bench:
             images,
             videos,
             self,
-            TrackSettings(
-                self.settings.track_budget_seconds, on_prompt=self.settings.track_on_prompt
-            ),
+            budget_seconds=self.settings.track_budget_seconds,
+            on_prompt=self.settings.track_on_prompt,
             kinds=[InteractiveJobs(videos)],
         )
         clicks = Clicks(

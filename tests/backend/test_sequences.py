@@ -448,7 +448,7 @@ class TestOnPrompt:
         bench.track_hold.clear()
         [answer] = editor.click(30, 50, page=0)
         assert answer["item_index"] == 0
-        assert "no frame done yet" in editor.text
+        assert "no frame is done yet" in editor.text
         bench.track_hold.set()
         until(lambda: bench.published)
         assert sorted(r["item_index"] for r in editor.say("status")) == list(range(1, PAGES))
