@@ -9,10 +9,11 @@ from typing import Protocol
 from backend.engine.engine import Engine
 from backend.job_state import JobState
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
+from backend.labelstudio.json_values import Results
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.tags import LabelConfig
-from backend.labelstudio.write_results import Result, with_note
+from backend.labelstudio.write_results import with_note
 from backend.pixels.recipes import TaskPictures
 from backend.tracking.delivery import Deliveries
 from backend.tracking.runner import JobRunner, Work
@@ -38,7 +39,7 @@ class JobKind(Protocol):
         """
         ...
 
-    def outcome(self, task: ProjectTask, job: Job) -> tuple[list[Result], list[float]]:
+    def outcome(self, task: ProjectTask, job: Job) -> tuple[Results, list[float]]:
         """The results of a job as Label Studio takes them, and the masks' scores."""
         ...
 
@@ -103,7 +104,7 @@ class Tracking:
         self.deliveries.close()
         self.store.close()
 
-    def outcome(self, job: Job) -> tuple[list[Result], list[float]]:
+    def outcome(self, job: Job) -> tuple[Results, list[float]]:
         """The results of a job as Label Studio takes them, and the masks' scores.
 
         Raises:
