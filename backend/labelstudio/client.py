@@ -76,9 +76,6 @@ class LabelStudioClient:
         self._session = new_session(verify)
         self._access = AccessToken(self._exchange)
 
-    def __repr__(self) -> str:
-        return f"LabelStudioClient({self.url!r}, {self.credential.name})"
-
     @property
     def name(self) -> str:
         """How to call it in a message."""

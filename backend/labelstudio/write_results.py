@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -258,16 +257,9 @@ def mask_rings(mask: Mask) -> list[Points]:
     return [_ring(part) + corner for part in _trace(mask[top:bottom, left:right])]
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One connected part: its outer contour and its holes, int32 [N, 1, 2] on the double grid."""
-
-    outer: np.ndarray
-    holes: list[np.ndarray]
-
-
-def _trace(mask: Mask) -> list[_Part]:
-    """The parts of a mask, largest first.
+def _trace(mask: Mask) -> list[list[np.ndarray]]:
+    """The parts of a mask, largest first: of each its outer contour and then its holes, int32
+    [N, 1, 2] on a grid of twice the size.
 
     ``findContours`` walks through pixel centres, half a pixel inside. On a grid of twice the size
     that also holds what lies between the pixels (even coordinates), the mask grown by one step, the
@@ -281,24 +273,23 @@ def _trace(mask: Mask) -> list[_Part]:
     by_size = sorted(range(len(contours)), key=lambda index: -areas[index])
     parents = hierarchy[0][:, 3]
     outer = [index for index in by_size if parents[index] < 0][:MAX_PARTS]
-    holes: dict[int, list[np.ndarray]] = {index: [] for index in outer}
+    parts: dict[int, list[np.ndarray]] = {index: [contours[index]] for index in outer}
     for index in by_size:
-        siblings = holes.get(int(parents[index]))
-        if siblings is None or len(siblings) == MAX_HOLES:
+        part = parts.get(int(parents[index]))
+        if part is None or len(part) > MAX_HOLES:
             continue
         if areas[index] >= MIN_HOLE_SHARE * areas[parents[index]]:
-            siblings.append(contours[index])
-    return [_Part(contours[index], holes[index]) for index in outer]
+            part.append(contours[index])
+    return list(parts.values())
 
 
-def _ring(part: _Part) -> Points:
+def _ring(part: list[np.ndarray]) -> Points:
     """A part as one ring, in pixels."""
     # both at twice the scale; a part of one pixel has a perimeter of 8
-    thickness = cv2.contourArea(part.outer) / (2.0 * cv2.arcLength(part.outer, True))
+    thickness = cv2.contourArea(part[0]) / (2.0 * cv2.arcLength(part[0], True))
     tolerance = min(max(TOLERANCE * thickness, 0.4), 1.0)
-    contours = [part.outer, *part.holes]
     while True:
-        rings = [_simplified(contour, tolerance) for contour in contours]
+        rings = [_simplified(contour, tolerance) for contour in part]
         if sum(len(ring) + 2 for ring in rings) - 2 <= MAX_VERTICES:
             break
         tolerance *= 1.5

@@ -20,7 +20,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from backend.engine.engine import State
 from backend.finetune.finetune_jobs import FinetuneJob, FinetuneJobs
 from backend.finetune.finetuning import Finetuning
-from backend.labelstudio.setup_request import parse_setup
+from backend.labelstudio.json_values import text
 from backend.metrics import Metrics
 from backend.predict.dispatch import BadRequest, Dispatcher
 from backend.settings import Settings
@@ -96,12 +96,13 @@ def _add_contract(
         status = service.engine.status()
         if status.state is State.FAILED:
             return refuse(HTTPStatus.SERVICE_UNAVAILABLE, status.detail)
-        wanted = parse_setup(_body())
-        config = service.config(wanted.label_config)
+        body = _body()
+        fields = body if isinstance(body, dict) else {}
+        config = service.config(fields.get("schema"))
         if not config.usable:
             return refuse(HTTPStatus.BAD_REQUEST, "; ".join(config.problems))
         for problem in config.problems:
-            logger.warning("project %s: %s", wanted.project, problem)
+            logger.warning("project %s: %s", text(fields.get("project")), problem)
         return jsonify(model_version=service.engine.model_version, problems=list(config.problems))
 
     @app.post("/predict")

@@ -14,7 +14,6 @@ from werkzeug.datastructures import Authorization
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from backend.labelstudio.label_config import LabelConfigError
-from backend.labelstudio.setup_request import SetupError
 from backend.logs import request_id
 from backend.metrics import Metrics
 from backend.predict.dispatch import BadRequest
@@ -102,7 +101,6 @@ def _add_checks(app: Flask, settings: Settings, metrics: Metrics) -> None:
 def _add_errors(app: Flask, settings: Settings) -> None:
     @app.errorhandler(BadRequest)
     @app.errorhandler(LabelConfigError)
-    @app.errorhandler(SetupError)
     def bad_request(error: Exception) -> Response:
         return refuse(HTTPStatus.BAD_REQUEST, str(error))
 

@@ -149,6 +149,17 @@ class TestSetup:
         assert reply.status_code == 400
         assert "BrushLabels" in reply.status
 
+    @pytest.mark.parametrize("schema", [None, " ", {}, 5])
+    def test_a_body_without_a_label_config_says_so(self, bench, schema):
+        reply = self.setup(bench, schema=schema)
+        assert reply.status_code == 400
+        assert "no label config" in reply.status
+        assert "no label config" in bench.client.post("/setup", json=[]).status
+
+    @pytest.mark.parametrize("extra", [None, "  ", "{a: 1}", [1], {"a": 1}, "[" * 100_000])
+    def test_extra_params_may_be_anything(self, bench, extra):
+        assert self.setup(bench, extra_params=extra).status_code == 200
+
     def test_a_broken_model_is_told_on_connecting(self, bench):
         bench.engine.wait_ready(PATIENCE)
         bench.engine._loading = _failed(RuntimeError("no such file: /models/x.pt"))
