@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
 
@@ -29,12 +29,12 @@ from backend.labelstudio.commands import (
     parse_command,
     unknown_command,
 )
-from backend.labelstudio.json_values import Results, mappings, texts
+from backend.labelstudio.json_values import Results, mappings
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
 from backend.labelstudio.video_regions import video_status
 from backend.labelstudio.write_results import region_id, status_results
-from backend.predict.recent import Place, RecentPrompts
+from backend.predict.recent import RecentPrompts
 from backend.predict.segment import Segmenter
 from backend.threads.caller import log_place
 from backend.threads.fair_queue import Busy
@@ -143,7 +143,7 @@ class Clicks:
         if context.commands:
             return self._on_command(request, context.commands[-1])
         if context.ignored and request.config.images:
-            text = f"nothing to answer with: {'; '.join(context.ignored)}"
+            text = f"no usable click or box: {'; '.join(context.ignored)}"
             return self.message(request, text, "ignored")
         return Reply([], "empty")
 
@@ -175,23 +175,21 @@ class Clicks:
     def _answer(self, request: Request, prompt: ObjectPrompt, deadline: float) -> Results:
         """The regions that answer one prompt; none where no object is there."""
         # Decode: the points of a prompt may correct the box before them.
-        place = Place(
-            request.project, request.task_id, prompt.image, prompt.item_index, prompt.labels
-        )
         region = region_id(prompt)
-        known = self._recent.box_for(place, prompt, _saved_ids(request.task))
+        known = self._recent.box_for(request, prompt)
         if known is not None:
             prompt, region = replace(prompt, box=known.box), known.region_id
         if not prompt.has_positive:
-            raise OnlyBackground("Alt+click says what does not belong; click on the object first")
+            raise OnlyBackground(
+                "Alt+click marks what is not the object; click on the object first"
+            )
         # Predict.
         segment = self._segmenter.answer_click(request, prompt, deadline)
         # Encode: on a page of a track, the mask corrects the object that it is of.
         region, replaced = self._tracked_region(request, prompt, segment.mask) or (region, [])
-        if prompt.box is not None:
-            self._recent.remember_box(place, prompt.box, region)
+        self._recent.remember_box(request, prompt, region)
         regions = self._segmenter.regions(prompt, segment, request.config, region)
-        self._recent.remember_sent(request.project, request.task_id, regions)
+        self._recent.remember_sent(request, regions)
         return regions + replaced if regions else []
 
     def _tracked_region(
@@ -212,7 +210,7 @@ class Clicks:
         sequence = self._sequence(request, image)
         if sequence is None:
             return [], None
-        fresh = self._recent.fresh(request.project, request.task_id)
+        fresh = self._recent.fresh(request)
         return self._tracking.sequences.carry_on(sequence, answer, fresh)
 
     def _sequence(self, request: Request, image: str) -> FrameSequence | None:
@@ -223,7 +221,7 @@ class Clicks:
 
     def _on_command(self, request: Request, command: TypedText) -> Reply:
         if holds_note(command.entries):  # what we write would replace it
-            self._recent.remember_note(request.project, request.task_id, command.area)
+            self._recent.remember_note(request, command.area)
         parsed = parse_command(command.newest)
         if parsed.kind in (TextKind.NOTE, TextKind.OWN):
             return Reply([], "note")
@@ -242,7 +240,7 @@ class Clicks:
         done: tuple[Results, str | None]
         sequence = self._sequence(request, image)
         if sequence is not None:
-            fresh = self._recent.fresh(request.project, request.task_id)
+            fresh = self._recent.fresh(request)
             done = self._tracking.sequences.command(sequence, parsed, fresh)
         elif parsed.word is Word.HELP:
             done = [], HELP
@@ -253,17 +251,14 @@ class Clicks:
         else:
             done = [], "there is nothing to track on a single picture"
         if parsed.word is Word.CLEAR:
-            self._recent.forget_task(request.project, request.task_id)
+            self._recent.forget_boxes(request)
         return done
 
     def _status(self, request: Request, image: str, page: int | None, text: str | None) -> Results:
         """``text`` for the text area of ``image`` (None empties it), unless a note of the
         annotator is there."""
         area = request.config.status_area(image)
-        if area is None:
-            return []
-        noted = self._recent.has_note(request.project, request.task_id, area.name)
-        if noted or holds_note(_saved_texts(request.task, area.name)):
+        if area is None or self._recent.has_note(request, area.name):
             return []
         return status_results(text, request.config, image, page)
 
@@ -285,22 +280,3 @@ def attempt(
         logger.exception("task %s: %s could not be answered", request.task_id, what)
         text = f"the backend failed on {what}; its log says why{log_place()}"
         return Failure(text, "defect")
-
-
-def _saved_ids(task: Mapping[str, Any]) -> set[str]:
-    """Region ids in the drafts and annotations that came with the task."""
-    return {str(result.get("id")) for result in _saved(task)}
-
-
-def _saved_texts(task: Mapping[str, Any], area: str) -> Iterator[str]:
-    """What a text area holds in the drafts and annotations that came with the task."""
-    for result in _saved(task):
-        value = result.get("value")
-        if result.get("from_name") == area and isinstance(value, Mapping):
-            yield from texts(value.get("text"))
-
-
-def _saved(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for kind in ("drafts", "annotations"):
-        for entry in mappings(task.get(kind)):
-            yield from mappings(entry.get("result"))

@@ -155,9 +155,9 @@ class Dispatcher:
                 return {"results": []}
             request = Request(project, tasks[0], xml, config, context)
             if protocol is not None and event is not None:
-                return {"results": [self._answer_event(protocol, event, request)]}
+                return {"results": [self._reply_to_event(protocol, event, request)]}
             # The editor asks for one task at a time and reads only the first result.
-            return {"results": [self._answer_editor(request), *([] for _ in tasks[1:])]}
+            return {"results": [self._reply_to_editor(request), *([] for _ in tasks[1:])]}
 
     def _retrieve(self, project: str, tasks: list[ProjectTask]) -> dict[str, Any]:
         try:
@@ -170,7 +170,7 @@ class Dispatcher:
         self._metrics.predictions.labels(kind, outcome).inc()
         return {"results": results, "model_version": self.engine.model_version}
 
-    def _answer_event(
+    def _reply_to_event(
         self, protocol: VideoProtocol, event: Event, request: Request
     ) -> dict[str, Any]:
         try:
@@ -181,7 +181,7 @@ class Dispatcher:
             reply = protocol.reply_busy(event, request, str(error))
         return self._prediction(event, reply)
 
-    def _answer_editor(self, request: Request) -> dict[str, Any]:
+    def _reply_to_editor(self, request: Request) -> dict[str, Any]:
         try:
             with self._admission.enter(request.project):
                 reply = self._clicks.reply(request)
@@ -202,7 +202,7 @@ class Dispatcher:
         return prediction if reply.error is None else {**prediction, "error": reply.error}
 
     def drain(self) -> None:
-        """Begin to stop: what waits is told so at once, jobs end after the frame they are at."""
+        """Begin to stop: who waits gets "busy" at once, jobs end after the frame they are at."""
         self.tracking.jobs.stop_soon()
         self.engine.drain()
 

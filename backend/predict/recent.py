@@ -9,11 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from backend.labelstudio.commands import holds_note
 from backend.labelstudio.geometry import point_in_box
+from backend.labelstudio.json_values import Results, item_value, mappings, texts
+from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt
 
 T = TypeVar("T")
@@ -66,18 +69,6 @@ class Recent(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a prompt was made. ``project`` is Label Studio's ``<id>.<creation time>``, so that
-    two Label Studios with equal task ids do not meet."""
-
-    project: str
-    task: str
-    image: str
-    page: int | None
-    labels: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class RememberedBox:
     """A box that was answered, and the region id of the answer."""
 
@@ -93,47 +84,66 @@ class RecentPrompts:
         self._sent: Recent[dict[str, Any]] = Recent(entries=500, seconds=DRAFT_SECONDS, clock=clock)
         self._notes: Recent[bool] = Recent(entries=10_000, seconds=NOTE_SECONDS, clock=clock)
 
-    def remember_box(self, place: Place, box: BoxPrompt, region_id: str) -> None:
-        """A box was answered with region ``region_id``."""
-        self._boxes.put(place, RememberedBox(box, region_id))
+    def remember_box(self, task: ProjectTask, prompt: ObjectPrompt, region_id: str) -> None:
+        """The box of ``prompt``, if it has one, was answered with region ``region_id``."""
+        if prompt.box is not None:
+            self._boxes.put(_place(task, prompt), RememberedBox(prompt.box, region_id))
 
-    def box_for(self, place: Place, prompt: ObjectPrompt, saved: set[str]) -> RememberedBox | None:
+    def box_for(self, task: ProjectTask, prompt: ObjectPrompt) -> RememberedBox | None:
         """The box that the points of ``prompt`` correct, if there is one.
 
-        It is the last box of the same place, answered less than a minute ago, with the first
-        positive point (of only negative ones: the first) inside it. A box whose answer is
-        already in ``saved`` (region ids of the task's drafts and annotations) was accepted:
-        a click in it means another object, and must not replace the annotator's work. A
-        click outside the box ends its time.
+        It is the last box of the same label and page, answered less than a minute ago, with the
+        first positive point (of only negative ones: the first) inside it. A box whose answer is
+        among the task's drafts and annotations was accepted: a click in it means another object,
+        and must not replace the annotator's work. A click outside the box ends its time.
         """
+        place = _place(task, prompt)
         known = self._boxes.get(place)
         if known is None or not prompt.points:
             return None
         first = next((point for point in prompt.points if point.positive), prompt.points[0])
         size = (prompt.original_width or 100, prompt.original_height or 100)
-        inside = point_in_box(first.x, first.y, known.box, *size)
-        if inside and known.region_id not in saved:
-            return known
+        if point_in_box(first.x, first.y, known.box, *size):
+            saved = {str(result.get("id")) for result in _saved(task)}
+            if known.region_id not in saved:
+                return known
         self._boxes.forget(lambda key: key == place)
         return None
 
-    def remember_sent(self, project: str, task: str, results: list[dict[str, Any]]) -> None:
+    def remember_sent(self, task: ProjectTask, results: Results) -> None:
         """Regions were sent to the editor, whose draft will hold them in about 5 seconds."""
         for result in results:
-            self._sent.put((project, task, result["id"], result["type"]), result)
+            self._sent.put((*task.key, result["id"], result["type"]), result)
 
-    def fresh(self, project: str, task: str) -> list[dict[str, Any]]:
+    def fresh(self, task: ProjectTask) -> Results:
         """The regions sent in the last seconds for a task."""
-        return self._sent.values(lambda key: key[:2] == (project, task))
+        return self._sent.values(lambda key: key[:2] == task.key)
 
-    def remember_note(self, project: str, task: str, area: str) -> None:
+    def remember_note(self, task: ProjectTask, area: str) -> None:
         """The annotator wrote a text of their own into text area ``area``."""
-        self._notes.put((project, task, area), True)
+        self._notes.put((*task.key, area), True)
 
-    def has_note(self, project: str, task: str, area: str) -> bool:
-        """Whether ``area`` holds a text of the annotator, which must not be replaced."""
-        return self._notes.get((project, task, area)) is not None
+    def has_note(self, task: ProjectTask, area: str) -> bool:
+        """Whether ``area`` holds a text of the annotator, which must not be replaced: one that was
+        seen, or one in the task's drafts and annotations."""
+        return self._notes.get((*task.key, area)) is not None or any(
+            holds_note(texts(item_value(result).get("text")))
+            for result in _saved(task)
+            if result.get("from_name") == area
+        )
 
-    def forget_task(self, project: str, task: str) -> None:
+    def forget_boxes(self, task: ProjectTask) -> None:
         """Drop the boxes of a task."""
-        self._boxes.forget(lambda place: (place.project, place.task) == (project, task))
+        self._boxes.forget(lambda key: key[:2] == task.key)
+
+
+def _place(task: ProjectTask, prompt: ObjectPrompt) -> Hashable:
+    """Where a prompt was made, and of what label."""
+    return (*task.key, prompt.image, prompt.item_index, prompt.labels)
+
+
+def _saved(task: ProjectTask) -> Iterator[Mapping[str, Any]]:
+    """The result items of the drafts and annotations that came with a task."""
+    for kind in ("drafts", "annotations"):
+        for entry in mappings(task.task.get(kind)):
+            yield from mappings(entry.get("result"))

@@ -205,13 +205,12 @@ class Window:
 
     def prompt(self, prompt: PixelPrompt) -> PixelPrompt:
         """``prompt`` in pixels of the window."""
-        box = prompt.box
-        return PixelPrompt(
-            points=prompt.points - np.array([self.x, self.y], prompt.points.dtype),
-            positive=prompt.positive,
-            box=None if box is None else box - np.array([self.x, self.y] * 2, box.dtype),
+        corner = np.array([self.x, self.y], prompt.points.dtype)
+        return replace(
+            prompt,
+            points=prompt.points - corner,
+            box=None if prompt.box is None else prompt.box - np.tile(corner, 2),
             mask=None if prompt.mask is None else prompt.mask[self._part].copy(),
-            logits=prompt.logits,
         )
 
     def segment(self, found: Segment, width: int, height: int) -> Segment:

@@ -68,7 +68,7 @@ class _Call:
 
 
 class VideoProtocol:
-    """Answers the events of ``Event``.
+    """Replies to the events of ``Event``.
 
     Args:
         budget_seconds: longest wait of a request for a frame or a mask.
@@ -96,17 +96,17 @@ class VideoProtocol:
         self._sweeper.start()
 
     def capabilities(self) -> Reply:
-        """The answer to ``capabilities``, which needs neither task nor label config."""
+        """The reply to ``capabilities``, which needs neither task nor label config."""
         return Reply([capabilities(self._engine.model_version)], "ok")
 
     def reply(self, event: Event, request: Request) -> Reply:
-        """The answer to any event; never raises, whatever the request holds."""
+        """The reply to any event; never raises, whatever the request holds."""
         call = self._call(request)
-        found = attempt(request, f"this {event} request", self._answer, event, call)
+        found = attempt(request, f"this {event} request", self._reply, event, call)
         return self._failed(event, call, found) if isinstance(found, Failure) else found
 
     def reply_busy(self, event: Event, request: Request, text: str) -> Reply:
-        """The answer where the service has no place for a request; light events need none."""
+        """The reply where the service has no place for a request; light events need none."""
         if event in (Event.TRACK_CANCEL, Event.RELEASE):
             return self.reply(event, request)
         call = self._call(request)
@@ -127,7 +127,7 @@ class VideoProtocol:
         self._prewarmer.close()
         self.videos.close()
 
-    def _answer(self, event: Event, call: _Call) -> Reply:
+    def _reply(self, event: Event, call: _Call) -> Reply:
         if not call.target.to_name and event in (Event.PREWARM, Event.PREDICT, Event.TRACK):
             raise NothingToAnswer("the label config has no tag that takes masks or boxes")
         match event:
