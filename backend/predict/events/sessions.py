@@ -151,7 +151,7 @@ class InteractiveJobs:
         return self._videos.open_work(task, request, read_goal)
 
     def outcome(self, task: ProjectTask, job: Job) -> tuple[list[dict[str, Any]], list[float]]:
-        """Nothing: these tracks are read by the editor, never stored as predictions."""
+        """Empty: editors read these tracks, and they are never stored as predictions."""
         return [], []
 
 
