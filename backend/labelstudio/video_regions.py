@@ -15,7 +15,7 @@ is sent back with it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from backend.labelstudio.commands import TypedText, read_text, status_line
@@ -47,10 +47,7 @@ class VideoRegion:
     """One box over the frames of a video: all result items with its id.
 
     Attributes:
-        id: as the editor gave it; empty for imported results without one.
-        labels: as results carry them.
-        from_name: name of the ``<VideoRectangle>``.
-        to_name: name of the ``<Video>``.
+        id: empty for imported results without one.
         keyframes: ascending, at least one.
         frames_count: number of the editor's last frame; None where the result does not say.
         duration: of the video in seconds, as the browser states it; None likewise.
@@ -64,11 +61,11 @@ class VideoRegion:
     from_name: str
     to_name: str
     keyframes: tuple[Keyframe, ...]
-    frames_count: int | None = None
-    duration: float | None = None
-    echoes: tuple[Item, ...] = ()
-    extras: Mapping[str, object] = field(default_factory=dict)
-    typed: tuple[TypedText, ...] = ()
+    frames_count: int | None
+    duration: float | None
+    echoes: tuple[Item, ...]
+    extras: Mapping[str, object]
+    typed: tuple[TypedText, ...]
 
     @property
     def command(self) -> str | None:
@@ -91,7 +88,6 @@ class VideoContext:
     """The context of an interactive request on a video.
 
     Attributes:
-        trigger: what sent it.
         regions: all regions in it: none for ``GLOBAL_TEXT``, else every one of a label, also where
             only one of them was meant.
         commanded: the regions for which a command was entered; more than one where an earlier
@@ -100,9 +96,9 @@ class VideoContext:
     """
 
     trigger: Trigger
-    regions: tuple[VideoRegion, ...] = ()
-    commanded: tuple[VideoRegion, ...] = ()
-    typed: TypedText | None = None
+    regions: tuple[VideoRegion, ...]
+    commanded: tuple[VideoRegion, ...]
+    typed: TypedText | None
 
     @property
     def command(self) -> str | None:
@@ -251,7 +247,6 @@ def video_results(
     Args:
         region: as it came in; its id, labels and what else it has are sent back.
         keyframes: ascending.
-        config: the label config of the request.
         framerate: of the tag, from ``timing.tag_framerate``.
         score: the model's confidence, 0 to 1.
         status: a line that takes the place of what the region's command area holds, so that the
@@ -287,8 +282,6 @@ def video_status(line: str | None, config: LabelConfig, video: str, known: objec
     or there are two.
 
     Args:
-        line: one line; it gets ``commands.STATUS_PREFIX``.
-        config: the label config of the request.
         video: name of the Video tag.
         known: the items of the context and of the draft, in which the id is looked for.
     """
