@@ -96,16 +96,14 @@ class VideoCommands:
         config = task.config
         found = video_context(context, config)
         parsed = TRACK if found.trigger is Trigger.LABEL else parse_command(found.command or "")
-        if found.trigger in (Trigger.NOTHING, Trigger.NOTE) or parsed.kind in (
-            TextKind.NOTE,
-            TextKind.OWN,
-        ):
+        if found.trigger in (Trigger.NOTHING, Trigger.NOTE):
+            return []
+        if parsed.kind in (TextKind.NOTE, TextKind.OWN):
             return []
         saved = _saved(task)
-        regions = on_one_video(
-            found.commanded or found.regions or tuple(read_video_regions(saved, config))
-        )
-        name = regions[0].to_name if regions else config.videos[0].name
+        every = found.commanded or found.regions or read_video_regions(saved, config)
+        name = every[0].to_name if every else config.videos[0].name
+        regions = [region for region in every if region.to_name == name]
         results: Results = []
         if parsed.kind is TextKind.UNKNOWN:
             text: str | None = unknown_command(parsed.text)
@@ -173,21 +171,22 @@ class VideoCommands:
         return jobs
 
     def plan(
-        self, task: ProjectTask, parsed: ParsedCommand, results: Results, name: str | None = None
+        self, task: ProjectTask, parsed: ParsedCommand, results: Results, name: str
     ) -> tuple[str, JobRequest] | str:
         """The track and the request of the job that carries the boxes in ``results`` on, for
         ``JobRunner.submit``; or why there is none.
 
         Args:
-            name: of the Video tag; the one of the first box where None.
+            name: of the Video tag.
 
         Raises:
             ExpectedError: the video cannot be had, or read.
         """
-        regions = on_one_video(read_video_regions(results, task.config), name)
+        every = read_video_regions(results, task.config)
+        regions = [region for region in every if region.to_name == name]
         if not regions:
             return "no box yet"
-        clip = self.clip(task, regions[0].to_name, regions)
+        clip = self.clip(task, name, regions)
         request = self._request(clip, parsed, [self._marked(clip, region) for region in regions])
         return request if isinstance(request, str) else (clip.track, request)
 
@@ -329,12 +328,6 @@ class VideoCommands:
         masks = [mask for mask in self._store.masks(clip.track) if mask.object_id in names]
         timeline, left = clip.timeline, self._commands.jobs.seconds_left(job)
         return report(job, masks, timeline.frames_count, left, shown_as=timeline.editor_frame)
-
-
-def on_one_video(regions: Sequence[VideoRegion], name: str | None = None) -> list[VideoRegion]:
-    """The regions on one Video tag, that of the first region where no name is given."""
-    names = [name] if name is not None else [region.to_name for region in regions[:1]]
-    return [region for region in regions if region.to_name in names]
 
 
 def box_digest(box: Box) -> str:
