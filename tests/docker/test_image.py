@@ -104,26 +104,6 @@ def test_what_is_copied_is_let_through_by_the_ignore_file():
     assert copied == allowed
 
 
-def test_the_constraints_pin_everything_that_the_requirements_bring():
-    done = subprocess.run(
-        [sys.executable, ROOT / "deploy" / "lock.py", "--check"], timeout=600, check=False
-    )
-    assert done.returncode == 0, "run make lock"
-
-
-def test_the_constraints_agree_with_the_requirements():
-    pinned = dict(
-        line.split("==")
-        for line in (ROOT / "docker" / "constraints.txt").read_text().splitlines()
-        if "==" in line
-    )
-    from deploy.lock import requirements
-
-    for requirement in requirements():
-        name = requirement.name.lower().replace("_", "-")
-        assert requirement.specifier.contains(pinned[name]), name
-
-
 def test_the_entry_point_serves_from_the_files_of_the_image_alone(tmp_path):
     answer = rehearse.rehearse(
         tmp_path, Path(sys.prefix), {}, free_port(random.randrange(20_000, 32_000))
