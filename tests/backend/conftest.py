@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ from backend.engine.local import LocalEngine
 from backend.finetune.finetune_jobs import FinetuneJobs
 from backend.finetune.finetuning import Finetuning
 from backend.finetune.registry import ModelRegistry
+from backend.labelstudio.label_config import parse_label_config
 from backend.media.cache import MediaFile
 from backend.media.errors import MediaError, Reason
 from backend.media.resolver import MediaStream
@@ -112,6 +114,7 @@ class Bench:
         self.memory = RecentPrompts(clock=lambda: self.now)
         self.store = TrackStore(folder / "tracks.sqlite3")
         videos = TaskVideos(images)
+        self.parse = lru_cache(maxsize=64)(parse_label_config)
         self.tracking = Tracking(
             self.store,
             self.engine,
@@ -121,6 +124,7 @@ class Bench:
             budget_seconds=self.settings.track_budget_seconds,
             on_prompt=self.settings.track_on_prompt,
             kinds=[InteractiveJobs(videos)],
+            parse=self.parse,
         )
         clicks = Clicks(
             segmenter,
@@ -145,7 +149,13 @@ class Bench:
             clock=lambda: self.now,
         )
         self.service = Dispatcher(
-            self.engine, clicks, retrieval, self.tracking, self.metrics, protocol=self.protocol
+            self.engine,
+            clicks,
+            retrieval,
+            self.tracking,
+            self.metrics,
+            parse=self.parse,
+            protocol=self.protocol,
         )
         self.finetuning = Finetuning(
             FinetuneJobs(folder / "finetune", check=lambda project: None),

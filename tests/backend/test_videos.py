@@ -108,6 +108,13 @@ def test_a_box_is_carried_through_the_video(editor):
     assert editor.texts == ["SAM 2: frames 1-30 of 30 done"]
 
 
+def test_a_job_takes_the_label_config_that_its_request_brought(editor, bench):
+    editor.regions["r1"] = region("r1", keyframe(1, 10))
+    editor.send(command("track"))
+    editor.send(command("status"))
+    assert bench.parse.cache_info().misses == 1
+
+
 def test_a_human_keyframe_is_kept_exactly(editor):
     editor.regions["r1"] = region("r1", keyframe(1, 10.123), keyframe(12, 50.5))
     editor.send(command("track"))
