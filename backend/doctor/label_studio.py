@@ -124,45 +124,39 @@ def config_findings(number: int, config: LabelConfig) -> Iterator[Finding]:
 
 def connection_findings(
     client: LabelStudioClient, settings: Settings, number: int, model_version: str
-) -> list[Finding]:
+) -> Iterator[Finding]:
     """Whether the project asks this backend, and for clicks too.
 
     Asking Label Studio for the backends of a project makes it try each of them anew.
     """
     subject = f"connection of project {number}"
-    address = f"http://<this machine>:{settings.port}"
+    connect = f"{CONNECT} and give http://<this machine>:{settings.port}"
     try:
         answer = client.request("GET", "/api/ml/", params={"project": number}).json()
     except LabelStudioError as error:
-        return [broken(subject, f"the ML backends cannot be listed: {error}")]
+        yield broken(subject, f"the ML backends cannot be listed: {error}")
+        return
     except ValueError:
-        return [broken(subject, "Label Studio's list of ML backends cannot be read")]
+        yield broken(subject, "Label Studio's list of ML backends cannot be read")
+        return
     backends = list(mappings(answer))
     if not backends:
-        return [broken(subject, "no ML backend is connected", f"{CONNECT} and give {address}")]
-    health = [_health(str(backend.get("url") or "")) for backend in backends]
-    ours = [
-        (backend, answer)
-        for backend, answer in zip(backends, health, strict=True)
-        if isinstance(answer, Mapping)
-    ]
-    if ours:
-        return [
-            finding
-            for backend, answer in ours
-            for finding in _one_connection(subject, settings, backend, answer, model_version)
-        ]
-    tried = "; ".join(
-        f"{backend.get('url')} {reason}" for backend, reason in zip(backends, health, strict=True)
-    )
-    return [
-        broken(
+        yield broken(subject, "no ML backend is connected", connect)
+        return
+    others = []
+    for backend in backends:
+        health = _health(str(backend.get("url") or ""))
+        if isinstance(health, str):
+            others.append(f"{backend.get('url')} {health}")
+        else:
+            yield from _one_connection(subject, settings, backend, health, model_version)
+    if len(others) == len(backends):
+        yield broken(
             subject,
-            f"none of the connected ML backends is a SAM 2 backend that answers here: {tried}",
-            f"start it (python -m backend serve), or correct the address: {CONNECT} and give "
-            f"{address}",
+            "none of the connected ML backends is a SAM 2 backend that answers here: "
+            + "; ".join(others),
+            f"start it (python -m backend serve), or correct the address: {connect}",
         )
-    ]
 
 
 def _health(url: str) -> Mapping[str, Any] | str:

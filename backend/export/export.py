@@ -97,7 +97,7 @@ class _Export:
     writer: Writer | None = None
     counts: Counter[Origin] = field(default_factory=Counter)
     tasks: int = 0
-    empty: list[int] = field(default_factory=list)
+    empty: int = 0
     failed: int = 0
 
     def task(self, project: Project, task: Mapping[str, Any]) -> None:
@@ -112,7 +112,7 @@ class _Export:
             return
         self.tasks += 1
         if self.counts.total() == before:
-            self.empty.append(int(task["id"]))
+            self.empty += 1
 
     def _media(self, media: Media, project: Project) -> None:
         if self.writer is None:
@@ -136,7 +136,7 @@ class _Export:
             )
         boxes = self.counts[Origin.BOX]
         filled = f", {boxes} of them boxes, filled: no mask is known there" if boxes else ""
-        nothing = f"; {len(self.empty)} without masks" if self.empty else ""
+        nothing = f"; {self.empty} without masks" if self.empty else ""
         say(f"{masks} masks of {self.tasks} tasks in {self.folder}{filled}{nothing}")
         if self.failed:
             say(f"{self.failed} tasks failed")

@@ -133,11 +133,11 @@ class MaskReader:
 
     Attributes:
         store: knows which regions the service sent, and the masks behind boxes of videos.
-        model_version: whose tracks count.
+        family: of models whose tracks count; see ``ModelChoice``.
     """
 
     store: TrackStore
-    model_version: str
+    family: str
 
     def pictures(
         self, project: Project, task: Mapping[str, Any], results: Results
@@ -196,7 +196,7 @@ class MaskReader:
                 owners[part_id(region.id, part), region.item_index or 0] = region.id
         if not tag.is_sequence:
             return {key: whole for key, whole in owners.items() if key[0]}
-        sequence = FrameSequence(project.with_task(task), tag, self.model_version, self.store)
+        sequence = FrameSequence(project.with_task(task), tag, self.family, self.store)
         known = set(self.store.objects(sequence.track))
         for region in regions:
             if region.id in known:
@@ -224,7 +224,7 @@ class MaskReader:
             shown.setdefault(timeline.file_frame(frame), frame)
         name = media_name(address, identifier)
         stem = name.rpartition(".")[0] or name
-        track = clip_track(project.uid, identifier, tag.name, self.model_version, address)
+        track = clip_track(project.uid, identifier, tag.name, self.family, address)
         return Media(
             task=identifier,
             tag=tag.name,
