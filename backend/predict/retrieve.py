@@ -23,6 +23,7 @@ from typing import Any
 from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
 from backend.job_state import JobState
+from backend.labelstudio.json_values import Results
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_task
 from backend.labelstudio.write_results import region_id
@@ -117,7 +118,7 @@ class Retrieval:
             prompts: those of ``task`` that can be turned into masks.
             deadline: on ``time.monotonic``.
         """
-        regions: list[dict[str, Any]] = []
+        regions: Results = []
         scores: list[float] = []
         errors = []
         for _, page in groupby(sorted(prompts, key=_page), key=_page):
@@ -154,9 +155,9 @@ class Retrieval:
 
     def _predict_page(
         self, task: ProjectTask, prompts: list[ObjectPrompt], deadline: float
-    ) -> tuple[list[dict[str, Any]], list[float]]:
+    ) -> tuple[Results, list[float]]:
         segments = self._segmenter.answer(task, prompts, Priority.RETRIEVE, deadline)
-        regions: list[dict[str, Any]] = []
+        regions: Results = []
         scores = []
         for prompt, segment in zip(prompts, segments, strict=True):
             made = self._segmenter.regions(prompt, segment, task.config, region_id(prompt))
@@ -164,9 +165,7 @@ class Retrieval:
             scores += [segment.score] if made else []
         return regions, scores
 
-    def _prediction(
-        self, regions: list[dict[str, Any]], scores: Sequence[float]
-    ) -> Prediction | None:
+    def _prediction(self, regions: Results, scores: Sequence[float]) -> Prediction | None:
         if not regions:
             return None
         score = sum(scores) / len(scores) if scores else 0.0
@@ -193,7 +192,7 @@ class Retrieval:
     def _track(self, task: ProjectTask, patient: bool) -> Found:
         jobs = self._tracking.videos.retrieve(task, patient=patient)
         done = [job for job in jobs if job.state is JobState.DONE]
-        results: list[dict[str, Any]] = []
+        results: Results = []
         scores: list[float] = []
         for job in done:
             made, of_job = self._tracking.outcome(job)

@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +19,7 @@ import numpy as np
 from backend.engine.engine import Embedded, Engine, Segment
 from backend.engine.pixel_prompts import PixelPrompt, pixel_prompt
 from backend.engine.scheduler import Priority
+from backend.labelstudio.json_values import Results
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
@@ -125,7 +125,7 @@ class Segmenter:
 
     def regions(
         self, prompt: ObjectPrompt, segment: Segment, config: LabelConfig, region_id: str
-    ) -> list[dict[str, Any]]:
+    ) -> Results:
         """``segment`` as Label Studio results; none for an empty mask.
 
         Raises:

@@ -104,13 +104,14 @@ class FramePrompt:
 
 @dataclass(frozen=True)
 class EventPrompts:
-    """All objects of a request, in the order in which they first appear.
+    """All objects of a request.
 
     Attributes:
+        usable: in the order in which the objects first appear.
         ignored: what was passed over, and why.
     """
 
-    prompts: tuple[FramePrompt, ...]
+    usable: tuple[FramePrompt, ...]
     ignored: tuple[str, ...]
 
 
@@ -202,14 +203,13 @@ def read_prompts(written: Sequence[Mapping[str, object]], target: str) -> EventP
         except ValueError as error:
             ignored.append(f"prompt {position + 1}: {error}")
     objects = _objects(items)
-    if len(objects) > MAX_OBJECTS:
-        raise TooManyPrompts(f"more than {MAX_OBJECTS} objects in one request")
-    prompts = [
+    _check_number(len(objects))
+    usable = [
         FramePrompt(object_id, moment, _prompt(members, target))
         for object_id, group in objects.items()
         for moment, members in _by_moment(group).items()
     ]
-    return EventPrompts(tuple(prompts), tuple(ignored))
+    return EventPrompts(tuple(usable), tuple(ignored))
 
 
 def _read_item(item: Mapping[str, object]) -> _Item:
@@ -268,6 +268,7 @@ def _by_box(group: list[_Item]) -> list[list[_Item]]:
     boxes = [(item, item.geometry) for item in group if isinstance(item.geometry, Box)]
     if len(boxes) == len({item.moment for item, _ in boxes}):
         return [group]
+    _check_number(len(boxes))  # before each point is compared with each of them
     found = [[item] for item, _ in boxes]
     for item in group:
         if isinstance(item.geometry, Point):
@@ -277,6 +278,11 @@ def _by_box(group: list[_Item]) -> list[list[_Item]]:
             ]
             found[distances.index(min(distances))].append(item)
     return found
+
+
+def _check_number(objects: int) -> None:
+    if objects > MAX_OBJECTS:
+        raise TooManyPrompts(f"more than {MAX_OBJECTS} objects in one request")
 
 
 def _distance(point: Point, box: Box) -> tuple[float, float]:

@@ -52,7 +52,7 @@ class NothingToAnswer(ExpectedError):
 
 
 @dataclass(frozen=True)
-class _Call:
+class _EventCall:
     """A request as the handlers get it."""
 
     request: Request
@@ -127,7 +127,7 @@ class VideoProtocol:
         self._prewarmer.close()
         self.videos.close()
 
-    def _reply(self, event: Event, call: _Call) -> Reply:
+    def _reply(self, event: Event, call: _EventCall) -> Reply:
         if not call.target.to_name and event in (Event.PREWARM, Event.PREDICT, Event.TRACK):
             raise NothingToAnswer("the label config has no tag that takes masks or boxes")
         match event:
@@ -146,7 +146,7 @@ class VideoProtocol:
             case Event.RELEASE:
                 return self._release(call)
 
-    def _failed(self, event: Event, call: _Call, failure: Failure) -> Reply:
+    def _failed(self, event: Event, call: _EventCall, failure: Failure) -> Reply:
         """Events that only acknowledge do so with the reason in it, as the editor expects one."""
         text = failure.text
         value: dict[str, Any]
@@ -160,7 +160,7 @@ class VideoProtocol:
 
     # Events.
 
-    def _prewarm(self, call: _Call) -> Reply:
+    def _prewarm(self, call: _EventCall) -> Reply:
         if not call.target.is_video:  # encoded when its task was opened
             value = {"status": "ok", "cached": [0], "pending": [], "frame_count": 1}
             return call.reply("prewarm_ack", value)
@@ -175,15 +175,15 @@ class VideoProtocol:
         value = {"status": "ok", "cached": cached, "pending": pending, "frame_count": count}
         return call.reply("prewarm_ack", value)
 
-    def _predict(self, call: _Call) -> Reply:
+    def _predict(self, call: _EventCall) -> Reply:
         prompts = self._prompts(call)
         if not call.target.is_video:
-            asked = [each.prompt for each in prompts.prompts]
+            asked = [each.prompt for each in prompts.usable]
             segments = self._segmenter.answer(call.request, asked, Priority.CLICK, call.deadline)
             return _masks(call, prompts, segments, [{} for _ in segments])
         segments, places = [], []
         with self._video(call) as video:
-            for each in prompts.prompts:
+            for each in prompts.usable:
                 index = video.index(each.moment or call.asked.moment)
                 source = video.source(index)
                 segments.append(self._segmenter.answer_frame(source, each.prompt, call.deadline))
@@ -191,7 +191,7 @@ class VideoProtocol:
                 places.append(frame_value(index, video.timeline.times))
         return _masks(call, prompts, segments, places)
 
-    def _track(self, call: _Call) -> Reply:
+    def _track(self, call: _EventCall) -> Reply:
         if not call.target.is_video:
             raise NothingToAnswer("there is nothing to track on a single picture")
         prompts = self._prompts(call)
@@ -208,7 +208,7 @@ class VideoProtocol:
         started = {"session_id": job.id, **value, "objects": list(by_object)}
         return call.reply("track_started", started, error=_reasons(prompts))
 
-    def _progress(self, call: _Call) -> Reply:
+    def _progress(self, call: _EventCall) -> Reply:
         try:
             found = self.sessions.read(call.request, call.asked.session, call.asked.cursor)
         except UnknownSession:
@@ -220,7 +220,7 @@ class VideoProtocol:
                 times = video.timeline.times
         return call.reply("track_progress", _progress_value(found, times))
 
-    def _cancel(self, call: _Call) -> Reply:
+    def _cancel(self, call: _EventCall) -> Reply:
         outcome = "ok"
         try:
             self.sessions.cancel(call.request, call.asked.session)
@@ -228,7 +228,7 @@ class VideoProtocol:
             outcome = "unknown"  # whatever it was, nothing runs for it
         return call.reply("track_cancel_ack", {"status": "cancelled"}, outcome)
 
-    def _release(self, call: _Call) -> Reply:
+    def _release(self, call: _EventCall) -> Reply:
         self.sessions.release(call.request, call.asked.session)
         if not call.asked.session:
             self.videos.release(call.request)
@@ -236,28 +236,28 @@ class VideoProtocol:
 
     # Parts of them.
 
-    def _call(self, request: Request) -> _Call:
+    def _call(self, request: Request) -> _EventCall:
         target = find_target(request.config)
-        return _Call(
+        return _EventCall(
             request, read_context(request.context), target, time.monotonic() + self._budget
         )
 
-    def _video(self, call: _Call) -> AbstractContextManager[EditorVideo]:
+    def _video(self, call: _EventCall) -> AbstractContextManager[EditorVideo]:
         """The call's video."""
         return self.videos.use(call.request, call.target.to_name, call.deadline)
 
-    def _prompts(self, call: _Call) -> EventPrompts:
+    def _prompts(self, call: _EventCall) -> EventPrompts:
         """The prompts of a request, each of which says where its object is.
 
         Raises:
             TooManyPrompts, NothingToAnswer, OnlyBackground: see there.
         """
         prompts = read_prompts(call.request.items, call.target.to_name)
-        if not prompts.prompts:
+        if not prompts.usable:
             raise NothingToAnswer(
                 "; ".join(["no prompt: give points or a box", *prompts.ignored[:3]])
             )
-        lost = [each.object_id for each in prompts.prompts if not each.prompt.has_positive]
+        lost = [each.object_id for each in prompts.usable if not each.prompt.has_positive]
         if lost:
             raise OnlyBackground(
                 f"{', '.join(lost)}: every click is on the background; click on the object first"
@@ -273,7 +273,7 @@ class VideoProtocol:
 
 
 def _masks(
-    call: _Call,
+    call: _EventCall,
     prompts: EventPrompts,
     segments: Sequence[Segment],
     places: Sequence[Mapping[str, Any]],
@@ -281,7 +281,7 @@ def _masks(
     """The masks of ``prompts``; ``places`` name their frames."""
     items = []
     empty = []
-    for prompted, segment, at in zip(prompts.prompts, segments, places, strict=True):
+    for prompted, segment, at in zip(prompts.usable, segments, places, strict=True):
         if not segment.mask.any():
             empty.append(f"no object there ({prompted.object_id}); try another spot or a box")
             continue
@@ -303,7 +303,7 @@ def _by_object(
     """Prompts by object and frame of the file; those of one object that fall on one frame under
     two names work together."""
     found: dict[str, dict[int, ObjectPrompt]] = {}
-    for each in prompts.prompts:
+    for each in prompts.usable:
         frames = found.setdefault(each.object_id, {})
         index = video.index(each.moment or asked.moment)
         known = frames.get(index)

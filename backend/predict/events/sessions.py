@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.engine.pixel_prompts import pixel_prompt
+from backend.labelstudio.json_values import Results
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
 from backend.threads.fair_queue import Busy
@@ -150,7 +151,7 @@ class InteractiveJobs:
 
         return self._videos.open_work(task, request, read_goal)
 
-    def outcome(self, task: ProjectTask, job: Job) -> tuple[list[dict[str, Any]], list[float]]:
+    def outcome(self, task: ProjectTask, job: Job) -> tuple[Results, list[float]]:
         """Empty: editors read these tracks, and they are never stored as predictions."""
         return [], []
 
