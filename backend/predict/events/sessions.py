@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from backend.engine.pixel_prompts import pixel_prompt
@@ -100,35 +101,38 @@ class FrameOrder:
     direction: Direction
 
     def __len__(self) -> int:
-        return len(self._forward) + len(self._back)
+        return sum(map(len, self._sweeps))
 
     def __getitem__(self, position: int) -> tuple[int, list[str]]:
-        if position < len(self._forward):
-            frame = self._forward[position]
-            return frame, [name for name, at in self.prompted.items() if min(at) <= frame]
-        frame = self._back[position - len(self._forward)]
-        if self.direction is Direction.BACK:
-            return frame, [name for name, at in self.prompted.items() if max(at) >= frame]
-        return frame, [name for name, at in self.prompted.items() if min(at) > frame]
+        forward, back = self._sweeps
+        if position < len(forward):
+            frame = forward[position]
+            return frame, [name for name, start in self._starts.items() if start <= frame]
+        frame = back[position - len(forward)]
+        lowest = frame if self.direction is Direction.BACK else frame + 1  # start of those wanted
+        return frame, [name for name, start in self._starts.items() if start >= lowest]
 
     def is_prompted(self, position: int) -> bool:
         """Whether every object that is wanted on a frame is prompted there."""
         frame, names = self[position]
         return all(frame in self.prompted[name] for name in names)
 
-    @property
-    def _forward(self) -> range:
-        if self.direction is Direction.BACK:
-            return range(0)
-        return range(min(min(at) for at in self.prompted.values()), self.last + 1)
+    @cached_property
+    def _starts(self) -> dict[str, int]:
+        """By object, the frame from which it is tracked."""
+        pick = max if self.direction is Direction.BACK else min
+        return {name: pick(frames) for name, frames in self.prompted.items()}
 
-    @property
-    def _back(self) -> range:
-        if self.direction is Direction.FORWARD:
-            return range(0)
+    @cached_property
+    def _sweeps(self) -> tuple[range, range]:
+        """The frames towards the end of the video, and those towards its beginning."""
+        starts = self._starts.values()
         if self.direction is Direction.BACK:
-            return range(max(max(at) for at in self.prompted.values()), self.first - 1, -1)
-        return range(max(min(at) for at in self.prompted.values()) - 1, self.first - 1, -1)
+            return range(0), range(max(starts), self.first - 1, -1)
+        forward = range(min(starts), self.last + 1)
+        if self.direction is Direction.FORWARD:
+            return forward, range(0)
+        return forward, range(max(starts) - 1, self.first - 1, -1)
 
 
 class InteractiveJobs:
