@@ -8,11 +8,13 @@ BIN := $(VENV)/bin
 CONSTRAINTS := docker/constraints.txt
 LOCK_VENV := .venv-lock
 
-.PHONY: help demo serve test lint format screenshot clean secrets audit rehearse-image lock fuzz load soak
+.PHONY: help demo serve check test lint format screenshot clean secrets audit rehearse-image lock fuzz load soak
 
 help:
 	@echo "make demo    Label Studio with sample photos and this backend, on this machine"
 	@echo "make serve   the backend alone; settings from the environment (python -m backend settings)"
+	@echo "make check   the quick look before every commit, under 4 minutes on two cores: lint, types,"
+	@echo "             and all tests but the slow ones, those against the sam2 package, and end to end"
 	@echo "make test    everything: lint, types, unit, parity, contract and end-to-end tests"
 	@echo "make secrets audit rehearse-image fuzz load soak    for operators, see the README"
 
@@ -24,6 +26,9 @@ serve: $(VENV)/.run
 
 # One thread for each of the two test processes; the end-to-end tests share one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: lint
+	$(PYTEST) -m "not slow and not parity and not e2e"
 
 # The second run sees what only CPUs without AVX-512 show, wherever it runs.
 test: lint $(LABEL_STUDIO_VENV)/.installed

@@ -5,6 +5,7 @@ import pytest
 from benchmarks.speed.click_latency import HEAD, measure, serve_photos
 
 
+@pytest.mark.slow
 @pytest.mark.instruction_set
 def test_a_click_gives_the_usual_mask(tmp_path):
     base = serve_photos(tmp_path, 1)

@@ -16,6 +16,7 @@ def measure(**options):
         return [dict(zip(HEAD, row, strict=True)) for row in rows("demo", 1, size=SIZE, **options)]
 
 
+@pytest.mark.slow
 @pytest.mark.instruction_set
 def test_every_peer_computes_the_same_features():
     measured = measure(transformers=True)

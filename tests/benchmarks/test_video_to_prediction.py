@@ -8,6 +8,7 @@ from benchmarks.speed.video_to_prediction import HEAD, compare_masks, rows
 from benchmarks.support.moving_clip import MovingClip
 
 
+@pytest.mark.slow
 @pytest.mark.instruction_set
 def test_the_service_stores_the_masks_of_the_network_alone(tmp_path):
     clip = MovingClip(5, 192, 108)

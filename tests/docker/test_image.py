@@ -56,6 +56,7 @@ def test_weights_are_fetched_at_build_or_not_by_argument():
     assert with_weights["SAM2_CHECKPOINT"] == "/opt/weights/published.pt"
 
 
+@pytest.mark.slow
 def test_the_build_step_that_fetches_them_works(tmp_path):
     """With the demo weights, which need no network."""
     [step] = [s.text for s in STEPS if s.name == "RUN" and "find_checkpoint" in s.text]
@@ -104,6 +105,7 @@ def test_what_is_copied_is_let_through_by_the_ignore_file():
     assert copied == allowed
 
 
+@pytest.mark.slow
 def test_the_entry_point_serves_from_the_files_of_the_image_alone(tmp_path):
     answer = rehearse.rehearse(
         tmp_path, Path(sys.prefix), {}, free_port(random.randrange(20_000, 32_000))

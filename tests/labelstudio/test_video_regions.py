@@ -410,6 +410,7 @@ def paths(node, prefix=()):
             yield from paths(node[key], (*prefix, key))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(CONTEXTS), st.data())
 def test_recorded_contexts_with_something_wrong(recorded, data):

@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from backend.media.resolver import MediaResolver
 from benchmarks.support.cache_soak import soak, take_sample
 from benchmarks.support.recording_server import RecordingServer, Reply, Seen, file_reply
@@ -14,6 +16,7 @@ CACHE_BYTES = 3_000_000
 PICTURE, VIDEO = 30_000, 5_000_000
 
 
+@pytest.mark.slow
 def test_everything_stays_flat(
     server: RecordingServer, make_resolver: Callable[..., MediaResolver], tmp_path: Path
 ) -> None:

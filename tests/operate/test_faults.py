@@ -253,6 +253,7 @@ def data_uri(seed):
     return "data:image/png;base64," + base64.b64encode(png.tobytes()).decode()
 
 
+@pytest.mark.slow
 def test_others_down_and_a_full_disk_are_told_and_pass(start):
     """One process for all: starting it takes longer than the rest."""
     server = start(

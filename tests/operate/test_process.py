@@ -49,6 +49,7 @@ def test_what_cannot_work_stops_the_start_with_one_line_each(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_requests_are_logged_as_json_with_their_id_and_nothing_else(start):
     server = start(LOG_FORMAT="json", AUTH_TOKEN="t0ken-value").wait_ready()
     task = {"id": 7, "data": {"image": "http://127.0.0.1:9/a.png?X-Amz-Signature=abc123def"}}
@@ -71,6 +72,7 @@ def test_requests_are_logged_as_json_with_their_id_and_nothing_else(start):
         assert secret not in server.text()
 
 
+@pytest.mark.slow
 def test_a_body_without_a_length_is_limited_too(start):
     server = start(MAX_BODY_MB="1").wait_ready()
 
@@ -137,6 +139,7 @@ class TestStop:
     def jobs(server):
         return requests.get(server.url + "/jobs", timeout=PATIENCE).json()["jobs"]
 
+    @pytest.mark.slow
     def test_nobody_is_cut_off_and_nothing_finished_is_lost(self, tracking):
         server, waiting, replies = tracking
         [before] = self.jobs(server)
@@ -161,6 +164,7 @@ class TestStop:
         assert (begun["job"], begun["project"], begun["request_id"]) == (job.id, "1.100", asked)
 
 
+@pytest.mark.slow
 def test_a_stop_while_the_encoder_is_compiled_is_no_crash(start):
     server = start(SAM2_COMPILE="true").wait_ready()
     task = {"id": 7, "data": {"image": server.picture(1)}}

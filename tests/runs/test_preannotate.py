@@ -514,6 +514,7 @@ def test_a_model_that_cannot_be_loaded(
     assert "could not be loaded" in ran.err.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_stopped_and_started_again_it_goes_on(
     run: Run,

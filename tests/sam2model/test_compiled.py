@@ -27,6 +27,7 @@ def model() -> SAM2:
     return build_model("demo", device="cpu", dtype="float32", image_size=SIDE)
 
 
+@pytest.mark.slow
 @pytest.mark.instruction_set
 @pytest.mark.parametrize(("dtype", "differing"), [(torch.float32, 0), (torch.bfloat16, 0.01)])
 def test_clicks_and_objects_of_any_number_compile_it_once(
@@ -127,6 +128,7 @@ def test_another_thread_computes_as_it_is_meanwhile(model: SAM2) -> None:
     assert torch.equal(during[0].features.embedding, before.features.embedding)
 
 
+@pytest.mark.slow
 def test_inductor(model: SAM2) -> None:
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         with pytest.raises(Exception, match="compiler"):

@@ -97,6 +97,7 @@ def meta_model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     return model
 
 
+@pytest.mark.slow
 def test_nothing_in_a_tracked_frame_waits_for_the_device(
     meta_model: SAM2, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def test_the_same_in_float32(with_gradients, mode):
         assert_close(every_step(build()), with_gradients, bound=1e-4)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_as_near_as_with_gradients(with_gradients):
     model = build()
     model.compute_dtype = torch.bfloat16

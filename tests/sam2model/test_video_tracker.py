@@ -281,6 +281,7 @@ def test_two_trackers_take_turns_and_leave_no_mode_behind(fast_model: SAM2) -> N
             np.testing.assert_array_equal(answer.logits, alone[i])
 
 
+@pytest.mark.slow
 def test_a_short_history_changes_no_mask_and_bounds_host_memory(tiny_images_model: SAM2) -> None:
     clip = Clip(60)
     trackers = {
@@ -319,6 +320,7 @@ def held_tensor_bytes() -> int:
     return sum(storages.values())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_video(tiny_images_model: SAM2) -> None:
     clip = Clip(300)
     tracker = VideoTracker(tiny_images_model, clip)

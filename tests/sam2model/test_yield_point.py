@@ -49,6 +49,7 @@ def assert_same(found: list[FrameMasks], expected: list[FrameMasks]) -> None:
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
+@pytest.mark.slow
 def test_clicks_between_the_steps_change_no_mask(model: SAM2) -> None:
     """They go through the same network, with another picture and in another number format."""
     expected = tracked(tracker_of(model))

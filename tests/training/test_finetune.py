@@ -107,6 +107,7 @@ TASKS = [project.task(number) for number in range(1, 13)]
 
 
 class TestOutcome:
+    @pytest.mark.slow
     def test_better_weights_become_a_version(self, tuned: tuple[Bench, Ran]) -> None:
         bench, ran = tuned
         assert ran.code == 0, ran.err
@@ -165,6 +166,7 @@ class TestGoingOn:
         model = build_model("demo", image_size=64)
         return Tuner(model, dataset, Plan(steps=4, evaluate_every=1, batch=2, seed=seed), folder)
 
+    @pytest.mark.slow
     def test_a_run_that_stopped_goes_on_as_if_it_had_not(
         self, tuned: tuple[Bench, Ran], tmp_path: Path
     ) -> None:
@@ -196,6 +198,7 @@ class TestGoingOn:
         assert steps[2:] == [0, 1, 2, 3, 4]
         assert other.curve[1:] != steady.curve[1:]
 
+    @pytest.mark.slow
     def test_a_killed_command_needs_nothing_but_its_folder(self, finetune: Bench) -> None:
         arguments = project.write_export(finetune.folder, TASKS)
         command = [sys.executable, "-m", "training", "finetune", *arguments, "--steps", "100000"]
@@ -264,6 +267,7 @@ class TestReading:
         assert finetune.examples[1].boxes[0] == pytest.approx(drawn)
         assert np.isnan(finetune.examples[2].boxes).all()
 
+    @pytest.mark.slow
     def test_pages_of_a_sequence_stay_on_one_side(self, finetune: Bench) -> None:
         tasks = [project.sequence(number, 2) for number in range(1, 9)]
         ran = finetune.on(tasks, "--steps", 1, config=project.SEQUENCE_CONFIG)
@@ -327,6 +331,7 @@ class TestViews:
 class TestOfficialLayout:
     """SAM 2.1 tiny with random weights, as no official ones can be had here; 64 pixels."""
 
+    @pytest.mark.slow
     def test_the_loss_goes_down_and_the_file_loads_strictly(
         self, finetune: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -379,6 +384,7 @@ class TestSequences:
         assert [len(clip.pages) for clip in clips] == [8, 8, 3]
         assert clips[0].masks.shape == (1, 8, 4, 4)
 
+    @pytest.mark.slow
     def test_the_memory_is_trained_and_tracking_scored(self, finetune: Bench) -> None:
         tasks = [project.sequence(number, 3) for number in range(1, 10)]
         out = finetune.folder / "tuned.safetensors"
@@ -400,6 +406,7 @@ class TestSequences:
         assert "frame sequences" in ran.err
 
 
+@pytest.mark.slow
 def test_everything_can_be_trained_and_is_scored_with_its_own_encoder(finetune: Bench) -> None:
     out = finetune.folder / "tuned.safetensors"
     ran = finetune.on(TASKS[:8], "--what", "all", "--steps", 25, "--out", out)

@@ -30,6 +30,7 @@ def test_few_absent_objects_count_as_much_as_many_visible_ones():
     )
 
 
+@pytest.mark.slow
 def test_only_the_bias_moves(library_directory, tmp_path, monkeypatch):
     source = presence.Path("sam2model/weights/demo.safetensors").resolve()
     out = tmp_path / "moved.safetensors"

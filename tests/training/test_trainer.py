@@ -48,6 +48,7 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_continues_identically(
     tiny_variant: Variant, library: Library, tmp_path: Path
 ):
