@@ -37,6 +37,7 @@ LAYERS = [
         "backend.job_state",
         "backend.expected",
         "backend.files",
+        "backend.recent_values",
         "backend.retries",
     },
     {"sam2model"},

@@ -13,6 +13,7 @@ from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
+from backend.labelstudio.prompts import ObjectPrompt
 from backend.pixels.recipes import ImageSource
 
 
@@ -44,28 +45,12 @@ class Status:
     detail: str
 
 
-class Embedded(Protocol):
-    """An encoded image as the engine hands it out; opaque but for its size."""
-
-    @property
-    def width(self) -> int: ...
-
-    @property
-    def height(self) -> int: ...
-
-    @property
-    def side(self) -> int:
-        """Of the square that the network saw, in its pixels."""
-        ...
-
-
 @dataclass(frozen=True)
-class Segment:
-    """One mask: bool ``[H, W]``, predicted IoU in 0..1, low-resolution logits ``[1, h, w]``."""
+class Answer:
+    """The model's mask for a prompt, of the whole picture, and its predicted IoU in 0..1."""
 
-    mask: np.ndarray
+    mask: PackedMask
     score: float
-    logits: np.ndarray
 
 
 class Frames(Protocol):
@@ -114,9 +99,13 @@ class Tracker(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Free what is remembered of frames and objects; nothing is asked of it any more."""
+        ...
+
 
 class Engine(Protocol):
-    """Encodes images and answers prompts; every method may be called from any thread."""
+    """Answers prompts on images and opens trackers; every method may be called from any thread."""
 
     @property
     def model_version(self) -> str:
@@ -146,25 +135,39 @@ class Engine(Protocol):
         """
         ...
 
-    def embed(self, image: ImageSource, priority: Priority, timeout: float) -> Embedded:
-        """The embedding of ``image``: cached, joined to an encode under way, or encoded now.
+    def embed(self, image: ImageSource, priority: Priority, timeout: float) -> None:
+        """Encode ``image`` ahead: it is encoded now, joined to an encode under way, or found to
+        be encoded already.
 
         Raises:
             NotReady, Busy: as above; the encode goes on for those who ask later.
+            Exception: whatever loading the image raises.
         """
         ...
 
-    def segment(
+    def answer(
         self,
-        image: Embedded,
-        prompts: Sequence[PixelPrompt],
+        image: ImageSource,
+        prompts: Sequence[ObjectPrompt],
         priority: Priority,
         timeout: float,
-    ) -> list[Segment]:
-        """One mask for each prompt, in order.
+        *,
+        zoom: bool = False,
+        refine: bool = False,
+    ) -> list[Answer]:
+        """One mask for each prompt on an image, in order.
+
+        Args:
+            timeout: seconds, encoding the image included where it is not encoded yet.
+            zoom: look closely at objects that are small in a large image, see ``zoom.py``.
+            refine: take the last point of a prompt for a correction of the answer to its other
+                points and its box, where that was asked of the same image a while ago. The logits
+                of such answers stay here.
 
         Raises:
-            NotReady, Busy: as above.
+            UnusableShape: a drawn mask cannot be decoded.
+            NotReady, Busy: as above; the encode goes on for those who ask later.
+            Exception: whatever loading the image raises.
         """
         ...
 

@@ -6,12 +6,14 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from backend.engine.building import (
     ModelChoice,
@@ -22,19 +24,22 @@ from backend.engine.building import (
 from backend.engine.device_memory import MemoryRetry, model_bytes, used_bytes
 from backend.engine.embedding_cache import EmbeddingCache
 from backend.engine.engine import (
-    Embedded,
+    Answer,
     Frames,
     NotReady,
-    Segment,
     State,
     Status,
 )
-from backend.engine.pixel_prompts import PixelPrompt
+from backend.engine.packed_masks import PackedMask
+from backend.engine.pixel_prompts import PixelPrompt, pixel_prompt
 from backend.engine.queued_tracker import QueuedTracker
 from backend.engine.scheduler import InferenceThread, Job, Priority
-from backend.engine.segmenting import batches, segment_batch
+from backend.engine.segmenting import Segment, batches, segment_batch
+from backend.engine.zoom import window_for
+from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
 from backend.pixels.recipes import ImageSource
+from backend.recent_values import Recent
 from backend.threads.caller import caller, keep_caller
 from backend.threads.fair_queue import Busy
 
@@ -44,27 +49,44 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+KEPT_LOGITS = 128  # of 256 KiB at 1024 px
+LOGITS_SECONDS = 600.0
 STOPPING = "the service is being restarted; try again in a moment"
 
 
 @dataclass(frozen=True)
 class LocalEmbedding:
-    """An ``ImageEmbedding`` in this process; ``encoder`` names the weights that made it."""
+    """An ``ImageEmbedding`` with the size of the image, and the side of the square that the network
+    saw, in pixels."""
 
     value: ImageEmbedding
     width: int
     height: int
     side: int
     nbytes: int
-    encoder: str
 
 
 @dataclass(frozen=True)
 class _Model:
-    """Loaded weights."""
+    """Loaded weights; ``encoder`` names those that make embeddings."""
 
     predictor: ImagePredictor
     encoder: str
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What holds for all steps of a request: the weights too, whatever replaces them meanwhile.
+
+    Attributes:
+        deadline: on ``time.monotonic``.
+        refine: see ``Engine.answer``.
+    """
+
+    model: _Model
+    priority: Priority
+    deadline: float
+    refine: bool = False
 
 
 class LocalEngine:
@@ -89,6 +111,7 @@ class LocalEngine:
         self._metrics = metrics
         self._speck_share = speck_share
         self._cache: EmbeddingCache[LocalEmbedding] = EmbeddingCache(cache_bytes)
+        self._logits: Recent[np.ndarray] = Recent(entries=KEPT_LOGITS, seconds=LOGITS_SECONDS)
         self._with_memory = MemoryRetry(self._cache.clear, metrics)
         self._urgency_lock = threading.Lock()
         self._urgency: dict[str, Priority] = {}
@@ -120,50 +143,32 @@ class LocalEngine:
         """See ``Engine``."""
         self._model(timeout)
 
-    def embed(self, image: ImageSource, priority: Priority, timeout: float) -> LocalEmbedding:
+    def embed(self, image: ImageSource, priority: Priority, timeout: float) -> None:
         """See ``Engine``."""
         deadline = time.monotonic() + timeout
-        model = self._model(timeout)
-        image = dataclasses.replace(image, key=f"{model.encoder} {image.key}")
-        claim = self._cache.claim(image.key)
-        self._metrics.embedding_lookups.labels(claim.outcome).inc()
-        if claim.outcome == "miss":
-            self._encode(image, model, priority)
-        elif claim.outcome == "joined":
-            self._hurry(image.key, priority)
-        return _wait(claim.future, deadline - time.monotonic(), "encode the image")
+        self._embed(image, _Request(self._model(timeout), priority, deadline))
 
-    def segment(
-        self, image: Embedded, prompts: Sequence[PixelPrompt], priority: Priority, timeout: float
-    ) -> list[Segment]:
+    def answer(
+        self,
+        image: ImageSource,
+        prompts: Sequence[ObjectPrompt],
+        priority: Priority,
+        timeout: float,
+        *,
+        zoom: bool = False,
+        refine: bool = False,
+    ) -> list[Answer]:
         """See ``Engine``."""
-        model = self._model(timeout)
-        if not isinstance(image, LocalEmbedding):
-            raise TypeError(f"not an embedding of this engine: {type(image).__name__}")
-        if image.encoder != model.encoder:
-            raise Busy("the model has just been replaced; try again in a moment")
-
         deadline = time.monotonic() + timeout
-        found: dict[int, Segment] = {}
-        for batch in batches(prompts):
-            chosen = [prompts[number] for number in batch]
-            answer = partial(segment_batch, model.predictor, image.value, chosen, self._speck_share)
-            found |= zip(batch, self._answer(answer, priority, deadline), strict=True)
-        return [found[number] for number in range(len(prompts))]
-
-    def _answer(
-        self, answer: Callable[[], list[Segment]], priority: Priority, deadline: float
-    ) -> list[Segment]:
-        def run() -> list[Segment]:
-            with self._metrics.stage("prompt"):
-                return self._with_memory(answer)
-
-        future = self._submit(run, priority).future
-        try:
-            return _wait(future, deadline - time.monotonic(), "answer")
-        except Busy:
-            future.cancel()  # nobody waits for it any more
-            raise
+        request = _Request(self._model(timeout), priority, deadline, refine)
+        whole = self._embed(image, request)
+        pixels = [pixel_prompt(each, whole.width, whole.height) for each in prompts]
+        if zoom or refine:
+            pairs = zip(prompts, pixels, strict=True)
+            found = [self._segment_closely(image, whole, *pair, request, zoom) for pair in pairs]
+        else:
+            found = self._segment(whole, pixels, request)
+        return [Answer(PackedMask.pack(each.mask), each.score) for each in found]
 
     def open_tracker(self, frames: Frames) -> QueuedTracker:
         """See ``Engine``."""
@@ -302,6 +307,86 @@ class LocalEngine:
     ) -> Job[T]:
         return self._thread.submit(keep_caller(call), priority, caller().project, stopped=stopped)
 
+    def _segment_closely(
+        self,
+        image: ImageSource,
+        whole: LocalEmbedding,
+        prompt: ObjectPrompt,
+        pixels: PixelPrompt,
+        request: _Request,
+        zoom: bool,
+    ) -> Segment:
+        """The mask of one prompt, in a window of the image where its object is small."""
+
+        def look() -> np.ndarray:
+            [segment] = self._segment(whole, [pixels], request)
+            return segment.logits[0]
+
+        size = whole.width, whole.height
+        window = window_for(pixels, look, *size, whole.side) if zoom else None
+        if window is not None:
+            part = window.source(image)
+            try:
+                inside = self._embed(part, request)
+            except Busy:
+                logger.warning("no time to look closer at %s; the whole image answers", part.key)
+            else:
+                found = self._correct(part, inside, prompt, window.prompt(pixels), request)
+                return window.segment(found, *size)
+        return self._correct(image, whole, prompt, pixels, request)
+
+    def _correct(
+        self,
+        image: ImageSource,
+        embedding: LocalEmbedding,
+        prompt: ObjectPrompt,
+        pixels: PixelPrompt,
+        request: _Request,
+    ) -> Segment:
+        """The mask of one prompt; where asked for, its last point corrects the answer to those
+        before it."""
+        if request.refine and prompt.points:
+            earlier = self._logits.get(_answer_key(image, prompt, prompt.points[:-1]))
+            pixels = dataclasses.replace(pixels, logits=earlier)
+        [segment] = self._segment(embedding, [pixels], request)
+        if request.refine and prompt.shape is None:
+            self._logits.put(_answer_key(image, prompt, prompt.points), segment.logits)
+        return segment
+
+    def _segment(
+        self, image: LocalEmbedding, prompts: Sequence[PixelPrompt], request: _Request
+    ) -> list[Segment]:
+        """One mask for each prompt, in order."""
+        found: dict[int, Segment] = {}
+        for batch in batches(prompts):
+            chosen = [prompts[number] for number in batch]
+            predictor = request.model.predictor
+            call = partial(segment_batch, predictor, image.value, chosen, self._speck_share)
+            found |= zip(batch, self._run(call, request), strict=True)
+        return [found[number] for number in range(len(prompts))]
+
+    def _run(self, call: Callable[[], list[Segment]], request: _Request) -> list[Segment]:
+        def run() -> list[Segment]:
+            with self._metrics.stage("prompt"):
+                return self._with_memory(call)
+
+        future = self._submit(run, request.priority).future
+        try:
+            return _wait(future, request.deadline, "answer")
+        except Busy:
+            future.cancel()  # nobody waits for it any more
+            raise
+
+    def _embed(self, image: ImageSource, request: _Request) -> LocalEmbedding:
+        image = dataclasses.replace(image, key=f"{request.model.encoder} {image.key}")
+        claim = self._cache.claim(image.key)
+        self._metrics.embedding_lookups.labels(claim.outcome).inc()
+        if claim.outcome == "miss":
+            self._encode(image, request)
+        elif claim.outcome == "joined":
+            self._hurry(image.key, request.priority)
+        return _wait(claim.future, request.deadline, "encode the image")
+
     def _hurry(self, key: str, priority: Priority) -> None:
         """A more urgent request joined the encode of ``key``."""
         with self._urgency_lock:
@@ -310,22 +395,21 @@ class LocalEngine:
             if key in self._encodes:
                 self._thread.promote(self._encodes[key], priority)
 
-    def _encode(self, image: ImageSource, model: _Model, priority: Priority) -> None:
+    def _encode(self, image: ImageSource, request: _Request) -> None:
         """Decode in the calling thread, then queue the network; results go to the cache."""
         with self._urgency_lock:
-            self._urgency[image.key] = priority
+            self._urgency[image.key] = request.priority
+        predictor = request.model.predictor
         try:
             with self._metrics.stage("decode"):
                 pixels = image.load()
 
             def run() -> None:
                 with self._metrics.stage("encode"):
-                    embedding = self._with_memory(lambda: model.predictor.embed(pixels))
+                    embedding = self._with_memory(lambda: predictor.embed(pixels))
                 height, width = pixels.shape[:2]
-                side = model.predictor.model.image_size
-                value = LocalEmbedding(
-                    embedding, width, height, side, embedding.nbytes, model.encoder
-                )
+                side = predictor.model.image_size
+                value = LocalEmbedding(embedding, width, height, side, embedding.nbytes)
                 self._cache.fulfil(image.key, value)
 
             with self._urgency_lock:
@@ -350,9 +434,16 @@ def _loaded(predictor: ImagePredictor) -> _Model:
     return _Model(predictor, encoder_digest(predictor.model.state_dict()))
 
 
-def _wait(future: Future[T], timeout: float, what: str) -> T:
+def _answer_key(
+    image: ImageSource, prompt: ObjectPrompt, points: Sequence[PointPrompt]
+) -> Hashable:
+    """Names the answer to ``points`` and the box of ``prompt`` on an image."""
+    return image.key, prompt.box, tuple((point.x, point.y, point.positive) for point in points)
+
+
+def _wait(future: Future[T], deadline: float, what: str) -> T:
     try:
-        return future.result(max(timeout, 0.0))
+        return future.result(max(deadline - time.monotonic(), 0.0))
     except FutureTimeout as error:
         raise Busy(f"the model had no time to {what} yet; try again in a moment") from error
     except CancelledError as error:

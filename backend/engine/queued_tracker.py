@@ -113,6 +113,10 @@ class QueuedTracker:
             left -= abs(found.frame - frame) + 1
             frame = found.frame + (-1 if reverse else 1)
 
+    def close(self) -> None:
+        """See ``Tracker``."""
+        self._tracker.reset()
+
 
 def _objects(found: FrameMasks, speck_share: float) -> list[TrackedObject]:
     return [

@@ -5,12 +5,12 @@ specks.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from backend.engine.engine import Segment
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.labelstudio.geometry import mask_bounds
 
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from sam2model import ImageEmbedding, ImagePredictor, Prediction
 
 MAX_BATCH = 32  # boxes decoded at once; clicks wait for no more than these
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One mask: bool ``[H, W]``, predicted IoU in 0..1, low-resolution logits ``[1, h, w]``."""
+
+    mask: np.ndarray
+    score: float
+    logits: np.ndarray
 
 
 def batches(prompts: Sequence[PixelPrompt]) -> Iterator[list[int]]:

@@ -15,9 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
 
-import numpy as np
-
 from backend.engine.engine import Engine
+from backend.engine.packed_masks import PackedMask
 from backend.expected import ExpectedError
 from backend.labelstudio.commands import (
     HELP,
@@ -184,21 +183,21 @@ class Clicks:
                 "Alt+click marks what is not the object; click on the object first"
             )
         # Predict.
-        segment = self._segmenter.answer_click(request, prompt, deadline)
+        answer = self._segmenter.answer_click(request, prompt, deadline)
         # Encode: on a page of a track, the mask corrects the object that it is of.
-        region, replaced = self._tracked_region(request, prompt, segment.mask) or (region, [])
+        region, replaced = self._tracked_region(request, prompt, answer.mask) or (region, [])
         self._recent.remember_box(request, prompt, region)
-        regions = self._segmenter.regions(prompt, segment, request.config, region)
+        regions = self._segmenter.regions(prompt, answer, request.config, region)
         self._recent.remember_sent(request, regions)
         return regions + replaced if regions else []
 
     def _tracked_region(
-        self, request: Request, prompt: ObjectPrompt, mask: np.ndarray
+        self, request: Request, prompt: ObjectPrompt, mask: PackedMask
     ) -> tuple[str, Results] | None:
         """The region of a tracked object that a fresh mask on its page corrects, and what takes
         earlier ones away."""
         sequence = self._sequence(request, prompt.image)
-        owner = sequence.corrected_object(prompt, mask) if sequence is not None else None
+        owner = sequence.corrected_object(prompt, mask.unpack()) if sequence is not None else None
         if sequence is None or owner is None:
             return None
         return sequence.correction(owner, prompt.item_index or 0)

@@ -6,66 +6,21 @@ its draft is 5 seconds behind; both matter for the next click.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from backend.labelstudio.commands import holds_note
 from backend.labelstudio.geometry import point_in_box
 from backend.labelstudio.json_values import Results, item_value, mappings, texts
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt
-
-T = TypeVar("T")
+from backend.recent_values import Recent
 
 BOX_SECONDS = 60.0
 NOTE_SECONDS = 24 * 3600.0
 DRAFT_SECONDS = 10.0  # the editor saves its draft after 5
-
-
-class Recent(Generic[T]):
-    """The ``entries`` most recently used values, each for ``seconds`` after it was put."""
-
-    def __init__(
-        self, *, entries: int, seconds: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._entries = entries
-        self._seconds = seconds
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._values: OrderedDict[Hashable, tuple[float, T]] = OrderedDict()
-
-    def get(self, key: Hashable) -> T | None:
-        """The value of ``key`` if it was put less than ``seconds`` ago."""
-        with self._lock:
-            found = self._values.get(key)
-            if found is None or self._clock() - found[0] > self._seconds:
-                return None
-            self._values.move_to_end(key)
-            return found[1]
-
-    def put(self, key: Hashable, value: T) -> None:
-        """Remember ``value``; the least recently used one goes if there is no room."""
-        with self._lock:
-            self._values.pop(key, None)
-            self._values[key] = (self._clock(), value)
-            if len(self._values) > self._entries:
-                self._values.popitem(last=False)
-
-    def values(self, matches: Callable[[Any], bool]) -> list[T]:
-        """The recent values whose key ``matches``, the least recently used first."""
-        with self._lock:
-            oldest = self._clock() - self._seconds
-            return [v for key, (at, v) in self._values.items() if at >= oldest and matches(key)]
-
-    def forget(self, matches: Callable[[Any], bool]) -> None:
-        """Drop every value whose key ``matches``."""
-        with self._lock:
-            for key in [key for key in self._values if matches(key)]:
-                del self._values[key]
 
 
 @dataclass(frozen=True)

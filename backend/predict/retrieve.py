@@ -156,13 +156,13 @@ class Retrieval:
     def _predict_page(
         self, task: ProjectTask, prompts: list[ObjectPrompt], deadline: float
     ) -> tuple[Results, list[float]]:
-        segments = self._segmenter.answer(task, prompts, Priority.RETRIEVE, deadline)
+        answers = self._segmenter.answer(task, prompts, Priority.RETRIEVE, deadline)
         regions: Results = []
         scores = []
-        for prompt, segment in zip(prompts, segments, strict=True):
-            made = self._segmenter.regions(prompt, segment, task.config, region_id(prompt))
+        for prompt, answer in zip(prompts, answers, strict=True):
+            made = self._segmenter.regions(prompt, answer, task.config, region_id(prompt))
             regions += made
-            scores += [segment.score] if made else []
+            scores += [answer.score] if made else []
         return regions, scores
 
     def _prediction(self, regions: Results, scores: Sequence[float]) -> Prediction | None:
@@ -215,7 +215,7 @@ class Retrieval:
     def _encode(self, task: ProjectTask, prompt: ObjectPrompt) -> None:
         try:
             deadline = time.monotonic() + PREFETCH_SECONDS
-            self._segmenter.encode(task, prompt, Priority.PREFETCH, deadline)
+            self._segmenter.encode(task, prompt, deadline)
         except ExpectedError as error:
             logger.info("task %s: not encoded ahead: %s", task.task_id, error)
         except Exception:  # thread boundary: the click that follows reports the cause

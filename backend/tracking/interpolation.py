@@ -110,6 +110,10 @@ class StridedTracker:
             yield frame, objects
             earlier = frame, objects
 
+    def close(self) -> None:
+        """See ``Tracker``."""
+        self._tracker.close()
+
 
 def _filled(
     start: int, before: Sequence[TrackedObject], end: int, after: Sequence[TrackedObject]

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -380,24 +381,24 @@ class _Run:
         return _Sweep(reverse, sorted(prompts, key=lambda item: item[0]), wanted)
 
     def _sweep(self, sweep: _Sweep) -> None:
-        tracker = self._open_tracker(sweep)
-        for frame, object_id, prompt in sweep.prompts:
-            if self._stopped():
-                return
-            self._prompt(tracker, frame, object_id, prompt)
-        order = sweep.order
-        steps = tracker.step(order[0], len(order), reverse=sweep.reverse, stopped=self._stopped)
-        for frame, objects in steps:
-            found = [
-                self._tracked(each, frame, sweep.wanted[each.object_id][frame], self._stride)
-                for each in objects
-                if frame in sweep.wanted.get(each.object_id, {})
-            ]
-            self._done += len(found)
-            if found:
-                self._put(found)
-            if self._stopped():
-                return
+        with closing(self._open_tracker(sweep)) as tracker:
+            for frame, object_id, prompt in sweep.prompts:
+                if self._stopped():
+                    return
+                self._prompt(tracker, frame, object_id, prompt)
+            order = sweep.order
+            steps = tracker.step(order[0], len(order), reverse=sweep.reverse, stopped=self._stopped)
+            for frame, objects in steps:
+                found = [
+                    self._tracked(each, frame, sweep.wanted[each.object_id][frame], self._stride)
+                    for each in objects
+                    if frame in sweep.wanted.get(each.object_id, {})
+                ]
+                self._done += len(found)
+                if found:
+                    self._put(found)
+                if self._stopped():
+                    return
 
     def _open_tracker(self, sweep: _Sweep) -> Tracker:
         frames = self._work.frames
@@ -411,12 +412,12 @@ class _Run:
         """Masks for the prompts that no sweep began with."""
         if not self._unanswered:
             return
-        tracker = self._engine.open_tracker(self._work.frames)
         prompts = {goal.object_id: goal.prompts for goal in self._work.goals}
-        for object_id, frame in sorted(self._unanswered, key=lambda item: item[1]):
-            if self._stopped():
-                return
-            self._prompt(tracker, frame, object_id, prompts[object_id][frame])
+        with closing(self._engine.open_tracker(self._work.frames)) as tracker:
+            for object_id, frame in sorted(self._unanswered, key=lambda item: item[1]):
+                if self._stopped():
+                    return
+                self._prompt(tracker, frame, object_id, prompts[object_id][frame])
 
     def _prompt(self, tracker: Tracker, frame: int, object_id: str, prompt: PixelPrompt) -> None:
         """Prompt the tracker, and store what it answers where that is wanted."""

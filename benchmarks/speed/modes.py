@@ -20,6 +20,7 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -154,11 +155,11 @@ def track(model: SAM2, mode: Mode, clip: Clip) -> list[list[TrackedObject]]:
 
     count = len(clip.frames)
     chosen = tracked_frames(range(count), {0}, mode.stride)
-    tracker = StridedTracker(open_tracker, clip.frames, chosen)
-    for name, truth in clip.truth.items():
-        box = bounds(truth[0])
-        tracker.prompt(0, name, PixelPrompt(np.zeros((0, 2)), np.zeros(0, dtype=bool), box=box))
-    return [objects for _, objects in tracker.step(0, count, reverse=False)]
+    with closing(StridedTracker(open_tracker, clip.frames, chosen)) as tracker:
+        for name, truth in clip.truth.items():
+            box = bounds(truth[0])
+            tracker.prompt(0, name, PixelPrompt(np.zeros((0, 2)), np.zeros(0, dtype=bool), box=box))
+        return [objects for _, objects in tracker.step(0, count, reverse=False)]
 
 
 def bounds(mask: Masks) -> NDArray[np.float32]:

@@ -123,6 +123,9 @@ class FakeVideoTracker:
                 frame, names, masks, np.full(len(names), 5.0), np.full(len(names), 0.9)
             )
 
+    def reset(self):
+        self.prompts.clear()
+
     @staticmethod
     def _moved(prompts, frame, reverse):
         ruling = [f for f in prompts if (f >= frame if reverse else f <= frame)]

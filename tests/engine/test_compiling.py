@@ -17,8 +17,8 @@ import torch
 from backend.engine import local
 from backend.engine.building import ModelChoice, compile_in_background
 from backend.engine.local import LocalEngine
-from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
+from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
 from backend.pixels.recipes import ImageSource
 from backend.settings import Settings
@@ -28,7 +28,7 @@ from sam2model.image_encoder import CompiledEncoder
 from tests.waiting import LONGER, PATIENCE, until
 
 IMAGE = ImageSource("a", lambda: np.zeros((40, 60, 3), np.uint8))
-CLICK = PixelPrompt(np.array([[30, 20]], np.float32), np.array([True]))
+CLICK = ObjectPrompt("image", points=(PointPrompt(50, 50),))
 
 
 @pytest.fixture
@@ -65,8 +65,7 @@ def start(
 
 
 def click(engine: LocalEngine) -> Any:
-    image = engine.embed(IMAGE, Priority.CLICK, PATIENCE)
-    return engine.segment(image, [CLICK], Priority.CLICK, PATIENCE)
+    return engine.answer(IMAGE, [CLICK], Priority.CLICK, PATIENCE)
 
 
 def test_clicks_are_answered_meanwhile_and_the_model_after_it_is_compiled_too(

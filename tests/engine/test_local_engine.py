@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import pytest
 from backend.engine.building import ModelChoice
 from backend.engine.engine import NotReady, State
 from backend.engine.local import LocalEngine
-from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
+from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
+from backend.labelstudio.read_results import Polygon
 from backend.metrics import Metrics
 from backend.pixels.recipes import ImageSource
 from backend.threads.fair_queue import Busy
@@ -62,8 +64,18 @@ def source(key="a", size=(40, 60), count=None):
     return ImageSource(key, load)
 
 
-def click(x, y, positive=True):
-    return PixelPrompt(np.array([[x, y]], np.float32), np.array([positive]))
+def point(x, y, positive=True):
+    """Of a picture of 60 x 40 pixels."""
+    return PointPrompt(x * 100 / 60, y * 100 / 40, positive)
+
+
+def click(x, y):
+    return ObjectPrompt("image", points=(point(x, y),))
+
+
+def box(x0, y0, x1, y1):
+    sides = (x1 - x0) * 100 / 60, (y1 - y0) * 100 / 40
+    return ObjectPrompt("image", box=BoxPrompt(x0 * 100 / 60, y0 * 100 / 40, *sides))
 
 
 def lookups(metrics, outcome):
@@ -99,10 +111,9 @@ def test_a_model_that_does_not_load_says_why(make_engine):
 def test_the_second_click_neither_decodes_nor_encodes(engine, predictor, metrics):
     loads = []
     for x in (10, 20):
-        image = engine.embed(source(count=loads), Priority.CLICK, PATIENCE)
-        assert (image.width, image.height) == (60, 40)
-        [segment] = engine.segment(image, [click(x, 20)], Priority.CLICK, PATIENCE)
-        assert segment.mask[20, x]
+        [answer] = engine.answer(source(count=loads), [click(x, 20)], Priority.CLICK, PATIENCE)
+        assert (answer.mask.width, answer.mask.height) == (60, 40)
+        assert answer.mask.unpack()[20, x]
     assert (predictor.embeds, len(loads)) == (1, 1)
     assert (lookups(metrics, "miss"), lookups(metrics, "hit")) == (1, 1)
 
@@ -111,13 +122,14 @@ def test_many_first_clicks_on_one_image_encode_once(engine, predictor, metrics):
     predictor.hold.clear()
     with ThreadPoolExecutor(8) as pool:
         futures = [
-            pool.submit(engine.embed, source("a"), Priority.CLICK, PATIENCE) for _ in range(8)
+            pool.submit(engine.answer, source("a"), [click(5, 5)], Priority.CLICK, PATIENCE)
+            for _ in range(8)
         ]
         assert predictor.entered.wait(PATIENCE)
         predictor.hold.set()
-        images = [future.result(PATIENCE) for future in futures]
+        answers = [future.result(PATIENCE) for future in futures]
     assert predictor.embeds == 1
-    assert all(image is images[0] for image in images)
+    assert all(answer == answers[0] for answer in answers)
     assert lookups(metrics, "miss") == 1
 
 
@@ -162,7 +174,8 @@ def test_an_image_that_cannot_be_decoded_fails_for_all_and_is_tried_again(engine
 
     with pytest.raises(ValueError, match="not an image"):
         engine.embed(ImageSource("k", load), Priority.CLICK, PATIENCE)
-    assert engine.embed(ImageSource("k", load), Priority.CLICK, PATIENCE).width == 4
+    [answer] = engine.answer(ImageSource("k", load), [click(5, 5)], Priority.CLICK, PATIENCE)
+    assert answer.mask.width == 4
 
 
 def test_an_impatient_click_is_told_and_the_encode_serves_the_next_one(engine, predictor):
@@ -189,24 +202,38 @@ def test_the_cache_holds_its_bound(make_engine, predictor):
     ("prompt", "multimask"),
     [
         (click(5, 5), True),
-        (PixelPrompt(np.zeros((2, 2), np.float32), np.array([True, False])), False),
-        (PixelPrompt(np.zeros((0, 2), np.float32), np.zeros(0, bool), box=np.arange(4.0)), False),
-        (PixelPrompt(click(5, 5).points, np.array([True]), box=np.arange(4.0)), False),
+        (ObjectPrompt("image", points=(point(0, 0), point(0, 0, positive=False))), False),
+        (box(0, 1, 2, 3), False),
+        (replace(box(0, 1, 2, 3), points=(point(5, 5),)), False),
     ],
 )
 def test_only_one_click_is_ambiguous(engine, predictor, prompt, multimask):
-    image = engine.embed(source(), Priority.CLICK, PATIENCE)
-    engine.segment(image, [prompt], Priority.CLICK, PATIENCE)
+    engine.answer(source(), [prompt], Priority.CLICK, PATIENCE)
     assert predictor.calls[-1]["multimask"] is multimask
 
 
 def test_a_drawn_shape_becomes_a_mask_prompt(engine, predictor):
-    image = engine.embed(source(), Priority.CLICK, PATIENCE)
-    shape = np.zeros((40, 60), bool)
-    shape[10:20, 10:20] = True
-    prompt = PixelPrompt(np.zeros((0, 2), np.float32), np.zeros(0, bool), mask=shape)
-    engine.segment(image, [prompt], Priority.CLICK, PATIENCE)
+    corners = [(10, 10), (20, 10), (20, 20), (10, 20)]
+    shape = Polygon(tuple((x * 100 / 60, y * 100 / 40) for x, y in corners))
+    engine.answer(source(), [ObjectPrompt("image", shape=shape)], Priority.CLICK, PATIENCE)
     assert predictor.calls[-1]["mask"].max() > 0 > predictor.calls[-1]["mask"].min()
+
+
+def test_a_further_point_corrects_the_answer_to_those_before_it(engine, predictor):
+    """Where that is asked for, and where it was asked of the same image."""
+    first, second = point(10, 10), point(30, 20)
+
+    def corrects(points, key="a", refine=True):
+        prompt = ObjectPrompt("image", points=points)
+        engine.answer(source(key), [prompt], Priority.CLICK, PATIENCE, refine=refine)
+        return predictor.calls[-1]["mask"] is not None
+
+    assert not corrects((first,))
+    assert corrects((first, second))
+    assert not corrects((first, second), refine=False)
+    assert not corrects((first, second), key="b")
+    assert not corrects((second, first))
+    assert corrects((first, second, point(40, 20)))
 
 
 def test_version_names_what_changes_the_masks(tmp_path):
@@ -215,20 +242,17 @@ def test_version_names_what_changes_the_masks(tmp_path):
 
 
 def test_boxes_are_decoded_together_and_answered_in_order(engine, predictor):
-    image = engine.embed(source(), Priority.CLICK, PATIENCE)
-    boxes = [np.array([x, 0.0, x + 3, 3.0]) for x in range(40)]
-    prompts = [PixelPrompt(np.zeros((0, 2)), np.zeros(0, bool), box=each) for each in boxes]
+    prompts = [box(x, 0, x + 3, 3) for x in range(40)]
     prompts[5] = click(30, 30)
-    found = engine.segment(image, prompts, Priority.RETRIEVE, PATIENCE)
+    found = engine.answer(source(), prompts, Priority.RETRIEVE, PATIENCE)
     assert predictor.batches == [32, 7]
-    for number, segment in enumerate(found):
-        first = np.flatnonzero(segment.mask.any(axis=0))[0]
-        assert first == (10 if number == 5 else number)
+    for number, answer in enumerate(found):
+        assert answer.mask.box[0] == (10 if number == 5 else number)
 
 
 def test_a_click_goes_between_the_boxes_of_a_large_batch(engine, predictor):
-    image = engine.embed(source(), Priority.CLICK, PATIENCE)
-    box = PixelPrompt(np.zeros((0, 2)), np.zeros(0, bool), box=np.array([0.0, 0.0, 9.0, 9.0]))
+    engine.embed(source(), Priority.CLICK, PATIENCE)
+    boxes = [box(0, 0, 9, 9)] * 96
     answered = []
     entered, hold = threading.Event(), threading.Event()
     decode = predictor.predict_boxes
@@ -241,9 +265,9 @@ def test_a_click_goes_between_the_boxes_of_a_large_batch(engine, predictor):
 
     predictor.predict_boxes = slowly
     with ThreadPoolExecutor(2) as pool:
-        batch = pool.submit(engine.segment, image, [box] * 96, Priority.RETRIEVE, PATIENCE)
+        batch = pool.submit(engine.answer, source(), boxes, Priority.RETRIEVE, PATIENCE)
         assert entered.wait(PATIENCE)
-        clicked = pool.submit(engine.segment, image, [click(5, 5)], Priority.CLICK, PATIENCE)
+        clicked = pool.submit(engine.answer, source(), [click(5, 5)], Priority.CLICK, PATIENCE)
         clicked.add_done_callback(lambda future: answered.append("click"))
         until(lambda: engine._thread.waiting)
         hold.set()

@@ -12,6 +12,7 @@ from backend.engine.local import LocalEngine
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import InferenceThread, Priority, Stopped
 from backend.job_state import JobState
+from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
 from backend.pixels.recipes import ImageSource
 from backend.threads.fair_queue import FairQueue
@@ -173,6 +174,9 @@ class Endless:
         while True:
             self.yield_point()
 
+    def reset(self):
+        """There is nothing to forget."""
+
     def _masks(self, frame):
         return FakeFrameMasks(frame, ("a",), np.ones((1, 8, 8), bool), np.ones(1), np.ones(1))
 
@@ -237,10 +241,10 @@ class Bench:
 
     def click(self, key):
         pixels = np.random.default_rng(ord(key)).integers(0, 255, (50, 60, 3), np.uint8)
-        image = self.engine.embed(
-            ImageSource(key, lambda: pixels), Priority.CLICK, timeout=PATIENCE
-        )
-        return self.engine.segment(image, [click_at(25, 25)], Priority.CLICK, PATIENCE)[0].mask
+        source = ImageSource(key, lambda: pixels)
+        prompt = ObjectPrompt("image", points=(PointPrompt(100 * 25 / 60, 50),))
+        [answer] = self.engine.answer(source, [prompt], Priority.CLICK, PATIENCE)
+        return answer.mask.unpack()
 
 
 @pytest.fixture(scope="module")

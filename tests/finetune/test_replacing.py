@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,17 +16,16 @@ import torch
 from backend.engine.building import ModelChoice
 from backend.engine.engine import Engine
 from backend.engine.local import LocalEngine
-from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
+from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
 from backend.pixels.recipes import ImageSource
-from backend.threads.fair_queue import Busy
 from tests.backend.fakes import FakePredictor
 from tests.waiting import LONGER, PATIENCE
 
 TUNED = ModelChoice("demo", Path("ft1-p5.safetensors"), family="demo")
 IMAGE = ImageSource("photo", lambda: np.zeros((40, 60, 3), np.uint8))
-CLICK = PixelPrompt(np.array([[30.0, 20.0]]), np.array([True]))
+CLICK = ObjectPrompt("image", points=(PointPrompt(50, 50),))
 
 
 class Predictor(FakePredictor):
@@ -66,8 +66,8 @@ def start() -> Iterator[Callable[..., LocalEngine]]:
         engine.close()
 
 
-def embed(engine: Engine) -> Any:
-    return engine.embed(IMAGE, Priority.CLICK, PATIENCE)
+def click(engine: Engine) -> Any:
+    return engine.answer(IMAGE, [CLICK], Priority.CLICK, PATIENCE)
 
 
 def test_another_decoder_answers_on_the_embeddings_that_are_there(
@@ -75,27 +75,30 @@ def test_another_decoder_answers_on_the_embeddings_that_are_there(
 ) -> None:
     old, new = Predictor(1, 1), Predictor(1, 2)
     engine = start(old, new)
-    image = embed(engine)
+    engine.embed(IMAGE, Priority.CLICK, PATIENCE)
     engine.replace(TUNED)
     assert engine.model_version == "demo-ft1-p5"
     assert engine.family == "demo"
     assert "demo-ft1-p5" in engine.status().detail
-    engine.segment(image, [CLICK], Priority.CLICK, PATIENCE)
+    click(engine)
     assert (len(old.calls), len(new.calls)) == (0, 1)
-    embed(engine)
     assert (old.embeds, new.embeds) == (1, 0)
 
 
 def test_another_encoder_encodes_anew(start: Callable[..., LocalEngine]) -> None:
     old, new = Predictor(1, 1), Predictor(2, 1)
     engine = start(old, new)
-    image = embed(engine)
-    engine.replace(TUNED)
-    with pytest.raises(Busy, match="replaced"):  # a request between its two steps
-        engine.segment(image, [CLICK], Priority.CLICK, PATIENCE)
-    engine.segment(embed(engine), [CLICK], Priority.CLICK, PATIENCE)
+    old.hold.clear()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(click, engine)
+        assert old.entered.wait(PATIENCE)
+        engine.replace(TUNED)
+        old.hold.set()
+        asked.result(PATIENCE)  # a request stays with the weights that it began with
+    assert (len(old.calls), len(new.calls)) == (1, 0)
+    click(engine)
     assert (old.embeds, new.embeds) == (1, 1)
-    assert len(new.calls) == 1
+    assert (len(old.calls), len(new.calls)) == (1, 1)
 
 
 def test_weights_that_cannot_be_loaded_change_nothing(start: Callable[..., LocalEngine]) -> None:
@@ -104,7 +107,7 @@ def test_weights_that_cannot_be_loaded_change_nothing(start: Callable[..., Local
     with pytest.raises(ValueError):
         engine.replace(TUNED)
     assert engine.model_version == "demo"
-    engine.segment(embed(engine), [CLICK], Priority.CLICK, PATIENCE)
+    click(engine)
     assert len(old.calls) == 1
 
 
@@ -122,7 +125,7 @@ def test_clicks_are_answered_while_the_new_weights_load(start: Callable[..., Loc
     thread = threading.Thread(target=engine.replace, args=(TUNED,))
     thread.start()
     assert loading.wait(PATIENCE)
-    engine.segment(embed(engine), [CLICK], Priority.CLICK, PATIENCE)
+    click(engine)
     assert engine.model_version == "demo"
     go_on.set()
     thread.join(PATIENCE)

@@ -148,6 +148,9 @@ class SeeingTracker:
                 [tracked(m, 0.9, 5.0, n) for n, m in zip(names, masks, strict=True)],
             )
 
+    def close(self) -> None:
+        self._prompts.clear()
+
 
 class SeeingEngine:
     """As much of an ``Engine`` as a job needs."""

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from backend.engine.engine import Engine, Segment
+from backend.engine.engine import Answer, Engine
 from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
 from backend.job_state import JobState
@@ -179,17 +179,17 @@ class VideoProtocol:
         prompts = self._prompts(call)
         if not call.target.is_video:
             asked = [each.prompt for each in prompts.usable]
-            segments = self._segmenter.answer(call.request, asked, Priority.CLICK, call.deadline)
-            return _masks(call, prompts, segments, [{} for _ in segments])
-        segments, places = [], []
+            answers = self._segmenter.answer(call.request, asked, Priority.CLICK, call.deadline)
+            return _masks(call, prompts, answers, [{} for _ in answers])
+        answers, places = [], []
         with self._video(call) as video:
             for each in prompts.usable:
                 index = video.index(each.moment or call.asked.moment)
                 source = video.source(index)
-                segments.append(self._segmenter.answer_frame(source, each.prompt, call.deadline))
+                answers.append(self._segmenter.answer_frame(source, each.prompt, call.deadline))
                 video.mark_encoded(index)
                 places.append(frame_value(index, video.timeline.times))
-        return _masks(call, prompts, segments, places)
+        return _masks(call, prompts, answers, places)
 
     def _track(self, call: _EventCall) -> Reply:
         if not call.target.is_video:
@@ -275,20 +275,20 @@ class VideoProtocol:
 def _masks(
     call: _EventCall,
     prompts: EventPrompts,
-    segments: Sequence[Segment],
+    answers: Sequence[Answer],
     places: Sequence[Mapping[str, Any]],
 ) -> Reply:
     """The masks of ``prompts``; ``places`` name their frames."""
     items = []
     empty = []
-    for prompted, segment, at in zip(prompts.usable, segments, places, strict=True):
-        if not segment.mask.any():
+    for prompted, answer, at in zip(prompts.usable, answers, places, strict=True):
+        if not answer.mask.area:
             empty.append(f"no object there ({prompted.object_id}); try another spot or a box")
             continue
-        value = {**mask_value(segment.mask), **at, "object_id": prompted.object_id}
+        value = {**mask_value(answer.mask.unpack()), **at, "object_id": prompted.object_id}
         if prompted.prompt.labels:
             value["labels"] = list(prompted.prompt.labels)
-        items.append(item("bitmask", call.target, value, score=segment.score))
+        items.append(item("bitmask", call.target, value, score=answer.score))
     return Reply(items, "ok" if items else "error", _reasons(prompts, empty))
 
 
