@@ -18,20 +18,6 @@ class Sized(Protocol):
 T = TypeVar("T", bound=Sized)
 
 
-class Claim(Generic[T]):
-    """The answer of ``EmbeddingCache.claim``.
-
-    Attributes:
-        future: gives the value, now or when its maker is done.
-        outcome: ``hit`` (it is there), ``joined`` (somebody makes it), ``miss`` (the caller
-            must make it and call ``fulfil`` or ``fail``).
-    """
-
-    def __init__(self, future: Future[T], outcome: str) -> None:
-        self.future = future
-        self.outcome = outcome
-
-
 class EmbeddingCache(Generic[T]):
     """Least recently used values go first once ``capacity_bytes`` is exceeded.
 
@@ -54,19 +40,24 @@ class EmbeddingCache(Generic[T]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def claim(self, key: str) -> Claim[T]:
-        """Look ``key`` up; on a miss the caller becomes its maker."""
+    def claim(self, key: str) -> tuple[Future[T], str]:
+        """Look ``key`` up.
+
+        Returns:
+            What gives the value, now or when its maker is done; and ``hit`` (it is there),
+            ``joined`` (somebody makes it) or ``miss``: the caller must make it, and call
+            ``fulfil`` or ``fail``.
+        """
         with self._lock:
+            if key in self._pending:
+                return self._pending[key], "joined"
+            future: Future[T] = Future()
             if key in self._values:
                 self._values.move_to_end(key)
-                done: Future[T] = Future()
-                done.set_result(self._values[key])
-                return Claim(done, "hit")
-            if key in self._pending:
-                return Claim(self._pending[key], "joined")
-            future: Future[T] = Future()
+                future.set_result(self._values[key])
+                return future, "hit"
             self._pending[key] = future
-            return Claim(future, "miss")
+            return future, "miss"
 
     def fulfil(self, key: str, value: T) -> None:
         """Store what the maker made and hand it to all who wait."""

@@ -89,6 +89,14 @@ class _Request:
     refine: bool = False
 
 
+@dataclass
+class _Encode:
+    """The encoding of an image: how urgent it is, and its job once the image is decoded."""
+
+    priority: Priority
+    job: Job[None] | None = None
+
+
 class LocalEngine:
     """See ``Engine``. The model is loaded in the background, on the inference thread.
 
@@ -113,9 +121,8 @@ class LocalEngine:
         self._cache: EmbeddingCache[LocalEmbedding] = EmbeddingCache(cache_bytes)
         self._logits: Recent[np.ndarray] = Recent(entries=KEPT_LOGITS, seconds=LOGITS_SECONDS)
         self._with_memory = MemoryRetry(self._cache.clear, metrics)
-        self._urgency_lock = threading.Lock()
-        self._urgency: dict[str, Priority] = {}
-        self._encodes: dict[str, Job[None]] = {}
+        self._encodes_lock = threading.Lock()
+        self._encodes: dict[str, _Encode] = {}
         self._thread = InferenceThread(on_start=self._waited)
         yield_to = self._thread.yield_point
         self._build = build or partial(build_predictor, yield_to=yield_to)
@@ -379,27 +386,28 @@ class LocalEngine:
 
     def _embed(self, image: ImageSource, request: _Request) -> LocalEmbedding:
         image = dataclasses.replace(image, key=f"{request.model.encoder} {image.key}")
-        claim = self._cache.claim(image.key)
-        self._metrics.embedding_lookups.labels(claim.outcome).inc()
-        if claim.outcome == "miss":
+        future, outcome = self._cache.claim(image.key)
+        self._metrics.embedding_lookups.labels(outcome).inc()
+        if outcome == "miss":
             self._encode(image, request)
-        elif claim.outcome == "joined":
+        elif outcome == "joined":
             self._hurry(image.key, request.priority)
-        return _wait(claim.future, request.deadline, "encode the image")
+        return _wait(future, request.deadline, "encode the image")
 
     def _hurry(self, key: str, priority: Priority) -> None:
         """A more urgent request joined the encode of ``key``."""
-        with self._urgency_lock:
-            if key in self._urgency:
-                self._urgency[key] = min(self._urgency[key], priority)
-            if key in self._encodes:
-                self._thread.promote(self._encodes[key], priority)
+        with self._encodes_lock:
+            encode = self._encodes.get(key)
+            if encode is not None:
+                encode.priority = min(encode.priority, priority)
+                if encode.job is not None:
+                    self._thread.promote(encode.job, priority)
 
     def _encode(self, image: ImageSource, request: _Request) -> None:
         """Decode in the calling thread, then queue the network; results go to the cache."""
-        with self._urgency_lock:
-            self._urgency[image.key] = request.priority
-        predictor = request.model.predictor
+        encode, predictor = _Encode(request.priority), request.model.predictor
+        with self._encodes_lock:
+            self._encodes[image.key] = encode
         try:
             with self._metrics.stage("decode"):
                 pixels = image.load()
@@ -412,17 +420,15 @@ class LocalEngine:
                 value = LocalEmbedding(embedding, width, height, side, embedding.nbytes)
                 self._cache.fulfil(image.key, value)
 
-            with self._urgency_lock:
-                job = self._submit(run, self._urgency[image.key])
-                self._encodes[image.key] = job
+            with self._encodes_lock:
+                encode.job = job = self._submit(run, encode.priority)
         except BaseException as error:
             self._encoded(image.key, error)
             raise
         job.future.add_done_callback(lambda future: self._encoded(image.key, _failure(future)))
 
     def _encoded(self, key: str, error: BaseException | None) -> None:
-        with self._urgency_lock:
-            self._urgency.pop(key, None)
+        with self._encodes_lock:
             self._encodes.pop(key, None)
         if error is not None:
             self._cache.fail(key, error)

@@ -43,13 +43,12 @@ _DECODER_ERRORS = (
 
 
 @contextmanager
-def opened_image(file: BinaryIO, max_pixels: int) -> Iterator[EncodedImage]:
+def opened_image(file: BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
     """An image whose header is read and within the limit, and nothing decoded yet.
 
     Args:
         file: binary, seekable.
-        max_pixels: width times height that is allowed; Pillow's own limit of 178 million applies
-            above that.
+        max_pixels: width times height that is allowed.
 
     Raises:
         MediaError: it is no image, of an unknown format, damaged, truncated or too large; raised
@@ -58,13 +57,11 @@ def opened_image(file: BinaryIO, max_pixels: int) -> Iterator[EncodedImage]:
     try:
         _check_webp_size(file, max_pixels)
         with Image.open(file, formats=_FORMATS) as image:
-            _check_size(image, max_pixels)
-            yield EncodedImage(image, max_pixels)
+            _check_pixels(*image.size, max_pixels)
+            yield image
     except UnidentifiedImageError:
         file.seek(0)
         raise _not_an_image(file.read(512)) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_large("more pixels than can be decoded", max_pixels) from None
     except MemoryError:
         raise _too_large("more pixels than fit into memory", max_pixels) from None
     except _DECODER_ERRORS as error:
@@ -75,58 +72,42 @@ def opened_image(file: BinaryIO, max_pixels: int) -> Iterator[EncodedImage]:
         ) from error
 
 
-class EncodedImage:
-    """An image that was opened.
+def decode(image: Image.Image, max_pixels: int) -> Image.Image:
+    """Decode an opened image, and turn it upright; to be called in its block."""
+    image.load()
+    _check_pixels(*image.size, max_pixels)  # the first frame of a GIF may enlarge it
+    return _upright(image)
 
-    Attributes:
-        width, height: as stored, before it is turned upright.
+
+def strips(image: Image.Image, kind: str | None) -> Iterator[np.ndarray]:
+    """A decoded image in strips of full width from top to bottom, uint8 RGB [rows, W, 3]. In one
+    piece, each conversion of 100 megapixels would cost another 400 MB.
+
+    Args:
+        kind: the format of the file, as Pillow calls it.
     """
-
-    def __init__(self, image: Image.Image, max_pixels: int) -> None:
-        self._image, self._max_pixels = image, max_pixels
-        self.width, self.height = image.size
-
-    def decoded(self) -> DecodedImage:
-        """Decode it. Raises what the decoder raises; ``opened_image`` explains it."""
-        self._image.load()
-        _check_size(self._image, self._max_pixels)  # the first frame of a GIF may enlarge it
-        return DecodedImage(_upright(self._image), self._image.format)
+    convert = _rgb
+    if image.mode in _WIDE_MODES:
+        low, high = (0.0, 65535.0) if kind == "PNG" else _range(image)
+        convert = partial(_eight_bit, low=low, high=high)
+    for strip in _cut(image):
+        yield np.asarray(convert(strip))
 
 
-class DecodedImage:
-    """The pixels of an image, upright.
+def _cut(image: Image.Image) -> Iterator[Image.Image]:
+    for top in range(0, image.height, _STRIP_ROWS):
+        yield image.crop((0, top, image.width, min(top + _STRIP_ROWS, image.height)))
 
-    Attributes:
-        width, height: of the upright image.
-    """
 
-    def __init__(self, image: Image.Image, kind: str | None) -> None:
-        self._image, self._kind = image, kind
-        self.width, self.height = image.size
-
-    def strips(self) -> Iterator[np.ndarray]:
-        """The image in strips of full width from top to bottom, uint8 RGB [rows, W, 3]. In one
-        piece, each conversion of 100 megapixels would cost another 400 MB."""
-        convert = _rgb
-        if self._image.mode in _WIDE_MODES:
-            low, high = self._range()
-            convert = partial(_eight_bit, low=low, high=high)
-        for top in range(0, self.height, _STRIP_ROWS):
-            bottom = min(top + _STRIP_ROWS, self.height)
-            yield np.asarray(convert(self._image.crop((0, top, self.width, bottom))))
-
-    def _range(self) -> tuple[float, float]:
-        """The samples that become 0 and 255."""
-        if self._kind == "PNG":
-            return 0.0, 65535.0
-        low, high = math.inf, -math.inf
-        for top in range(0, self.height, _STRIP_ROWS):
-            box = (0, top, self.width, min(top + _STRIP_ROWS, self.height))
-            samples = np.asarray(self._image.crop(box))
-            finite = samples[np.isfinite(samples)]
-            if finite.size:
-                low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-        return (low, high) if low <= high else (0.0, 1.0)
+def _range(image: Image.Image) -> tuple[float, float]:
+    """The samples that become 0 and 255."""
+    low, high = math.inf, -math.inf
+    for strip in _cut(image):
+        samples = np.asarray(strip)
+        finite = samples[np.isfinite(samples)]
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    return (low, high) if low <= high else (0.0, 1.0)
 
 
 def _check_webp_size(file: BinaryIO, max_pixels: int) -> None:
@@ -145,10 +126,6 @@ def _check_webp_size(file: BinaryIO, max_pixels: int) -> None:
     else:
         width, height = (int.from_bytes(head[at : at + 2], "little") & 0x3FFF for at in (26, 28))
     _check_pixels(width, height, max_pixels)
-
-
-def _check_size(image: Image.Image, max_pixels: int) -> None:
-    _check_pixels(*image.size, max_pixels)
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:

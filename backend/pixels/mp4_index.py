@@ -220,27 +220,24 @@ def _read_samples(file: BinaryIO, track_id: int, max_frames: int) -> _Samples:
 
 
 def _samples(boxes: _Boxes, table: dict[bytes, list[_Box]], max_frames: int) -> _Samples:
-    limit = 64 + max_frames * _BYTES_PER_SAMPLE
-
-    def content(kind: bytes) -> bytes | None:
+    def content(kind: bytes) -> bytes:
         found = table.get(kind, [])
-        if len(found) > 1:
+        if len(found) != 1:
             raise _Unusual
-        return boxes.content(found[0], limit) if found else None
+        return boxes.content(found[0], 64 + max_frames * _BYTES_PER_SAMPLE)
 
     sizes = _sizes(content(b"stsz"), max_frames)
     count = len(sizes)
-    chunks = _chunks(content(b"stco"), content(b"co64"))
+    kind, width = (b"stco", ">u4") if b"stco" in table else (b"co64", ">u8")
+    chunks = _entries(content(kind), width, 1)[:, 0]
     position = _positions(sizes, chunks, content(b"stsc"))
     duration = _run_lengths(content(b"stts"), count)
-    offsets = content(b"ctts")
-    offset = np.zeros(count, np.int64) if offsets is None else _run_lengths(offsets, count)
+    has_offsets = b"ctts" in table
+    offset = _run_lengths(content(b"ctts"), count) if has_offsets else np.zeros(count, np.int64)
     return _Samples(position, offset, duration)
 
 
-def _sizes(box: bytes | None, max_frames: int) -> NDArray[np.int64]:
-    if box is None:
-        raise _Unusual
+def _sizes(box: bytes, max_frames: int) -> NDArray[np.int64]:
     size, count = struct.unpack_from(">II", box, 4)
     if count > max_frames:
         raise _Unusual
@@ -249,48 +246,35 @@ def _sizes(box: bytes | None, max_frames: int) -> NDArray[np.int64]:
     return np.frombuffer(box, ">u4", count, 12).astype(np.int64)
 
 
-def _chunks(narrow: bytes | None, wide: bytes | None) -> NDArray[np.int64]:
-    box = wide if narrow is None else narrow
-    if box is None:
-        raise _Unusual
+def _entries(box: bytes, width: str, columns: int) -> NDArray[np.int64]:
+    """The entries of a box that begins with their number, int64 [N, columns]."""
     count = struct.unpack_from(">I", box, 4)[0]
-    return np.frombuffer(box, ">u8" if narrow is None else ">u4", count, 8).astype(np.int64)
+    return np.frombuffer(box, width, count * columns, 8).reshape(count, columns).astype(np.int64)
 
 
 def _positions(
-    sizes: NDArray[np.int64], chunks: NDArray[np.int64], box: bytes | None
+    sizes: NDArray[np.int64], chunks: NDArray[np.int64], box: bytes
 ) -> NDArray[np.int64]:
     """Where each sample begins: ``stsc`` says how many samples the chunks hold."""
-    if box is None or len(chunks) == 0:
-        raise _Unusual
-    count = struct.unpack_from(">I", box, 4)[0]
-    runs = np.frombuffer(box, ">u4", count * 3, 8).reshape(count, 3).astype(np.int64)
+    runs = _entries(box, ">u4", 3)
     first, held = runs[:, 0] - 1, runs[:, 1]
-    ends = np.append(first[1:], len(chunks))
-    lengths = ends - first
-    if count == 0 or first[0] != 0 or (lengths <= 0).any() or (held > len(sizes)).any():
+    lengths = np.diff(first, append=len(chunks))
+    if not len(runs) or first[0] != 0 or (lengths <= 0).any() or (held > len(sizes)).any():
         raise _Unusual
     per_chunk = np.repeat(held, lengths)
     if per_chunk.sum() != len(sizes):
         raise _Unusual
     # Within a chunk the samples lie one after the other.
     before = np.cumsum(sizes) - sizes
-    chunk_of = np.repeat(np.arange(len(chunks)), per_chunk)
+    chunks, per_chunk = chunks[per_chunk > 0], per_chunk[per_chunk > 0]
     first_of = np.cumsum(per_chunk) - per_chunk
-    held_any = per_chunk > 0
-    base = np.zeros(len(chunks), np.int64)
-    base[held_any] = before[first_of[held_any]]
-    return chunks[chunk_of] + before - base[chunk_of]
+    return np.repeat(chunks - before[first_of], per_chunk) + before
 
 
-def _run_lengths(box: bytes | None, count: int) -> NDArray[np.int64]:
+def _run_lengths(box: bytes, count: int) -> NDArray[np.int64]:
     """The values of ``stts`` or ``ctts``, one for each of ``count`` samples. FFmpeg too takes
     them as signed, whatever the version of the box."""
-    if box is None:
-        raise _Unusual
-    runs = struct.unpack_from(">I", box, 4)[0]
-    pairs = np.frombuffer(box, ">i4", runs * 2, 8).reshape(runs, 2).astype(np.int64)
-    times, values = pairs[:, 0], pairs[:, 1]
+    times, values = _entries(box, ">i4", 2).T
     if (times < 0).any() or times.sum() != count:
         raise _Unusual
     return np.repeat(values, times)

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from backend.pixels.decoder import Decoder
-from backend.pixels.images import opened_image
+from backend.pixels.images import decode, opened_image, strips
 from backend.pixels.sandbox.image_decoding import ImageDecoder
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.pixels.video_limits import DEFAULT_LIMITS
@@ -62,7 +62,7 @@ def _pictures(folder: Path) -> None:
 
 def _decode_here(path: Path) -> np.ndarray:
     with path.open("rb") as file, opened_image(file, 100_000_000) as image:
-        return np.concatenate(list(image.decoded().strips()))
+        return np.concatenate(list(strips(decode(image, 100_000_000), image.format)))
 
 
 def _video(folder: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_click_hurries_the_encode_that_a_page_began(engine, predictor):
             assert queued.acquire(timeout=PATIENCE)
         until(lambda: len(engine._encodes) == 4 and engine._thread.waiting == 3)
         clicked = pool.submit(engine.embed, loader("z"), Priority.CLICK, PATIENCE)
-        [waiting] = [job for key, job in engine._encodes.items() if key.endswith(" z")]
+        [waiting] = [each.job for key, each in engine._encodes.items() if key.endswith(" z")]
         until(lambda: waiting.priority == Priority.CLICK)
         predictor.hold.set()
         clicked.result(PATIENCE)

@@ -14,16 +14,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 from backend.pixels.sandbox.wire import BadMessage, Channel, Closed
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 WORKER = "backend.pixels.sandbox.worker"
 _START_SECONDS = 60.0
@@ -87,6 +85,7 @@ class DecodingProcess:
         self._file: BinaryIO | None = None
         self._size = self._may_read = 0
         self._left = 0.0
+        self._failure: Exception | None = None  # of reading the file
 
     @property
     def alive(self) -> bool:
@@ -111,16 +110,15 @@ class DecodingProcess:
             DecoderGone: it is gone, and has not looked at the file.
             Exception: what reading the file raises.
         """
-        self._file, self._size = file, file.seek(0, os.SEEK_END)
+        self._file, self._size, self._failure = file, file.seek(0, os.SEEK_END), None
         file.seek(0)
         head = file.read(_HEAD_BYTES)  # the whole file mostly; saves asking for it
+        if not self._ready:
+            self._left = _START_SECONDS
+            with self._exchange() as deadline:
+                self._channel.receive(deadline)
+            self._ready = True
         sizes = {"size": self._size, "head": len(head)}
-        try:
-            if not self._ready:
-                self._channel.receive(time.monotonic() + _START_SECONDS)
-                self._ready = True
-        except (Closed, BadMessage, TimeoutError) as error:
-            raise self._gone(error) from error
         self.ask({**request, **sizes}, head + payload, seconds=seconds)
         if self.answer().get("begun") is not True:
             raise self.bad_answer()
@@ -129,11 +127,8 @@ class DecodingProcess:
         """Send a further request about the file; see ``open``. Raises DecoderGone."""
         self._may_read = self._size * _READS_PER_FILE + _READ_IN_ANY_CASE
         self._left = seconds
-        message = {**request, "seconds": seconds}
-        try:
-            self._waited(partial(self._channel.send, message, payload))
-        except (Closed, TimeoutError) as error:
-            raise self._gone(error) from error
+        with self._exchange() as deadline:
+            self._channel.send({**request, "seconds": seconds}, payload, deadline)
 
     def allow(self, seconds: float) -> None:
         """Set anew how much time is left for the next answers."""
@@ -147,40 +142,29 @@ class DecodingProcess:
             DecoderGone: it hung, crashed, or sent a bad message; it is ended now.
             Exception: what reading the file raised.
         """
-        failure: Exception | None = None
-        try:
-            while True:
-                header = self._waited(self._channel.receive)
-                if "read" in header:
-                    failure = self._send_bytes(header["read"]) or failure
-                    continue
-                if failure is not None:
-                    self.close()  # what it makes of a file that cannot be read is of no interest
-                    raise failure
-                if header.get("error") in ("memory", "defect"):
-                    cause = Cause.MEMORY if header["error"] == "memory" else Cause.DEFECT
-                    self.close()
-                    raise DecoderGone(cause)
-                return header
-        except (Closed, BadMessage, TimeoutError) as error:
-            if failure is not None:
+        while True:
+            with self._exchange() as deadline:
+                header = self._channel.receive(deadline)
+            if "read" in header:
+                self._send_bytes(header["read"])
+                continue
+            if self._failure is not None:
+                self.close()  # what it makes of a file that cannot be read is of no interest
+                raise self._failure
+            if header.get("error") in ("memory", "defect"):
                 self.close()
-                raise failure from None
-            raise self._gone(error) from error
+                raise DecoderGone(Cause.MEMORY if header["error"] == "memory" else Cause.DEFECT)
+            return header
 
     def take_into(self, target: memoryview) -> None:
         """Take the answer's payload, of exactly that size. Raises DecoderGone."""
-        try:
-            self._waited(partial(self._channel.take_into, target))
-        except (Closed, BadMessage, TimeoutError) as error:
-            raise self._gone(error) from error
+        with self._exchange() as deadline:
+            self._channel.take_into(target, deadline)
 
     def take(self, limit: int) -> bytearray:
         """Take the answer's payload, at most ``limit`` bytes. Raises DecoderGone."""
-        try:
-            return self._waited(partial(self._channel.take, limit))
-        except (Closed, BadMessage, TimeoutError) as error:
-            raise self._gone(error) from error
+        with self._exchange() as deadline:
+            return self._channel.take(limit, deadline)
 
     def bad_answer(self) -> DecoderGone:
         """The exception for an answer that cannot be right; the process is ended."""
@@ -197,16 +181,38 @@ class DecodingProcess:
         self._channel.close()
         self._file = None
 
-    def _waited(self, wait: Callable[..., T]) -> T:
-        """What ``wait(deadline=...)`` returns; the time it took is taken off what is left."""
+    @contextmanager
+    def _exchange(self) -> Iterator[float]:
+        """Time with the process, until the deadline that is given; taken off what is left.
+
+        Raises:
+            DecoderGone: it hung, crashed, or broke the rules; it is ended now.
+            Exception: what reading the file raised, if that came before.
+        """
         began = time.monotonic()
         try:
-            return wait(deadline=began + self._left)
+            yield began + self._left
+        except (Closed, BadMessage, TimeoutError) as error:
+            gone = self._gone(error)
+            raise self._failure or gone from error
         finally:
             self._left -= time.monotonic() - began
 
-    def _send_bytes(self, asked: Any) -> Exception | None:
-        """Answer a request for bytes of the file; returns what reading raised."""
+    def _send_bytes(self, asked: Any) -> None:
+        """Answer a request for bytes of the file; ``_failure`` is what reading them raised."""
+        with self._exchange():
+            file, position, length = self._range(asked)
+        header, data = {}, b""
+        try:  # not the decoder's time
+            file.seek(position)
+            data = file.read(length)
+        except Exception as error:  # noqa: BLE001 - raised by ``answer``
+            self._failure, header = error, {"failed": True}
+        with self._exchange() as deadline:
+            self._channel.send(header, data, deadline)
+
+    def _range(self, asked: Any) -> tuple[BinaryIO, int, int]:
+        """The file, and which of its bytes are asked for: position and length."""
         position, length = asked if isinstance(asked, list) and len(asked) == 2 else (-1, 0)
         if type(position) is not int or type(length) is not int:
             raise BadMessage("a range that is none")
@@ -215,14 +221,7 @@ class DecodingProcess:
         self._may_read -= length
         if self._may_read < 0:
             raise TimeoutError("the decoder reads in circles")
-        try:
-            self._file.seek(position)
-            data = self._file.read(length)
-        except Exception as error:  # noqa: BLE001 - raised by ``answer``
-            self._waited(partial(self._channel.send, {"failed": True}))
-            return error
-        self._waited(partial(self._channel.send, {}, data))
-        return None
+        return self._file, position, length
 
     def _gone(self, error: Exception) -> DecoderGone:
         """End the process and find out what became of it."""

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from backend.media.errors import MediaError
-from backend.pixels.images import opened_image
+from backend.pixels.images import decode, opened_image, strips
 from backend.pixels.sandbox.worker_session import Serve, Session
 
 # What decoding takes up at most: small images and the libraries' tables, and per pixel the
@@ -43,10 +43,10 @@ def _serve(session: Session, request: Mapping[str, Any]) -> None:
         with opened_image(session.open_file(request), max_pixels) as image:
             pixels = image.width * image.height
             session.memory.limit(_MEMORY_BYTES + pixels * _MEMORY_BYTES_PER_PIXEL)
-            session.send({"image": [image.width, image.height]})
-            decoded = image.decoded()
-            session.send({"decoded": [decoded.width, decoded.height]})
-            for strip in decoded.strips():
+            session.send({"image": image.size})
+            upright = decode(image, max_pixels)
+            session.send({"decoded": upright.size})
+            for strip in strips(upright, image.format):
                 session.send({"rows": len(strip)}, strip.data)
     except MediaError as error:
         described = {"sentence": error.sentence, "hint": error.hint, "reason": error.reason.value}
