@@ -117,9 +117,8 @@ def config_findings(number: int, config: LabelConfig) -> Iterator[Finding]:
         level = broken if problem in costly or not config.usable else warning
         yield level(subject, problem)
     if not config.problems:
-        objects = [f"<Image name={each.name}>" for each in config.images]
-        objects += [f"<Video name={each.name}>" for each in config.videos]
-        yield ok(subject, f"{', '.join(objects)} can be answered; all labels match")
+        objects = ", ".join(each.tag for each in (*config.images, *config.videos))
+        yield ok(subject, f"{objects} can be answered; all labels match")
 
 
 def connection_findings(

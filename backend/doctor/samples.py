@@ -83,15 +83,15 @@ def media_findings(
 def _addresses(config: LabelConfig, task: Mapping[str, Any]) -> Iterator[Sample | str]:
     """The first address of each tag of a task; a text where there is none."""
     data, number = task.get("data"), task.get("id")
-    tags: list[tuple[MediaTag, bool]] = [(image, False) for image in config.images]
-    tags += [(video, True) for video in config.videos]
-    for tag, is_video in tags:
+    tags: tuple[MediaTag, ...] = (*config.images, *config.videos)
+    for tag in tags:
         try:
             uri = media_uri(data if isinstance(data, Mapping) else {}, tag)
         except MissingMedia as error:
             yield str(error)
             continue
-        yield Sample(address_kind(uri), uri, number if type(number) is int else None, is_video)
+        known = number if type(number) is int else None
+        yield Sample(address_kind(uri), uri, known, tag in config.videos)
 
 
 def _try(resolver: MediaResolver, decoder: ImageDecoder, sample: Sample) -> Finding:

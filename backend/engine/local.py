@@ -444,7 +444,7 @@ def _answer_key(
     image: ImageSource, prompt: ObjectPrompt, points: Sequence[PointPrompt]
 ) -> Hashable:
     """Names the answer to ``points`` and the box of ``prompt`` on an image."""
-    return image.key, prompt.box, tuple((point.x, point.y, point.positive) for point in points)
+    return image.key, prompt.box, tuple(points)
 
 
 def _wait(future: Future[T], deadline: float, what: str) -> T:

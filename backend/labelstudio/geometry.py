@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,8 +27,7 @@ Mask = NDArray[np.bool_]
 ELLIPSE_VERTICES = 90  # the polygon is within 0.06 % of the radius of the ellipse
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """A rectangle in percent, turned by ``rotation`` degrees about its top left corner."""
 
     x: float
@@ -110,15 +110,12 @@ def box_iou(one: Sequence[float] | Points, other: Sequence[float] | Points) -> f
 
 def point_in_box(x: float, y: float, box: Box, width: int, height: int) -> bool:
     """Whether the percent position (x, y) lies in the (turned) rectangle, edges included."""
-    across, down = (x - box.x) * width / 100.0, (y - box.y) * height / 100.0
-    angle = math.radians(box.rotation)
-    cosine, sine = math.cos(angle), math.sin(angle)
-    # turned back by the box's angle
-    along, below = across * cosine + down * sine, down * cosine - across * sine
+    from_pivot = points_to_pixels([(x - box.x, y - box.y)], width, height)
+    [(along, below)] = _turned(from_pivot, -box.rotation)
     slack = 1e-6 * max(width, height)  # a click on the edge must not depend on rounding
     inside_x = -slack <= along <= box.width * width / 100.0 + slack
     inside_y = -slack <= below <= box.height * height / 100.0 + slack
-    return inside_x and inside_y
+    return bool(inside_x and inside_y)
 
 
 def ellipse_to_polygon(ellipse: Ellipse, width: int, height: int) -> Points:

@@ -46,13 +46,8 @@ class Keyframe:
 
 def same_box(one: Box, other: Box, slack: float) -> bool:
     """Whether no number differs by more than ``slack``: percent, and degrees of the angle."""
-    return (
-        abs(one.x - other.x) <= slack
-        and abs(one.y - other.y) <= slack
-        and abs(one.width - other.width) <= slack
-        and abs(one.height - other.height) <= slack
-        and abs(_normal_angle(one.rotation - other.rotation)) <= slack
-    )
+    *sides, turn = (a - b for a, b in zip(one, other, strict=True))
+    return all(abs(difference) <= slack for difference in (*sides, _normal_angle(turn)))
 
 
 def read_sequence(value: object) -> tuple[Keyframe, ...]:
@@ -170,11 +165,7 @@ def sequence_value(
             {
                 "frame": each.frame,
                 "enabled": each.enabled,
-                "rotation": each.box.rotation,
-                "x": each.box.x,
-                "y": each.box.y,
-                "width": each.box.width,
-                "height": each.box.height,
+                **each.box._asdict(),
                 "time": keyframe_time(each.frame, framerate),
             }
             for each in keyframes
@@ -201,13 +192,8 @@ def _read_keyframe(entry: Mapping[str, object]) -> Keyframe:
 def _between(before: Box, after: Box, share: float) -> Box:
     """The box that far on the way; angles go the shorter way round (``utils/props.ts``)."""
     turn = _normal_angle(after.rotation - before.rotation)
-    return Box(
-        before.x + (after.x - before.x) * share,
-        before.y + (after.y - before.y) * share,
-        before.width + (after.width - before.width) * share,
-        before.height + (after.height - before.height) * share,
-        _normal_angle(before.rotation + turn * share),
-    )
+    *sides, _ = (a + (b - a) * share for a, b in zip(before, after, strict=True))
+    return Box._make([*sides, _normal_angle(before.rotation + turn * share)])
 
 
 def _normal_angle(degrees: float) -> float:

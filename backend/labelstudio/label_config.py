@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from backend.expected import ExpectedError
 from backend.labelstudio.json_values import number
@@ -21,9 +21,10 @@ from backend.labelstudio.tags import (
     LabelConfig,
     LabelsTag,
     Shape,
+    Tag,
     TextAreaTag,
-    VideoControl,
     VideoTag,
+    tags_on,
 )
 
 _VIDEO_VECTORS = ("videovectorlabels", "videovector")
@@ -44,32 +45,35 @@ def parse_label_config(xml: str) -> LabelConfig:
         LabelConfigError: not XML, or XML with a document type (label configs have none, and
             entity definitions are how a small file grows without bound).
     """
-    elements = [_element(node) for node in _parse_xml(xml).iter()]
-    objects = [element for element in elements if element.tag in ("image", "video")]
-    names = [element.attributes["name"] for element in objects if "name" in element.attributes]
+    elements = [(node.tag.lower(), node) for node in _parse_xml(xml).iter()]
+    media = [node for tag, node in elements if tag in ("image", "video")]
+    names = [node.attrib["name"] for node in media if "name" in node.attrib]
     if len(names) == 1:
         # A control without toName belongs to the only object tag (editor: Tree.extractNames).
-        for element in elements:
-            element.attributes.setdefault("toname", names[0])
-    tied = [e for e in elements if e.attributes.get("name") and e.attributes.get("toname")]
-    controls = [control for element in tied if (control := _control(element)) is not None]
+        for _, node in elements:
+            node.attrib.setdefault("toname", names[0])
+    named = [(tag, node) for tag, node in elements if node.get("name")]
+    tied = [(tag, node) for tag, node in named if node.get("toname")]
+
+    def tied_tags(kind: str) -> list[ET.Element]:
+        return [node for tag, node in tied if tag == kind]
+
+    controls = [control for tag, node in tied if (control := _control(tag, node)) is not None]
     prompts = tuple(c for c in controls if c.shape in PROMPT_SHAPES and c.smart)
     # A smart-only tool draws nothing by hand, but its control still takes answers.
     answers = [control for control in controls if control.shape in ANSWER_SHAPES]
+    text_areas = [_text_area(node) for node in tied_tags("textarea")]
+    outlines = [node for kind in _VIDEO_VECTORS for node in tied_tags(kind)]
     config = LabelConfig(
-        images=tuple(_image(e) for e in objects if e.tag == "image" and e.attributes.get("name")),
-        videos=tuple(_video(e) for e in objects if e.tag == "video" and e.attributes.get("name")),
+        images=tuple(_image(node) for tag, node in named if tag == "image"),
+        videos=tuple(_video(node) for tag, node in named if tag == "video"),
         prompts=prompts,
         answers=tuple(sorted(answers, key=lambda control: ANSWER_SHAPES.index(control.shape))),
-        labels_tags=tuple(
-            LabelsTag(*e.names, e.labels, e.has_dynamic_labels) for e in tied if e.tag == "labels"
-        ),
-        text_areas=tuple(_text_areas(tied, per_region=False)),
-        region_text_areas=tuple(_text_areas(tied, per_region=True)),
-        video_rectangles=tuple(VideoControl(*e.names) for e in tied if e.tag == "videorectangle"),
-        video_vectors=tuple(
-            VideoControl(*e.names) for tag in _VIDEO_VECTORS for e in tied if e.tag == tag
-        ),
+        labels_tags=tuple(LabelsTag(*_names(n), *_labels(n)) for n in tied_tags("labels")),
+        text_areas=tuple(area for area in text_areas if not area.per_region),
+        region_text_areas=tuple(area for area in text_areas if area.per_region),
+        video_rectangles=tuple(Tag(*_names(node)) for node in tied_tags("videorectangle")),
+        video_vectors=tuple(Tag(*_names(node)) for node in outlines),
         other_shapes=tuple(c for c in controls if c not in answers and c not in prompts),
     )
     return replace(config, problems=tuple(_problems(config, elements)))
@@ -79,39 +83,22 @@ def labels_without_answer(config: LabelConfig) -> Iterator[str]:
     """Those of the config's problems that cost annotators masks: labels that can be given to a
     prompt and that no answer tag has."""
     for image in config.images:
-        if config.prompts_for(image.name) and config.answers_for(image.name):
+        if tags_on(config.prompts, image.name) and config.answers_for(image.name):
             yield from _without_answer(config, image, _label_sources(config, image))
 
 
 # --- reading the XML -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Element:
-    """An XML element with its names lowercased and the ``<Label>`` elements below it."""
-
-    tag: str
-    written: str  # the tag as it stands in the config
-    attributes: dict[str, str]
-    labels: tuple[Label, ...]
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """``name`` and ``toName`` of an element that has both."""
-        return self.attributes["name"], self.attributes["toname"]
-
-    @property
-    def has_dynamic_labels(self) -> bool:
-        """Whether the task's data says which labels there are."""
-        return self.attributes.get("value", "").startswith("$")
-
-    def flag(self, name: str, *, default: bool = False) -> bool:
-        """An attribute that is true or false."""
-        value = self.attributes.get(name)
-        return default if value is None else value.strip().lower() == "true"
+Elements = Sequence[tuple[str, ET.Element]]
+"""Elements, each with its lowercased tag; the names of their attributes are lowercased too."""
 
 
-class _NoDocumentType(ET.TreeBuilder):
+class _Builder(ET.TreeBuilder):
+    def start(self, tag: str, attrs: dict[str, str]) -> ET.Element:
+        """Called for each element."""
+        return super().start(tag, {key.lower(): value for key, value in attrs.items()})
+
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         """Called before any entity of the document type is defined."""
         raise LabelConfigError("the label config has a <!DOCTYPE>: remove it")
@@ -120,87 +107,74 @@ class _NoDocumentType(ET.TreeBuilder):
 def _parse_xml(xml: str) -> ET.Element:
     if not isinstance(xml, str) or not xml.strip():
         raise LabelConfigError("the label config is empty")
-    # Document types are refused above, and with them every entity attack.
-    parser = ET.XMLParser(target=_NoDocumentType())  # noqa: S314
     try:
-        parser.feed(xml)
-        root = parser.close()
+        # Document types are refused above, and with them every entity attack.
+        return ET.fromstring(xml, ET.XMLParser(target=_Builder()))  # noqa: S314
     except ET.ParseError as error:
         raise LabelConfigError(f"the label config is not valid XML: {error}") from error
     except ValueError as error:  # lone surrogates cannot be encoded for the parser
         raise LabelConfigError(f"the label config is not valid text: {error}") from error
-    assert isinstance(root, ET.Element)  # noqa: S101 - what TreeBuilder.close() returns
-    return root
 
 
-def _element(node: ET.Element) -> _Element:
-    tag = node.tag.lower()
-    labels = _labels_below(node) if tag.endswith("labels") else ()
-    return _Element(tag, node.tag, _attributes(node), tuple(labels))
+def _flag(node: ET.Element, name: str, default: str = "") -> bool:
+    """An attribute that is true or false."""
+    return node.get(name, default).strip().lower() == "true"
 
 
-def _attributes(node: ET.Element) -> dict[str, str]:
-    return {key.lower(): value for key, value in node.attrib.items()}
+def _image(node: ET.Element) -> ImageTag:
+    return ImageTag(node.attrib["name"], node.get("value"), node.get("valuelist"))
 
 
-def _labels_below(node: ET.Element) -> Iterator[Label]:
-    for child in node.iter():
-        if child.tag.lower() == "label":
-            attributes = _attributes(child)
-            value, alias = attributes.get("value"), attributes.get("alias")
-            if value or alias:
-                yield Label(value or alias or "", alias or None)
+def _video(node: ET.Element) -> VideoTag:
+    return VideoTag(node.attrib["name"], node.get("value"), node.get("framerate"))
 
 
-def _image(element: _Element) -> ImageTag:
-    attributes = element.attributes
-    return ImageTag(attributes["name"], attributes.get("value"), attributes.get("valuelist"))
+def _names(node: ET.Element) -> tuple[str, str]:
+    return node.attrib["name"], node.attrib["toname"]
 
 
-def _video(element: _Element) -> VideoTag:
-    attributes = element.attributes
-    return VideoTag(attributes["name"], attributes.get("value"), attributes.get("framerate"))
+def _labels(node: ET.Element) -> tuple[tuple[Label, ...], bool]:
+    """The labels below an element, and whether the task's data says which there are."""
+    named = [child for child in node.iter() if child.tag.lower() == "label"]
+    written = [(child.get("value"), child.get("alias") or None) for child in named]
+    labels = [Label(value or alias or "", alias) for value, alias in written if value or alias]
+    return tuple(labels), node.get("value", "").startswith("$")
 
 
-def _control(element: _Element) -> Control | None:
-    has_labels = element.tag.endswith("labels")
-    try:
-        shape = Shape(element.tag.removesuffix("labels"))
-    except ValueError:
+def _control(tag: str, node: ET.Element) -> Control | None:
+    shape = tag.removesuffix("labels")
+    if shape not in list(Shape):
         return None
+    has_labels = shape != tag
     return Control(
-        *element.names,
-        shape=shape,
+        *_names(node),
+        *(_labels(node) if has_labels else ()),
+        shape=Shape(shape),
         has_labels=has_labels,
-        labels=element.labels,
-        dynamic_labels=has_labels and element.has_dynamic_labels,
-        smart=element.flag("smart", default=True) or element.flag("smartonly"),
+        smart=_flag(node, "smart", "true") or _flag(node, "smartonly"),
     )
 
 
-def _text_areas(tied: Sequence[_Element], *, per_region: bool) -> Iterator[TextAreaTag]:
-    for element in tied:
-        if element.tag == "textarea" and element.flag("perregion") is per_region:
-            yield TextAreaTag(
-                *element.names,
-                per_item=element.flag("peritem"),
-                read_only=element.attributes.get("maxsubmissions", "").strip() == "0",
-            )
+def _text_area(node: ET.Element) -> TextAreaTag:
+    return TextAreaTag(
+        *_names(node),
+        per_region=_flag(node, "perregion"),
+        per_item=_flag(node, "peritem"),
+        read_only=node.get("maxsubmissions", "").strip() == "0",
+    )
 
 
 # --- problems, one line each: what is missing, and what to change -----------------------------
 
 
-def _problems(config: LabelConfig, elements: Sequence[_Element]) -> Iterator[str]:
+def _problems(config: LabelConfig, elements: Elements) -> Iterator[str]:
     """All problems, in the order in which they should be read."""
     yield from _media_problems(config)
     yield from _reference_problems(config, elements)
-    if any(element.tag == "repeater" for element in elements):  # names are known only per task
+    if any(tag == "repeater" for tag, _ in elements):  # names are known only per task
         yield "<Repeater> is not supported: use one <Image> with valueList for several pages"
     annotated = [
-        image
-        for image in config.images
-        if config.prompts_for(image.name) or config.answers_for(image.name)
+        image for image in config.images if tags_on((*config.prompts, *config.answers), image.name)
     ]
     tracked = [video for video in config.videos if _is_annotated(config, video)]
     # A picture without any control is there to be looked at, unless nothing has one.
@@ -213,22 +187,18 @@ def _problems(config: LabelConfig, elements: Sequence[_Element]) -> Iterator[str
 def _media_problems(config: LabelConfig) -> Iterator[str]:
     if not config.images and not config.videos:
         yield 'the config has no <Image>: add <Image name="image" value="$image"/>'
-    for image in config.images:
-        if not image.source.strip():
-            yield f'{image.tag} has no value: add value="$image"'
-    for video in config.videos:
-        if not video.source.strip():
-            yield f'{video.tag} has no value: add value="$video"'
+    for shown in (*config.images, *config.videos):
+        if not shown.source.strip():
+            yield f"{shown.tag} has no value: add {shown.example}"
 
 
-def _reference_problems(config: LabelConfig, elements: Sequence[_Element]) -> Iterator[str]:
-    objects = {"", *(image.name for image in config.images)}
-    objects |= {video.name for video in config.videos}
-    for element in elements:
-        name, to_name = element.attributes.get("name"), element.attributes.get("toname", "")
-        if element.tag not in _CONTROLS or not name or to_name in objects:
+def _reference_problems(config: LabelConfig, elements: Elements) -> Iterator[str]:
+    objects = {"", *(shown.name for shown in (*config.images, *config.videos))}
+    for tag, node in elements:
+        name, to_name = node.get("name"), node.get("toname", "")
+        if tag not in _CONTROLS or not name or to_name in objects:
             continue
-        where = f'<{element.written} name={name}> has toName="{to_name}", but'
+        where = f'<{node.tag} name={name}> has toName="{to_name}", but'
         if "," in to_name:
             yield f"{where} the editor ties a tag to one name: write one tag for each"
         else:
@@ -238,22 +208,21 @@ def _reference_problems(config: LabelConfig, elements: Sequence[_Element]) -> It
 def _is_annotated(config: LabelConfig, video: VideoTag) -> bool:
     """Whether anything is drawn on a video; spans of time do not count."""
     shapes = (*config.answers, *config.prompts, *config.other_shapes)
-    tied = [tag.to_name for tag in shapes] + [tag.to_name for tag in config.video_controls]
-    return video.name in tied
+    return bool(tags_on((*shapes, *config.video_controls), video.name))
 
 
 def _video_problems(config: LabelConfig, video: VideoTag) -> Iterator[str]:
     rectangle = f'<VideoRectangle name="box" toName="{video.name}"/>'
-    shapes = [control for control in config.answers if control.to_name == video.name]
+    shapes = tags_on(config.answers, video.name)
     if shapes:
         yield (
             f"{shapes[0].tag} is on {video.tag}, but open-source Label Studio has no masks on a "
             f'<Video>: use {rectangle} for boxes, or the frames in <Image valueList="$frames"> '
             "for masks"
         )
-    if config.rectangles_for(video.name):
+    if tags_on(config.video_rectangles, video.name):
         yield from _trigger_problems(config, video)
-    elif not shapes and not any(tag.to_name == video.name for tag in config.video_vectors):
+    elif not shapes and not tags_on(config.video_vectors, video.name):
         yield (
             f"no <VideoRectangle> for {video.tag}: add {rectangle} to track boxes, or use the "
             'frames in <Image valueList="$frames"> for masks'
@@ -263,11 +232,11 @@ def _video_problems(config: LabelConfig, video: VideoTag) -> Iterator[str]:
 
 def _trigger_problems(config: LabelConfig, video: VideoTag) -> Iterator[str]:
     """Why tracking cannot be asked for, or only in a roundabout way."""
-    areas = (*config.region_text_areas_for(video.name), *config.text_areas_for(video.name))
+    areas = tags_on((*config.region_text_areas, *config.text_areas), video.name)
     if not all(area.read_only for area in areas):
         return
     area = f'<TextArea name="command" toName="{video.name}" perRegion="true"/>'
-    if config.labels_for(video.name):
+    if tags_on(config.labels_tags, video.name):
         yield (
             f"no <TextArea> for {video.tag} that can be typed into: tracking starts only when a "
             f"selected box gets another label; add {area} to type track"
@@ -292,7 +261,7 @@ def _framerate_problems(video: VideoTag) -> Iterator[str]:
 
 
 def _image_problems(config: LabelConfig, image: ImageTag) -> Iterator[str]:
-    prompts, answers = config.prompts_for(image.name), config.answers_for(image.name)
+    prompts, answers = tags_on(config.prompts, image.name), config.answers_for(image.name)
     if not answers:
         yield (
             f'no {_ANSWER_TAGS} for {image.tag}: add <BrushLabels name="brush" '
@@ -308,7 +277,7 @@ def _image_problems(config: LabelConfig, image: ImageTag) -> Iterator[str]:
     sources = _label_sources(config, image)
     yield from _without_answer(config, image, sources)
     bare = [control for control in prompts if not control.has_labels]
-    if bare and not config.labels_for(image.name) and answers[0].has_labels:
+    if bare and not tags_on(config.labels_tags, image.name) and answers[0].has_labels:
         yield (
             f"clicks with {bare[0].tag} carry no label, so masks come without one: use "
             f"<{bare[0].shape.tag}Labels> with the labels of {answers[0].tag}"
@@ -316,19 +285,19 @@ def _image_problems(config: LabelConfig, image: ImageTag) -> Iterator[str]:
     yield from _unreachable(sources, answers)
 
 
-def _label_sources(config: LabelConfig, image: ImageTag) -> list[Control | LabelsTag]:
+def _label_sources(config: LabelConfig, image: ImageTag) -> list[LabelsTag]:
     """The tags that the labels of prompts come from."""
-    prompts = config.prompts_for(image.name)
-    sources: list[Control | LabelsTag] = [control for control in prompts if control.has_labels]
-    if any(not control.has_labels for control in prompts):
-        sources += config.labels_for(image.name)
+    prompts = tags_on(config.prompts, image.name)
+    sources: list[LabelsTag] = [control for control in prompts if control.has_labels]
+    if len(sources) < len(prompts):
+        sources += tags_on(config.labels_tags, image.name)
     return sources
 
 
 def _without_answer(
-    config: LabelConfig, image: ImageTag, sources: Sequence[Control | LabelsTag]
+    config: LabelConfig, image: ImageTag, sources: Sequence[LabelsTag]
 ) -> Iterator[str]:
-    answers, separate = config.answers_for(image.name), config.labels_for(image.name)
+    answers, separate = config.answers_for(image.name), tags_on(config.labels_tags, image.name)
     labelled = next((control for control in answers if control.has_labels), None)
     if labelled is not None:
         reason = f"is in no answer tag: add it to {labelled.tag}"
@@ -347,9 +316,7 @@ def _without_answer(
             yield f"label {', '.join(missing)} of {source.tag} {reason}"
 
 
-def _unreachable(
-    sources: Sequence[Control | LabelsTag], answers: Sequence[Control]
-) -> Iterator[str]:
+def _unreachable(sources: Sequence[LabelsTag], answers: Sequence[Control]) -> Iterator[str]:
     """Labels of answers that no prompt can have."""
     if not sources or any(source.dynamic_labels for source in sources):
         return

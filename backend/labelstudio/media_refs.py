@@ -34,8 +34,7 @@ def media_uri(task_data: Mapping[str, object], tag: MediaTag, item_index: int | 
         raise MissingMedia(f"the task has no data for {tag.tag}")
     source = tag.source.strip()
     if not source:
-        example = "$image" if isinstance(tag, ImageTag) else "$video"
-        raise MissingMedia(f'{tag.tag} has no value in the label config: add value="{example}"')
+        raise MissingMedia(f"{tag.tag} has no value in the label config: add {tag.example}")
     found = _resolve(source, task_data, tag)
     page = item_index or 0
     if isinstance(found, list | tuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from backend.labelstudio.commands import TypedText
 from backend.labelstudio.geometry import Box, point_in_box
@@ -21,21 +22,12 @@ from backend.labelstudio.read_results import (
 from backend.labelstudio.tags import LabelConfig, Shape
 
 
-@dataclass(frozen=True)
-class PointPrompt:
+class PointPrompt(NamedTuple):
     """A click, in percent of the picture."""
 
     x: float
     y: float
     positive: bool = True
-    id: str = ""
-
-
-@dataclass(frozen=True)
-class BoxPrompt(Box):
-    """A box, in percent of the picture, turned about its top left corner."""
-
-    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +42,7 @@ class ObjectPrompt:
     item_index: int | None = None
     labels: tuple[str, ...] = ()
     points: tuple[PointPrompt, ...] = ()
-    box: BoxPrompt | None = None
+    box: Box | None = None
     shape: Area | None = None
     original_width: int | None = None
     original_height: int | None = None
@@ -195,11 +187,9 @@ def _single(region: Region) -> ObjectPrompt:
     )
     match region.geometry:
         case Point(x, y):
-            return replace(
-                prompt, points=(PointPrompt(x, y, region.positive is not False, region.id),)
-            )
-        case Box(x, y, width, height, rotation):
-            return replace(prompt, box=BoxPrompt(x, y, width, height, rotation, region.id))
+            return replace(prompt, points=(PointPrompt(x, y, region.positive is not False),))
+        case Box() as box:
+            return replace(prompt, box=box)
         case shape:
             return replace(prompt, shape=shape)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar, TypeVar
 
 
 class Shape(StrEnum):
@@ -49,20 +51,37 @@ class Label:
 
 
 @dataclass(frozen=True)
-class ImageTag:
-    """``<Image>``: one picture (``value``), or a list of pages (``value_list``).
+class MediaTag:
+    """A tag that shows media. Attributes are kept as written: ``$key``, ``$a.b[0]`` or fixed."""
 
-    Both are the attribute as written, ``$key``, ``$a.b[0]`` or a fixed address.
-    """
+    kind: ClassVar[str]
 
     name: str
     value: str | None = None
-    value_list: str | None = None
 
     @property
     def tag(self) -> str:
         """The tag as people write it, for messages."""
-        return f"<Image name={self.name}>"
+        return f"<{self.kind} name={self.name}>"
+
+    @property
+    def source(self) -> str:
+        """The attribute that says where the media is."""
+        return self.value or ""
+
+    @property
+    def example(self) -> str:
+        """The attribute that is missing where ``source`` is empty."""
+        return f'value="${self.kind.lower()}"'
+
+
+@dataclass(frozen=True)
+class ImageTag(MediaTag):
+    """``<Image>``: one picture (``value``), or a list of pages (``value_list``)."""
+
+    kind = "Image"
+
+    value_list: str | None = None
 
     @property
     def is_sequence(self) -> bool:
@@ -72,58 +91,63 @@ class ImageTag:
     @property
     def source(self) -> str:
         """The attribute that says where the picture is; a list goes before a single one."""
-        return self.value_list if self.value_list is not None else self.value or ""
+        return self.value_list if self.value_list is not None else super().source
 
 
 @dataclass(frozen=True)
-class VideoTag:
+class VideoTag(MediaTag):
     """``<Video>``; holds boxes over frames, but no masks in open-source Label Studio.
 
-    ``framerate`` is the attribute as written, a number or ``$key``; ``timing.tag_framerate`` reads
-    it.
+    ``timing.tag_framerate`` reads the ``framerate``, a number or ``$key``.
+    """
+
+    kind = "Video"
+
+    framerate: str | None = None
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A tag that is about one object tag, the ``<Image>`` or ``<Video>`` named ``to_name``.
+
+    This is all there is to know of what draws on videos: ``<VideoRectangle>`` draws boxes with key
+    frames, which a ``<Labels>`` names; ``<VideoVector>`` and ``<VideoVectorLabels>`` draw outlines,
+    in Label Studio's newer editors only, which ``backend/predict/events`` serves.
     """
 
     name: str
-    value: str | None = None
-    framerate: str | None = None
+    to_name: str
+
+
+@dataclass(frozen=True)
+class TextAreaTag(Tag):
+    """A ``<TextArea>``, of the whole picture or video or, with ``perRegion``, of each region."""
+
+    per_region: bool = False
+    per_item: bool = False
+    read_only: bool = False  # annotators cannot type there: it can only show our status
+
+
+@dataclass(frozen=True)
+class LabelsTag(Tag):
+    """A tag that gives regions their labels: a separate ``<Labels>``, for controls without labels
+    of their own, or a ``Control``."""
+
+    labels: tuple[Label, ...] = ()
+    dynamic_labels: bool = False  # value="$labels": known only with the task
 
     @property
     def tag(self) -> str:
         """The tag as people write it, for messages."""
-        return f"<Video name={self.name}>"
-
-    @property
-    def source(self) -> str:
-        """The attribute that says where the video is."""
-        return self.value or ""
+        return f"<Labels name={self.name}>"
 
 
-MediaTag = ImageTag | VideoTag
-
-
-@dataclass(frozen=True)
-class VideoControl:
-    """A tag that draws on a video.
-
-    ``<VideoRectangle>`` draws boxes with key frames, which a ``<Labels>`` names. ``<VideoVector>``
-    and ``<VideoVectorLabels>`` draw outlines, in Label Studio's newer editors only;
-    ``backend/predict/events`` serves them.
-    """
-
-    name: str
-    to_name: str
-
-
-@dataclass(frozen=True)
-class Control:
+@dataclass(frozen=True, kw_only=True)
+class Control(LabelsTag):
     """A tag that draws shapes on one object tag, such as ``<BrushLabels>`` or ``<Brush>``."""
 
-    name: str
-    to_name: str
     shape: Shape
     has_labels: bool
-    labels: tuple[Label, ...] = ()
-    dynamic_labels: bool = False  # <BrushLabels value="$labels">: known only with the task
     smart: bool = True
 
     @property
@@ -137,29 +161,12 @@ class Control:
         return f"<{self.shape.tag}{'Labels' if self.has_labels else ''} name={self.name}>"
 
 
-@dataclass(frozen=True)
-class LabelsTag:
-    """A separate ``<Labels>``, which names the regions of controls without labels of their own."""
-
-    name: str
-    to_name: str
-    labels: tuple[Label, ...] = ()
-    dynamic_labels: bool = False
-
-    @property
-    def tag(self) -> str:
-        """The tag as people write it, for messages."""
-        return f"<Labels name={self.name}>"
+AnyTag = TypeVar("AnyTag", bound=Tag)
 
 
-@dataclass(frozen=True)
-class TextAreaTag:
-    """A ``<TextArea>``, of the whole picture or video or, with ``perRegion``, of each region."""
-
-    name: str
-    to_name: str
-    per_item: bool = False
-    read_only: bool = False  # annotators cannot type there: it can only show our status
+def tags_on(tags: Iterable[AnyTag], to_name: str) -> tuple[AnyTag, ...]:
+    """Those of ``tags`` that are about the object tag ``to_name``."""
+    return tuple(tag for tag in tags if tag.to_name == to_name)
 
 
 @dataclass(frozen=True)
@@ -171,7 +178,7 @@ class AnswerControl:
     labels: tuple[str, ...] = ()
 
 
-def _name_in(holder: Control | LabelsTag, name: str, source: Control | None) -> str | None:
+def _name_in(holder: LabelsTag, name: str, source: Control | None) -> str | None:
     """What ``holder`` calls the label that ``source`` calls ``name``."""
     if holder.dynamic_labels:
         return name
@@ -179,15 +186,8 @@ def _name_in(holder: Control | LabelsTag, name: str, source: Control | None) -> 
     for label in source.labels if source else ():
         if name in label.names:
             spellings += label.names
-    return next(
-        (
-            label.name
-            for spelling in spellings
-            for label in holder.labels
-            if spelling in label.names
-        ),
-        None,
-    )
+    known = ((each, label) for each in spellings for label in holder.labels)
+    return next((label.name for each, label in known if each in label.names), None)
 
 
 @dataclass(frozen=True)
@@ -201,9 +201,9 @@ class LabelConfig:
     answers: tuple[Control, ...] = ()
     labels_tags: tuple[LabelsTag, ...] = ()
     text_areas: tuple[TextAreaTag, ...] = ()  # of a whole picture or video
-    region_text_areas: tuple[TextAreaTag, ...] = ()  # perRegion="true"
-    video_rectangles: tuple[VideoControl, ...] = ()
-    video_vectors: tuple[VideoControl, ...] = ()
+    region_text_areas: tuple[TextAreaTag, ...] = ()  # of each box: a command is for that box
+    video_rectangles: tuple[Tag, ...] = ()
+    video_vectors: tuple[Tag, ...] = ()
     other_shapes: tuple[Control, ...] = ()  # ellipses: neither a smart prompt nor an answer
     problems: tuple[str, ...] = ()
 
@@ -211,14 +211,12 @@ class LabelConfig:
     def usable(self) -> bool:
         """Whether a picture has a control that can take a mask, or a video one for boxes or
         outlines."""
-        images = {image.name for image in self.images}
-        videos = {video.name for video in self.videos}
-        return any(control.to_name in images for control in self.answers) or any(
-            tag.to_name in videos for tag in self.video_controls
+        return any(tags_on(self.answers, image.name) for image in self.images) or any(
+            tags_on(self.video_controls, video.name) for video in self.videos
         )
 
     @property
-    def video_controls(self) -> tuple[VideoControl, ...]:
+    def video_controls(self) -> tuple[Tag, ...]:
         """Everything that draws on videos."""
         return (*self.video_vectors, *self.video_rectangles)
 
@@ -235,16 +233,12 @@ class LabelConfig:
         everything = (*self.answers, *self.prompts, *self.other_shapes)
         return next((control for control in everything if control.name == name), None)
 
-    def prompts_for(self, image: str) -> tuple[Control, ...]:
-        """Controls whose smart tool sends prompts on ``image``."""
-        return tuple(control for control in self.prompts if control.to_name == image)
-
     def answers_for(self, image: str) -> tuple[Control, ...]:
         """Controls that can take a mask on ``image``, the preferred one first.
 
         A smart rectangle is a prompt; it is also an answer only where nothing else is.
         """
-        answers = tuple(control for control in self.answers if control.to_name == image)
+        answers = tags_on(self.answers, image)
         return tuple(control for control in answers if control not in self.prompts) or answers
 
     def find_answer(
@@ -263,35 +257,18 @@ class LabelConfig:
         """
         source = self.control(prompt) if prompt else None
         for control in self.answers_for(image):
-            holders = (control,) if control.has_labels else self.labels_for(image)
             if not labels:
                 return AnswerControl(control)
-            for holder in holders:
+            separate = () if control.has_labels else tags_on(self.labels_tags, image)
+            for holder in separate or (control,):
                 names = [_name_in(holder, label, source) for label in labels]
-                if None not in names:
-                    found = tuple(name for name in names if name is not None)
-                    separate = holder if isinstance(holder, LabelsTag) else None
-                    return AnswerControl(control, separate, found)
+                found = tuple(name for name in names if name is not None)
+                if len(found) == len(labels):
+                    return AnswerControl(control, holder if separate else None, found)
         return None
-
-    def labels_for(self, name: str) -> tuple[LabelsTag, ...]:
-        """The separate ``<Labels>`` of the object tag ``name``."""
-        return tuple(tag for tag in self.labels_tags if tag.to_name == name)
-
-    def rectangles_for(self, video: str) -> tuple[VideoControl, ...]:
-        """What draws boxes on ``video``; empty where nothing can be tracked."""
-        return tuple(tag for tag in self.video_rectangles if tag.to_name == video)
-
-    def region_text_areas_for(self, video: str) -> tuple[TextAreaTag, ...]:
-        """The text areas of each box on ``video``: a command there is for that box."""
-        return tuple(area for area in self.region_text_areas if area.to_name == video)
-
-    def text_areas_for(self, name: str) -> tuple[TextAreaTag, ...]:
-        """The global text areas of the object tag ``name``."""
-        return tuple(area for area in self.text_areas if area.to_name == name)
 
     def status_area(self, image: str) -> TextAreaTag | None:
         """The global text area that shows our status: one that annotators cannot type into if there
         is one, else the first."""
-        areas = self.text_areas_for(image)
+        areas = tags_on(self.text_areas, image)
         return next((area for area in areas if area.read_only), areas[0] if areas else None)

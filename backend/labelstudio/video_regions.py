@@ -31,7 +31,7 @@ from backend.labelstudio.json_values import (
 )
 from backend.labelstudio.keyframes import Keyframe, read_sequence, same_box, sequence_value
 from backend.labelstudio.read_results import Item, by_region
-from backend.labelstudio.tags import LabelConfig, VideoTag
+from backend.labelstudio.tags import LabelConfig, VideoTag, tags_on
 from backend.labelstudio.write_results import status_results
 
 SAME_BOX = 1e-3
@@ -130,7 +130,8 @@ def video_context(context: object, config: LabelConfig) -> VideoContext:
 
 def typed_for_video(results: object, config: LabelConfig) -> TypedText | None:
     """What the first global text area of a video with an entry holds; None if there is none."""
-    areas = {area.name for video in config.videos for area in config.text_areas_for(video.name)}
+    videos = {video.name for video in config.videos}
+    areas = {area.name for area in config.text_areas if area.to_name in videos}
     found = (read_text(item) for item in mappings(results))
     return next((typed for typed in found if typed and typed.area in areas), None)
 
@@ -155,7 +156,7 @@ def _video_region(
         return None  # a text, a span of time: no box
     value = item_value(base)
     video, keyframes = _video_of(base, config), read_sequence(value)
-    controls = [tag.name for tag in config.rectangles_for(video.name)] if video else []
+    controls = [tag.name for tag in tags_on(config.video_rectangles, video.name)] if video else []
     if video is None or not controls or not keyframes:
         return None
     control = text(base.get("from_name"))
@@ -316,6 +317,6 @@ def _status_area(region: VideoRegion, config: LabelConfig) -> str | None:
     nothing or a status; a note is left alone."""
     commanded = [each.area for each in region.typed if each.is_command]
     noted = {each.area for each in region.typed if each.is_note}
-    areas = [area.name for area in config.region_text_areas_for(region.to_name)]
+    areas = [area.name for area in tags_on(config.region_text_areas, region.to_name)]
     free = [name for name in areas if name not in noted]
     return next(iter([*commanded, *free]), None)

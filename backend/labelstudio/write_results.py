@@ -23,7 +23,7 @@ from backend.labelstudio.geometry import (
 )
 from backend.labelstudio.json_values import Result, Results
 from backend.labelstudio.prompts import ObjectPrompt
-from backend.labelstudio.tags import AnswerControl, LabelConfig, Shape
+from backend.labelstudio.tags import AnswerControl, LabelConfig, Shape, tags_on
 
 MAX_VERTICES = 500
 """Vertices of one ring; more make the editor slow and say nothing an annotator can use."""
@@ -153,7 +153,7 @@ def _answer(prompt: ObjectPrompt, config: LabelConfig) -> AnswerControl:
             f'<BrushLabels name="brush" toName="{prompt.image}">'
         )
     labels = ", ".join(prompt.labels)
-    separate = config.labels_for(prompt.image)
+    separate = tags_on(config.labels_tags, prompt.image)
     holder = controls[0].tag if controls[0].has_labels or not separate else separate[0].tag
     raise LabelMismatch(f"label {labels} is not in {holder}: add it to the label config")
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.labelstudio.commands import holds_note
-from backend.labelstudio.geometry import point_in_box
+from backend.labelstudio.geometry import Box, point_in_box
 from backend.labelstudio.json_values import Results, item_value, mappings, texts
 from backend.labelstudio.project_task import ProjectTask
-from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt
+from backend.labelstudio.prompts import ObjectPrompt
 from backend.recent_values import Recent
 
 BOX_SECONDS = 60.0
@@ -27,7 +27,7 @@ DRAFT_SECONDS = 10.0  # the editor saves its draft after 5
 class RememberedBox:
     """A box that was answered, and the region id of the answer."""
 
-    box: BoxPrompt
+    box: Box
     region_id: str
 
 

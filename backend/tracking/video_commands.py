@@ -309,9 +309,7 @@ class VideoCommands:
                     clip.task.config,
                     framerate=timeline.framerate,
                 ),
-                "prompts": {
-                    timeline.file_frame(key.frame): _numbers(key.box) for key in each.human
-                },
+                "prompts": {timeline.file_frame(key.frame): list(key.box) for key in each.human},
                 "ends": [timeline.file_frame(key.frame) for key in each.human if not key.enabled],
             }
             for each in marked
@@ -332,15 +330,11 @@ class VideoCommands:
 
 def box_digest(box: Box) -> str:
     """Names what a box says as a prompt."""
-    return hashlib.sha256(json.dumps(_numbers(box)).encode()).hexdigest()[:16]
-
-
-def _numbers(box: Box) -> list[float]:
-    return [box.x, box.y, box.width, box.height, box.rotation]
+    return hashlib.sha256(json.dumps(box).encode()).hexdigest()[:16]
 
 
 def _write_keyframes(keyframes: Sequence[Keyframe]) -> list[list[Any]]:
-    return [[each.frame, _numbers(each.box), each.enabled] for each in keyframes]
+    return [[each.frame, list(each.box), each.enabled] for each in keyframes]
 
 
 def _read_keyframes(written: Sequence[Sequence[Any]]) -> list[Keyframe]:

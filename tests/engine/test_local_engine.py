@@ -13,7 +13,8 @@ from backend.engine.building import ModelChoice
 from backend.engine.engine import NotReady, State
 from backend.engine.local import LocalEngine
 from backend.engine.scheduler import Priority
-from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
+from backend.labelstudio.geometry import Box
+from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.labelstudio.read_results import Polygon
 from backend.metrics import Metrics
 from backend.pixels.recipes import ImageSource
@@ -75,7 +76,7 @@ def click(x, y):
 
 def box(x0, y0, x1, y1):
     sides = (x1 - x0) * 100 / 60, (y1 - y0) * 100 / 40
-    return ObjectPrompt("image", box=BoxPrompt(x0 * 100 / 60, y0 * 100 / 40, *sides))
+    return ObjectPrompt("image", box=Box(x0 * 100 / 60, y0 * 100 / 40, *sides))
 
 
 def lookups(metrics, outcome):

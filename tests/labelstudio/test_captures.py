@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from label_studio_sdk.converter.brush import decode_rle
 
+from backend.labelstudio.geometry import Box
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.media_refs import media_uri
-from backend.labelstudio.prompts import BoxPrompt, PointPrompt, prompts_from_task
+from backend.labelstudio.prompts import PointPrompt, prompts_from_task
 from backend.labelstudio.tags import Shape
 from backend.labelstudio.write_results import region_id
 from tests.labelstudio import captured
@@ -47,7 +48,7 @@ def test_one_click():
     [prompt] = request.prompts.objects
     assert prompt.image == "image"
     assert prompt.labels == ("Cat",)
-    assert prompt.points == (PointPrompt(27.0032930845225, 47.07281375777534, True, "NTnk9zkbCg"),)
+    assert prompt.points == (PointPrompt(27.0032930845225, 47.07281375777534, True),)
     assert prompt.box is None
     assert (prompt.original_width, prompt.original_height) == (800, 600)
     assert prompt.item_index is None
@@ -60,7 +61,7 @@ def test_one_click():
 def test_pending_clicks_of_a_label_come_together_and_alt_is_negative():
     [prompt] = captured.request("02c_kp_click3_alt_negative").prompts.objects
     assert [point.positive for point in prompt.points] == [True, True, False]
-    assert [point.id for point in prompt.points] == ["NTnk9zkbCg", "MuC3tB2AVI", "lz0CjpAEGG"]
+    assert prompt.source_ids == ("NTnk9zkbCg", "MuC3tB2AVI", "lz0CjpAEGG")
 
 
 def test_further_clicks_keep_the_region_id():
@@ -83,13 +84,12 @@ def test_a_dragged_click_keeps_the_region_id_and_moves():
 
 def test_box_has_no_sign():
     [prompt] = captured.request("02g_box").prompts.objects
-    assert prompt.box == BoxPrompt(
+    assert prompt.box == Box(
         54.99451152579583,
         15.020124405415295,
         33.040614709110855,
         39.95609220636664,
         0,
-        "0evfMVq0TC",
     )
     assert prompt.points == ()
     assert prompt.labels == ("Dog",)
@@ -163,7 +163,7 @@ def test_a_mask_saved_under_the_label_of_the_box_tool_is_no_box():
     saved = request.task["annotations"][0]["result"]
     assert any(item["type"] == "rectanglelabels" and "rle" in item["value"] for item in saved)
     [left] = prompts_from_task(request.task, request.config)
-    assert left.box.id == "6UqTJXNOdp"  # the only box that never became a mask
+    assert left.source_ids == ("6UqTJXNOdp",)  # the only box that never became a mask
 
 
 def test_brush_masks_that_label_studio_saved_decode_as_its_own_sdk_does():

@@ -8,6 +8,7 @@ import pytest
 from label_studio_sdk.label_interface import LabelInterface
 
 from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.tags import tags_on
 
 FOLDER = Path(__file__).parents[2] / "examples"
 ANSWERS = {
@@ -41,7 +42,7 @@ def test_example(name):
     assert {image.name for image in config.images} == ANSWERS[name].keys()
     for image, result_type in ANSWERS[name].items():
         assert config.status_area(image) is not None
-        sources = config.labels_for(image) or config.prompts_for(image)
+        sources = tags_on(config.labels_tags, image) or tags_on(config.prompts, image)
         assert sources
         for source in sources:
             for label in source.labels:
@@ -56,10 +57,10 @@ def test_video_example(name):
     config = parse_label_config(xml)
     assert config.problems == ()
     assert config.usable
-    assert config.rectangles_for("video")
-    assert all(tag.labels for tag in config.labels_for("video"))
-    assert config.labels_for("video")
-    assert bool(config.region_text_areas_for("video")) is VIDEOS[name]
+    assert tags_on(config.video_rectangles, "video")
+    assert all(tag.labels for tag in tags_on(config.labels_tags, "video"))
+    assert tags_on(config.labels_tags, "video")
+    assert bool(tags_on(config.region_text_areas, "video")) is VIDEOS[name]
     assert not config.status_area("video").read_only
 
 

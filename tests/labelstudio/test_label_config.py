@@ -6,7 +6,7 @@ import pytest
 from label_studio_sdk._extensions.label_studio_tools.core.label_config import parse_config
 
 from backend.labelstudio.label_config import LabelConfigError, parse_label_config
-from backend.labelstudio.tags import Shape
+from backend.labelstudio.tags import Shape, tags_on
 from tests.labelstudio import captured
 from tests.labelstudio.configs import with_answer, with_separate_labels
 
@@ -158,11 +158,11 @@ def test_missing_to_name_means_the_only_object():
 
 def test_smart_is_the_default_and_can_be_switched_off():
     config = with_answer("BrushLabels")
-    assert [control.name for control in config.prompts_for("img")] == ["kp", "rect"]
+    assert [control.name for control in tags_on(config.prompts, "img")] == ["kp", "rect"]
     plain = parse('<Image name="i" value="$i"/><KeyPointLabels name="k" toName="i"/>')
-    assert [control.name for control in plain.prompts_for("i")] == ["k"]
+    assert [control.name for control in tags_on(plain.prompts, "i")] == ["k"]
     off = parse('<Image name="i" value="$i"/><KeyPointLabels name="k" toName="i" smart="false"/>')
-    assert off.prompts_for("i") == ()
+    assert tags_on(off.prompts, "i") == ()
     assert off.control("k").shape is Shape.KEYPOINT
 
 
@@ -178,7 +178,7 @@ def test_text_areas():
         '<TextArea name="note" toName="i"/><TextArea name="page" toName="i" perItem="true"/>'
         '<TextArea name="shown" toName="i" maxSubmissions="0"/>'
     )
-    assert [area.name for area in config.text_areas_for("i")] == ["note", "page", "shown"]
+    assert [area.name for area in tags_on(config.text_areas, "i")] == ["note", "page", "shown"]
     assert config.status_area("i").name == "shown"
     assert config.text_areas[1].per_item
     assert config.status_area("other") is None

@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from backend.labelstudio.geometry import Ellipse
+from backend.labelstudio.geometry import Box, Ellipse
 from backend.labelstudio.label_config import parse_label_config
-from backend.labelstudio.prompts import BoxPrompt, PointPrompt, prompts_from_context
+from backend.labelstudio.prompts import PointPrompt, prompts_from_context
 from backend.labelstudio.read_results import BrushStrokes, Polygon
 from backend.labelstudio.write_results import region_id
 from tests.labelstudio.configs import box, click, with_answer, with_separate_labels
@@ -67,10 +67,10 @@ def test_points_of_a_label_are_one_object_and_labels_are_apart():
         click(20, 20, "Cat", id="c", is_positive=False),
     )
     assert cat.labels == ("Cat",)
-    assert cat.points == (PointPrompt(10, 10, True, "a"), PointPrompt(20, 20, False, "c"))
+    assert cat.points == (PointPrompt(10, 10, True), PointPrompt(20, 20, False))
     assert cat.source_ids == ("a", "c")
     assert dog.labels == ("Dog",)
-    assert dog.points == (PointPrompt(50, 50, True, "b"),)
+    assert dog.points == (PointPrompt(50, 50, True),)
 
 
 def test_only_negative_points_say_nothing_alone():
@@ -80,7 +80,7 @@ def test_only_negative_points_say_nothing_alone():
 
 def test_every_box_is_its_own_object():
     prompts = objects(*(box(10 * i, 10, 5, 5, id=f"b{i}") for i in range(5)))
-    assert [prompt.box.id for prompt in prompts] == ["b0", "b1", "b2", "b3", "b4"]
+    assert [prompt.source_ids for prompt in prompts] == [(f"b{i}",) for i in range(5)]
     assert len({region_id(prompt) for prompt in prompts}) == 5
 
 
@@ -90,9 +90,10 @@ def test_points_in_a_box_belong_to_it(point_first):
     prompts = objects(*(items[::-1] if point_first else items))
     [boxed] = [prompt for prompt in prompts if prompt.box]
     [other] = [prompt for prompt in prompts if not prompt.box]
-    assert [point.id for point in boxed.points] == ["in"]
-    assert [point.id for point in other.points] == ["out"]
+    assert boxed.points == (PointPrompt(20, 20),)
+    assert other.points == (PointPrompt(70, 70),)
     assert boxed.source_ids == ("b1", "in")
+    assert other.source_ids == ("out",)
 
 
 def test_a_point_in_two_boxes_belongs_to_the_smaller():
@@ -120,7 +121,8 @@ def test_a_turned_box_holds_only_what_lies_in_it():
     # its upright hull would hold the click
     prompts = objects(box(50, 10, 30, 40, rotation=45, id="b"), click(70, 15))
     assert len(prompts) == 2
-    assert prompts[0].box == BoxPrompt(50, 10, 30, 40, 45, "b")
+    assert prompts[0].box == Box(50, 10, 30, 40, 45)
+    assert prompts[0].source_ids == ("b",)
     [joined] = objects(box(50, 10, 30, 40, rotation=45, id="b"), click(50, 40))
     assert len(joined.points) == 1
 

@@ -17,8 +17,9 @@ from label_studio_sdk.label_interface import LabelInterface
 
 from backend.labelstudio.brush_rle import encode_brush
 from backend.labelstudio.commands import STATUS_PREFIX
+from backend.labelstudio.geometry import Box
 from backend.labelstudio.label_config import parse_label_config
-from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
+from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.labelstudio.write_results import (
     LabelMismatch,
     region_id,
@@ -271,18 +272,18 @@ def test_ids_differ_by_object_page_and_picture():
 
 @given(NAMES, st.lists(NAMES, max_size=4), st.floats(0, 100))
 def test_further_prompts_do_not_change_the_id(first, more, x):
-    prompt = ObjectPrompt("img", source_ids=(first,), points=(PointPrompt(1, 1, True, first),))
+    prompt = ObjectPrompt("img", source_ids=(first,), points=(PointPrompt(1, 1, True),))
     grown = replace(
         prompt,
         source_ids=(first, *more),
-        points=prompt.points + tuple(PointPrompt(x, x, False, name) for name in more),
+        points=prompt.points + tuple(PointPrompt(x, x, False) for name in more),
     )
     assert region_id(prompt) == region_id(grown)
 
 
 def test_an_anchor_keeps_the_id_of_an_earlier_answer():
-    boxed = ObjectPrompt("img", source_ids=("b1",), box=BoxPrompt(1, 1, 5, 5, 0, "b1"))
-    later = ObjectPrompt("img", source_ids=("p1",), points=(PointPrompt(2, 2, True, "p1"),))
+    boxed = ObjectPrompt("img", source_ids=("b1",), box=Box(1, 1, 5, 5))
+    later = ObjectPrompt("img", source_ids=("p1",), points=(PointPrompt(2, 2, True),))
     assert region_id(later, anchor="b1") == region_id(boxed)
     assert region_id(later) != region_id(boxed)
 

@@ -48,7 +48,7 @@ def annotation(*results, **more):
 def test_boxes_of_a_prediction():
     task = {"predictions": [annotation(box(1, 1, 5, 5, id="a"), box(9, 9, 5, 5, "Dog", id="b"))]}
     first, second = prompts_from_task(task, BRUSH)
-    assert (first.box.id, second.box.id) == ("a", "b")
+    assert (first.source_ids, second.source_ids) == (("a",), ("b",))
     assert (first.labels, second.labels) == (("Cat",), ("Dog",))
 
 

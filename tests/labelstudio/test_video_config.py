@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.tags import tags_on
 from tests.labelstudio import captured
 
 VIDEO = '<Video name="v" value="$v"/>'
@@ -20,19 +21,19 @@ def parse(body: str):
 def test_what_is_there_for_a_video():
     config = captured.request("04n_textarea_cmd_multi_reply").config
     assert config.video("video").framerate == "30"
-    assert [tag.name for tag in config.rectangles_for("video")] == ["box"]
-    [labels] = config.labels_for("video")
+    assert [tag.name for tag in tags_on(config.video_rectangles, "video")] == ["box"]
+    [labels] = tags_on(config.labels_tags, "video")
     assert [label.name for label in labels.labels] == ["Ball", "Car"]
-    assert [area.name for area in config.text_areas_for("video")] == ["cmd"]
-    assert config.region_text_areas_for("video") == ()
+    assert [area.name for area in tags_on(config.text_areas, "video")] == ["cmd"]
+    assert tags_on(config.region_text_areas, "video") == ()
     assert config.problems == ()
     assert config.usable
 
 
 def test_text_areas_of_a_box_are_told_from_those_of_the_video():
     config = captured.request("04t_perregion_textarea").config
-    assert [area.name for area in config.region_text_areas_for("video")] == ["rcmd"]
-    assert [area.name for area in config.text_areas_for("video")] == ["cmd"]
+    assert [area.name for area in tags_on(config.region_text_areas, "video")] == ["rcmd"]
+    assert [area.name for area in tags_on(config.text_areas, "video")] == ["cmd"]
     assert [area.name for area in config.text_areas] == ["cmd"]
 
 
@@ -43,10 +44,10 @@ def test_each_video_has_its_own_tags():
         '<Labels name="lb" toName="b"><Label value="x" alias="y"/></Labels>'
         '<TextArea name="t" toName="a"/><TextArea name="u" toName="b"/>'
     )
-    assert [tag.name for tag in config.rectangles_for("a")] == ["ra"]
+    assert [tag.name for tag in tags_on(config.video_rectangles, "a")] == ["ra"]
     assert (config.video("a").framerate, config.video("b").framerate) == ("$fps", None)
-    assert config.labels_for("a") == ()
-    [labels] = config.labels_for("b")
+    assert tags_on(config.labels_tags, "a") == ()
+    [labels] = tags_on(config.labels_tags, "b")
     assert [label.name for label in labels.labels] == ["y"]
     assert config.video("c") is None
     assert config.problems == ()
@@ -54,7 +55,7 @@ def test_each_video_has_its_own_tags():
 
 def test_the_only_video_needs_no_to_name():
     config = parse('<VIDEO name="v" value="$v"/><videorectangle name="r"/><TextArea name="t"/>')
-    assert [tag.name for tag in config.rectangles_for("v")] == ["r"]
+    assert [tag.name for tag in tags_on(config.video_rectangles, "v")] == ["r"]
     assert config.problems == ()
 
 

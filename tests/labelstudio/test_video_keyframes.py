@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -204,7 +203,7 @@ def test_straight_motion_needs_two_key_frames():
 def test_a_turn_needs_one_more():
     boxes = linear(300)
     for frame in range(151, 301):
-        boxes[frame] = replace(boxes[150], x=boxes[150].x - (frame - 150) * 0.2)
+        boxes[frame] = boxes[150]._replace(x=boxes[150].x - (frame - 150) * 0.2)
     thinned = thin(boxes)
     assert len(thinned) < 10
     assert any(140 <= each.frame <= 160 for each in thinned)
@@ -243,7 +242,7 @@ def test_nothing_was_found():
 
 def test_turned_boxes_are_not_taken_for_upright_ones():
     boxes = linear(50)
-    boxes[20] = replace(boxes[20], rotation=30.0)
+    boxes[20] = boxes[20]._replace(rotation=30.0)
     assert {19, 20, 21} <= {each.frame for each in thin(boxes)}
     still = dict.fromkeys(range(1, 50), Box(5.0, 5.0, 9.0, 9.0, 33.3))
     assert [each.frame for each in thin(still)] == [1, 49]

@@ -10,9 +10,10 @@ import pytest
 
 from backend.engine.building import ModelChoice
 from backend.engine.local import LocalEngine
+from backend.labelstudio.geometry import Box
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.project_task import ProjectTask
-from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
+from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
 from backend.pixels.recipes import ImageSource
 from backend.predict.segment import Segmenter
@@ -46,7 +47,7 @@ def test_a_tiny_object_gets_an_outline_only_with_the_window(engine, by):
     pictures = SimpleNamespace(source=lambda task, tag, page, deadline: source)
     percent = 100 / len(picture)
     middle = PointPrompt(3000 * percent, 1000 * percent, True)
-    box = BoxPrompt(2979 * percent, 979 * percent, 42 * percent, 42 * percent)
+    box = Box(2979 * percent, 979 * percent, 42 * percent, 42 * percent)
     prompt = ObjectPrompt(
         image="image",
         points=(middle,) if by == "click" else (),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import base64
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from backend.expected import ExpectedError
 from backend.labelstudio.geometry import Box
 from backend.labelstudio.json_values import number, text, whole_number
-from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
+from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.labelstudio.read_results import Point, labels_of, read_geometry, sign_of
 from backend.labelstudio.tags import LabelConfig
 from backend.tracking.spans import Direction
@@ -301,16 +301,15 @@ def _by_moment(items: Sequence[_Item]) -> dict[Moment | None, list[_Item]]:
 
 def _prompt(items: Sequence[_Item], target: str) -> ObjectPrompt:
     """One object on one frame; the last of several boxes counts."""
-    labels = next((item.labels for item in items if item.labels), ())
-    prompt = ObjectPrompt(image=target, labels=labels)
+    box: Box | None = None
     points: list[PointPrompt] = []
     for item in items:
-        match item.geometry:
-            case Box(x, y, width, height, rotation):
-                prompt = replace(prompt, box=BoxPrompt(x, y, width, height, rotation))
-            case Point(x, y):
-                points.append(PointPrompt(x, y, item.positive))
-    return replace(prompt, points=tuple(points))
+        if isinstance(item.geometry, Box):
+            box = item.geometry
+        else:
+            points.append(PointPrompt(item.geometry.x, item.geometry.y, item.positive))
+    labels = next((item.labels for item in items if item.labels), ())
+    return ObjectPrompt(image=target, labels=labels, points=tuple(points), box=box)
 
 
 # Writing.

@@ -14,9 +14,10 @@ from functools import cached_property
 from typing import Any
 
 from backend.engine.pixel_prompts import pixel_prompt
+from backend.labelstudio.geometry import Box
 from backend.labelstudio.json_values import Results
 from backend.labelstudio.project_task import ProjectTask
-from backend.labelstudio.prompts import BoxPrompt, ObjectPrompt, PointPrompt
+from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.threads.fair_queue import Busy
 from backend.tracking.runner import Goal, JobRunner, Work, plan_goal
 from backend.tracking.spans import Direction
@@ -382,12 +383,11 @@ def read_order(request: Mapping[str, Any]) -> FrameOrder:
 
 
 def _write_prompt(prompt: ObjectPrompt) -> dict[str, Any]:
-    box = prompt.box
-    numbers = [box.x, box.y, box.width, box.height, box.rotation] if box is not None else None
-    return {"points": [[p.x, p.y, p.positive] for p in prompt.points], "box": numbers}
+    points = [list(point) for point in prompt.points]
+    return {"points": points, "box": list(prompt.box) if prompt.box is not None else None}
 
 
 def _read_prompt(written: Mapping[str, Any]) -> ObjectPrompt:
-    points = tuple(PointPrompt(x, y, positive) for x, y, positive in written["points"])
-    box = BoxPrompt(*written["box"]) if written["box"] is not None else None
+    points = tuple(PointPrompt(*point) for point in written["points"])
+    box = Box(*written["box"]) if written["box"] is not None else None
     return ObjectPrompt(image="", points=points, box=box)
