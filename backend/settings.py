@@ -135,23 +135,28 @@ class SettingRow(NamedTuple):
     meaning: str
 
 
-def _setting(
-    group: str,
-    variable: str,
-    default: Any,
-    read: Callable[[str], Any],
-    meaning: str,
-    *,
-    secret: bool = False,
-) -> Any:
-    metadata = {
-        "group": group,
-        "variable": variable,
-        "parse": read,
-        "meaning": meaning,
-        "secret": secret,
-    }
+_READERS = {"str": str, "int": _positive, "float": _seconds, "bool": _flag, "Path": _path}
+"""By the type of a setting: what reads it where nothing else is given."""
+
+
+def _setting(group: str, default: Any, meaning: str, *, secret: bool = False, **more: Any) -> Any:
+    """A field of ``Settings``.
+
+    Args:
+        more: ``variable``, the name of the variable where it is not the field's own in capitals;
+            ``read``, the function that reads it where the type does not say enough.
+    """
+    metadata = {"group": group, "meaning": meaning, "secret": secret, **more}
     return field(default=default, repr=not secret, metadata=metadata)
+
+
+def _variable(item: dataclasses.Field[Any]) -> str:
+    return str(item.metadata.get("variable", item.name.upper()))
+
+
+def _read(item: dataclasses.Field[Any], text: str) -> Any:
+    read = item.metadata.get("read") or _READERS[str(item.type).removesuffix(" | None")]
+    return read(text)
 
 
 _server = partial(_setting, "Server")
@@ -171,197 +176,161 @@ _s3 = partial(_setting, "S3")
 class Settings:
     """What an operator can choose. Defaults serve a first start on one machine."""
 
-    host: str = _server("HOST", "0.0.0.0", str, "address to listen on")  # noqa: S104
+    host: str = _server("0.0.0.0", "address to listen on")  # noqa: S104
     port: int = _server(
-        "PORT",
         9090,
-        _number(int, lambda n: 0 < n < 65536, "a port between 1 and 65535"),
         "port to listen on",
+        read=_number(int, lambda n: 0 < n < 65536, "a port between 1 and 65535"),
     )
-    threads: int = _server("THREADS", 32, _positive, "requests answered at the same time")
+    threads: int = _server(32, "requests answered at the same time")
     log_level: str = _server(
-        "LOG_LEVEL", "INFO", _choice("DEBUG", "INFO", "WARNING", "ERROR"), "least severe log level"
+        "INFO", "least severe log level", read=_choice("DEBUG", "INFO", "WARNING", "ERROR")
     )
     log_format: str = _server(
-        "LOG_FORMAT", "text", _choice("json", "text"), "log lines for machines or for people"
+        "text", "log lines for machines or for people", read=_choice("json", "text")
     )
     max_body_bytes: int = _server(
-        "MAX_BODY_MB", 256 * MIB, _mebibytes, "largest request that is read, in MiB"
+        256 * MIB, "largest request that is read, in MiB", variable="MAX_BODY_MB", read=_mebibytes
     )
-    basic_auth_user: str | None = _access(
-        "BASIC_AUTH_USER", None, str, "user name Label Studio must send to this backend"
-    )
-    basic_auth_pass: str | None = _access(
-        "BASIC_AUTH_PASS", None, str, "password that goes with it", secret=True
-    )
+    basic_auth_user: str | None = _access(None, "user name Label Studio must send to this backend")
+    basic_auth_pass: str | None = _access(None, "password that goes with it", secret=True)
     auth_token: str | None = _access(
-        "AUTH_TOKEN",
-        None,
-        str,
-        "bearer token that is accepted too, for monitoring and scripts",
-        secret=True,
+        None, "bearer token that is accepted too, for monitoring and scripts", secret=True
     )
     label_studio_url: str | None = _label_studio(
-        "LABEL_STUDIO_URL", None, _url, "Label Studio as the backend reaches it"
+        None, "Label Studio as the backend reaches it", read=_url
     )
     label_studio_api_key: str | None = _label_studio(
-        "LABEL_STUDIO_API_KEY",
         None,
-        str,
         "personal access token (or legacy token) of a Label Studio user who sees the projects",
         secret=True,
     )
     variant: str = _model(
-        "SAM2_VARIANT", "demo", _choice(*VARIANTS), f"model variant: {', '.join(VARIANTS)}"
+        "demo",
+        f"model variant: {', '.join(VARIANTS)}",
+        variable="SAM2_VARIANT",
+        read=_choice(*VARIANTS),
     )
     checkpoint: Path | None = _model(
-        "SAM2_CHECKPOINT", None, _path, "weights file; unset: the published ones for the variant"
+        None, "weights file; unset: the published ones for the variant", variable="SAM2_CHECKPOINT"
     )
-    device: str = _model("SAM2_DEVICE", "auto", _device, "auto, cpu, cuda, cuda:1, mps")
+    device: str = _model(
+        "auto", "auto, cpu, cuda, cuda:1, mps", variable="SAM2_DEVICE", read=_device
+    )
     dtype: str = _model(
-        "SAM2_DTYPE",
         "auto",
-        _choice("auto", "float32", "bfloat16", "float16"),
         "number type of the network; auto: bfloat16 where the device has it natively",
+        variable="SAM2_DTYPE",
+        read=_choice("auto", "float32", "bfloat16", "float16"),
     )
     image_size: int | None = _model(
-        "SAM2_IMAGE_SIZE",
         None,
-        _number(int, lambda n: n > 0 and n % 32 == 0, "a multiple of 32, such as 512"),
         "side of the network's input, a multiple of 32; unset: the variant's; docs/performance.md",
+        variable="SAM2_IMAGE_SIZE",
+        read=_number(int, lambda n: n > 0 and n % 32 == 0, "a multiple of 32, such as 512"),
     )
     compile: bool = _model(
-        "SAM2_COMPILE",
         False,
-        _flag,
         "compile the image encoder in the background (torch.compile); docs/performance.md",
+        variable="SAM2_COMPILE",
     )
     num_maskmem: int = _model(
-        "SAM2_NUM_MASKMEM",
         7,
-        _number(int, lambda n: 1 <= n <= 7, "1 to 7"),
         "spatial memories that a tracked frame reads, 7 as trained; fewer are faster",
+        variable="SAM2_NUM_MASKMEM",
+        read=_number(int, lambda n: 1 <= n <= 7, "1 to 7"),
     )
     embedding_cache_bytes: int = _model(
-        "EMBEDDING_CACHE_MB", 1024 * MIB, _mebibytes, "memory for image embeddings, in MiB"
+        1024 * MIB,
+        "memory for image embeddings, in MiB",
+        variable="EMBEDDING_CACHE_MB",
+        read=_mebibytes,
     )
     finetune_projects: FinetuneProjects = _finetuning(
-        "FINETUNE_PROJECTS",
         FinetuneProjects(),
-        _projects,
         "projects whose Start training button fine-tunes the model: numbers, or all; unset: none",
+        read=_projects,
     )
     model_version: str | None = _finetuning(
-        "SAM2_MODEL_VERSION",
         None,
-        str,
         "fine-tuned version to use, or base for none; unset: the newest, as soon as it is there",
+        variable="SAM2_MODEL_VERSION",
     )
     speck_percent: float = _masks(
-        "SPECK_PERCENT",
         0.5,
-        _number(float, lambda n: 0 <= n <= 100, "a percentage between 0 and 100"),
         "specks and holes below this share of the object's area are removed; 0: none",
+        read=_number(float, lambda n: 0 <= n <= 100, "a percentage between 0 and 100"),
     )
     zoom_small_objects: bool = _masks(
-        "ZOOM_SMALL_OBJECTS",
-        True,
-        _flag,
-        "look again, in a window, at small objects of pictures twice the network's input",
+        True, "look again, in a window, at small objects of pictures twice the network's input"
     )
     track_on_prompt: bool = _tracking(
-        "TRACK_ON_PROMPT",
-        False,
-        _flag,
-        "track on, in the background, from every click and box on a frame sequence",
+        False, "track on, in the background, from every click and box on a frame sequence"
     )
-    track_jobs: int = _tracking("TRACK_JOBS", 2, _positive, "tracks that advance side by side")
+    track_jobs: int = _tracking(2, "tracks that advance side by side")
     track_stride: int = _tracking(
-        "TRACK_STRIDE",
         1,
-        _number(int, lambda n: 1 <= n <= 99, "1 to 99"),
         "track every n-th frame and interpolate the masks between; docs/performance.md",
+        read=_number(int, lambda n: 1 <= n <= 99, "1 to 99"),
     )
     click_budget_seconds: float = _budgets(
-        "CLICK_BUDGET_SECONDS",
-        20.0,
-        _seconds,
-        "longest wait of a click, after which the reply says why there is no mask",
+        20.0, "longest wait of a click, after which the reply says why there is no mask"
     )
-    open_budget_seconds: float = _budgets(
-        "OPEN_BUDGET_SECONDS", 0.2, _seconds, "longest wait of a page that opens a task"
-    )
-    track_budget_seconds: float = _budgets(
-        "TRACK_BUDGET_SECONDS", 20.0, _seconds, "longest wait of one track command"
-    )
+    open_budget_seconds: float = _budgets(0.2, "longest wait of a page that opens a task")
+    track_budget_seconds: float = _budgets(20.0, "longest wait of one track command")
     retrieve_budget_seconds: float = _budgets(
-        "RETRIEVE_BUDGET_SECONDS",
-        50.0,
-        _seconds,
-        "longest wait of one Retrieve Predictions request",
+        50.0, "longest wait of one Retrieve Predictions request"
     )
-    cache_dir: Path = _folders(
-        "CACHE_DIR", Path("~/.cache/label-studio-sam2"), _path, "folder for downloaded media"
-    )
+    cache_dir: Path = _folders(Path("~/.cache/label-studio-sam2"), "folder for downloaded media")
     state_dir: Path = _folders(
-        "STATE_DIR",
         Path("~/.local/state/label-studio-sam2"),
-        _path,
         "folder for tracking jobs and their masks; keep it over restarts",
     )
     media_cache_bytes: int = _media(
-        "MEDIA_CACHE_MB", 4096 * MIB, _mebibytes, "disk space for downloaded media, in MiB"
+        4096 * MIB,
+        "disk space for downloaded media, in MiB",
+        variable="MEDIA_CACHE_MB",
+        read=_mebibytes,
     )
     media_cache_days: float = _media(
-        "MEDIA_CACHE_DAYS",
         30.0,
-        _number(float, lambda n: 0 < n < 100_000, "a number of days above 0"),
         "media that nobody used for so many days are removed",
+        read=_number(float, lambda n: 0 < n < 100_000, "a number of days above 0"),
     )
     max_media_bytes: int = _media(
-        "MAX_MEDIA_MB", 512 * MIB, _mebibytes, "largest file that is fetched whole, in MiB"
+        512 * MIB,
+        "largest file that is fetched whole, in MiB",
+        variable="MAX_MEDIA_MB",
+        read=_mebibytes,
     )
     max_video_bytes: int = _media(
-        "MAX_VIDEO_MB",
         16384 * MIB,
-        _mebibytes,
         "largest video that is read in ranges (what is watched is fetched), in MiB",
+        variable="MAX_VIDEO_MB",
+        read=_mebibytes,
     )
-    max_image_pixels: int = _media(
-        "MAX_IMAGE_PIXELS", 100_000_000, _positive, "largest image that is decoded, in pixels"
-    )
+    max_image_pixels: int = _media(100_000_000, "largest image that is decoded, in pixels")
     local_files_root: Path | None = _media(
-        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT",
         None,
-        _path,
         "Label Studio's local files folder, where it is mounted here too",
+        variable="LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT",
     )
     allowed_private_hosts: tuple[str, ...] = _media(
-        "ALLOWED_PRIVATE_HOSTS",
         (),
-        _comma_separated,
         "hosts in private networks that task data may point to, comma separated",
+        read=_comma_separated,
     )
     ca_bundle: Path | None = _media(
-        "CA_BUNDLE", None, _path, "PEM file that verifies TLS certificates, instead of the usual"
+        None, "PEM file that verifies TLS certificates, instead of the usual"
     )
-    s3_endpoint_url: str | None = _s3(
-        "S3_ENDPOINT_URL", None, _url, "S3-compatible server; unset: AWS's own"
-    )
-    s3_region: str | None = _s3("S3_REGION", None, str, "region of the buckets")
-    s3_anonymous: bool = _s3("S3_ANONYMOUS", False, _flag, "read public buckets unsigned")
+    s3_endpoint_url: str | None = _s3(None, "S3-compatible server; unset: AWS's own", read=_url)
+    s3_region: str | None = _s3(None, "region of the buckets")
+    s3_anonymous: bool = _s3(False, "read public buckets unsigned")
     s3_path_style: bool | None = _s3(
-        "S3_PATH_STYLE",
-        None,
-        _flag,
-        "true: endpoint/bucket/key, false: bucket.endpoint/key; unset: true but for AWS",
+        None, "true: endpoint/bucket/key, false: bucket.endpoint/key; unset: true but for AWS"
     )
-    s3_requester_pays: bool = _s3(
-        "S3_REQUESTER_PAYS", False, _flag, "agree to pay for transfers from requester-pays buckets"
-    )
-    s3_buckets: Path | None = _s3(
-        "S3_BUCKETS", None, _path, "JSON file for buckets that differ, see docs/media.md"
-    )
+    s3_requester_pays: bool = _s3(False, "agree to pay for transfers from requester-pays buckets")
+    s3_buckets: Path | None = _s3(None, "JSON file for buckets that differ, see docs/media.md")
 
     def __post_init__(self) -> None:
         if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
@@ -377,11 +346,11 @@ class Settings:
         values: dict[str, Any] = {}
         problems = list(_unknown(environ, dataclasses.fields(cls)))
         for item in dataclasses.fields(cls):
-            variable, secret = item.metadata["variable"], item.metadata["secret"]
+            variable, secret = _variable(item), item.metadata["secret"]
             try:
                 raw = _secret(variable, environ) if secret else environ.get(variable, "").strip()
                 if raw:
-                    values[item.name] = item.metadata["parse"](raw)
+                    values[item.name] = _read(item, raw)
             except ValueError as error:
                 shown = "its value" if secret else repr(environ[variable].strip())
                 problems.append(f"{variable}: {shown} {_reason(error)}")
@@ -395,8 +364,8 @@ class Settings:
 
     def secrets(self) -> list[str]:
         """The values that must never be shown."""
-        values = (getattr(self, item.name) for item in dataclasses.fields(self) if _hidden(item))
-        return [value for value in values if value]
+        secret = [item.name for item in dataclasses.fields(self) if item.metadata["secret"]]
+        return [value for name in secret if (value := getattr(self, name))]
 
     def rows(self) -> list[SettingRow]:
         """Every setting, group by group."""
@@ -405,18 +374,13 @@ class Settings:
             value = getattr(self, item.name)
             if item.metadata["secret"] and value is not None:
                 value = "(set)"
-            elif item.metadata["parse"] is _mebibytes:
+            elif item.metadata.get("read") is _mebibytes:
                 value = value // MIB
             elif isinstance(value, tuple):
                 value = ",".join(value)
-            shown = "" if value is None else str(value)
-            about = item.metadata
-            rows.append(SettingRow(about["group"], about["variable"], shown, about["meaning"]))
+            shown, about = "" if value is None else str(value), item.metadata
+            rows.append(SettingRow(about["group"], _variable(item), shown, about["meaning"]))
         return rows
-
-
-def _hidden(item: dataclasses.Field[Any]) -> bool:
-    return bool(item.metadata["secret"])
 
 
 def _secret(variable: str, environ: Mapping[str, str]) -> str:
@@ -442,10 +406,10 @@ def _unknown(
     environ: Mapping[str, str], fields: tuple[dataclasses.Field[Any], ...]
 ) -> Iterator[str]:
     """One line for each variable that was meant for this service but is none of its settings."""
-    known = {item.metadata["variable"]: _hidden(item) for item in fields}
-    files = {variable + FILE_SUFFIX for variable, hidden in known.items() if hidden}
-    for name in sorted(environ):
-        if name in known or name in files or name in NOT_SETTINGS or _SERVICE_LINK.fullmatch(name):
+    known = [_variable(item) for item in fields]
+    files = [_variable(item) + FILE_SUFFIX for item in fields if item.metadata["secret"]]
+    for name in sorted({*environ} - {*known, *files} - NOT_SETTINGS):
+        if _SERVICE_LINK.fullmatch(name):
             continue
         plain = name.removesuffix(FILE_SUFFIX)
         if plain != name and plain in known:

@@ -93,9 +93,7 @@ def test_the_variants_are_the_models():
     assert set(VARIANTS) == set(known)
 
 
-SECRETS = [
-    item.metadata["variable"] for item in dataclasses.fields(Settings) if item.metadata["secret"]
-]
+SECRETS = [item.name.upper() for item in dataclasses.fields(Settings) if item.metadata["secret"]]
 
 
 class TestSecretsFromFiles:
