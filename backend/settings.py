@@ -135,7 +135,13 @@ class SettingRow(NamedTuple):
     meaning: str
 
 
-_READERS = {"str": str, "int": _positive, "float": _seconds, "bool": _flag, "Path": _path}
+_READERS: dict[str, Callable[[str], Any]] = {
+    "str": str,
+    "int": _positive,
+    "float": _seconds,
+    "bool": _flag,
+    "Path": _path,
+}
 """By the type of a setting: what reads it where nothing else is given."""
 
 
@@ -335,6 +341,11 @@ class Settings:
     def __post_init__(self) -> None:
         if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
             raise SettingsError("BASIC_AUTH_USER and BASIC_AUTH_PASS must be set together")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody may use the service, without credentials."""
+        return self.basic_auth_user is None and self.auth_token is None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:

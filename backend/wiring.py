@@ -5,14 +5,10 @@ No other file makes a ``LabelStudioClient``, so all of them trust the same certi
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import lru_cache, partial
 
-from flask import Flask
-
-from backend.doctor.doctor import diagnose
 from backend.engine.building import ModelChoice
 from backend.engine.local import LocalEngine
 from backend.finetune.finetune_jobs import FinetuneJobs
@@ -34,12 +30,12 @@ from backend.predict.events.sessions import InteractiveJobs
 from backend.predict.recent import RecentPrompts
 from backend.predict.retrieve import Retrieval
 from backend.predict.segment import Segmenter
-from backend.runs.command_line import connect
 from backend.settings import Settings, SettingsError
 from backend.tracking.store import StoreError, TrackStore
 from backend.tracking.tracking import Tracking
 from backend.tracking.video import TaskVideos
-from backend.web.app import create_app
+
+READING_SECONDS = 120.0  # a page of tasks can hold tens of megabytes of masks
 
 
 class Wiring:
@@ -73,6 +69,20 @@ class Wiring:
         if url is None:
             return None
         return LabelStudioClient(url, key, timeout=timeout, verify=self.verify)
+
+    def connect(self) -> LabelStudioClient:
+        """The Label Studio of the settings, for what reads whole projects.
+
+        Raises:
+            SettingsError: there is none in the settings.
+            LabelStudioError: its address or key cannot be used.
+        """
+        client = self.label_studio(READING_SECONDS)
+        if client is None:
+            raise SettingsError(
+                "No Label Studio is configured: set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY."
+            )
+        return client
 
     def s3_settings(self) -> S3Settings:
         """Where the buckets are.
@@ -206,25 +216,12 @@ class Wiring:
             media=opened,
         )
 
-    def batch_service(self, *, jobs: int, fetch_seconds: float) -> Dispatcher:
-        """A service for whole projects and for no editor.
-
-        Args:
-            jobs: tracks that advance side by side.
-            fetch_seconds: longest wait for one video.
-        """
-        settings = dataclasses.replace(
-            self.settings, track_jobs=jobs, track_budget_seconds=fetch_seconds
-        )
-        wiring = Wiring(settings)
-        return wiring.service(wiring.engine(), for_editors=False)
-
     def finetuning(self, engine: LocalEngine) -> Finetuning:
         """What starts fine-tuning, and has the engine follow its results."""
         finetuning = Finetuning(
             FinetuneJobs(
                 self.settings.state_dir.expanduser() / "finetune",
-                check=lambda project: connect(self).get_project(project),
+                check=lambda project: self.connect().get_project(project),
             ),
             self.models(),
             engine,
@@ -233,11 +230,6 @@ class Wiring:
         )
         finetuning.resume()
         return finetuning
-
-    def app(self, service: Dispatcher, finetuning: Finetuning) -> Flask:
-        """The WSGI application."""
-        examine = partial(diagnose, self, service.engine)
-        return create_app(self.settings, service, finetuning, self.metrics, examine)
 
     def _images(self, label_studio: LabelStudioClient | None, opened: ExitStack) -> TaskPictures:
         """The pictures of tasks; ``opened`` closes what they are fetched and decoded with."""

@@ -17,6 +17,7 @@ from backend.finetune.finetuning import Finetuning
 from backend.logs import configure
 from backend.predict.dispatch import Dispatcher
 from backend.settings import Settings
+from backend.web.app import create_app
 from backend.wiring import Wiring
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def application() -> Flask:
     finetuning = wiring.finetuning(engine)
     atexit.register(_end, service, finetuning)
     _drain_on_signal(service)
-    return wiring.app(service, finetuning)
+    return create_app(wiring, service, finetuning)
 
 
 def _end(service: Dispatcher, finetuning: Finetuning) -> None:

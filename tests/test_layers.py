@@ -19,9 +19,11 @@ PACKAGES = ("backend", "sam2model", "training")
 
 LAYERS = [
     {"backend.__main__", "backend.wsgi", "backend.label_studio_ml", "training"},
+    {"backend.web"},
+    {"backend.doctor", "backend.export"},
+    {"backend.runs"},
     {"backend.wiring"},
-    {"backend.web", "backend.doctor", "backend.export"},
-    {"backend.runs", "backend.finetune"},
+    {"backend.finetune"},
     {"backend.predict"},
     {"backend.tracking"},
     {"backend.cluster"},

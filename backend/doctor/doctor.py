@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from backend.doctor.findings import (
 from backend.doctor.label_studio import config_findings, connection_findings, server_findings
 from backend.doctor.machine import (
     disk_findings,
-    engine_findings,
+    engine_finding,
     model_findings,
     settings_findings,
 )
@@ -33,9 +33,10 @@ from backend.labelstudio.tags import LabelConfig
 from backend.logs import Redactor
 from backend.media.errors import MediaError
 from backend.pixels.sandbox.image_decoding import ImageDecoder
-from backend.runs.command_line import CommandError, Parts, say
+from backend.runs.command_line import CommandError, say
 from backend.runs.projects import read_task
 from backend.settings import SettingsError
+from backend.wiring import Wiring
 
 PAGE = 100  # Label Studio's own
 API_SECONDS = 30.0  # Label Studio tries every backend of a project before it answers
@@ -56,10 +57,11 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace, parts: Parts) -> int:
+def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
     """Print the findings as they are made; 1 where something is broken."""
     findings = []
-    for finding in examine(parts, model_findings, project=arguments.project, task=arguments.task):
+    model = model_findings(wiring)
+    for finding in examine(wiring, model, project=arguments.project, task=arguments.task):
         findings.append(finding)
         say(finding.line, sys.stdout)
     say(_summary(findings), sys.stdout)
@@ -81,20 +83,17 @@ def _summary(findings: list[Finding]) -> str:
 
 
 def diagnose(
-    parts: Parts, engine: Engine, *, project: int | None, task: int | None
+    wiring: Wiring, engine: Engine, *, project: int | None, task: int | None
 ) -> dict[str, object]:
     """What ``examine`` finds out about a service that runs, as JSON."""
-
-    def model(parts: Parts) -> list[Finding]:
-        return engine_findings(engine.status(), engine.model_version)
-
-    findings = list(examine(parts, model, project=project, task=task))
+    model = [engine_finding(engine.status(), engine.model_version)]
+    findings = list(examine(wiring, model, project=project, task=task))
     return {"ok": not any_broken(findings), "findings": [asdict(each) for each in findings]}
 
 
 def examine(
-    parts: Parts,
-    model: Callable[[Parts], Iterable[Finding]],
+    wiring: Wiring,
+    model: Iterable[Finding],
     *,
     project: int | None = None,
     task: int | None = None,
@@ -102,27 +101,27 @@ def examine(
     """Look at everything; findings come as they are made.
 
     Args:
-        model: looks at the model; a service that runs has one, a command line must load it.
+        model: about the model; a service that runs has one, a command line must load it.
         project: look at its label config, connection, and a sample of its media.
         task: look at its media, and at its project.
     """
-    redact = Redactor(parts.settings.secrets())  # none should hold a secret
-    for finding in _findings(parts, model, project, task):
+    redact = Redactor(wiring.settings.secrets())  # none should hold a secret
+    for finding in _findings(wiring, model, project, task):
         yield replace(finding, text=redact(finding.text), fix=redact(finding.fix))
 
 
 def _findings(
-    parts: Parts,
-    model: Callable[[Parts], Iterable[Finding]],
+    wiring: Wiring,
+    model: Iterable[Finding],
     project: int | None,
     task: int | None,
 ) -> Iterator[Finding]:
-    yield from settings_findings(parts)
-    yield from disk_findings(parts.settings)
-    yield from model(parts)
+    yield from settings_findings(wiring)
+    yield from disk_findings(wiring.settings)
+    yield from model
     wanted = task is not None or project is not None
     try:
-        client = parts.label_studio(API_SECONDS)
+        client = wiring.label_studio(API_SECONDS)
     except LabelStudioError:
         return  # among the problems of the settings
     if client is None:
@@ -132,13 +131,13 @@ def _findings(
     found, usable = server_findings(client)
     yield from found
     if usable and wanted:
-        yield from _project(parts, client, project, task)
+        yield from _project(wiring, client, project, task)
     elif usable:
         yield warning("project", "none was looked at", "add --project ID or --task ID")
 
 
 def _project(
-    parts: Parts, client: LabelStudioClient, project: int | None, task: int | None
+    wiring: Wiring, client: LabelStudioClient, project: int | None, task: int | None
 ) -> Iterator[Finding]:
     single: list[Mapping[str, Any]] = []
     config = None
@@ -155,7 +154,7 @@ def _project(
         yield broken(f"label config of project {number}", str(error))
     else:
         yield from config_findings(number, config)
-    yield from connection_findings(client, parts.settings, number, parts.model().version)
+    yield from connection_findings(client, wiring.settings, number, wiring.model().version)
     if config is None:
         return
     try:
@@ -163,20 +162,20 @@ def _project(
     except (LabelStudioError, ValueError) as error:
         yield broken("media", f"the tasks cannot be listed: {error}")
         return
-    yield from _media(parts, client, config, tasks)
+    yield from _media(wiring, client, config, tasks)
 
 
 def _media(
-    parts: Parts,
+    wiring: Wiring,
     client: LabelStudioClient,
     config: LabelConfig,
     tasks: list[Mapping[str, Any]],
 ) -> Iterator[Finding]:
     try:
-        resolver = parts.media(client)
+        resolver = wiring.media(client)
     except (SettingsError, MediaError, OSError, RuntimeError):
         return  # among the problems of the settings
-    decoder = ImageDecoder(max_pixels=parts.settings.max_image_pixels, warm=1)
+    decoder = ImageDecoder(max_pixels=wiring.settings.max_image_pixels, warm=1)
     try:
         yield from media_findings(resolver, decoder, config, tasks)
     finally:

@@ -14,17 +14,17 @@ from backend.doctor.findings import Finding, broken, ok, setting_problem, warnin
 from backend.engine.building import ModelChoice
 from backend.engine.engine import State, Status
 from backend.labelstudio.client import LabelStudioError
-from backend.runs.command_line import Parts
 from backend.settings import MIB, Settings, SettingsError
+from backend.wiring import Wiring
 
 LABEL_STUDIO_SECONDS = 100.0  # after which it gives up on /predict
 NEEDED_BYTES = 100 * MIB  # for the state of jobs, and one file in the cache
 
 
-def start_problems(parts: Parts) -> list[str]:
+def start_problems(wiring: Wiring) -> list[str]:
     """Why the service could not work with these settings on this machine, in one line each;
     nothing is asked of other machines, which may come up later."""
-    return [*_folder_problems(parts.settings), *_credential_problems(parts)]
+    return [*_folder_problems(wiring.settings), *_credential_problems(wiring)]
 
 
 def _folder_problems(settings: Settings) -> Iterator[str]:
@@ -43,22 +43,22 @@ def _try_to_write(folder: Path) -> None:
         file.write(b"x")
 
 
-def _credential_problems(parts: Parts) -> Iterator[str]:
+def _credential_problems(wiring: Wiring) -> Iterator[str]:
     try:
-        parts.label_studio()
+        wiring.label_studio()
     except LabelStudioError as error:
         yield str(error)
     try:
-        parts.s3()
+        wiring.s3()
     except SettingsError as error:
         yield str(error)
 
 
-def settings_findings(parts: Parts) -> Iterator[Finding]:
+def settings_findings(wiring: Wiring) -> Iterator[Finding]:
     """Settings that cannot work on this machine, and those that hardly anybody wants."""
-    settings = parts.settings
-    yield from (setting_problem(line) for line in start_problems(parts))
-    if settings.basic_auth_user is None and settings.auth_token is None:
+    settings = wiring.settings
+    yield from (setting_problem(line) for line in start_problems(wiring))
+    if settings.is_open:
         yield warning(
             "access",
             f"whoever reaches port {settings.port} may use the backend",
@@ -120,19 +120,19 @@ def _size(folder: Path) -> int:
     return total
 
 
-def engine_findings(status: Status, model_version: str) -> list[Finding]:
+def engine_finding(status: Status, model_version: str) -> Finding:
     """The model of a service that runs."""
     if status.state is State.FAILED:
-        return [broken("model", status.detail)]
+        return broken("model", status.detail)
     level = ok if status.state is State.READY else warning
-    return [level("model", f"{model_version}: {status.detail}")]
+    return level("model", f"{model_version}: {status.detail}")
 
 
-def model_findings(parts: Parts) -> Iterator[Finding]:
+def model_findings(wiring: Wiring) -> Iterator[Finding]:
     """The model's files and the device, tried out; imports torch."""
-    yield from _device(parts.settings)
+    yield from _device(wiring.settings)
     try:
-        choice = parts.model()
+        choice = wiring.model()
     except (OSError, RuntimeError):
         return  # STATE_DIR, among the start problems
     yield from _weights(choice)

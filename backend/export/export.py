@@ -20,8 +20,9 @@ from backend.export.masks import MaskReader, Media, Origin
 from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.read_results import newest_results
 from backend.labelstudio.tags import LabelConfig
-from backend.runs.command_line import CommandError, Parts, connect, say
+from backend.runs.command_line import CommandError, say
 from backend.runs.projects import Project, read_project, read_task
+from backend.wiring import Wiring
 
 
 def add_parser(commands: Any) -> None:
@@ -42,15 +43,15 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace, parts: Parts) -> int:
+def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
     """Carry the command out; returns the exit code."""
     if not arguments.task and arguments.project is None:
         raise CommandError("Say what to export: --task N (may be repeated) or --project N.")
-    client = connect(parts)
-    resolver = parts.media(client)
-    store = parts.tracks()
+    client = wiring.connect()
+    resolver = wiring.media(client)
+    store = wiring.tracks()
     kinds = ("annotations", "predictions") if arguments.predictions else ("annotations",)
-    reader = MaskReader(store, parts.base_model().version)
+    reader = MaskReader(store, wiring.base_model().version)
 
     def media_of(project: Project, task: Mapping[str, Any]) -> Iterator[Media]:
         results = newest_results(task, *kinds)

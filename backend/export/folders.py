@@ -13,7 +13,8 @@ import botocore.exceptions
 
 from backend.files import replacing
 from backend.media.s3 import S3
-from backend.runs.command_line import CommandError, Parts
+from backend.runs.command_line import CommandError
+from backend.wiring import Wiring
 
 _PREFIX = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{1,62})(?:/(.*))?")
 
@@ -47,7 +48,7 @@ class Folder(Protocol):
         ...
 
 
-def open_folder(place: str, parts: Parts, address: str | None = None) -> Folder:
+def open_folder(place: str, wiring: Wiring, address: str | None = None) -> Folder:
     """The folder or bucket prefix that ``place`` names.
 
     Args:
@@ -63,12 +64,12 @@ def open_folder(place: str, parts: Parts, address: str | None = None) -> Folder:
         prefix = match[2] or ""
         if prefix and not prefix.endswith("/"):
             prefix += "/"
-        return BucketFolder(match[1], prefix, parts.s3(), address)
+        return BucketFolder(match[1], prefix, wiring.s3(), address)
     if "://" in place:
         raise CommandError(
             f"Files cannot be written to {place}: give a folder or s3://bucket/prefix/."
         )
-    return LocalFolder(Path(place), parts.settings.local_files_root, address)
+    return LocalFolder(Path(place), wiring.settings.local_files_root, address)
 
 
 class LocalFolder:

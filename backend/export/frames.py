@@ -25,7 +25,8 @@ from backend.labelstudio.json_values import mappings
 from backend.media.errors import shown
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.pixels.videos import VideoFrames
-from backend.runs.command_line import CommandError, Parts, positive_number, say
+from backend.runs.command_line import CommandError, positive_number, say
+from backend.wiring import Wiring
 
 TASKS = "tasks.json"
 SOURCE = "source.json"  # which video the folder's frames are of
@@ -59,7 +60,7 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace, parts: Parts) -> int:
+def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
     """Carry the command out; returns the exit code."""
     if arguments.back is not None:
         if arguments.tasks is None:
@@ -71,8 +72,8 @@ def run(arguments: argparse.Namespace, parts: Parts) -> int:
         return 0
     if arguments.video is None:
         raise CommandError("Say what to do: --video FILE, or --back RESULTS.")
-    folder = open_folder(arguments.out, parts, arguments.address)
-    with _opened(arguments.video, parts) as frames:
+    folder = open_folder(arguments.out, wiring, arguments.address)
+    with _opened(arguments.video, wiring) as frames:
         if frames.notice:
             say(frames.notice)
         chosen = choose_frames(frames.times, arguments.every, arguments.start, arguments.stop)
@@ -110,7 +111,7 @@ def choose_frames(
 
 
 @contextmanager
-def _opened(video: str, parts: Parts) -> Iterator[VideoFrames]:
+def _opened(video: str, wiring: Wiring) -> Iterator[VideoFrames]:
     """The frames of a file, or of an address read through the media cache."""
     if "://" not in video:
         if not Path(video).is_file():
@@ -118,7 +119,7 @@ def _opened(video: str, parts: Parts) -> Iterator[VideoFrames]:
         with Path(video).open("rb") as local, open_video(local) as frames:
             yield frames
         return
-    resolver = parts.media(None)
+    resolver = wiring.media(None)
     try:
         with resolver.open(video) as file, open_video(file) as frames:
             yield frames

@@ -8,6 +8,7 @@ frame, so that the command can be stopped, killed and started again.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import re
 import sys
@@ -22,12 +23,13 @@ from typing import Any
 from backend.expected import ExpectedError
 from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.commands import ParsedCommand, TextKind, Word
-from backend.runs.command_line import CommandError, Parts, connect, positive_number, say
+from backend.runs.command_line import CommandError, positive_number, say
 from backend.runs.labeller import Labelled, Labeller, Stopped
 from backend.runs.projects import Project, read_project
 from backend.runs.prompt_sources import has_prediction, mark_kinds, marks_of, own_predictions
 from backend.runs.review_file import ReviewFile
 from backend.tracking.store import Job
+from backend.wiring import Wiring
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +66,13 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace, parts: Parts) -> int:
+def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
     """Carry the command out; returns the exit code."""
-    client = connect(parts)
+    client = wiring.connect()
     project = read_project(client, arguments.project)
     if not project.config.usable:
         raise CommandError("; ".join(project.config.problems) or "the label config takes no masks")
-    report = _Report(parts.model().version, arguments.force)
+    report = _Report(wiring.model().version, arguments.force)
     tasks = islice(client.list_tasks(arguments.project), arguments.limit)
     try:
         if arguments.dry_run:
@@ -78,7 +80,7 @@ def run(arguments: argparse.Namespace, parts: Parts) -> int:
                 if report.wanted(task):
                     report.plan(task, project)
         else:
-            _label_all(tasks, client, project, report, arguments, parts)
+            _label_all(tasks, client, project, report, arguments, wiring)
     except BaseException:  # stopped from the keyboard, or Label Studio went away
         report.show()
         raise
@@ -162,11 +164,15 @@ def _label_all(
     project: Project,
     report: _Report,
     arguments: argparse.Namespace,
-    parts: Parts,
+    wiring: Wiring,
 ) -> None:
     """Label the tasks, a few at a time, read from Label Studio as they are needed."""
     review = ReviewFile(arguments.csv) if arguments.csv is not None else None
-    service = parts.batch_service(jobs=arguments.concurrency, fetch_seconds=FETCH_SECONDS)
+    settings = dataclasses.replace(
+        wiring.settings, track_jobs=arguments.concurrency, track_budget_seconds=FETCH_SECONDS
+    )
+    wiring = Wiring(settings)
+    service = wiring.service(wiring.engine(), for_editors=False)
     stopping = threading.Event()
     parsed = ParsedCommand(
         TextKind.COMMAND, Word.TRACK, "track", frames=arguments.range, direction=arguments.direction

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -17,16 +18,16 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from backend.engine.engine import State
+from backend.doctor.doctor import diagnose
+from backend.engine.engine import Engine, State
 from backend.finetune.finetune_jobs import FinetuneJob, FinetuneJobs
 from backend.finetune.finetuning import Finetuning
-from backend.labelstudio.json_values import text
+from backend.labelstudio.json_values import text, whole_number
 from backend.metrics import Metrics
 from backend.predict.dispatch import BadRequest, Dispatcher
-from backend.settings import Settings
 from backend.tracking.store import Job
-from backend.web.diagnostics import Diagnose, add_diagnostics
 from backend.web.guard import guard, refuse
+from backend.wiring import Wiring
 
 logger = logging.getLogger(__name__)
 
@@ -35,21 +36,15 @@ MAX_JOBS = 500  # listed at once, the newest first
 STUCK_SECONDS = 600.0  # no single run of the model takes so long
 
 
-def create_app(
-    settings: Settings,
-    service: Dispatcher,
-    finetuning: Finetuning,
-    metrics: Metrics,
-    diagnose: Diagnose,
-) -> Flask:
+def create_app(wiring: Wiring, service: Dispatcher, finetuning: Finetuning) -> Flask:
     """The WSGI application over ``service``."""
-    app = Flask(__name__, static_folder=None)
+    app, metrics = Flask(__name__, static_folder=None), wiring.metrics
     _add_probes(app, service, metrics)
     _add_contract(app, service, finetuning, metrics)
     _add_jobs(app, service)
     _add_training(app, finetuning)
-    add_diagnostics(app, settings, diagnose)
-    guard(app, settings, metrics)
+    _add_diagnostics(app, wiring, service.engine)
+    guard(app, wiring.settings, metrics)
     return app
 
 
@@ -170,6 +165,43 @@ def _add_training(app: Flask, finetuning: Finetuning) -> None:
     @app.post("/train/<project>/cancel")
     def cancel_training(project: str) -> Response:
         return one(project, FinetuneJobs.cancel)
+
+
+def _add_diagnostics(app: Flask, wiring: Wiring, engine: Engine) -> None:
+    """``GET /diagnostics``: the doctor over HTTP.
+
+    The answer names hosts, folders and a user, and makes the backend ask other machines, so a
+    service that anybody may use does not give it: not to this machine either, for behind a proxy
+    on it everybody comes from here.
+    """
+    is_open = wiring.settings.is_open
+    one_at_a_time = threading.Lock()
+
+    @app.get("/diagnostics")
+    def diagnostics() -> Response:
+        if is_open:
+            return refuse(
+                HTTPStatus.FORBIDDEN,
+                "diagnostics are given only where credentials are asked for: set BASIC_AUTH_USER "
+                "and BASIC_AUTH_PASS or AUTH_TOKEN, or run python -m backend doctor",
+            )
+        wanted = {name: _number_asked(name) for name in ("project", "task")}
+        if not one_at_a_time.acquire(blocking=False):
+            return refuse(HTTPStatus.TOO_MANY_REQUESTS, "the doctor is at work; ask again later")
+        try:
+            return jsonify(diagnose(wiring, engine, **wanted))
+        finally:
+            one_at_a_time.release()
+
+
+def _number_asked(name: str) -> int | None:
+    written = request.args.get(name)
+    if written is None:
+        return None
+    number = whole_number(written)
+    if number is None:
+        raise BadRequest(f"{name} must be a number")
+    return number
 
 
 def _job(job: Job) -> dict[str, Any]:

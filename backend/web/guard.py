@@ -68,12 +68,10 @@ def _identified(inner: WSGIApplication) -> WSGIApplication:
 
 
 def _add_checks(app: Flask, settings: Settings, metrics: Metrics) -> None:
-    is_open = settings.basic_auth_user is None and settings.auth_token is None
-
     @app.before_request
     def begin() -> Response | None:
         g.start = time.perf_counter()
-        if is_open or request.endpoint in PROBES or _authorised(settings, request.authorization):
+        if request.endpoint in PROBES or _authorised(settings, request.authorization):
             return None
         response = refuse(HTTPStatus.UNAUTHORIZED, "credentials missing or wrong")
         response.headers["WWW-Authenticate"] = 'Basic realm="SAM2 backend"'
@@ -126,6 +124,8 @@ def _add_errors(app: Flask, settings: Settings) -> None:
 
 
 def _authorised(settings: Settings, given: Authorization | None) -> bool:
+    if settings.is_open:
+        return True
     if given is None:
         return False
     if given.type == "bearer" and settings.auth_token is not None:

@@ -34,6 +34,7 @@ from backend.job_state import JobState
 from backend.labelstudio.brush_rle import encode_brush
 from backend.settings import Settings
 from backend.tracking.store import TrackStore
+from backend.web.app import create_app
 from backend.wiring import Wiring
 from benchmarks.speed.click_latency import mask_iou, our_click, serve_photos
 from benchmarks.support.clips import MovingDiscs
@@ -141,7 +142,7 @@ def _service(variant: str, folder: Path) -> tuple[Any, Any]:
     engine = wiring.engine()
     service = wiring.service(engine)
     engine.wait_ready(START_SECONDS)
-    return wiring.app(service, wiring.finetuning(engine)).test_client(), service
+    return create_app(wiring, service, wiring.finetuning(engine)).test_client(), service
 
 
 class _Tracks:

@@ -33,6 +33,7 @@ from backend.settings import Settings
 from backend.tracking.store import TrackStore
 from backend.tracking.tracking import Tracking
 from backend.tracking.video import TaskVideos
+from backend.web.app import create_app
 from backend.wiring import Wiring
 from tests.backend.fakes import FakePredictor, FakeVideoTracker, Gate
 from tests.pixels.in_process import decoded_image
@@ -166,7 +167,7 @@ class Bench:
         )
         wiring = Wiring(self.settings)
         wiring.metrics = self.metrics
-        self.client = wiring.app(self.service, self.finetuning).test_client()
+        self.client = create_app(wiring, self.service, self.finetuning).test_client()
 
     def create_prediction(self, task, result, *, model_version, score):
         """Label Studio's API, as the tracking service uses it."""

@@ -17,6 +17,7 @@ from backend.finetune.finetune_jobs import FinetuneJobs
 from backend.finetune.finetuning import Finetuning
 from backend.finetune.registry import ModelRegistry
 from backend.settings import FinetuneProjects
+from backend.web.app import create_app
 from backend.wiring import Wiring
 from tests.finetune.test_jobs import SCRIPT, until
 
@@ -82,7 +83,8 @@ def start(tmp_path: Path, make_bench: Any) -> Iterator[Callable[..., Bench]]:
     backend = make_bench()
 
     def client(finetuning: Finetuning) -> FlaskClient:
-        return Wiring(backend.settings).app(backend.service, finetuning).test_client()
+        wiring = Wiring(backend.settings)
+        return create_app(wiring, backend.service, finetuning).test_client()
 
     def make(**more: Any) -> Bench:
         folder = tmp_path / f"bench{len(benches)}"

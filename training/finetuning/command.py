@@ -30,7 +30,7 @@ from backend.files import replace_text, replacing
 from backend.finetune.registry import ModelRegistry
 from backend.labelstudio.label_config import parse_label_config
 from backend.pixels.sandbox.image_decoding import ImageDecoder
-from backend.runs.command_line import CommandError, connect
+from backend.runs.command_line import CommandError
 from backend.runs.projects import Project, read_project
 from backend.settings import Settings
 from backend.wiring import Wiring
@@ -161,7 +161,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 
 def _open(arguments: argparse.Namespace, wiring: Wiring, stack: ExitStack) -> Source:
     settings = wiring.settings
-    client = connect(wiring) if settings.label_studio_url or arguments.project else None
+    client = wiring.connect() if settings.label_studio_url or arguments.project else None
     resolver = wiring.media(client)
     stack.callback(resolver.close)
     store = wiring.tracks()
