@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from backend.export.masks import MaskReader, Media, Origin
 from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.read_results import newest_results
 from backend.labelstudio.tags import LabelConfig
+from backend.media.resolver import MediaResolver
 from backend.runs.command_line import CommandError, say
 from backend.runs.projects import Project, read_project, read_task
 from backend.wiring import Wiring
@@ -50,17 +51,8 @@ def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
     client = wiring.connect()
     resolver = wiring.media(client)
     store = wiring.tracks()
-    kinds = ("annotations", "predictions") if arguments.predictions else ("annotations",)
     reader = MaskReader(store, wiring.base_model().version)
-
-    def media_of(project: Project, task: Mapping[str, Any]) -> Iterator[Media]:
-        results = newest_results(task, *kinds)
-        yield from reader.pictures(project, task, results)
-        yield from reader.videos(
-            project, task, results, lambda uri, number: resolver.open(uri, task_id=number)
-        )
-
-    export = _Export(arguments.format, arguments.out, media_of)
+    export = _Export(arguments, reader, resolver)
     try:
         for project, task in _chosen_tasks(client, arguments.task, arguments.project):
             export.task(project, task)
@@ -92,9 +84,9 @@ def _chosen_tasks(
 class _Export:
     """Writes task after task, and counts."""
 
-    format: str
-    folder: Path
-    media_of: Callable[[Project, Mapping[str, Any]], Iterator[Media]]
+    arguments: argparse.Namespace
+    reader: MaskReader
+    resolver: MediaResolver
     writer: Writer | None = None
     counts: Counter[Origin] = field(default_factory=Counter)
     tasks: int = 0
@@ -105,8 +97,8 @@ class _Export:
         """Export a task; one that cannot be is named, and the others go on."""
         before = self.counts.total()
         try:
-            for media in self.media_of(project, task):
-                self._media(media, project)
+            for media in self._media(project, task):
+                self._write(media, project)
         except ExpectedError as error:
             self.failed += 1
             say(f"task {task['id']} failed: {error}")
@@ -115,9 +107,16 @@ class _Export:
         if self.counts.total() == before:
             self.empty += 1
 
-    def _media(self, media: Media, project: Project) -> None:
+    def _media(self, project: Project, task: Mapping[str, Any]) -> Iterator[Media]:
+        kinds = ("annotations", "predictions") if self.arguments.predictions else ("annotations",)
+        results = newest_results(task, *kinds)
+        yield from self.reader.pictures(project, task, results)
+        yield from self.reader.videos(project, task, results, self.resolver)
+
+    def _write(self, media: Media, project: Project) -> None:
         if self.writer is None:
-            self.writer = WRITERS[self.format](self.folder, _labels(project.config))
+            make = WRITERS[self.arguments.format]
+            self.writer = make(self.arguments.out, _labels(project.config))
         try:
             for page in media.pages():
                 self.writer.page(media, page)
@@ -138,7 +137,7 @@ class _Export:
         boxes = self.counts[Origin.BOX]
         filled = f", {boxes} of them boxes, filled: no mask is known there" if boxes else ""
         nothing = f"; {self.empty} without masks" if self.empty else ""
-        say(f"{masks} masks of {self.tasks} tasks in {self.folder}{filled}{nothing}")
+        say(f"{masks} masks of {self.tasks} tasks in {self.arguments.out}{filled}{nothing}")
         if self.failed:
             say(f"{self.failed} tasks failed")
         return 1 if self.failed else 0

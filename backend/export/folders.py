@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 import botocore.exceptions
@@ -28,50 +28,6 @@ def writing(path: Path) -> Iterator[None]:
         raise CommandError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-class Folder(Protocol):
-    """A place for files. Every method raises ``CommandError`` where the place cannot be used."""
-
-    def names(self) -> set[str]:
-        """The complete files that are there."""
-        ...
-
-    def read(self, name: str) -> bytes | None:
-        """A file's content; None if it is not there."""
-        ...
-
-    def write(self, name: str, content: bytes) -> None:
-        """Put a file there, whole or not at all."""
-        ...
-
-    def address(self, name: str) -> str:
-        """How a task of Label Studio names the file."""
-        ...
-
-
-def open_folder(place: str, wiring: Wiring, address: str | None = None) -> Folder:
-    """The folder or bucket prefix that ``place`` names.
-
-    Args:
-        address: what comes before the file names in tasks, where that is not the place itself.
-
-    Raises:
-        CommandError: it is no place for files.
-    """
-    if place.startswith("s3://"):
-        match = _PREFIX.fullmatch(place)
-        if match is None:
-            raise CommandError(f"{place} does not have the form s3://bucket/prefix/.")
-        prefix = match[2] or ""
-        if prefix and not prefix.endswith("/"):
-            prefix += "/"
-        return BucketFolder(match[1], prefix, wiring.s3(), address)
-    if "://" in place:
-        raise CommandError(
-            f"Files cannot be written to {place}: give a folder or s3://bucket/prefix/."
-        )
-    return LocalFolder(Path(place), wiring.settings.local_files_root, address)
-
-
 class LocalFolder:
     """A folder on this machine; made when it is not there.
 
@@ -86,22 +42,26 @@ class LocalFolder:
         except OSError as error:
             raise CommandError(f"{path} cannot be made: {error.strerror}.") from error
         self._address = address
-        known = root.resolve() if root is not None else None
-        inside = known is not None and self._path.is_relative_to(known)
-        self.root = known if inside and known is not None else self._path.parent
+        self.root = self._path.parent
+        if root is not None and self._path.is_relative_to(root.resolve()):
+            self.root = root.resolve()
 
     def names(self) -> set[str]:
+        """The complete files that are there."""
         return {entry.name for entry in self._path.iterdir() if entry.is_file()}
 
     def read(self, name: str) -> bytes | None:
+        """A file's content; None if it is not there."""
         path = self._path / name
         return path.read_bytes() if path.is_file() else None
 
     def write(self, name: str, content: bytes) -> None:
+        """Put a file there, whole or not at all."""
         with writing(self._path / name), replacing(self._path / name) as partial:
             partial.write_bytes(content)
 
     def address(self, name: str) -> str:
+        """How a task of Label Studio names the file."""
         if self._address is not None:
             return self._address + quote(name)
         relative = (self._path / name).relative_to(self.root).as_posix()
@@ -109,7 +69,7 @@ class LocalFolder:
 
 
 class BucketFolder:
-    """A prefix in an S3 bucket, with the credentials that boto3 finds."""
+    """The same in S3: a prefix of a bucket, with the credentials that boto3 finds."""
 
     def __init__(self, bucket: str, prefix: str, s3: S3, address: str | None = None) -> None:
         self._client: Any = s3.client(bucket)
@@ -161,6 +121,34 @@ class BucketFolder:
             f"s3://{self._bucket}/{self._prefix} cannot be used ({code}): check the bucket, the "
             "credentials (s3:ListBucket, s3:GetObject, s3:PutObject) and S3_ENDPOINT_URL."
         )
+
+
+Folder = LocalFolder | BucketFolder
+"""A place for files. Every method raises ``CommandError`` where the place cannot be used."""
+
+
+def open_folder(place: str, wiring: Wiring, address: str | None = None) -> Folder:
+    """The folder or bucket prefix that ``place`` names.
+
+    Args:
+        address: what comes before the file names in tasks, where that is not the place itself.
+
+    Raises:
+        CommandError: it is no place for files.
+    """
+    if place.startswith("s3://"):
+        match = _PREFIX.fullmatch(place)
+        if match is None:
+            raise CommandError(f"{place} does not have the form s3://bucket/prefix/.")
+        prefix = match[2] or ""
+        if prefix and not prefix.endswith("/"):
+            prefix += "/"
+        return BucketFolder(match[1], prefix, wiring.s3(), address)
+    if "://" in place:
+        raise CommandError(
+            f"Files cannot be written to {place}: give a folder or s3://bucket/prefix/."
+        )
+    return LocalFolder(Path(place), wiring.settings.local_files_root, address)
 
 
 def _code(error: botocore.exceptions.ClientError) -> str:

@@ -57,14 +57,14 @@ def run_lengths(mask: Mask) -> list[int]:
     return lengths
 
 
-def _segmentation(mask: Mask) -> dict[str, Any]:
-    return {"size": list(mask.shape), "counts": run_lengths(mask)}
-
-
-def _bbox(mask: Mask) -> list[int]:
-    """x, y, width, height in pixels; zeros for an empty mask."""
+def _shape(mask: Mask) -> dict[str, Any]:
+    """A mask that is not empty, as COCO has it; ``bbox`` is x, y, width, height in pixels."""
     left, top, right, bottom = mask_bounds(mask) or (0, 0, 0, 0)
-    return [left, top, right - left, bottom - top]
+    return {
+        "segmentation": {"size": list(mask.shape), "counts": run_lengths(mask)},
+        "area": int(np.count_nonzero(mask)),
+        "bbox": [left, top, right - left, bottom - top],
+    }
 
 
 def _about(mask: ObjectMask) -> dict[str, Any]:
@@ -72,98 +72,74 @@ def _about(mask: ObjectMask) -> dict[str, Any]:
     return {"object": mask.object_id, "origin": str(mask.origin), "score": score}
 
 
-class _Categories:
-    """Category ids from 1: labels of the label config first, others as they come."""
+class _AnnotationsWriter(Writer):
+    """``annotations.json`` of any length: the annotations go to disk one by one, then what they
+    refer to. Category ids begin with 1: labels of the label config first, others as they come."""
 
-    def __init__(self, labels: Sequence[str]) -> None:
-        self._ids = {label: number for number, label in enumerate(labels, 1)}
+    referred: str  # the name of what annotations refer to beside categories
 
-    def id(self, label: str) -> int:
-        return self._ids.setdefault(label or UNLABELLED, len(self._ids) + 1)
-
-    def entries(self) -> list[dict[str, Any]]:
-        return [{"id": number, "name": label} for label, number in self._ids.items()]
-
-
-class _JsonFile:
-    """``{"annotations": [...], ...}`` of any length: the annotations go to disk one by one."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._stack = path, ExitStack()
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self._stack.enter_context(replacing(path))
+    def __init__(self, folder: Path, labels: Sequence[str]) -> None:
+        super().__init__(folder, labels)
+        self._categories = {label: number for number, label in enumerate(labels, 1)}
+        self._referred: list[dict[str, Any]] = []
+        self._count = 0
+        self._path, self._stack = folder / "annotations.json", ExitStack()
+        with writing(self._path):
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = self._stack.enter_context(replacing(self._path))
             self._file: IO[str] = self._stack.enter_context(partial.open("w"))
             self._file.write('{"annotations": [')
-        self.count = 0
 
-    def add(self, annotation: Mapping[str, Any]) -> None:
+    def _add(self, label: str, annotation: Mapping[str, Any]) -> None:
+        category = self._categories.setdefault(label or UNLABELLED, len(self._categories) + 1)
         with writing(self._path):
-            self._file.write(",\n" if self.count else "\n")
-            json.dump(annotation, self._file, separators=(",", ":"))
-        self.count += 1
+            self._file.write(",\n" if self._count else "\n")
+            self._count += 1
+            entry = {"id": self._count, "category_id": category, "iscrowd": 0, **annotation}
+            json.dump(entry, self._file, separators=(",", ":"))
 
-    def close(self, others: Mapping[str, Any]) -> None:
+    def close(self) -> None:
+        categories = [{"id": number, "name": label} for label, number in self._categories.items()]
         with writing(self._path):
             self._file.write("\n]")
-            for name, value in others.items():
+            for name, value in ((self.referred, self._referred), ("categories", categories)):
                 self._file.write(f",\n{json.dumps(name)}: {json.dumps(value)}")
             self._file.write("}\n")
             self._stack.close()
 
 
-class CocoWriter(Writer):
+class CocoWriter(_AnnotationsWriter):
     """``annotations.json``: COCO instances, one image for each page with masks.
 
     https://cocodataset.org/#format-data; the RLE is the uncompressed one, which ``pycocotools``
     reads (``annToRLE``). ``track_id`` is the object's number in its task.
     """
 
-    def __init__(self, folder: Path, labels: Sequence[str]) -> None:
-        super().__init__(folder, labels)
-        self._file = _JsonFile(folder / "annotations.json")
-        self._categories = _Categories(labels)
-        self._images: list[dict[str, Any]] = []
+    referred = "images"
 
     def page(self, media: Media, page: MaskPage) -> None:
-        number = len(self._images) + 1
+        number = len(self._referred) + 1
         size = {"width": page.width, "height": page.height}
         name = media.name(page.index)
-        self._images.append({"id": number, "file_name": name, **size, **media.place(page.index)})
+        self._referred.append({"id": number, "file_name": name, **size, **media.place(page.index)})
         for each in page.masks:
-            self._file.add(
-                {
-                    "id": self._file.count + 1,
-                    "image_id": number,
-                    "category_id": self._categories.id(each.label),
-                    "segmentation": _segmentation(each.mask),
-                    "area": int(np.count_nonzero(each.mask)),
-                    "bbox": _bbox(each.mask),
-                    "iscrowd": 0,
-                    "track_id": each.track,
-                    **_about(each),
-                }
-            )
-
-    def close(self) -> None:
-        self._file.close({"images": self._images, "categories": self._categories.entries()})
+            owner = {"image_id": number, "track_id": each.track}
+            self._add(each.label, {**owner, **_shape(each.mask), **_about(each)})
 
 
-class YoutubeVisWriter(Writer):
+class YoutubeVisWriter(_AnnotationsWriter):
     """``annotations.json`` as YouTube-VIS has it: one annotation for each object of a video, with
     a segmentation, box and area for each frame, null where the object is absent.
 
     https://youtube-vos.org/dataset/vis/
     """
 
+    referred = "videos"
+
     def __init__(self, folder: Path, labels: Sequence[str]) -> None:
         super().__init__(folder, labels)
-        self._file = _JsonFile(folder / "annotations.json")
-        self._categories = _Categories(labels)
-        self._videos: list[dict[str, Any]] = []
         self._size: tuple[int, int] | None = None
-        self._objects: dict[int, ObjectMask] = {}
-        self._found: dict[int, dict[int, tuple[dict[str, Any], list[int], int, str]]] = {}
+        self._tracks: dict[int, tuple[ObjectMask, dict[int, dict[str, Any]]]] = {}
 
     def page(self, media: Media, page: MaskPage) -> None:
         """All frames of a video have one size: that of its first page with masks."""
@@ -171,16 +147,14 @@ class YoutubeVisWriter(Writer):
         for each in page.masks:
             mask = resize_mask(each.mask, *self._size)
             if mask.any():
-                self._objects.setdefault(each.track, each)
-                area = int(np.count_nonzero(mask))
-                found = (_segmentation(mask), _bbox(mask), area, str(each.origin))
-                self._found.setdefault(each.track, {})[page.index] = found
+                _, frames = self._tracks.setdefault(each.track, (each, {}))
+                frames[page.index] = {**_shape(mask), "origin": each.origin}
 
     def end(self, media: Media) -> None:
         if self._size is None:
             return
-        number = len(self._videos) + 1
-        self._videos.append(
+        number = len(self._referred) + 1
+        self._referred.append(
             {
                 "id": number,
                 "width": self._size[0],
@@ -192,26 +166,21 @@ class YoutubeVisWriter(Writer):
                 "indices": list(media.indices),
             }
         )
-        for track, found in sorted(self._found.items()):
-            frames = [found.get(index, (None, None, None, None)) for index in media.indices]
-            self._file.add(
+        for track, (first, found) in sorted(self._tracks.items()):
+            frames = [found.get(index, {}) for index in media.indices]
+            self._add(
+                first.label,
                 {
-                    "id": self._file.count + 1,
                     "video_id": number,
-                    "category_id": self._categories.id(self._objects[track].label),
-                    "segmentations": [frame[0] for frame in frames],
-                    "bboxes": [frame[1] for frame in frames],
-                    "areas": [frame[2] for frame in frames],
-                    "origins": [frame[3] for frame in frames],
-                    "iscrowd": 0,
                     "track_id": track,
-                    "object": self._objects[track].object_id,
-                }
+                    "object": first.object_id,
+                    "segmentations": [frame.get("segmentation") for frame in frames],
+                    "bboxes": [frame.get("bbox") for frame in frames],
+                    "areas": [frame.get("area") for frame in frames],
+                    "origins": [frame.get("origin") for frame in frames],
+                },
             )
-        self._size, self._objects, self._found = None, {}, {}
-
-    def close(self) -> None:
-        self._file.close({"videos": self._videos, "categories": self._categories.entries()})
+        self._size, self._tracks = None, {}
 
 
 class PngWriter(Writer):
@@ -235,17 +204,14 @@ class PngWriter(Writer):
     def page(self, media: Media, page: MaskPage) -> None:
         picture = np.zeros((page.height, page.width), np.uint16)
         name = page_file(media, page.index, ".png")
-        for each in sorted(page.masks, key=lambda each: -np.count_nonzero(each.mask)):
-            if each.track > MAX_TRACKS:
-                raise CommandError(
-                    f"task {media.task} has more than {MAX_TRACKS} objects: use coco."
-                )
-            picture[each.mask] = each.track
+        if max(each.track for each in page.masks) > MAX_TRACKS:
+            raise CommandError(f"task {media.task} has more than {MAX_TRACKS} objects: use coco.")
+        place = {**media.place(page.index), "media": media.name(page.index), "file": name}
         for each in page.masks:
-            about = {**_about(each), "value": each.track, "label": each.label, "file": name}
-            area = int(np.count_nonzero(each.mask))
-            place = media.place(page.index)
-            self._rows.writerow({**place, **about, "media": media.name(page.index), "area": area})
+            about = {**_about(each), "value": each.track, "label": each.label}
+            self._rows.writerow({**place, **about, "area": int(np.count_nonzero(each.mask))})
+        for each in sorted(page.masks, key=lambda each: -np.count_nonzero(each.mask)):
+            picture[each.mask] = each.track
         done, data = cv2.imencode(".png", picture)
         if not done:
             raise CommandError(f"OpenCV cannot write a PNG of {page.width} x {page.height}.")
@@ -271,7 +237,7 @@ class NpzWriter(Writer):
             labels=np.array([each.label for each in found]),
             objects=np.array([each.object_id for each in found]),
             origins=np.array([str(each.origin) for each in found]),
-            scores=np.array([_or_nan(each.score) for each in found], np.float32),
+            scores=np.array([each.score for each in found], np.float32),  # None becomes NaN
             place=np.array(json.dumps(place)),
         )
         _write(self._folder / page_file(media, page.index, ".npz"), buffer.getvalue())
@@ -326,10 +292,6 @@ def page_file(media: Media, index: int, suffix: str) -> str:
     if media.kind is not Kind.IMAGE:
         name += f"_{media.kind}_{index:06d}"
     return f"task_{media.task}/{name}{suffix}"
-
-
-def _or_nan(score: float | None) -> float:
-    return float("nan") if score is None else score
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -224,35 +224,29 @@ def convert_back(results: Path, tasks: Path, out: Path) -> int:
     """
     made = [_checked(task, tasks) for task in _read_list(tasks)]
     converted = []
-    count = 0
-    for entry in _entries(_read_list(results)):
-        meta = _meta_of(entry["frames"], made, tasks)
-        found = [_placed(item, meta) for item in mappings(entry["results"])]
-        count += sum("frame" in item for item in found)
-        about = {key: entry[key] for key in ("task", "annotation")}
+    for about, frames, items in _annotations(_read_list(results)):
+        meta = _meta_of(frames, made, tasks)
+        found = [_placed(item, meta) for item in mappings(items)]
         converted.append({**about, "video": meta.get("video"), "results": found})
     with writing(out):
         out.write_text(json.dumps(converted, indent=1))
-    return count
+    return sum("frame" in item for entry in converted for item in entry["results"])
 
 
-def _entries(exported: list[Any]) -> Iterator[dict[str, Any]]:
-    """The annotations of an export; ``frames`` is None where it does not say the task."""
+def _annotations(exported: list[Any]) -> Iterator[tuple[dict[str, Any], Any, Any]]:
+    """The annotations of an export: of which task, its pages, the results. Task and pages are None
+    where it does not say them."""
     items = list(mappings(exported))
     if items and all("value" in item for item in items):  # results without their task
-        yield {"task": None, "annotation": None, "frames": None, "results": items}
+        yield {"task": None, "annotation": None}, None, items
         return
     for task in items:
         data = task.get("data")
         frames = data.get("frames") if isinstance(data, Mapping) else None
         for annotation in mappings(task.get("annotations")):
             if not annotation.get("was_cancelled"):
-                yield {
-                    "task": task.get("id"),
-                    "annotation": annotation.get("id"),
-                    "frames": frames,
-                    "results": annotation.get("result"),
-                }
+                about = {"task": task.get("id"), "annotation": annotation.get("id")}
+                yield about, frames, annotation.get("result")
 
 
 def _meta_of(frames: object, made: Sequence[Json], path: Path) -> Json:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,7 +32,7 @@ from backend.labelstudio.read_results import Point, Region, joined_labels, raste
 from backend.labelstudio.tags import ImageTag, LabelConfig, VideoTag
 from backend.labelstudio.video_regions import VideoRegion, read_video_regions
 from backend.labelstudio.write_results import part_id
-from backend.media.resolver import MediaStream
+from backend.media.resolver import MediaResolver
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.runs.command_line import CommandError
 from backend.runs.projects import Project
@@ -43,9 +43,6 @@ from backend.tracking.video_commands import box_digest
 
 SAME_PLACE = 0.7
 """IoU of a mask's box with the box shown, below which the annotator has moved the box away."""
-
-Fetch = Callable[[str, int], MediaStream]
-"""By address and task: the file."""
 
 
 class Kind(StrEnum):
@@ -169,7 +166,7 @@ class MaskReader:
             )
 
     def videos(
-        self, project: Project, task: Mapping[str, Any], results: Results, fetch: Fetch
+        self, project: Project, task: Mapping[str, Any], results: Results, resolver: MediaResolver
     ) -> Iterator[Media]:
         """The videos of a task that have boxes.
 
@@ -180,7 +177,7 @@ class MaskReader:
         for tag in project.config.videos:
             on_tag = [region for region in regions if region.to_name == tag.name]
             if on_tag:
-                yield self._video(project, task, tag, on_tag, fetch)
+                yield self._video(project, task, tag, on_tag, resolver)
 
     def _owners(
         self,
@@ -210,11 +207,14 @@ class MaskReader:
         task: Mapping[str, Any],
         tag: VideoTag,
         regions: list[VideoRegion],
-        fetch: Fetch,
+        resolver: MediaResolver,
     ) -> Media:
         data, identifier = task.get("data") or {}, int(task["id"])
         address = media_uri(data, tag)
-        with fetch(address, identifier) as file, open_video(file, read_ahead=0) as frames:
+        with (
+            resolver.open(address, task_id=identifier) as file,
+            open_video(file, read_ahead=0) as frames,
+        ):
             size = frames.width, frames.height
             timeline = read_timeline(
                 project.config, tag.name, data, regions, frames.table, frames.duration
@@ -325,14 +325,6 @@ def _mask(region: Region, width: int, height: int) -> Mask:
     return resize_mask(own, width, height)
 
 
-@dataclass
-class _Seen:
-    """An object as it was last seen."""
-
-    labels: tuple[str, ...]
-    mask: Mask
-
-
 class _Linker:
     """Says which regions of different pages are one object.
 
@@ -343,50 +335,33 @@ class _Linker:
 
     def __init__(self, owners: Mapping[tuple[str, int], str]) -> None:
         self._owners = owners
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, tuple[Region, Mask]] = {}  # each object as it was last drawn
 
     def assign(self, page: int, drawn: Sequence[tuple[Region, Mask]]) -> list[str]:
         """The object of each region of a page; pages come in ascending order."""
-        names: dict[int, str] = {}
-        for position, (region, _) in enumerate(drawn):
-            owner = self._owners.get((region.id, page))
-            if owner is not None:
-                names[position] = owner
-        left = [position for position in range(len(drawn)) if position not in names]
-        self._by_overlap(drawn, left, names)
-        self._by_label(drawn, left, names)
-        for position, (region, _) in enumerate(drawn):
-            names.setdefault(position, region.id or f"region {page}.{position + 1}")
-        for position, (region, mask) in enumerate(drawn):
-            self._seen[names[position]] = _Seen(region.labels, mask)
-        return [names[position] for position in range(len(drawn))]
-
-    def _by_overlap(
-        self, drawn: Sequence[tuple[Region, Mask]], left: list[int], names: dict[int, str]
-    ) -> None:
-        """The best pairs first, each object once."""
+        owners = [self._owners.get((region.id, page)) for region, _ in drawn]
+        names = {position: owner for position, owner in enumerate(owners) if owner is not None}
+        alike = {  # by position: the objects of the same label
+            position: [name for name, (seen, _) in self._seen.items() if seen.labels == one.labels]
+            for position, (one, _) in enumerate(drawn)
+            if position not in names
+        }
         pairs = [
-            (mask_iou(drawn[position][1], seen.mask), position, name)
-            for position in left
-            for name, seen in self._seen.items()
-            if seen.labels == drawn[position][0].labels
+            (mask_iou(drawn[position][1], self._seen[name][1]), position, name)
+            for position, same in alike.items()
+            for name in same
         ]
         for overlap, position, name in sorted(pairs, key=lambda pair: -pair[0]):
-            if overlap < SAME_OBJECT:
-                return
-            if position not in names and name not in names.values():
+            if overlap >= SAME_OBJECT and position not in names and name not in names.values():
                 names[position] = name
-
-    def _by_label(
-        self, drawn: Sequence[tuple[Region, Mask]], left: list[int], names: dict[int, str]
-    ) -> None:
-        """The only region of a label on the page is the only object of that label."""
-        for position in left:
-            labels = drawn[position][0].labels
-            rivals = [region for region, _ in drawn if region.labels == labels]
-            alike = [name for name, seen in self._seen.items() if seen.labels == labels]
-            if position not in names and len(rivals) == 1 and len(alike) == 1:
-                names[position] = alike[0]
+        on_page = Counter(region.labels for region, _ in drawn)
+        for position, same in alike.items():
+            if on_page[drawn[position][0].labels] == len(same) == 1:
+                names.setdefault(position, same[0])
+        for position, (region, _) in enumerate(drawn):
+            names.setdefault(position, region.id or f"region {page}.{position + 1}")
+            self._seen[names[position]] = drawn[position]
+        return [names[position] for position in range(len(drawn))]
 
 
 def frame_name(index: int) -> str:

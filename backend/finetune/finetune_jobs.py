@@ -115,26 +115,18 @@ class FinetuneJobs:
 
     def job(self, project: int) -> FinetuneJob | None:
         """The last job of a project."""
-        try:
-            found = json.loads((self._at(project) / "job.json").read_text(encoding="utf-8"))
-            return FinetuneJob(**{**found, "state": JobState(found["state"])})
-        except FileNotFoundError:
-            return None
+        found = _read_json(self._at(project) / "job.json")
+        return FinetuneJob(**{**found, "state": JobState(found["state"])}) if found else None
 
     def jobs(self) -> list[FinetuneJob]:
         """The last job of every project, the newest first."""
-        numbers = [_FOLDER.fullmatch(path.name) for path in self._folder.glob("project-*")]
-        found = [self.job(int(number[1])) for number in numbers if number]
-        return sorted((job for job in found if job), key=lambda job: -job.created)
+        names = [_FOLDER.fullmatch(path.name) for path in self._folder.glob("project-*")]
+        found = [job for name in names if name and (job := self.job(int(name[1])))]
+        return sorted(found, key=lambda job: -job.created)
 
     def progress(self, project: int) -> dict[str, Any]:
         """What the process says of itself; empty where it has said nothing yet."""
-        try:
-            text = (self._at(project) / "progress.json").read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return {}
-        found: dict[str, Any] = json.loads(text)
-        return found
+        return _read_json(self._at(project) / "progress.json")
 
     def close(self) -> None:
         """End the process; its job goes on at the next start."""
@@ -189,16 +181,15 @@ class FinetuneJobs:
 
     def _conclude(self, project: int, code: int) -> None:
         """The last word on a job."""
-        progress = self.progress(project)
+        message = str(self.progress(project).get("message", ""))
         if project in self._cancelled:
             self._cancelled.discard(project)
             (self._at(project) / "progress.json").unlink(missing_ok=True)  # it is not to go on
             state, message = JobState.CANCELLED, ""
         elif code == 0:
-            state, message = JobState.DONE, str(progress.get("message", ""))
+            state = JobState.DONE
         else:
-            own = str(progress.get("message", ""))
-            state, message = JobState.FAILED, own or _last_line(self._at(project) / "log")
+            state, message = JobState.FAILED, message or _last_line(self._at(project) / "log")
         self._note(project, state, message)
         logger.info("fine-tuning on project %d: %s %s", project, state, message)
 
@@ -209,6 +200,15 @@ class FinetuneJobs:
 
     def _write(self, job: FinetuneJob) -> None:
         replace_text(self._at(job.project) / "job.json", json.dumps(asdict(job)) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Empty where there is no such file yet."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return found
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import Any
 
 from backend.engine.building import ModelChoice
-from backend.engine.engine import State as EngineState
-from backend.engine.engine import Status
+from backend.engine.engine import State
+from backend.engine.local import LocalEngine
 from backend.finetune.finetune_jobs import FinetuneJob, FinetuneJobs
 from backend.finetune.registry import ModelRegistry
 from backend.settings import FinetuneProjects
@@ -20,17 +21,6 @@ START = "START_TRAINING"
 """The action of the webhook that Label Studio's button sends, and an annotation where "start
 training on annotation submission" is set."""
 _FOLLOW_SECONDS = 5.0
-
-
-class Replaceable(Protocol):
-    """The engine, as this module uses it."""
-
-    @property
-    def model_version(self) -> str: ...
-
-    def status(self) -> Status: ...
-
-    def replace(self, choice: ModelChoice) -> None: ...
 
 
 class Finetuning:
@@ -44,7 +34,7 @@ class Finetuning:
         self,
         jobs: FinetuneJobs,
         registry: ModelRegistry,
-        engine: Replaceable,
+        engine: LocalEngine,
         allowed: FinetuneProjects,
         *,
         pinned: bool,
@@ -83,23 +73,13 @@ class Finetuning:
     def shown(self, job: FinetuneJob) -> dict[str, Any]:
         """What a job looks like from outside."""
         progress = self.jobs.progress(job.project)
-        return {
-            "project": job.project,
-            "state": job.state,
-            "message": job.message,
-            "stage": progress.get("stage", ""),
-            "pictures": progress.get("pictures", 0),
-            "step": progress.get("step", 0),
-            "steps": progress.get("steps", 0),
-            "curve": progress.get("curve", []),
-            "version": progress.get("version"),
-            "created": job.created,
-            "updated": job.updated,
-        }
+        defaults = {"stage": "", "pictures": 0, "step": 0, "steps": 0, "curve": [], "version": None}
+        said = {name: progress.get(name, default) for name, default in defaults.items()}
+        return {**asdict(job), **said}
 
     def follow(self) -> None:
         """Use the newest version, if it is not in use yet."""
-        if self._pinned or self._engine.status().state is not EngineState.READY:
+        if self._pinned or self._engine.status().state is not State.READY:
             return
         choice = self._registry.choice(None)
         if choice.version == self._engine.model_version or choice == self._refused:

@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,11 +51,13 @@ class ModelRegistry:
         if wanted in (BASE, self.base.version):
             return self.base
         if wanted is not None:
-            return self._choice(
-                wanted.removeprefix(f"{self.base.variant}-").removesuffix(self._size)
-            )
-        stem = self._current()
-        return self.base if stem is None else self._choice(stem)
+            size = f"-{self.base.image_size}px" if self.base.image_size is not None else ""
+            return self._choice(wanted.removeprefix(f"{self.base.variant}-").removesuffix(size))
+        try:
+            stem = (self._folder / _CURRENT).read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return self.base
+        return self._choice(stem)
 
     def versions(self) -> list[str]:
         """All versions, the newest first and the base last."""
@@ -88,29 +91,13 @@ class ModelRegistry:
     def _take_name(self, partial: Path, project: int) -> str:
         """Give written weights the next free name; two writers never get the same."""
         sync(partial)
-        number = max((_number(path.stem) for path in self._folder.glob("*.safetensors")), default=0)
         prefix = f"{self.base.checkpoint.stem}-" if self.base.checkpoint else ""
         while True:
-            number += 1
-            stem = f"{prefix}ft{number}-p{project}"
-            if any(_number(path.stem) == number for path in self._folder.glob("*.safetensors")):
-                continue
-            try:
+            taken = (_number(path.stem) for path in self._folder.glob("*.safetensors"))
+            stem = f"{prefix}ft{max(taken, default=0) + 1}-p{project}"
+            with suppress(FileExistsError):  # another writer was quicker
                 os.link(partial, self._folder / f"{stem}.safetensors")
-            except FileExistsError:
-                continue
-            return stem
-
-    def _current(self) -> str | None:
-        try:
-            stem = (self._folder / _CURRENT).read_text(encoding="utf-8").strip()
-        except FileNotFoundError:
-            return None
-        return stem or None
-
-    @property
-    def _size(self) -> str:
-        return f"-{self.base.image_size}px" if self.base.image_size is not None else ""
+                return stem
 
     def _choice(self, stem: str) -> ModelChoice:
         path = self._folder / f"{stem}.safetensors"
