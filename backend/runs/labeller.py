@@ -20,8 +20,8 @@ from backend.runs.command_line import CommandError
 from backend.runs.projects import Project
 from backend.runs.prompt_sources import mark_kinds, marks_of
 from backend.runs.review_file import Remark
-from backend.tracking.review import LOW_IOU, Doubt, doubts
-from backend.tracking.store import Job
+from backend.tracking.review import LOW_IOU, doubts
+from backend.tracking.store import Job, TrackedMask
 from backend.tracking.track_commands import JobRequest
 
 SECONDS = 600.0  # for the images of one task
@@ -123,11 +123,7 @@ class Labeller:
                 self._sequence(task, tag.name, on_tag, made)
 
     def _sequence(
-        self,
-        task: Mapping[str, Any],
-        image: str,
-        marks: Results,
-        made: Labelled,
+        self, task: Mapping[str, Any], image: str, marks: Results, made: Labelled
     ) -> None:
         sequence = self._tracking.sequences.sequence(self._project.with_task(task), image)
         planned = self._tracking.sequences.plan(sequence, self._parsed, marks)
@@ -143,13 +139,14 @@ class Labeller:
             results.append(item)
             if owner is not None:
                 regions.setdefault(owner[:2], []).append(item)
-        for doubt in self._doubts(job):
+        masks = self._masks(job)
+        for doubt in doubts(masks):
             label = joined_labels(sequence.known[doubt.object_id].labels)
             made.remarks.append(Remark(doubt.object_id, label, doubt.frame, doubt.reason))
             for item in regions.get((doubt.object_id, doubt.frame), ()):
                 _note(item, doubt.reason)
         made.results += results
-        made.scores += self._scores(job)
+        made.scores += [each.iou for each in masks if each.mask.area]
 
     def _video(self, task: Mapping[str, Any], name: str, marks: Results, made: Labelled) -> None:
         """The boxes on one video of the task."""
@@ -161,7 +158,8 @@ class Labeller:
         results, _ = self._tracking.outcome(job)
         labels = {region.id: joined_labels(region.labels) for region in regions}
         notes: dict[str, list[str]] = {}
-        for doubt in self._doubts(job):
+        masks = self._masks(job)
+        for doubt in doubts(masks):
             frame = timeline.editor_frame(doubt.frame)
             label = labels.get(doubt.object_id, "")
             made.remarks.append(Remark(doubt.object_id, label, frame, doubt.reason))
@@ -170,7 +168,7 @@ class Labeller:
             if item["id"] in notes and item.get("type") == "videorectangle":
                 _note(item, ", ".join(notes[item["id"]][:SHOWN_FRAMES]))
         made.results += results
-        made.scores += self._scores(job)
+        made.scores += [each.iou for each in masks if each.mask.area]
 
     def _run(self, task: Mapping[str, Any], planned: tuple[str, JobRequest] | str) -> Job:
         """The job when it has ended; it goes on where an earlier run was stopped."""
@@ -187,15 +185,10 @@ class Labeller:
             raise CommandError(job.message or "the track was cancelled")
         return job
 
-    def _doubts(self, job: Job) -> list[Doubt]:
-        names = _objects(job)
-        found = doubts(self._tracking.store.masks(job.track))
-        return [doubt for doubt in found if doubt.object_id in names]
-
-    def _scores(self, job: Job) -> list[float]:
-        names = _objects(job)
-        found = self._tracking.store.masks(job.track)
-        return [each.iou for each in found if each.object_id in names and each.mask.area]
+    def _masks(self, job: Job) -> list[TrackedMask]:
+        """The masks of the objects that the job is about."""
+        every, names = self._tracking.store.masks(job.track), _objects(job)
+        return [each for each in every if each.object_id in names]
 
 
 def _objects(job: Job) -> set[str]:

@@ -14,6 +14,7 @@ import re
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
@@ -26,7 +27,7 @@ from backend.labelstudio.commands import ParsedCommand, TextKind, Word
 from backend.runs.command_line import CommandError, positive_number, say
 from backend.runs.labeller import Labelled, Labeller, Stopped
 from backend.runs.projects import Project, read_project
-from backend.runs.prompt_sources import has_prediction, mark_kinds, marks_of, own_predictions
+from backend.runs.prompt_sources import mark_kinds, marks_of, own_predictions
 from backend.runs.review_file import ReviewFile
 from backend.tracking.store import Job
 from backend.wiring import Wiring
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 MODEL_SECONDS = 1800.0  # for loading, weights may have to be downloaded
 FETCH_SECONDS = 1800.0  # for one video
 PROGRESS_SECONDS = 5.0
+OUTCOMES = ("stored", "skipped", "failed", "planned")
+UNMARKED = "no box or mask to start from"
 
 
 def add_parser(commands: Any) -> None:
@@ -94,28 +97,24 @@ class _Report:
         self._version = model_version
         self._force = force
         self._lock = threading.Lock()
-        self._lines: dict[int, str] = {}
-        self._counts = {"stored": 0, "skipped": 0, "failed": 0, "planned": 0}
-        self._unmarked: set[int] = set()
+        self._ended: dict[int, tuple[str, str]] = {}  # by task: what became of it, and a line
         self._said_at = time.monotonic()
 
     def add(self, task: int, what: str, line: str) -> None:
-        """The last word on a task; ``what``: stored, skipped, failed or planned."""
+        """The last word on a task; ``what`` is one of ``OUTCOMES``."""
         with self._lock:
-            self._lines[task] = f"task {task}: {line}"
-            self._counts[what] += 1
+            self._ended[task] = what, line
 
     def wanted(self, task: Mapping[str, Any]) -> bool:
         """Whether the task is to be labelled; if not, why is noted."""
-        if self._force or not has_prediction(task, self._version):
+        if self._force or not own_predictions(task, self._version):
             return True
         self.add(int(task["id"]), "skipped", f"has a prediction of {self._version}")
         return False
 
     def nothing_marked(self, task: int) -> None:
         """The task holds nothing to start from."""
-        self._unmarked.add(task)
-        self.add(task, "skipped", "no box or mask to start from")
+        self.add(task, "skipped", UNMARKED)
 
     def plan(self, task: Mapping[str, Any], project: Project) -> None:
         """Note what would be done."""
@@ -133,7 +132,7 @@ class _Report:
             if time.monotonic() - self._said_at < PROGRESS_SECONDS:
                 return
             self._said_at = time.monotonic()
-            ended = len(self._lines)
+            ended = len(self._ended)
         say(f"{ended} tasks ended; task {task}: {job.done} of {job.total} masks")
 
     def finish(self) -> int:
@@ -142,20 +141,21 @@ class _Report:
         Raises:
             CommandError: no task has anything to start from.
         """
-        if self._unmarked and len(self._unmarked) == len(self._lines):
+        if {line for _, line in self._ended.values()} == {UNMARKED}:
             raise CommandError(
-                f"None of the {len(self._unmarked)} tasks has a box or mask to start from: "
+                f"None of the {len(self._ended)} tasks has a box or mask to start from: "
                 "draw some, or import a detector's boxes as predictions."
             )
         self.show()
-        counts = [f"{count} {what}" for what, count in self._counts.items() if count]
+        count = Counter(what for what, _ in self._ended.values())
+        counts = [f"{count[what]} {what}" for what in OUTCOMES if count[what]]
         say(", ".join(counts) or "the project has no tasks", sys.stdout)
-        return 1 if self._counts["failed"] else 0
+        return int(count["failed"] > 0)
 
     def show(self) -> None:
         """One line for each task that has ended."""
-        for task in sorted(self._lines):
-            say(self._lines[task], sys.stdout)
+        for task, (_, line) in sorted(self._ended.items()):
+            say(f"task {task}: {line}", sys.stdout)
 
 
 def _label_all(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.labelstudio.json_values import Results, mappings, text
@@ -15,9 +15,14 @@ from backend.labelstudio.video_regions import read_video_regions
 
 def marks_of(task: Mapping[str, Any], model_version: str) -> Results:
     """The results of the newest annotation that counts; without one, of the newest prediction
-    that this model did not make itself. Every result has an id, the same in every run."""
-    marks = newest_results(task, "annotations", "predictions", not_by=model_version)
-    return _with_ids(marks, str(task.get("id")))
+    that this model did not make itself. Every result has an id, the same in every run: regions
+    are known by it in a track."""
+    marks = []
+    found = newest_results(task, "annotations", "predictions", not_by=model_version)
+    for position, item in enumerate(found):  # detectors' predictions often come without ids
+        name = hashlib.sha256(f"{task.get('id')} {position}".encode()).hexdigest()[:10]
+        marks.append(item if text(item.get("id")) else {**item, "id": name})
+    return marks
 
 
 def mark_kinds(marks: Sequence[Mapping[str, object]], config: LabelConfig) -> set[str]:
@@ -37,27 +42,8 @@ def mark_kinds(marks: Sequence[Mapping[str, object]], config: LabelConfig) -> se
     return kinds
 
 
-def has_prediction(task: Mapping[str, Any], model_version: str) -> bool:
-    """Whether this model's prediction is there already."""
-    return any(True for _ in _own(task, model_version))
-
-
 def own_predictions(task: Mapping[str, Any], model_version: str) -> list[int]:
     """The ids of this model's predictions."""
-    found = (each.get("id") for each in _own(task, model_version))
-    return [number for number in found if isinstance(number, int)]
-
-
-def _own(task: Mapping[str, Any], model_version: str) -> Iterator[Mapping[str, object]]:
-    for each in mappings(task.get("predictions")):
-        if each.get("model_version") == model_version:
-            yield each
-
-
-def _with_ids(results: Results, task: str) -> Results:
-    """Detectors' predictions often come without ids, by which regions are known in a track."""
-    made = []
-    for position, item in enumerate(results):
-        name = hashlib.sha256(f"{task} {position}".encode()).hexdigest()[:10]
-        made.append(item if text(item.get("id")) else {**item, "id": name})
-    return made
+    every = mappings(task.get("predictions"))
+    ids = [each.get("id") for each in every if each.get("model_version") == model_version]
+    return [number for number in ids if isinstance(number, int)]

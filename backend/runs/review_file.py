@@ -52,10 +52,10 @@ class ReviewFile:
 
     def put(self, task: int, remarks: Sequence[Remark]) -> None:
         """Say what to look at in a task."""
-        new = [
-            [str(task), each.object_id, each.label, _number(each.frame), each.reason]
-            for each in remarks
-        ]
+        new = []
+        for each in remarks:
+            frame = "" if each.frame is None else str(each.frame)
+            new.append([str(task), each.object_id, each.label, frame, each.reason])
         with self._lock:
             known = [row for row in self._rows if row[0] == str(task)]
             if known != new:
@@ -65,7 +65,3 @@ class ReviewFile:
     def _save(self) -> None:
         with replacing(self._path) as partial, partial.open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS, *self._rows])
-
-
-def _number(frame: int | None) -> str:
-    return "" if frame is None else str(frame)
