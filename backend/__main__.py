@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _serve(settings: Settings) -> int:
     """Become gunicorn: one process that holds the model, several request threads."""
-    problems = start_problems(Wiring(settings))
+    problems = list(start_problems(Wiring(settings)))
     if problems:
         print("\n".join(problems), file=sys.stderr)
         return 2

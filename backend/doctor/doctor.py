@@ -6,13 +6,13 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, replace
 from typing import Any
 
 from backend.doctor.findings import (
     Finding,
     Level,
-    any_broken,
     broken,
     setting_problem,
     warning,
@@ -58,28 +58,25 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
-    """Print the findings as they are made; 1 where something is broken."""
-    findings = []
+    """Look at everything; 1 where something is broken."""
     model = model_findings(wiring)
-    for finding in examine(wiring, model, project=arguments.project, task=arguments.task):
-        findings.append(finding)
-        say(finding.line, sys.stdout)
-    say(_summary(findings), sys.stdout)
-    return int(any_broken(findings))
+    return _report(examine(wiring, model, project=arguments.project, task=arguments.task))
 
 
 def refuse_settings(error: SettingsError) -> int:
     """Print what is wrong with settings that cannot even be read; always 1."""
-    findings = [setting_problem(line) for line in str(error).splitlines()]
+    findings = (setting_problem(line) for line in str(error).splitlines())
+    return _report(findings, "; nothing else was looked at")
+
+
+def _report(findings: Iterable[Finding], ending: str = "") -> int:
+    """Print findings as they are made, then how many are bad; 1 where something is broken."""
+    count: Counter[Level] = Counter()
     for finding in findings:
+        count[finding.level] += 1
         say(finding.line, sys.stdout)
-    say(_summary(findings) + "; nothing else was looked at", sys.stdout)
-    return 1
-
-
-def _summary(findings: list[Finding]) -> str:
-    count = Counter(finding.level for finding in findings)
-    return f"{count[Level.BROKEN]} broken, {count[Level.WARNING]} warnings"
+    say(f"{count[Level.BROKEN]} broken, {count[Level.WARNING]} warnings{ending}", sys.stdout)
+    return int(count[Level.BROKEN] > 0)
 
 
 def diagnose(
@@ -88,15 +85,12 @@ def diagnose(
     """What ``examine`` finds out about a service that runs, as JSON."""
     model = [engine_finding(engine.status(), engine.model_version)]
     findings = list(examine(wiring, model, project=project, task=task))
-    return {"ok": not any_broken(findings), "findings": [asdict(each) for each in findings]}
+    works = all(finding.level is not Level.BROKEN for finding in findings)
+    return {"ok": works, "findings": [asdict(each) for each in findings]}
 
 
 def examine(
-    wiring: Wiring,
-    model: Iterable[Finding],
-    *,
-    project: int | None = None,
-    task: int | None = None,
+    wiring: Wiring, model: Iterable[Finding], *, project: int | None, task: int | None
 ) -> Iterator[Finding]:
     """Look at everything; findings come as they are made.
 
@@ -111,10 +105,7 @@ def examine(
 
 
 def _findings(
-    wiring: Wiring,
-    model: Iterable[Finding],
-    project: int | None,
-    task: int | None,
+    wiring: Wiring, model: Iterable[Finding], project: int | None, task: int | None
 ) -> Iterator[Finding]:
     yield from settings_findings(wiring)
     yield from disk_findings(wiring.settings)
@@ -176,11 +167,8 @@ def _media(
     except (SettingsError, MediaError, OSError, RuntimeError):
         return  # among the problems of the settings
     decoder = ImageDecoder(max_pixels=wiring.settings.max_image_pixels, warm=1)
-    try:
+    with closing(resolver), closing(decoder):
         yield from media_findings(resolver, decoder, config, tasks)
-    finally:
-        decoder.close()
-        resolver.close()
 
 
 def _tasks(client: LabelStudioClient, project: int) -> list[Mapping[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -48,8 +47,3 @@ def setting_problem(line: str) -> Finding:
     variable, _, text = line.partition(": ")
     named = text and " " not in variable
     return broken(variable, text) if named else broken("settings", line)
-
-
-def any_broken(findings: Iterable[Finding]) -> bool:
-    """Whether something does not work."""
-    return any(finding.level is Level.BROKEN for finding in findings)

@@ -13,45 +13,38 @@ from pathlib import Path
 from backend.doctor.findings import Finding, broken, ok, setting_problem, warning
 from backend.engine.building import ModelChoice
 from backend.engine.engine import State, Status
-from backend.labelstudio.client import LabelStudioError
-from backend.settings import MIB, Settings, SettingsError
+from backend.expected import ExpectedError
+from backend.settings import MIB, Settings
 from backend.wiring import Wiring
 
 LABEL_STUDIO_SECONDS = 100.0  # after which it gives up on /predict
 NEEDED_BYTES = 100 * MIB  # for the state of jobs, and one file in the cache
 
 
-def start_problems(wiring: Wiring) -> list[str]:
+def start_problems(wiring: Wiring) -> Iterator[str]:
     """Why the service could not work with these settings on this machine, in one line each;
     nothing is asked of other machines, which may come up later."""
-    return [*_folder_problems(wiring.settings), *_credential_problems(wiring)]
-
-
-def _folder_problems(settings: Settings) -> Iterator[str]:
-    for variable, folder in (("CACHE_DIR", settings.cache_dir), ("STATE_DIR", settings.state_dir)):
+    for variable, folder in _folders(wiring.settings):
         try:
-            _try_to_write(folder.expanduser())
+            place = folder.expanduser()
+            place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=place) as file:
+                file.write(b"x")
         except OSError as error:
             yield f"{variable}: {folder} must be a folder to write to ({error.strerror})"
         except RuntimeError:  # of expanduser
             yield f"{variable}: {folder} must be an absolute path where there is no home folder"
 
+    for make_client in (wiring.label_studio, wiring.s3):
+        try:
+            make_client()
+        except ExpectedError as error:
+            yield str(error)
 
-def _try_to_write(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(tempfile.TemporaryFile(dir=folder)) as file:
-        file.write(b"x")
 
-
-def _credential_problems(wiring: Wiring) -> Iterator[str]:
-    try:
-        wiring.label_studio()
-    except LabelStudioError as error:
-        yield str(error)
-    try:
-        wiring.s3()
-    except SettingsError as error:
-        yield str(error)
+def _folders(settings: Settings) -> tuple[tuple[str, Path], ...]:
+    """Those that are written to, with their variables."""
+    return ("CACHE_DIR", settings.cache_dir), ("STATE_DIR", settings.state_dir)
 
 
 def settings_findings(wiring: Wiring) -> Iterator[Finding]:
@@ -64,12 +57,8 @@ def settings_findings(wiring: Wiring) -> Iterator[Finding]:
             f"whoever reaches port {settings.port} may use the backend",
             "set BASIC_AUTH_USER and BASIC_AUTH_PASS, and give them to Label Studio too",
         )
-    budgets = {
-        "CLICK_BUDGET_SECONDS": settings.click_budget_seconds,
-        "TRACK_BUDGET_SECONDS": settings.track_budget_seconds,
-        "RETRIEVE_BUDGET_SECONDS": settings.retrieve_budget_seconds,
-    }
-    for variable, seconds in budgets.items():
+    for variable in ("CLICK_BUDGET_SECONDS", "TRACK_BUDGET_SECONDS", "RETRIEVE_BUDGET_SECONDS"):
+        seconds = getattr(settings, variable.lower())
         if seconds >= LABEL_STUDIO_SECONDS:
             yield warning(
                 variable,
@@ -87,27 +76,24 @@ def settings_findings(wiring: Wiring) -> Iterator[Finding]:
 def disk_findings(settings: Settings) -> Iterator[Finding]:
     """Whether there is room for what may be stored; whether the folders can be written to is among
     the start problems."""
-    for variable, written in (("CACHE_DIR", settings.cache_dir), ("STATE_DIR", settings.state_dir)):
+    for variable, written in _folders(settings):
         try:
             folder = written.expanduser()
             free = shutil.disk_usage(folder).free
         except (OSError, RuntimeError):
             continue  # among the start problems
+        growth = settings.media_cache_bytes - _size(folder) if variable == "CACHE_DIR" else 0
+        left = f"{free // MIB} MiB left"
         if free < NEEDED_BYTES:
-            yield broken(variable, f"{folder} has {free // MIB} MiB left", "make room on that disk")
-            continue
-        if variable == "CACHE_DIR":
-            limit = settings.media_cache_bytes
-            growth = limit - min(limit, _size(folder))
-            if growth > free:
-                yield warning(
-                    variable,
-                    f"the cache may grow by {growth // MIB} MiB, and {folder} has "
-                    f"{free // MIB} MiB left",
-                    "lower MEDIA_CACHE_MB or make room on that disk",
-                )
-                continue
-        yield ok(variable, f"{folder} can be written to, {free // MIB} MiB left")
+            yield broken(variable, f"{folder} has {left}", "make room on that disk")
+        elif growth > free:
+            yield warning(
+                variable,
+                f"the cache may grow by {growth // MIB} MiB, and {folder} has {left}",
+                "lower MEDIA_CACHE_MB or make room on that disk",
+            )
+        else:
+            yield ok(variable, f"{folder} can be written to, {left}")
 
 
 def _size(folder: Path) -> int:

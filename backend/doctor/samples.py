@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -77,7 +77,7 @@ def media_findings(
             f"media of task {number}", reason, "correct the label config, or import it again"
         )
     for sample in samples.values():
-        yield _within(lambda sample=sample: _try(resolver, decoder, sample), sample)  # type: ignore[misc]
+        yield _read(resolver, decoder, sample)
 
 
 def _addresses(config: LabelConfig, task: Mapping[str, Any]) -> Iterator[Sample | str]:
@@ -94,16 +94,35 @@ def _addresses(config: LabelConfig, task: Mapping[str, Any]) -> Iterator[Sample 
         yield Sample(address_kind(uri), uri, known, tag in config.videos)
 
 
-def _try(resolver: MediaResolver, decoder: ImageDecoder, sample: Sample) -> Finding:
-    subject = f"media in {sample.kind}"
-    try:
-        if sample.is_video:
-            size, what = _video(resolver, sample)
-        else:
-            size, what = _picture(resolver, decoder, sample)
-    except (MediaError, VideoError) as error:
-        return broken(subject, f"task {sample.task}: {error}")
-    return ok(subject, f"task {sample.task}: {shown(sample.uri)} is {what}, {size / 1e6:.1f} MB")
+def _read(resolver: MediaResolver, decoder: ImageDecoder, sample: Sample) -> Finding:
+    """What comes of reading a sample, or that it took too long: a server that hangs must not stop
+    us."""
+    subject, task = f"media in {sample.kind}", f"task {sample.task}"
+    found: list[Finding] = []
+
+    def read() -> None:
+        try:
+            if sample.is_video:
+                size, what = _video(resolver, sample)
+            else:
+                size, what = _picture(resolver, decoder, sample)
+            text = f"{task}: {shown(sample.uri)} is {what}, {size / 1e6:.1f} MB"
+            found.append(ok(subject, text))
+        except (MediaError, VideoError) as error:
+            found.append(broken(subject, f"{task}: {error}"))
+        except Exception as error:  # noqa: BLE001 - thread boundary: it becomes the finding
+            found.append(broken(subject, f"{task}: {type(error).__name__}"))
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(SAMPLE_SECONDS)
+    if found:
+        return found[0]
+    return broken(
+        subject,
+        f"{task}: {shown(sample.uri)} was not read within {SAMPLE_SECONDS:.0f} s",
+        "check the network between this machine and that server",
+    )
 
 
 def _picture(resolver: MediaResolver, decoder: ImageDecoder, sample: Sample) -> tuple[int, str]:
@@ -120,27 +139,3 @@ def _video(resolver: MediaResolver, sample: Sample) -> tuple[int, str]:
     ):
         height, width = frames[0].shape[:2]
         return stream.size, f"a video of {len(frames)} frames of {width}x{height}"
-
-
-def _within(check: Callable[[], Finding], sample: Sample) -> Finding:
-    """The result of ``check``, or that it took too long; a server that hangs must not stop us."""
-    found: list[Finding] = []
-
-    def run() -> None:
-        try:
-            found.append(check())
-        except Exception as error:  # noqa: BLE001 - thread boundary: it becomes the finding
-            found.append(
-                broken(f"media in {sample.kind}", f"task {sample.task}: {type(error).__name__}")
-            )
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(SAMPLE_SECONDS)
-    if found:
-        return found[0]
-    return broken(
-        f"media in {sample.kind}",
-        f"task {sample.task}: {shown(sample.uri)} was not read within {SAMPLE_SECONDS:.0f} s",
-        "check the network between this machine and that server",
-    )
