@@ -98,7 +98,6 @@ class JsonFormatter(_Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """See ``logging.Formatter``."""
         return json.dumps(self.parts(record), ensure_ascii=False, default=str)
 
 
@@ -106,7 +105,6 @@ class TextFormatter(_Formatter):
     """For a terminal: time, level, logger, message, then what else is known in brackets."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """See ``logging.Formatter``."""
         parts = self.parts(record)
         exception = parts.pop("exception", None)
         head = " ".join(str(parts.pop(name, "")) for name in ("time", "level", "logger"))
@@ -139,7 +137,6 @@ class GunicornLogger(GunicornBase):
     """gunicorn's own messages in the same form, through the same handler."""
 
     def setup(self, cfg: Any) -> None:
-        """See ``gunicorn.glogging.Logger``."""
         super().setup(cfg)
         configure(Settings.from_env(os.environ))
         for log in (self.error_log, self.access_log):

@@ -49,15 +49,17 @@ class FinetuneProjects:
 
 # --- from the text of a variable to the value of a setting
 #
-# Each function raises ``ValueError``; its text completes "<variable>: <value> ..." where it begins
-# with "must", and else (what ``int`` and ``float`` raise) the value is not a number.
+# The text of the ``ValueError`` that each function raises completes "<variable>: <value> ...".
 
 
 def _number(
     kind: Callable[[str], Number], accepts: Callable[[Number], bool], rule: str
 ) -> Callable[[str], Number]:
     def parse(value: str) -> Number:
-        number = kind(value)
+        try:
+            number = kind(value)
+        except ValueError:
+            raise ValueError("is not a number") from None
         if not accepts(number):
             raise ValueError(f"must be {rule}")
         return number
@@ -364,7 +366,7 @@ class Settings:
                     values[item.name] = _read(item, raw)
             except ValueError as error:
                 shown = "its value" if secret else repr(environ[variable].strip())
-                problems.append(f"{variable}: {shown} {_reason(error)}")
+                problems.append(f"{variable}: {shown} {error}")
         try:
             settings = cls(**values)
         except SettingsError as error:
@@ -442,8 +444,3 @@ def _meant(name: str, known: list[str]) -> str | None:
         return None
     same = [each for each in known if each[0] == name.upper()[0]]
     return next(iter(difflib.get_close_matches(name.upper(), same, n=1, cutoff=0.85)), None)
-
-
-def _reason(error: ValueError) -> str:
-    text = str(error)
-    return text if text.startswith("must") else "is not a number"

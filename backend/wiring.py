@@ -185,18 +185,11 @@ class Wiring:
         parse = lru_cache(maxsize=64)(parse_label_config)
         tracking = self._tracking(engine, images, videos, label_studio, parse)
         segmenter = Segmenter(engine, images, metrics, zoom=settings.zoom_small_objects)
-        protocol = None
+        protocol, budget = None, settings.click_budget_seconds
         if for_editors:
-            budget = settings.click_budget_seconds
             protocol = VideoProtocol(engine, segmenter, videos, tracking, budget_seconds=budget)
             tracking.resume()
-        clicks = Clicks(
-            segmenter,
-            engine,
-            RecentPrompts(),
-            tracking,
-            budget_seconds=settings.click_budget_seconds,
-        )
+        clicks = Clicks(segmenter, engine, RecentPrompts(), tracking, budget_seconds=budget)
         retrieval = Retrieval(
             segmenter,
             tracking,

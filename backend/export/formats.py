@@ -120,8 +120,8 @@ class CocoWriter(_AnnotationsWriter):
     def page(self, media: Media, page: MaskPage) -> None:
         number = len(self._referred) + 1
         size = {"width": page.width, "height": page.height}
-        name = media.name(page.index)
-        self._referred.append({"id": number, "file_name": name, **size, **media.place(page.index)})
+        about = {"file_name": media.names[page.index], **size, **media.place(page.index)}
+        self._referred.append({"id": number, **about})
         for each in page.masks:
             owner = {"image_id": number, "track_id": each.track}
             self._add(each.label, {**owner, **_shape(each.mask), **_about(each)})
@@ -159,15 +159,15 @@ class YoutubeVisWriter(_AnnotationsWriter):
                 "id": number,
                 "width": self._size[0],
                 "height": self._size[1],
-                "length": len(media.indices),
-                "file_names": list(media.names),
+                "length": len(media.names),
+                "file_names": list(media.names.values()),
                 "task": media.task,
                 "tag": media.tag,
-                "indices": list(media.indices),
+                "indices": list(media.names),
             }
         )
         for track, (first, found) in sorted(self._tracks.items()):
-            frames = [found.get(index, {}) for index in media.indices]
+            frames = [found.get(index, {}) for index in media.names]
             self._add(
                 first.label,
                 {
@@ -206,7 +206,7 @@ class PngWriter(Writer):
         name = page_file(media, page.index, ".png")
         if max(each.track for each in page.masks) > MAX_TRACKS:
             raise CommandError(f"task {media.task} has more than {MAX_TRACKS} objects: use coco.")
-        place = {**media.place(page.index), "media": media.name(page.index), "file": name}
+        place = {**media.place(page.index), "media": media.names[page.index], "file": name}
         for each in page.masks:
             about = {**_about(each), "value": each.track, "label": each.label}
             self._rows.writerow({**place, **about, "area": int(np.count_nonzero(each.mask))})
@@ -228,7 +228,7 @@ class NpzWriter(Writer):
 
     def page(self, media: Media, page: MaskPage) -> None:
         found = page.masks
-        place = {**media.place(page.index), "media": media.name(page.index)}
+        place = {**media.place(page.index), "media": media.names[page.index]}
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,

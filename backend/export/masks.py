@@ -8,7 +8,6 @@ annotation still shows its box; elsewhere the box itself is filled.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,8 +95,8 @@ class Media:
     """What one Image or Video tag shows for a task.
 
     Attributes:
-        indices: every page or frame that the editor shows, with masks or not; ascending.
-        names: the file name of each.
+        names: the file name of every page or frame that the editor shows, with masks or not;
+            ascending.
         times: of each in seconds; empty where there are none.
         pages: decodes those with masks, ascending, one at a time.
     """
@@ -105,9 +104,8 @@ class Media:
     task: int
     tag: str
     kind: Kind
-    indices: Sequence[int]
-    names: Sequence[str]
-    times: Sequence[float]
+    names: Mapping[int, str]
+    times: Mapping[int, float]
     pages: Callable[[], Iterator[MaskPage]]
 
     def place(self, index: int) -> dict[str, object]:
@@ -116,12 +114,8 @@ class Media:
         if self.kind is not Kind.IMAGE:
             found[str(self.kind)] = index
         if self.times:
-            found["time"] = round(self.times[bisect_left(self.indices, index)], 6)
+            found["time"] = round(self.times[index], 6)
         return found
-
-    def name(self, index: int) -> str:
-        """The file name of a page."""
-        return self.names[bisect_left(self.indices, index)]
 
 
 @dataclass(frozen=True)
@@ -159,9 +153,8 @@ class MaskReader:
                 task=identifier,
                 tag=tag.name,
                 kind=Kind.SEQUENCE if tag.is_sequence else Kind.IMAGE,
-                indices=range(count),
-                names=[media_name(address, identifier) for address in addresses],
-                times=(),
+                names={page: media_name(uri, identifier) for page, uri in enumerate(addresses)},
+                times={},
                 pages=partial(_picture_pages, drawn, owners, scores),
             )
 
@@ -229,9 +222,8 @@ class MaskReader:
             task=identifier,
             tag=tag.name,
             kind=Kind.VIDEO,
-            indices=list(shown),
-            names=[f"{stem}/{frame_name(index)}" for index in shown],
-            times=[float(timeline.times[index]) for index in shown],
+            names={index: f"{stem}/{frame_name(index)}" for index in shown},
+            times={index: float(timeline.times[index]) for index in shown},
             pages=partial(self._video_pages, regions, shown, size, track),
         )
 

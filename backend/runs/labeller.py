@@ -196,8 +196,7 @@ def _objects(job: Job) -> set[str]:
 
 
 def _labels(result: Mapping[str, Any]) -> str:
-    value = result.get("value", {})
-    return joined_labels(value.get(str(result.get("type")), value.get("labels", [])) or [])
+    return joined_labels(result["value"].get(result["type"], ()))
 
 
 def _note(result: dict[str, Any], reason: str) -> None:

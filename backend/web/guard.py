@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.datastructures import Authorization
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 from backend.labelstudio.label_config import LabelConfigError
 from backend.logs import request_id
@@ -111,9 +111,8 @@ def _add_errors(app: Flask, settings: Settings) -> None:
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
         response = refuse(HTTPStatus(error.code or 500), error.name)
-        for name, value in error.get_headers():
-            if name == "Allow":  # of a wrong method
-                response.headers[name] = value
+        if isinstance(error, MethodNotAllowed):
+            response.allow.update(error.valid_methods or ())
         return response
 
     @app.errorhandler(Exception)

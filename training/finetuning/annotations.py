@@ -96,7 +96,7 @@ class Reader:
         tag = self.project.config.image(media.tag)
         if tag is None:
             raise MissingMedia(f"the label config has no <Image name={media.tag}>")
-        sequence = len(media.indices) > 1
+        sequence = len(media.names) > 1
         uri = media_uri(task.get("data") or {}, tag, page.index if sequence else None)
         file = self.fetcher.fetch(uri, task_id=int(task["id"]))
         near = [
