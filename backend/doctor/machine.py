@@ -175,10 +175,8 @@ def _weights(choice: ModelChoice) -> Iterator[Finding]:
     is_demo = choice.variant == "demo" and choice.checkpoint is None
     published = choice.checkpoint is None and not is_demo
     file = f"{path.name}, as published," if published else path.name
-    yield ok(
-        subject,
-        f"{choice.variant} loads strictly from {file} in {time.monotonic() - begun:.1f} s",
-    )
+    seconds = time.monotonic() - begun
+    yield ok(subject, f"{choice.variant} loads strictly from {file} in {seconds:.1f} s")
     if is_demo:
         yield warning(
             subject,

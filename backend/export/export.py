@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from backend.expected import ExpectedError
 from backend.export.formats import WRITERS, Writer
 from backend.export.masks import MaskReader, Media, Origin
 from backend.labelstudio.client import LabelStudioClient
+from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.read_results import newest_results
 from backend.labelstudio.tags import LabelConfig
 from backend.media.resolver import MediaResolver
@@ -54,8 +55,8 @@ def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
     reader = MaskReader(store, wiring.base_model().version)
     export = _Export(arguments, reader, resolver)
     try:
-        for project, task in _chosen_tasks(client, arguments.task, arguments.project):
-            export.task(project, task)
+        for task in _chosen_tasks(client, arguments.task, arguments.project):
+            export.task(task)
     finally:
         store.close()
         resolver.close()
@@ -64,20 +65,20 @@ def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
 
 def _chosen_tasks(
     client: LabelStudioClient, tasks: list[int], project: int | None
-) -> Iterator[tuple[Project, Mapping[str, Any]]]:
-    """The tasks named one by one and those of a whole project, with their projects."""
+) -> Iterator[ProjectTask]:
+    """The tasks named one by one and those of a whole project."""
     projects: dict[int, Project] = {}
     for number in tasks:
         task = read_task(client, number)
         owner = int(task.get("project") or 0)
         if owner not in projects:
             projects[owner] = read_project(client, owner)
-        yield projects[owner], task
+        yield projects[owner].with_task(task)
     if project is not None:
         whole = projects.get(project) or read_project(client, project)
         for task in client.list_tasks(project):
             if task.get("id") not in tasks:
-                yield whole, task
+                yield whole.with_task(task)
 
 
 @dataclass
@@ -93,30 +94,30 @@ class _Export:
     empty: int = 0
     failed: int = 0
 
-    def task(self, project: Project, task: Mapping[str, Any]) -> None:
+    def task(self, task: ProjectTask) -> None:
         """Export a task; one that cannot be is named, and the others go on."""
         before = self.counts.total()
         try:
-            for media in self._media(project, task):
-                self._write(media, project)
+            for media in self._media(task):
+                self._write(media, task.config)
         except ExpectedError as error:
             self.failed += 1
-            say(f"task {task['id']} failed: {error}")
+            say(f"task {task.task_id} failed: {error}")
             return
         self.tasks += 1
         if self.counts.total() == before:
             self.empty += 1
 
-    def _media(self, project: Project, task: Mapping[str, Any]) -> Iterator[Media]:
+    def _media(self, task: ProjectTask) -> Iterator[Media]:
         kinds = ("annotations", "predictions") if self.arguments.predictions else ("annotations",)
-        results = newest_results(task, *kinds)
-        yield from self.reader.pictures(project, task, results)
-        yield from self.reader.videos(project, task, results, self.resolver)
+        results = newest_results(task.task, *kinds)
+        yield from self.reader.pictures(task, results)
+        yield from self.reader.videos(task, results, self.resolver)
 
-    def _write(self, media: Media, project: Project) -> None:
+    def _write(self, media: Media, config: LabelConfig) -> None:
         if self.writer is None:
             make = WRITERS[self.arguments.format]
-            self.writer = make(self.arguments.out, _labels(project.config))
+            self.writer = make(self.arguments.out, _labels(config))
         try:
             for page in media.pages():
                 self.writer.page(media, page)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from backend.labelstudio.geometry import (
@@ -27,6 +26,7 @@ from backend.labelstudio.geometry import (
 from backend.labelstudio.json_values import Results, number
 from backend.labelstudio.keyframes import box_at
 from backend.labelstudio.media_refs import media_uri, page_count
+from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.read_results import Point, Region, joined_labels, rasterise, read_results
 from backend.labelstudio.tags import ImageTag, LabelConfig, VideoTag
 from backend.labelstudio.video_regions import VideoRegion, read_video_regions
@@ -34,7 +34,6 @@ from backend.labelstudio.write_results import part_id
 from backend.media.resolver import MediaResolver
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.runs.command_line import CommandError
-from backend.runs.projects import Project
 from backend.tracking.sequence import MAX_PARTS, SAME_OBJECT, FrameSequence
 from backend.tracking.store import TrackStore
 from backend.tracking.video import clip_track, read_timeline
@@ -130,25 +129,23 @@ class MaskReader:
     store: TrackStore
     family: str
 
-    def pictures(
-        self, project: Project, task: Mapping[str, Any], results: Results
-    ) -> Iterator[Media]:
+    def pictures(self, task: ProjectTask, results: Results) -> Iterator[Media]:
         """The images and sequences of a task that have masks.
 
         Raises:
             MissingMedia: the task's data lacks what an Image tag shows.
         """
-        regions = read_results(results, project.config).regions
+        regions = read_results(results, task.config).regions
         scores = {str(item.get("id")): number(item.get("score")) for item in results}
-        data, identifier = task.get("data") or {}, int(task["id"])
-        for tag in project.config.images:
-            drawn = [each for each in regions if _is_mask(each, tag, project.config)]
+        identifier = int(task.task["id"])
+        for tag in task.config.images:
+            drawn = [each for each in regions if _is_mask(each, tag, task.config)]
             if not drawn:
                 continue
-            count = page_count(data, tag) if tag.is_sequence else 1
-            addresses = [media_uri(data, tag, page) for page in range(count)]
+            count = page_count(task.data, tag) if tag.is_sequence else 1
+            addresses = [media_uri(task.data, tag, page) for page in range(count)]
             drawn = [each for each in drawn if (each.item_index or 0) < count]
-            owners = self._owners(project, task, tag, drawn)
+            owners = self._owners(task, tag, drawn)
             yield Media(
                 task=identifier,
                 tag=tag.name,
@@ -159,25 +156,21 @@ class MaskReader:
             )
 
     def videos(
-        self, project: Project, task: Mapping[str, Any], results: Results, resolver: MediaResolver
+        self, task: ProjectTask, results: Results, resolver: MediaResolver
     ) -> Iterator[Media]:
         """The videos of a task that have boxes.
 
         Raises:
             MissingMedia, MediaError, VideoError: the video cannot be had, or not be read.
         """
-        regions = read_video_regions(results, project.config)
-        for tag in project.config.videos:
+        regions = read_video_regions(results, task.config)
+        for tag in task.config.videos:
             on_tag = [region for region in regions if region.to_name == tag.name]
             if on_tag:
-                yield self._video(project, task, tag, on_tag, resolver)
+                yield self._video(task, tag, on_tag, resolver)
 
     def _owners(
-        self,
-        project: Project,
-        task: Mapping[str, Any],
-        tag: ImageTag,
-        regions: Sequence[Region],
+        self, task: ProjectTask, tag: ImageTag, regions: Sequence[Region]
     ) -> dict[tuple[str, int], str]:
         """By region id and page: the object, for those whose id says it."""
         owners: dict[tuple[str, int], str] = {}
@@ -186,38 +179,31 @@ class MaskReader:
                 owners[part_id(region.id, part), region.item_index or 0] = region.id
         if not tag.is_sequence:
             return {key: whole for key, whole in owners.items() if key[0]}
-        sequence = FrameSequence(project.with_task(task), tag, self.family, self.store)
-        known = set(self.store.objects(sequence.track))
+        sequence = FrameSequence(task, tag, self.family, self.store)
         for region in regions:
-            if region.id in known:
+            if region.id in sequence.known:
                 for part in range(MAX_PARTS):
                     owners[part_id(region.id, part), region.item_index or 0] = region.id
         return owners | {(name, s.page): s.object_id for name, s in sequence.sent_ids().items()}
 
     def _video(
-        self,
-        project: Project,
-        task: Mapping[str, Any],
-        tag: VideoTag,
-        regions: list[VideoRegion],
-        resolver: MediaResolver,
+        self, task: ProjectTask, tag: VideoTag, regions: list[VideoRegion], resolver: MediaResolver
     ) -> Media:
-        data, identifier = task.get("data") or {}, int(task["id"])
-        address = media_uri(data, tag)
+        address, identifier = media_uri(task.data, tag), int(task.task["id"])
         with (
             resolver.open(address, task_id=identifier) as file,
             open_video(file, read_ahead=0) as frames,
         ):
             size = frames.width, frames.height
             timeline = read_timeline(
-                project.config, tag.name, data, regions, frames.table, frames.duration
+                task.config, tag.name, task.data, regions, frames.table, frames.duration
             )
         shown: dict[int, int] = {}  # the file's frame: the first editor frame that shows it
         for frame in range(1, timeline.frames_count + 1):
             shown.setdefault(timeline.file_frame(frame), frame)
         name = media_name(address, identifier)
         stem = name.rpartition(".")[0] or name
-        track = clip_track(project.uid, identifier, tag.name, self.family, address)
+        track = clip_track(task.project, identifier, tag.name, self.family, address)
         return Media(
             task=identifier,
             tag=tag.name,

@@ -81,7 +81,7 @@ class Reader:
             if isinstance(region.geometry, Box)
         ]
         # The store names objects by the model; whose they are does not matter here.
-        media = MaskReader(self.store, "").pictures(self.project, task, results)
+        media = MaskReader(self.store, "").pictures(self.project.with_task(task), results)
         for each in media:
             for page in islice(each.pages(), MAX_PAGES):
                 yield from self._page(task, each, page, boxes)
