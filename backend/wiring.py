@@ -6,7 +6,7 @@ No other file makes a ``LabelStudioClient``, so all of them trust the same certi
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import lru_cache, partial
 
 from backend.engine.building import ModelChoice
@@ -227,12 +227,10 @@ class Wiring:
     def _images(self, label_studio: LabelStudioClient | None, opened: ExitStack) -> TaskPictures:
         """The pictures of tasks; ``opened`` closes what they are fetched and decoded with."""
         metrics = self.metrics
-        resolver = self.media(label_studio)
-        opened.callback(resolver.close)
-        decoder = ImageDecoder(max_pixels=self.settings.max_image_pixels)
-        opened.callback(decoder.close)
-        images = TaskPictures(resolver, metrics, decoder.load)
-        opened.callback(images.close)
+        resolver = opened.enter_context(closing(self.media(label_studio)))
+        max_pixels = self.settings.max_image_pixels
+        decoder = opened.enter_context(closing(ImageDecoder(max_pixels=max_pixels)))
+        images = opened.enter_context(closing(TaskPictures(resolver, metrics, decoder.load)))
         _count_media(metrics, resolver)
         metrics.gauge(
             "sam2_decoders_lost",

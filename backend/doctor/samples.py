@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from backend.doctor.findings import Finding, broken, ok
 from backend.labelstudio.media_refs import MissingMedia, media_uri
-from backend.labelstudio.tags import LabelConfig, MediaTag
+from backend.labelstudio.tags import LabelConfig, MediaTag, VideoTag
 from backend.media.errors import MediaError, shown
 from backend.media.resolver import MediaResolver
 from backend.pixels.sandbox.image_decoding import ImageDecoder
@@ -56,21 +57,25 @@ def media_findings(
     resolver: MediaResolver,
     decoder: ImageDecoder,
     config: LabelConfig,
-    tasks: Iterable[Mapping[str, Any]],
+    tasks: Sequence[Mapping[str, Any]],
 ) -> Iterator[Finding]:
     """Whether the media of ``tasks`` can be read: each kind of address once, and each way in which
     a task lacks one."""
     samples: dict[tuple[str, bool], Sample] = {}
     missing: dict[str, object] = {}
-    seen = 0
-    for task in tasks:
-        seen += 1
-        for found in _addresses(config, task):
-            if isinstance(found, str):
-                missing.setdefault(found, task.get("id"))
-            elif len(samples) < MAX_KINDS:
-                samples.setdefault((found.kind, found.is_video), found)
-    if not seen:
+    tags: list[MediaTag] = [*config.images, *config.videos]
+    for task, tag in itertools.product(tasks, tags):
+        data, number = task.get("data"), task.get("id")
+        try:
+            uri = media_uri(data if isinstance(data, Mapping) else {}, tag)
+        except MissingMedia as error:
+            missing.setdefault(str(error), number)
+            continue
+        kind, is_video = address_kind(uri), isinstance(tag, VideoTag)
+        if len(samples) < MAX_KINDS:
+            known = number if type(number) is int else None
+            samples.setdefault((kind, is_video), Sample(kind, uri, known, is_video))
+    if not tasks:
         yield broken("media", "the project has no tasks to read media of", "import one")
     for reason, number in missing.items():
         yield broken(
@@ -78,20 +83,6 @@ def media_findings(
         )
     for sample in samples.values():
         yield _read(resolver, decoder, sample)
-
-
-def _addresses(config: LabelConfig, task: Mapping[str, Any]) -> Iterator[Sample | str]:
-    """The first address of each tag of a task; a text where there is none."""
-    data, number = task.get("data"), task.get("id")
-    tags: tuple[MediaTag, ...] = (*config.images, *config.videos)
-    for tag in tags:
-        try:
-            uri = media_uri(data if isinstance(data, Mapping) else {}, tag)
-        except MissingMedia as error:
-            yield str(error)
-            continue
-        known = number if type(number) is int else None
-        yield Sample(address_kind(uri), uri, known, tag in config.videos)
 
 
 def _read(resolver: MediaResolver, decoder: ImageDecoder, sample: Sample) -> Finding:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,16 +51,10 @@ def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
     if not arguments.task and arguments.project is None:
         raise CommandError("Say what to export: --task N (may be repeated) or --project N.")
     client = wiring.connect()
-    resolver = wiring.media(client)
-    store = wiring.tracks()
-    reader = MaskReader(store, wiring.base_model().version)
-    export = _Export(arguments, reader, resolver)
-    try:
+    with closing(wiring.media(client)) as resolver, closing(wiring.tracks()) as store:
+        export = _Export(arguments, MaskReader(store, wiring.base_model().version), resolver)
         for task in _chosen_tasks(client, arguments.task, arguments.project):
             export.task(task)
-    finally:
-        store.close()
-        resolver.close()
     return export.finish()
 
 

@@ -12,9 +12,9 @@ import bisect
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
         written = _write_frames(folder, frames, chosen, arguments.size)
         task = _task(folder, arguments.video, frames, chosen, arguments.size)
     folder.write(TASKS, json.dumps([task], indent=1).encode())
-    place = str(arguments.out).rstrip("/")
+    place = arguments.out.rstrip("/")
     say(f"{len(chosen)} frames, {written} of them new; import {place}/{TASKS}")
     if isinstance(folder, LocalFolder) and arguments.address is None:
         say(f"Label Studio finds them with LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={folder.root}")
@@ -113,18 +113,16 @@ def choose_frames(
 @contextmanager
 def _opened(video: str, wiring: Wiring) -> Iterator[VideoFrames]:
     """The frames of a file, or of an address read through the media cache."""
-    if "://" not in video:
-        if not Path(video).is_file():
+    with ExitStack() as opened:
+        file: BinaryIO
+        if "://" in video:
+            resolver = opened.enter_context(closing(wiring.media(None)))
+            file = opened.enter_context(resolver.open(video))
+        elif Path(video).is_file():
+            file = opened.enter_context(Path(video).open("rb"))
+        else:
             raise CommandError(f"There is no file {video}.")
-        with Path(video).open("rb") as local, open_video(local) as frames:
-            yield frames
-        return
-    resolver = wiring.media(None)
-    try:
-        with resolver.open(video) as file, open_video(file) as frames:
-            yield frames
-    finally:
-        resolver.close()
+        yield opened.enter_context(open_video(file))
 
 
 def _claim(folder: Folder, video: str, frames: VideoFrames, size: int | None) -> None:

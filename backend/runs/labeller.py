@@ -50,29 +50,21 @@ class Labelled:
         return sum(self.scores) / len(self.scores) if self.scores else None
 
 
+@dataclass(frozen=True)
 class Labeller:
     """Labels tasks of one project; for several threads.
 
-    Args:
+    Attributes:
         parsed: direction and range, as of a ``track`` command.
         stopping: when set, tasks under way raise ``Stopped``.
         progress: called with a task's number and its job, at least once a second.
     """
 
-    def __init__(
-        self,
-        service: Dispatcher,
-        project: Project,
-        parsed: ParsedCommand,
-        stopping: threading.Event,
-        progress: Callable[[int, Job], None],
-    ) -> None:
-        self._service = service
-        self._tracking = service.tracking
-        self._project = project
-        self._parsed = parsed
-        self._stopping = stopping
-        self._progress = progress
+    service: Dispatcher
+    project: Project
+    parsed: ParsedCommand
+    stopping: threading.Event
+    progress: Callable[[int, Job], None]
 
     def label(self, task: Mapping[str, Any]) -> Labelled | None:
         """Do all that the task's marks ask for; None where nothing is marked.
@@ -81,16 +73,16 @@ class Labeller:
             Stopped: as above.
             ExpectedError: why it cannot be done.
         """
-        marks = marks_of(task, self._service.engine.model_version)
-        kinds = mark_kinds(marks, self._project.config)
+        marks = marks_of(task, self.service.engine.model_version)
+        kinds = mark_kinds(marks, self.project.config)
         if not kinds:
             return None
         plain = {"id": task["id"], "data": task.get("data"), "annotations": [{"result": marks}]}
         made = Labelled()
         if "video" in kinds:
-            regions = read_video_regions(marks, self._project.config)
+            regions = read_video_regions(marks, self.project.config)
             marked = {region.to_name for region in regions}
-            for tag in self._project.config.videos:
+            for tag in self.project.config.videos:
                 if tag.name in marked:
                     self._video(plain, tag.name, marks, made)
         if kinds & {"image", "sequence"}:
@@ -99,15 +91,15 @@ class Labeller:
 
     def _pictures(self, task: Mapping[str, Any], marks: Results, made: Labelled) -> None:
         """Masks for boxes and clicks on images, and for all pages of sequences."""
-        config = self._project.config
+        config = self.project.config
         sequences = {tag.name for tag in config.images if tag.is_sequence}
         elsewhere = {*sequences, None} if sequences else set()
         single = [mark for mark in marks if mark.get("to_name") not in elsewhere]
         alone = {**task, "annotations": [{"result": single}]}
         prompts = prompts_from_task(alone, config)
         deadline = time.monotonic() + SECONDS
-        whole = self._project.with_task(alone)
-        found = self._service.retrieval.predict(whole, prompts, deadline)
+        whole = self.project.with_task(alone)
+        found = self.service.retrieval.predict(whole, prompts, deadline)
         if found.errors:
             raise found.errors[0]
         for result in found.prediction["result"] if found.prediction else ():
@@ -125,10 +117,10 @@ class Labeller:
     def _sequence(
         self, task: Mapping[str, Any], image: str, marks: Results, made: Labelled
     ) -> None:
-        sequence = self._tracking.sequences.sequence(self._project.with_task(task), image)
-        planned = self._tracking.sequences.plan(sequence, self._parsed, marks)
+        sequence = self.service.tracking.sequences.sequence(self.project.with_task(task), image)
+        planned = self.service.tracking.sequences.plan(sequence, self.parsed, marks)
         job = self._run(task, planned)
-        outcome, _ = self._tracking.outcome(job)
+        outcome, _ = self.service.tracking.outcome(job)
         names, sent = _objects(job), sequence.sent_ids()
         results: Results = []
         regions: dict[tuple[str, int], list[dict[str, Any]]] = {}
@@ -150,12 +142,12 @@ class Labeller:
 
     def _video(self, task: Mapping[str, Any], name: str, marks: Results, made: Labelled) -> None:
         """The boxes on one video of the task."""
-        videos, whole = self._tracking.videos, self._project.with_task(task)
-        job = self._run(task, videos.plan(whole, self._parsed, marks, name))
-        every = read_video_regions(marks, self._project.config)
+        videos, whole = self.service.tracking.videos, self.project.with_task(task)
+        job = self._run(task, videos.plan(whole, self.parsed, marks, name))
+        every = read_video_regions(marks, self.project.config)
         regions = [region for region in every if region.to_name == name]
         timeline = videos.clip(whole, name, regions).timeline
-        results, _ = self._tracking.outcome(job)
+        results, _ = self.service.tracking.outcome(job)
         labels = {region.id: joined_labels(region.labels) for region in regions}
         notes: dict[str, list[str]] = {}
         masks = self._masks(job)
@@ -174,20 +166,20 @@ class Labeller:
         """The job when it has ended; it goes on where an earlier run was stopped."""
         if isinstance(planned, str):
             raise CommandError(planned)
-        jobs = self._tracking.jobs
+        jobs = self.service.tracking.jobs
         job = jobs.submit(*planned)
         while not job.state.ended:
-            if self._stopping.is_set():
+            if self.stopping.is_set():
                 raise Stopped
             job = jobs.wait(job.id, 1.0)
-            self._progress(int(task["id"]), job)
+            self.progress(int(task["id"]), job)
         if job.state is not JobState.DONE:
             raise CommandError(job.message or "the track was cancelled")
         return job
 
     def _masks(self, job: Job) -> list[TrackedMask]:
         """The masks of the objects that the job is about."""
-        every, names = self._tracking.store.masks(job.track), _objects(job)
+        every, names = self.service.tracking.store.masks(job.track), _objects(job)
         return [each for each in every if each.object_id in names]
 
 

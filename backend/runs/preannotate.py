@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def _label_all(
     def label(task: dict[str, Any]) -> None:
         _label_one(task, labeller, client, review, report, service.engine.model_version)
 
-    try:
+    with closing(service):
         service.engine.wait_ready(MODEL_SECONDS)
         with ThreadPoolExecutor(arguments.concurrency, thread_name_prefix="label") as pool:
             try:
@@ -198,8 +199,6 @@ def _label_all(
                 stopping.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-    finally:
-        service.close()
 
 
 def _label_one(
