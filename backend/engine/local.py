@@ -23,13 +23,7 @@ from backend.engine.building import (
 )
 from backend.engine.device_memory import MemoryRetry, model_bytes, used_bytes
 from backend.engine.embedding_cache import EmbeddingCache
-from backend.engine.engine import (
-    Answer,
-    Frames,
-    NotReady,
-    State,
-    Status,
-)
+from backend.engine.engine import Answer, Frames, NotReady, State, Status
 from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt, pixel_prompt
 from backend.engine.queued_tracker import QueuedTracker
@@ -80,12 +74,13 @@ class _Request:
 
     Attributes:
         deadline: on ``time.monotonic``.
-        refine: see ``Engine.answer``.
+        zoom, refine: see ``Engine.answer``.
     """
 
     model: _Model
     priority: Priority
     deadline: float
+    zoom: bool = False
     refine: bool = False
 
 
@@ -167,12 +162,12 @@ class LocalEngine:
     ) -> list[Answer]:
         """See ``Engine``."""
         deadline = time.monotonic() + timeout
-        request = _Request(self._model(timeout), priority, deadline, refine)
+        request = _Request(self._model(timeout), priority, deadline, zoom, refine)
         whole = self._embed(image, request)
         pixels = [pixel_prompt(each, whole.width, whole.height) for each in prompts]
         if zoom or refine:
             pairs = zip(prompts, pixels, strict=True)
-            found = [self._segment_closely(image, whole, *pair, request, zoom) for pair in pairs]
+            found = [self._segment_closely(image, whole, *pair, request) for pair in pairs]
         else:
             found = self._segment(whole, pixels, request)
         return [Answer(PackedMask.pack(each.mask), each.score) for each in found]
@@ -321,7 +316,6 @@ class LocalEngine:
         prompt: ObjectPrompt,
         pixels: PixelPrompt,
         request: _Request,
-        zoom: bool,
     ) -> Segment:
         """The mask of one prompt, in a window of the image where its object is small."""
 
@@ -330,7 +324,7 @@ class LocalEngine:
             return segment.logits[0]
 
         size = whole.width, whole.height
-        window = window_for(pixels, look, *size, whole.side) if zoom else None
+        window = window_for(pixels, look, *size, whole.side) if request.zoom else None
         if window is not None:
             part = window.source(image)
             try:
