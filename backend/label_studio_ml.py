@@ -47,8 +47,7 @@ class SAM2Backend(LabelStudioMLBase):
             "params": {"context": context},
         }
         service, _ = shared()
-        results: list[Any] = service.predict(body)["results"]
-        return results
+        return list(service.predict(body)["results"])
 
     def fit(self, event: str, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Label Studio's annotation and training events; START_TRAINING may begin a fine-tuning,

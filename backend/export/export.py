@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from backend.labelstudio.read_results import newest_results
 from backend.labelstudio.tags import LabelConfig
 from backend.media.resolver import MediaResolver
 from backend.runs.command_line import CommandError, say
-from backend.runs.projects import Project, read_project, read_task
+from backend.runs.projects import read_project, read_task
 from backend.wiring import Wiring
 
 
@@ -62,15 +63,12 @@ def _chosen_tasks(
     client: LabelStudioClient, tasks: list[int], project: int | None
 ) -> Iterator[ProjectTask]:
     """The tasks named one by one and those of a whole project."""
-    projects: dict[int, Project] = {}
+    project_of = cache(partial(read_project, client))
     for number in tasks:
         task = read_task(client, number)
-        owner = int(task.get("project") or 0)
-        if owner not in projects:
-            projects[owner] = read_project(client, owner)
-        yield projects[owner].with_task(task)
+        yield project_of(int(task.get("project") or 0)).with_task(task)
     if project is not None:
-        whole = projects.get(project) or read_project(client, project)
+        whole = project_of(project)
         for task in client.list_tasks(project):
             if task.get("id") not in tasks:
                 yield whole.with_task(task)

@@ -108,7 +108,8 @@ class Labeller:
             made.scores.append(score)
             if score < LOW_IOU:
                 _note(result, "unsure")
-                made.remarks.append(Remark(result["id"], _labels(result), None, "unsure"))
+                label = joined_labels(result["value"].get(result["type"], ()))
+                made.remarks.append(Remark(result["id"], label, None, "unsure"))
         for tag in config.images:
             on_tag = [mark for mark in marks if mark.get("to_name") in (tag.name, None)]
             if tag.is_sequence and read_results(on_tag, config).regions:
@@ -122,13 +123,12 @@ class Labeller:
         job = self._run(task, planned)
         outcome, _ = self.service.tracking.outcome(job)
         names, sent = _objects(job), sequence.sent_ids()
-        results: Results = []
         regions: dict[tuple[str, int], list[dict[str, Any]]] = {}
         for item in outcome:
             owner = sent.get(item["id"])
             if owner is not None and owner[0] not in names:
                 continue  # an object of an earlier job
-            results.append(item)
+            made.results.append(item)
             if owner is not None:
                 regions.setdefault(owner[:2], []).append(item)
         masks = self._masks(job)
@@ -137,7 +137,6 @@ class Labeller:
             made.remarks.append(Remark(doubt.object_id, label, doubt.frame, doubt.reason))
             for item in regions.get((doubt.object_id, doubt.frame), ()):
                 _note(item, doubt.reason)
-        made.results += results
         made.scores += [each.iou for each in masks if each.mask.area]
 
     def _video(self, task: Mapping[str, Any], name: str, marks: Results, made: Labelled) -> None:
@@ -185,10 +184,6 @@ class Labeller:
 
 def _objects(job: Job) -> set[str]:
     return {each["id"] for each in job.request["objects"]}
-
-
-def _labels(result: Mapping[str, Any]) -> str:
-    return joined_labels(result["value"].get(result["type"], ()))
 
 
 def _note(result: dict[str, Any], reason: str) -> None:

@@ -20,7 +20,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from backend.doctor.doctor import diagnose
 from backend.engine.engine import Engine, State
-from backend.finetune.finetune_jobs import FinetuneJob, FinetuneJobs
+from backend.finetune.finetune_jobs import FinetuneJob
 from backend.finetune.finetuning import Finetuning
 from backend.labelstudio.json_values import text, whole_number
 from backend.metrics import Metrics
@@ -147,12 +147,11 @@ def _add_jobs(app: Flask, service: Dispatcher) -> None:
 
 
 def _add_training(app: Flask, finetuning: Finetuning) -> None:
-    def one(project: str, find: Callable[[FinetuneJobs, int], FinetuneJob | None]) -> Response:
-        if re.fullmatch(r"[0-9]{1,9}", project):
-            job = find(finetuning.jobs, int(project))
-            if job is not None:
-                return jsonify(finetuning.shown(job))
-        return refuse(HTTPStatus.NOT_FOUND, "there was no fine-tuning on this project")
+    def one(project: str, find: Callable[[int], FinetuneJob | None]) -> Response:
+        job = find(int(project)) if re.fullmatch(r"[0-9]{1,9}", project) else None
+        if job is None:
+            return refuse(HTTPStatus.NOT_FOUND, "there was no fine-tuning on this project")
+        return jsonify(finetuning.shown(job))
 
     @app.get("/train")
     def trainings() -> Response:
@@ -160,11 +159,11 @@ def _add_training(app: Flask, finetuning: Finetuning) -> None:
 
     @app.get("/train/<project>")
     def one_training(project: str) -> Response:
-        return one(project, FinetuneJobs.job)
+        return one(project, finetuning.jobs.job)
 
     @app.post("/train/<project>/cancel")
     def cancel_training(project: str) -> Response:
-        return one(project, FinetuneJobs.cancel)
+        return one(project, finetuning.jobs.cancel)
 
 
 def _add_diagnostics(app: Flask, wiring: Wiring, engine: Engine) -> None:
@@ -185,23 +184,16 @@ def _add_diagnostics(app: Flask, wiring: Wiring, engine: Engine) -> None:
                 "diagnostics are given only where credentials are asked for: set BASIC_AUTH_USER "
                 "and BASIC_AUTH_PASS or AUTH_TOKEN, or run python -m backend doctor",
             )
-        wanted = {name: _number_asked(name) for name in ("project", "task")}
+        wanted = {name: whole_number(request.args.get(name)) for name in ("project", "task")}
+        for name, number in wanted.items():
+            if number is None and name in request.args:
+                raise BadRequest(f"{name} must be a number")
         if not one_at_a_time.acquire(blocking=False):
             return refuse(HTTPStatus.TOO_MANY_REQUESTS, "the doctor is at work; ask again later")
         try:
             return jsonify(diagnose(wiring, engine, **wanted))
         finally:
             one_at_a_time.release()
-
-
-def _number_asked(name: str) -> int | None:
-    written = request.args.get(name)
-    if written is None:
-        return None
-    number = whole_number(written)
-    if number is None:
-        raise BadRequest(f"{name} must be a number")
-    return number
 
 
 def _job(job: Job) -> dict[str, Any]:
