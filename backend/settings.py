@@ -147,24 +147,23 @@ _READERS: dict[str, Callable[[str], Any]] = {
 """By the type of a setting: what reads it where nothing else is given."""
 
 
-def _setting(group: str, default: Any, meaning: str, *, secret: bool = False, **more: Any) -> Any:
-    """A field of ``Settings``.
-
-    Args:
-        more: ``variable``, the name of the variable where it is not the field's own in capitals;
-            ``read``, the function that reads it where the type does not say enough.
-    """
-    metadata = {"group": group, "meaning": meaning, "secret": secret, **more}
-    return field(default=default, repr=not secret, metadata=metadata)
+def _setting(
+    group: str,
+    default: Any,
+    meaning: str,
+    *,
+    variable: str | None = None,
+    read: Callable[[str], Any] | None = None,
+    secret: bool = False,
+) -> Any:
+    """A field of ``Settings``; ``variable`` where that is not the name of the field in capitals,
+    ``read`` where the type does not say how."""
+    metadata = {"group": group, "meaning": meaning, "variable": variable, "read": read}
+    return field(default=default, repr=not secret, metadata={**metadata, "secret": secret})
 
 
 def _variable(item: dataclasses.Field[Any]) -> str:
-    return str(item.metadata.get("variable", item.name.upper()))
-
-
-def _read(item: dataclasses.Field[Any], text: str) -> Any:
-    read = item.metadata.get("read") or _READERS[str(item.type).removesuffix(" | None")]
-    return read(text)
+    return item.metadata["variable"] or item.name.upper()
 
 
 _server = partial(_setting, "Server")
@@ -360,10 +359,11 @@ class Settings:
         problems = list(_unknown(environ, dataclasses.fields(cls)))
         for item in dataclasses.fields(cls):
             variable, secret = _variable(item), item.metadata["secret"]
+            read = item.metadata["read"] or _READERS[str(item.type).removesuffix(" | None")]
             try:
                 raw = _secret(variable, environ) if secret else environ.get(variable, "").strip()
                 if raw:
-                    values[item.name] = _read(item, raw)
+                    values[item.name] = read(raw)
             except ValueError as error:
                 shown = "its value" if secret else repr(environ[variable].strip())
                 problems.append(f"{variable}: {shown} {error}")
@@ -387,7 +387,7 @@ class Settings:
             value = getattr(self, item.name)
             if item.metadata["secret"] and value is not None:
                 value = "(set)"
-            elif item.metadata.get("read") is _mebibytes:
+            elif item.metadata["read"] is _mebibytes:
                 value = value // MIB
             elif isinstance(value, tuple):
                 value = ",".join(value)
