@@ -113,10 +113,6 @@ class _Report:
         self.add(int(task["id"]), "skipped", f"has a prediction of {self._version}")
         return False
 
-    def nothing_marked(self, task: int) -> None:
-        """The task holds nothing to start from."""
-        self.add(task, "skipped", UNMARKED)
-
     def plan(self, task: Mapping[str, Any], project: Project) -> None:
         """Note what would be done."""
         marks = marks_of(task, self._version)
@@ -125,7 +121,7 @@ class _Report:
             line = f"would be labelled ({' and '.join(sorted(kinds))}) from {len(marks)} results"
             self.add(int(task["id"]), "planned", line)
         else:
-            self.nothing_marked(int(task["id"]))
+            self.add(int(task["id"]), "skipped", UNMARKED)
 
     def progress(self, task: int, job: Job) -> None:
         """Say how far things are, every few seconds."""
@@ -213,7 +209,7 @@ def _label_one(
     try:
         made = labeller.label(task)
         if made is None:
-            report.nothing_marked(number)
+            report.add(number, "skipped", UNMARKED)
             return
         if review is not None:  # first: a task with a prediction is not looked at again
             review.put(number, made.remarks)
