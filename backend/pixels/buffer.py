@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol, Self
 
 import numpy as np
@@ -28,9 +28,6 @@ class FrameSource(Protocol):
     def read(self, first: int, last: int) -> Iterator[tuple[int, Picture]]:
         """The frames ``first`` to ``last``, both included, with their numbers."""
 
-    def group_start(self, index: int) -> int:
-        """The first of the frames that reading ``index`` costs hardly more to have as well."""
-
     def close(self) -> None:
         """Free everything."""
 
@@ -43,7 +40,14 @@ class FrameBuffer:
     """
 
     def __init__(
-        self, source: FrameSource, *, count: int, frame_bytes: int, read_ahead: int, max_bytes: int
+        self,
+        source: FrameSource,
+        *,
+        count: int,
+        frame_bytes: int,
+        read_ahead: int,
+        max_bytes: int,
+        group_start: Callable[[int], int],
     ) -> None:
         """
         Args:
@@ -51,8 +55,10 @@ class FrameBuffer:
             frame_bytes: size of each.
             read_ahead: frames to have ready beyond the last one given out; 0 for no thread.
             max_bytes: of the frames kept, those read ahead included; at least one is kept.
+            group_start: the first of the frames that reading a frame costs hardly more to have as
+                well.
         """
-        self._source, self._count = source, count
+        self._source, self._count, self._group_start = source, count, group_start
         self._capacity = max(1, max_bytes // frame_bytes)
         self._read_ahead = min(read_ahead, self._capacity - 1)
         self._reading = threading.Lock()  # the source; taken before _state, never after
@@ -117,7 +123,7 @@ class FrameBuffer:
                 return frame
             first = index
             if backward:
-                first = max(self._source.group_start(index), index - self._capacity + 1)
+                first = max(self._group_start(index), index - self._capacity + 1)
                 with self._state:
                     self._kept.clear()  # what lies behind makes room for what comes
             for number, frame in self._source.read(first, index):

@@ -8,6 +8,7 @@ Python object, and no protocol is allowed for anything further.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import BinaryIO
@@ -113,17 +114,10 @@ def _video_stream(container: InputContainer, limits: VideoLimits) -> VideoStream
 def packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet[VideoStream]]:
     """The packets of the stream from the current position, up to the end or to where the file
     can be read no further. The last may be the empty one that drains the decoder."""
-    found = container.demux(stream)
-    while True:
-        try:
-            packet = next(found, None)
-        except av.FFmpegError:  # what is lost is counted from the table, not here
-            return
-        except IndexError:  # PyAV 18 at the end of a file in whose middle a stream has appeared
-            return
-        if packet is None:
-            return
-        yield packet
+    # What is lost is counted from the table, not here. PyAV 18 raises IndexError at the end of a
+    # file in whose middle a stream has appeared.
+    with suppress(av.FFmpegError, IndexError):
+        yield from container.demux(stream)
 
 
 @dataclass
@@ -143,7 +137,29 @@ def scan(container: InputContainer, stream: VideoStream, limits: VideoLimits) ->
     Raises:
         VideoError: no frames, no timestamps, or outside the limits.
     """
-    return make_table(container, stream, _read_packets(container, stream, limits), limits)
+    seen = Seen()
+    for packet in packets(container, stream):
+        pts = packet.pts if packet.pts is not None else packet.dts
+        if pts is None:
+            if packet.size:
+                raise VideoError(
+                    "The video has frames without a timestamp, so they cannot be told apart. "
+                    "Convert it: ffmpeg -i input -c:v libx264 -pix_fmt yuv420p output.mp4"
+                )
+            continue
+        seen.count += 1
+        if packet.is_corrupt:
+            seen.damaged_tail += 1
+            continue
+        seen.damaged_tail = 0
+        if packet.is_keyframe:
+            seen.keys[pts] = packet.dts if packet.dts is not None else pts
+        if packet.is_discard:  # decoded for the sake of later frames, cut off by an edit list
+            continue
+        seen.pts.append(pts)
+        seen.last_duration = packet.duration or 0
+        limits.check_count(len(seen.pts))
+    return make_table(container, stream, seen, limits)
 
 
 def make_table(
@@ -177,32 +193,6 @@ def make_table(
     )
     limits.check_duration(table.end - min(0.0, float(table.times[0])))
     return table
-
-
-def _read_packets(container: InputContainer, stream: VideoStream, limits: VideoLimits) -> Seen:
-    seen = Seen()
-    for packet in packets(container, stream):
-        pts = packet.pts if packet.pts is not None else packet.dts
-        if pts is None:
-            if packet.size:
-                raise VideoError(
-                    "The video has frames without a timestamp, so they cannot be told apart. "
-                    "Convert it: ffmpeg -i input -c:v libx264 -pix_fmt yuv420p output.mp4"
-                )
-            continue
-        seen.count += 1
-        if packet.is_corrupt:
-            seen.damaged_tail += 1
-            continue
-        seen.damaged_tail = 0
-        if packet.is_keyframe:
-            seen.keys[pts] = packet.dts if packet.dts is not None else pts
-        if packet.is_discard:  # decoded for the sake of later frames, cut off by an edit list
-            continue
-        seen.pts.append(pts)
-        seen.last_duration = packet.duration or 0
-        limits.check_count(len(seen.pts))
-    return seen
 
 
 def _missing(container: InputContainer, stream: VideoStream, seen: Seen, end: Fraction) -> int:

@@ -7,7 +7,7 @@ from frame rates.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import BinaryIO, cast
@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 import av
 import numpy as np
 from av import VideoFrame
-from av.sidedata.sidedata import SideData, SideDataContainer, Type
+from av.sidedata.sidedata import SideData, Type
 from av.video.stream import VideoStream
 
 from backend.pixels.buffer import Picture
@@ -76,10 +76,6 @@ class Decoder:
                     "ffmpeg -i input -vf scale=1280:720 output.mp4"
                 )
             yield index, _to_picture(frame, self._orientation)
-
-    def group_start(self, index: int) -> int:
-        """The first frame that decoding ``index`` goes through anyway."""
-        return min(index, self.table.first_from(self.table.key_before(index)))
 
     def close(self) -> None:
         """Free the decoder; the file object stays open."""
@@ -196,21 +192,17 @@ def _orientation(frame: VideoFrame) -> _Orientation:
     The matrix maps a stored position (p, q) to the shown one (a p + c q + x, b p + d q + y)
     (FFmpeg, libavutil/display.h). Turns by other angles than quarters are not applied.
     """
-    found = [data for data in _side_data(frame) if data.type == Type.DISPLAYMATRIX]
-    if not found:
+    side_data = cast(Mapping[Type, SideData], frame.side_data)  # PyAV 18 declares something else
+    found = side_data.get(Type.DISPLAYMATRIX)
+    if found is None:
         return _Orientation()
-    matrix = np.frombuffer(bytes(found[0]), np.int32)
+    matrix = np.frombuffer(bytes(found), np.int32)
     a, b, c, d = (round(int(matrix[place]) / 65536) for place in (0, 1, 3, 4))
     if a and d and not b and not c:
         return _Orientation(False, a < 0, d < 0)
     if b and c and not a and not d:
         return _Orientation(True, c < 0, b < 0)
     return _Orientation()
-
-
-def _side_data(frame: VideoFrame) -> list[SideData]:
-    container = cast(SideDataContainer, frame.side_data)  # PyAV 18 declares something else
-    return [container[place] for place in range(len(container))]
 
 
 def _to_picture(frame: VideoFrame, turned: _Orientation) -> Picture:

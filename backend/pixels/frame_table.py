@@ -68,6 +68,10 @@ class FrameTable:
         """The first frame from the key frame in position ``key`` on."""
         return int(np.searchsorted(self.pts, self.key_pts[key]))
 
+    def group_start(self, index: int) -> int:
+        """The first of the frames that decoding ``index`` goes through anyway."""
+        return min(index, self.first_from(self.key_before(index)))
+
 
 def pack_table(table: FrameTable) -> tuple[dict[str, Any], bytes]:
     """A table as a header and the bytes of its arrays, int64 in the order of ``_ARRAYS``."""

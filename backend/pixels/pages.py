@@ -49,14 +49,17 @@ class ImageSequence(FrameBuffer):
                 f"The sequence has {len(pages)} pages; the limit is {limits.max_frames}."
             )
         self._pages = _Pages(pages, limits)
-        self.width, self.height = self._pages.size_of_first()
+        _, first = next(self._pages.read(0, 0))
+        self.width, self.height = self._pages.sizes[0]
         super().__init__(
             self._pages,
             count=len(pages),
             frame_bytes=self.width * self.height * 3,
             read_ahead=_READ_AHEAD,
             max_bytes=_MAX_BYTES,
+            group_start=lambda index: index,
         )
+        self._keep(0, first)
 
     def page_size(self, index: int) -> tuple[int, int]:
         """Width and height of a page as it is stored; loads it if it has not been yet."""
@@ -71,23 +74,13 @@ class _Pages:
     def __init__(self, pages: Sequence[Page], limits: VideoLimits) -> None:
         self._pages, self._limits = pages, limits
         self.sizes: dict[int, tuple[int, int]] = {}
-        self._first: Picture | None = None  # until it is read: loaded for its size
-
-    def size_of_first(self) -> tuple[int, int]:
-        self._first = self._load(0)
-        return self.sizes[0]
 
     def read(self, first: int, last: int) -> Iterator[tuple[int, Picture]]:
         for index in range(first, last + 1):
-            page = self._first if index == 0 else None
-            yield index, self._fitted(index, self._load(index) if page is None else page)
-            self._first = None
-
-    def group_start(self, index: int) -> int:
-        return index
+            yield index, self._fitted(index, self._load(index))
 
     def close(self) -> None:
-        self._first = None
+        pass
 
     def _load(self, index: int) -> NDArray[np.uint8]:
         picture = self._pages[index]()

@@ -52,6 +52,7 @@ class VideoFrames(FrameBuffer):
             frame_bytes=decoder.width * decoder.height * 3,
             read_ahead=read_ahead,
             max_bytes=max_bytes,
+            group_start=decoder.table.group_start,
         )
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from backend.threads.caller import caller, keep_caller
@@ -12,24 +13,6 @@ from backend.threads.fair_queue import FairQueue
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class _Call:
-    """A call with the future that carries its result."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self.call = call
-        self.future: Future[Any] = Future()
-
-    def run(self) -> None:
-        if not self.future.set_running_or_notify_cancel():
-            return
-        try:
-            result = self.call()
-        except BaseException as error:  # noqa: BLE001 - thread boundary: the waiter gets the cause
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(result)
 
 
 class FairPool(Executor):
@@ -45,7 +28,9 @@ class FairPool(Executor):
     """
 
     def __init__(self, threads: int, name: str, *, capacity: int = 10_000) -> None:
-        self._queue: FairQueue[_Call] = FairQueue(capacity, capacity // 2)
+        self._queue: FairQueue[tuple[Future[Any], Callable[[], Any]]] = FairQueue(
+            capacity, capacity // 2
+        )
         self._threads = [
             threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True)
             for number in range(threads)
@@ -59,21 +44,25 @@ class FairPool(Executor):
         Raises:
             Busy: too much is waiting, or the pool is shut down.
         """
-        inherited = keep_caller(call)
-        waiting = _Call(lambda: inherited(*args, **kwargs))
-        self._queue.put(waiting, 0, caller().project)
-        return waiting.future
+        future: Future[T] = Future()
+        self._queue.put((future, partial(keep_caller(call), *args, **kwargs)), 0, caller().project)
+        return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """See ``concurrent.futures.Executor``."""
-        for waiting in self._queue.close():
+        for future, _ in self._queue.close():
             if cancel_futures:
-                waiting.future.cancel()
+                future.cancel()
         if wait:
             for thread in self._threads:
                 thread.join()
 
     def _run(self) -> None:
         while (waiting := self._queue.get()) is not None:
-            waiting.run()
-            del waiting  # hold no picture while waiting for the next
+            future, call = waiting
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(call())
+                except BaseException as error:  # noqa: BLE001 - thread boundary: the waiter gets it
+                    future.set_exception(error)
+            del waiting, future, call  # hold no picture while waiting for the next

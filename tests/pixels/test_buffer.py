@@ -54,7 +54,12 @@ class Source:
 
 def buffer(source: Source, *, read_ahead: int = 0, keep: int = 10) -> FrameBuffer:
     return FrameBuffer(
-        source, count=100, frame_bytes=12, read_ahead=read_ahead, max_bytes=12 * keep
+        source,
+        count=100,
+        frame_bytes=12,
+        read_ahead=read_ahead,
+        max_bytes=12 * keep,
+        group_start=source.group_start,
     )
 
 

@@ -115,8 +115,8 @@ class DecodingProcess:
         head = file.read(_HEAD_BYTES)  # the whole file mostly; saves asking for it
         if not self._ready:
             self._left = _START_SECONDS
-            with self._exchange() as deadline:
-                self._channel.receive(deadline)
+            with self._exchange():
+                self._channel.receive()
             self._ready = True
         sizes = {"size": self._size, "head": len(head)}
         self.ask({**request, **sizes}, head + payload, seconds=seconds)
@@ -127,8 +127,8 @@ class DecodingProcess:
         """Send a further request about the file; see ``open``. Raises DecoderGone."""
         self._may_read = self._size * _READS_PER_FILE + _READ_IN_ANY_CASE
         self._left = seconds
-        with self._exchange() as deadline:
-            self._channel.send({**request, "seconds": seconds}, payload, deadline)
+        with self._exchange():
+            self._channel.send({**request, "seconds": seconds}, payload)
 
     def allow(self, seconds: float) -> None:
         """Set anew how much time is left for the next answers."""
@@ -143,8 +143,8 @@ class DecodingProcess:
             Exception: what reading the file raised.
         """
         while True:
-            with self._exchange() as deadline:
-                header = self._channel.receive(deadline)
+            with self._exchange():
+                header = self._channel.receive()
             if "read" in header:
                 self._send_bytes(header["read"])
                 continue
@@ -158,13 +158,13 @@ class DecodingProcess:
 
     def take_into(self, target: memoryview) -> None:
         """Take the answer's payload, of exactly that size. Raises DecoderGone."""
-        with self._exchange() as deadline:
-            self._channel.take_into(target, deadline)
+        with self._exchange():
+            self._channel.take_into(target)
 
     def take(self, limit: int) -> bytearray:
         """Take the answer's payload, at most ``limit`` bytes. Raises DecoderGone."""
-        with self._exchange() as deadline:
-            return self._channel.take(limit, deadline)
+        with self._exchange():
+            return self._channel.take(limit)
 
     def bad_answer(self) -> DecoderGone:
         """The exception for an answer that cannot be right; the process is ended."""
@@ -182,16 +182,17 @@ class DecodingProcess:
         self._file = None
 
     @contextmanager
-    def _exchange(self) -> Iterator[float]:
-        """Time with the process, until the deadline that is given; taken off what is left.
+    def _exchange(self) -> Iterator[None]:
+        """Time with the process, of which so much is left; it is taken off that.
 
         Raises:
             DecoderGone: it hung, crashed, or broke the rules; it is ended now.
             Exception: what reading the file raised, if that came before.
         """
         began = time.monotonic()
+        self._channel.deadline = began + self._left
         try:
-            yield began + self._left
+            yield
         except (Closed, BadMessage, TimeoutError) as error:
             gone = self._gone(error)
             raise self._failure or gone from error
@@ -208,8 +209,8 @@ class DecodingProcess:
             data = file.read(length)
         except Exception as error:  # noqa: BLE001 - raised by ``answer``
             self._failure, header = error, {"failed": True}
-        with self._exchange() as deadline:
-            self._channel.send(header, data, deadline)
+        with self._exchange():
+            self._channel.send(header, data)
 
     def _range(self, asked: Any) -> tuple[BinaryIO, int, int]:
         """The file, and which of its bytes are asked for: position and length."""

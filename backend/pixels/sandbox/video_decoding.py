@@ -113,10 +113,6 @@ class RemoteDecoder:
         picture.flags.writeable = False
         return picture
 
-    def group_start(self, index: int) -> int:
-        """See ``Decoder.group_start``."""
-        return min(index, self.table.first_from(self.table.key_before(index)))
-
     def close(self) -> None:
         """End the process; the file object stays open."""
         if self._process is not None:

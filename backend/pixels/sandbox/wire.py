@@ -32,8 +32,13 @@ class BadMessage(Exception):
 class Channel:
     """One end of a stream socket. For one thread at a time.
 
+    Sending and receiving raise ``Closed`` where the other side is gone, and ``TimeoutError`` once
+    the deadline has passed.
+
     Attributes:
         pending: bytes of the last message's payload that were not taken yet.
+        deadline: by when the other side must have done its part, on ``time.monotonic``; None waits
+            for ever.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -41,50 +46,36 @@ class Channel:
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, _BUFFER_BYTES)
         self.pending = 0
+        self.deadline: float | None = None
 
-    def send(
-        self, header: Mapping[str, Any], payload: Buffer = b"", deadline: float | None = None
-    ) -> None:
-        """Send a message.
-
-        Args:
-            deadline: by when the other side must have read it, on ``time.monotonic``; None waits
-                for ever.
-
-        Raises:
-            Closed: see there.
-            TimeoutError: the deadline passed.
-        """
+    def send(self, header: Mapping[str, Any], payload: Buffer = b"") -> None:
+        """Send a message."""
         text = json.dumps(header).encode()
         view = memoryview(payload).cast("B")
         try:
             for part in (_HEAD.pack(len(text), len(view)) + text, view):
-                self._socket.settimeout(_left(deadline))
+                self._set_timeout()
                 self._socket.sendall(part)
         except TimeoutError:
             raise
         except OSError as error:
             raise Closed from error
 
-    def receive(self, deadline: float | None = None) -> dict[str, Any]:
+    def receive(self) -> dict[str, Any]:
         """The next message's header; its payload must be taken before the next call.
 
-        Args:
-            deadline: on ``time.monotonic``; None waits for ever.
-
         Raises:
-            Closed, BadMessage: see there.
-            TimeoutError: the deadline passed.
+            BadMessage: see there.
         """
         if self.pending:
             raise BadMessage(f"{self.pending} bytes were not asked for")
         head = bytearray(_HEAD.size)
-        self._fill(memoryview(head), deadline)
+        self._fill(memoryview(head))
         length, payload = _HEAD.unpack(head)
         if length > _MAX_HEADER_BYTES:
             raise BadMessage("the header is too long")
         text = bytearray(length)
-        self._fill(memoryview(text), deadline)
+        self._fill(memoryview(text))
         try:
             header = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -94,24 +85,23 @@ class Channel:
         self.pending = payload
         return header
 
-    def take_into(self, target: memoryview, deadline: float | None = None) -> None:
+    def take_into(self, target: memoryview) -> None:
         """Take the payload, which must have exactly the size of ``target`` (format "B").
 
         Raises:
-            Closed, BadMessage: see there.
-            TimeoutError: the deadline passed.
+            BadMessage: it has not.
         """
         if self.pending != len(target):
             raise BadMessage(f"a payload of {self.pending} bytes where {len(target)} are due")
-        self._fill(target, deadline)
+        self._fill(target)
         self.pending = 0
 
-    def take(self, limit: int, deadline: float | None = None) -> bytearray:
-        """Take the payload, at most ``limit`` bytes; errors as in ``take_into``."""
+    def take(self, limit: int) -> bytearray:
+        """Take the payload. Raises BadMessage where it has more than ``limit`` bytes."""
         if self.pending > limit:
             raise BadMessage(f"a payload of {self.pending} bytes where at most {limit} are due")
         data = bytearray(self.pending)
-        self.take_into(memoryview(data), deadline)
+        self.take_into(memoryview(data))
         return data
 
     def wait_until_closed(self) -> None:
@@ -124,10 +114,10 @@ class Channel:
         """Hang up. May be called again."""
         self._socket.close()
 
-    def _fill(self, target: memoryview, deadline: float | None) -> None:
+    def _fill(self, target: memoryview) -> None:
         while len(target):
             try:
-                self._socket.settimeout(_left(deadline))
+                self._set_timeout()
                 count = self._socket.recv_into(target)
             except TimeoutError:
                 raise
@@ -137,12 +127,8 @@ class Channel:
                 raise Closed
             target = target[count:]
 
-
-def _left(deadline: float | None) -> float | None:
-    """Seconds until the deadline. Raises TimeoutError when it has passed."""
-    if deadline is None:
-        return None
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
+    def _set_timeout(self) -> None:
+        left = None if self.deadline is None else self.deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)

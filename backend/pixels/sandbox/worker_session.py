@@ -105,9 +105,6 @@ class _FileOfTheService(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def tell(self) -> int:
-        return self._position
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
@@ -133,7 +130,10 @@ class Memory:
     """
 
     def __init__(self) -> None:
-        self._base = _address_space()
+        self._base: int | None = None
+        if sys.platform == "linux":
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            self._base = pages * resource.getpagesize()
 
     def limit(self, more: int) -> None:
         """Allow ``more`` bytes beyond what is taken up without any file."""
@@ -150,10 +150,3 @@ def alarm(seconds: float) -> None:
     """End the process in that many seconds; 0 calls it off. The service watches too, but if it
     dies, nobody else would end a decoder that hangs."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
-def _address_space() -> int | None:
-    if sys.platform != "linux":
-        return None
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    return pages * resource.getpagesize()
