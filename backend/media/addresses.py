@@ -31,12 +31,8 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _MAX_URL = 8192
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# Not marked as special in every Python: carrier NAT, protocol assignments, benchmarking,
-# reserved, and IPv6 site-local.
-_NEVER_PUBLIC = [
-    ipaddress.ip_network(text)
-    for text in ("100.64.0.0/10", "192.0.0.0/24", "198.18.0.0/15", "240.0.0.0/4", "fec0::/10")
-]
+# Global to Python, some of it or in some versions: protocol assignments, and IPv6 site-local.
+_NEVER_PUBLIC = [ipaddress.ip_network(text) for text in ("192.0.0.0/24", "fec0::/10")]
 
 
 def parse_http_url(url: str) -> Url:

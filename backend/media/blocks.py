@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from itertools import groupby
 
-from backend.media.cache import CacheFolder, Lease
+from backend.media.cache import Lease, MediaCache
 from backend.media.cache_index import Entry
 from backend.media.errors import MediaError, Reason
 from backend.media.sources import RangedObject, Restart
@@ -39,7 +39,7 @@ class PartialObject:
     """The blocks of one version of one object; shared by all who read it in this process.
 
     Args:
-        folder: where they are kept.
+        cache: where they are kept.
         entry: what is known of this version; with its size.
         lease: the file, open for reading and writing.
         pool: its threads fetch.
@@ -48,16 +48,16 @@ class PartialObject:
         changed: the source has another version by now.
     """
 
-    def __init__(self, folder: CacheFolder, entry: Entry, lease: Lease, pool: FairPool) -> None:
+    def __init__(self, cache: MediaCache, entry: Entry, lease: Lease, pool: FairPool) -> None:
         self.content_key = entry.content_key
         self.validators = entry.validators
         self.size = entry.validators.size or 0
         self.count = -(-self.size // BLOCK_BYTES)
-        self._folder = folder
+        self._cache = cache
         self._lease = lease
         self._pool = pool
         self._lock = threading.Lock()  # everything below
-        self._stored = folder.index.blocks(entry.content_key)  # block: checksum
+        self._stored = cache.index.blocks(entry.content_key)  # block: checksum
         self._verified: set[int] = set()
         self._under_way: dict[int, Future[bytes]] = {}
         self._unstored: OrderedDict[int, bytes] = OrderedDict()
@@ -116,7 +116,7 @@ class PartialObject:
         """
         block, buffer = first, bytearray()
         for chunk in chunks:
-            self._folder.stats.add("bytes_fetched", len(chunk))
+            self._cache.stats.add("bytes_fetched", len(chunk))
             buffer += chunk
             while block < stop and len(buffer) >= self._length(block):
                 length = self._length(block)
@@ -131,7 +131,7 @@ class PartialObject:
         """In the pool: fetch blocks that are announced as on their way."""
         error = MediaError(f"{source.name} cannot be read.", reason=Reason.FAILED)
         try:
-            self._folder.stats.add("ranges")
+            self._cache.stats.add("ranges")
             end = min(run.stop * BLOCK_BYTES, self.size)
             chunks = source.read_range(run.start * BLOCK_BYTES, end, self.validators)
             self.store(run.start, run.stop, chunks)
@@ -186,7 +186,7 @@ class PartialObject:
         logger.warning("Media cache: block %d of %s is damaged", block, self.content_key)
         with self._lock:
             self._stored.pop(block, None)
-        with self._folder.index.writing() as index:
+        with self._cache.index.writing() as index:
             index.drop_block(self.content_key, block, self._length(block))
         return None
 
@@ -195,8 +195,8 @@ class PartialObject:
     def _write(self, block: int, content: bytes, checksum: int) -> bool:
         """Whether there was room for it."""
         try:
-            with self._folder.index.writing() as index:
-                if not self._folder.make_room(index, len(content)):
+            with self._cache.index.writing() as index:
+                if not self._cache.make_room(index, len(content)):
                     return False
                 index.add_block(self.content_key, block, checksum, len(content))
                 position, view = block * BLOCK_BYTES, memoryview(content)
@@ -216,21 +216,21 @@ class PartialObject:
 
     def _complete(self) -> None:
         """In the pool: all blocks are stored; make it a file like any other."""
-        digest, folder = hashlib.sha256(), self._folder
+        digest, cache = hashlib.sha256(), self._cache
         try:
             for block in range(self.count):
                 digest.update(os.pread(self._lease.file, self._length(block), block * BLOCK_BYTES))
             content = digest.hexdigest()
-            path, part = folder.path(content), folder.path(self.content_key)
+            path, part = cache.path(content), cache.path(self.content_key)
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with folder.index.writing() as index:
-                if not index.complete(self.content_key, content, self.size, folder.now()):
+            with cache.index.writing() as index:
+                if not index.complete(self.content_key, content, self.size, cache.now()):
                     return
-                if folder.open(Entry(content, self.size, self.validators, 0.0)):
+                if cache.open(Entry(content, self.size, self.validators, 0.0)):
                     part.unlink(missing_ok=True)
                 else:
                     part.replace(path)
-            folder.stats.add("fetches")
+            cache.stats.add("fetches")
         except (OSError, sqlite3.Error) as error:
             logger.warning("Media cache: %s stays in parts: %s", self.content_key, error)
 
@@ -239,9 +239,9 @@ class PartialObject:
         with self._lock:
             self.changed = True
         try:
-            with self._folder.index.writing() as index:
+            with self._cache.index.writing() as index:
                 index.forget(self.content_key)
-                self._folder.path(self.content_key).unlink(missing_ok=True)
+                self._cache.path(self.content_key).unlink(missing_ok=True)
         except (OSError, sqlite3.Error) as error:
             logger.warning("Media cache: %s cannot be removed: %s", self.content_key, error)
 

@@ -84,13 +84,16 @@ class CacheStats:
             setattr(self, counter, getattr(self, counter) + amount)
 
 
-class CacheFolder:
-    """The files and their index; safe to share between threads.
+class MediaCache:
+    """The files, their index, and one download per object, however many ask; safe to share between
+    threads.
 
     Args:
         directory: the folder; made where it does not exist, readable by this user only.
         max_bytes: how much may be stored. Files in use are never removed, so that they, and
             downloads under way, may exceed it for a while.
+        max_object_bytes: larger objects are refused.
+        fresh_seconds: for how long an object is served without asking its source again.
         max_age: seconds after which files that nobody used are removed; None for no limit.
         clock: seconds since the epoch; survives a restart.
 
@@ -108,6 +111,8 @@ class CacheFolder:
         directory: Path,
         *,
         max_bytes: int,
+        max_object_bytes: int,
+        fresh_seconds: float = 300.0,
         max_age: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -117,8 +122,12 @@ class CacheFolder:
         self._directory = directory
         self._objects = directory / "objects"
         self._incoming = directory / "incoming"
+        self._max_object_bytes = min(max_object_bytes, max_bytes)
+        self._fresh_seconds = fresh_seconds
         self._max_age = max_age
         self._look_for_old_at = 0.0
+        self._under_way_lock = threading.Lock()
+        self._under_way: dict[str, Future[MediaFile]] = {}
         try:
             self.index = self._open_index()
         except (sqlite3.Error, OSError) as error:
@@ -180,8 +189,9 @@ class CacheFolder:
         """Take a whole file into use; None where it is gone or not what was stored."""
         found = self.open(entry)
         if found:
-            self.index.note_used(entry.content_key, self.now())
-            self.remove_old()
+            with self.index.writing() as index:
+                index.note_used(entry.content_key, self.now())
+                self._remove_old(index)
         return found
 
     def open(self, entry: Entry) -> MediaFile | None:
@@ -227,13 +237,8 @@ class CacheFolder:
         index.forget(content_key)
         return True
 
-    def remove_old(self) -> None:
-        """Remove the files that nobody used for too long; looks at most once an hour."""
-        if self._max_age is not None and self.now() >= self._look_for_old_at:
-            with self.index.writing() as index:
-                self._remove_old(index)
-
     def _remove_old(self, index: CacheIndex) -> None:
+        """Remove the files that nobody used for too long; looks at most once an hour."""
         if self._max_age is None or self.now() < self._look_for_old_at:
             return
         self._look_for_old_at = self.now() + _LOOK_FOR_OLD_EVERY_S
@@ -259,34 +264,7 @@ class CacheFolder:
             self.make_room(index, 0)
         return opened
 
-
-class MediaCache(CacheFolder):
-    """Fetches remote objects whole, one download per object, however many ask.
-
-    Args:
-        directory, max_bytes, max_age, clock: see ``CacheFolder``.
-        max_object_bytes: larger objects are refused.
-        fresh_seconds: for how long an object is served without asking its source again.
-
-    Raises:
-        MediaError: the folder or its index cannot be used.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        max_bytes: int,
-        max_object_bytes: int,
-        fresh_seconds: float = 300.0,
-        max_age: float | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        super().__init__(directory, max_bytes=max_bytes, max_age=max_age, clock=clock)
-        self._fresh_seconds = fresh_seconds
-        self._max_object_bytes = min(max_object_bytes, max_bytes)
-        self._under_way_lock = threading.Lock()
-        self._under_way: dict[str, Future[MediaFile]] = {}
+    # --- remote objects ---
 
     def fresh(self, source: RemoteObject) -> MediaFile | None:
         """The file, where it is stored and its source need not be asked; makes no request."""
@@ -474,8 +452,3 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(file)
-
-
-__all__ = ["CacheStats", "MediaCache", "MediaFile"]
-
-logger = logging.getLogger(__name__)

@@ -94,14 +94,9 @@ class CacheIndex:
     @contextmanager
     def writing(self) -> Iterator[CacheIndex]:
         """One transaction; no other thread or process writes meanwhile."""
-        with self._lock:
+        with self._lock, self._database:  # which commits, or rolls back
             self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield self
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
-            self._database.execute("COMMIT")
+            yield self
 
     def find(self, key: str) -> Entry | None:
         """The entry of an object, if there is one."""

@@ -8,7 +8,7 @@ import hashlib
 from urllib.parse import unquote_to_bytes
 
 from backend.media.errors import MediaError, Reason
-from backend.media.sources import Download, Unchanged, Validators
+from backend.media.sources import Download, Validators
 
 
 class DataUri:
@@ -22,14 +22,14 @@ class DataUri:
         self._uri = uri
         self.identity = "data:" + hashlib.sha256(uri.encode()).hexdigest()
 
-    def download(self, known: Validators | None) -> Download | Unchanged:
+    def download(self, known: Validators | None) -> Download | None:
         """Decode it.
 
         Raises:
             MediaError: it is malformed.
         """
         if known:
-            return Unchanged()
+            return None
         header, comma, data = self._uri.partition(",")
         raw = unquote_to_bytes(data)
         try:

@@ -23,7 +23,6 @@ from backend.media.sources import (
     RangeRequest,
     Restart,
     Timeouts,
-    Unchanged,
     Validators,
     parse_content_range,
     parse_size,
@@ -116,23 +115,23 @@ class HttpObject(RangedObject):
         self._transport = transport
         self._url = url
 
-    def _send(self, request: RangeRequest, deadline: Deadline) -> RangeAnswer | Unchanged:
+    def _send(self, request: RangeRequest, deadline: Deadline) -> RangeAnswer | None:
         response = self._open(request, deadline)
         status = response.status_code
         if status in (200, 206):
             start, size = _start_and_size(response)
             return RangeAnswer(
                 _body(response, deadline),
-                start,
                 self._validators(response),
+                start,
                 ranged=status == 206 and size is not None,
                 close=response.close,
             )
         response.close()
         if status == 304 and request.known:
-            return Unchanged()
+            return None
         if status == 416 and request.start == 0:  # of an empty object no range can be had
-            return RangeAnswer(iter(()), 0, Validators(size=0), ranged=False, close=response.close)
+            return RangeAnswer(iter(()), Validators(size=0))
         if status in (412, 416) and request.version:
             raise Restart
         raise self._explain(response)

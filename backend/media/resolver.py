@@ -15,10 +15,8 @@ from backend.media.http import HttpObject, HttpTransport, unsigned_url
 from backend.media.label_studio_media import CLOUD_SCHEMES, LabelStudioMedia, local_files_path
 from backend.media.local_files import LocalFiles
 from backend.media.s3 import S3, S3Settings
-from backend.media.sources import RangedObject, RemoteObject, Timeouts
+from backend.media.sources import RemoteObject, Timeouts
 from backend.media.stream import MediaStream, StreamCache
-
-__all__ = ["MediaFile", "MediaResolver", "MediaStream"]
 
 Found = TypeVar("Found")
 
@@ -69,11 +67,8 @@ class MediaResolver:
         self._label_studio = (
             LabelStudioMedia(label_studio, self._transport) if label_studio else None
         )
-        self._local = None
-        if local_root:
-            self._local = LocalFiles(
-                local_root, max_bytes=max_bytes, max_stream_bytes=max_stream_bytes
-            )
+        sizes = {"max_bytes": max_bytes, "max_stream_bytes": max_stream_bytes}
+        self._local = LocalFiles(local_root, **sizes) if local_root else None
         self._s3 = S3(s3, timeouts=timeouts, verify=verify)
         self._max_bytes = max_bytes
         self._cache = MediaCache(
@@ -129,7 +124,7 @@ class MediaResolver:
         found = self._file_or_sources(uri, task_id, whole=False)
         if isinstance(found, MediaFile):
             return MediaStream.of_file(found)
-        return _first_that_works(found, self._open)
+        return _first_that_works(found, self._streams.open)
 
     def _file_or_sources(
         self, uri: str, task_id: int | None, *, whole: bool
@@ -145,11 +140,6 @@ class MediaResolver:
             if found := self._cache.fresh(source):
                 return found
         return candidates
-
-    def _open(self, source: RemoteObject) -> MediaStream:
-        if isinstance(source, RangedObject):
-            return self._streams.open(source)
-        return MediaStream.of_file(self._cache.fetch(source))
 
     def _refuse_malformed(self, uri: str) -> None:
         is_data = uri[:5].lower() == "data:"
@@ -210,8 +200,8 @@ class MediaResolver:
         ways: list[RemoteObject] = []
         is_s3 = scheme in ("s3", "s3a")
         plain = f"{'s3' if is_s3 else scheme}://{uri.partition('://')[2]}"
-        if is_s3 and self._s3.available(plain):
-            ways.append(self._s3.object(plain))
+        if is_s3 and (own := self._s3.object(plain)):
+            ways.append(own)
         if self._label_studio and task_id is not None:
             ways.append(self._label_studio.cloud(plain, task_id))
         if ways:

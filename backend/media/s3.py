@@ -6,12 +6,14 @@ Credentials are searched for by boto3, unless a bucket names a profile.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,6 @@ from backend.media.sources import (
     RangeRequest,
     Restart,
     Timeouts,
-    Unchanged,
     Validators,
     parse_content_range,
 )
@@ -146,21 +147,16 @@ class S3:
         self._lock = threading.Lock()  # all of the following
         self._sessions: dict[tuple[str | None, str | None], boto3.session.Session] = {}
         self._clients: dict[Bucket, Any] = {}
-        self._found: set[str | None] = set()  # profiles with credentials
+        # By profile: when to look for credentials again; infinite once there are some.
         self._look_again_at: dict[str | None, float] = {}
 
-    def available(self, uri: str) -> bool:
-        """Whether requests for this bucket can be made: anonymous, or credentials were found."""
-        match = _URI.fullmatch(uri)
-        if match is None:
-            return True  # ``object`` says what is wrong
-        bucket = self._settings.of(match[1])
-        return bucket.anonymous or self._has_credentials(bucket)
-
-    def object(self, uri: str) -> S3Object:
+    def object(self, uri: str) -> S3Object | None:
         """The object a URI names. Everything after the bucket is the key, as it stands: keys
         may hold spaces, ``#``, ``?``, ``%`` and ``&``. Only ``?versionId=...`` at the end names
         a version of the key.
+
+        Returns:
+            None where there are no credentials for the bucket, and it is not anonymous.
 
         Raises:
             MediaError: it is not of the form ``s3://bucket/key``.
@@ -170,14 +166,17 @@ class S3:
             raise MediaError(
                 f"{shown(uri)} does not have the form s3://bucket/key.", reason=Reason.REFUSED
             )
-        bucket, key = match[1], match[2]
+        name, key = match[1], match[2]
+        bucket = self._settings.of(name)
+        if not (bucket.anonymous or self._has_credentials(bucket)):
+            return None
         version = _VERSION.fullmatch(key)
-        parameters = {"Bucket": bucket, "Key": version[1] if version else key}
+        parameters = {"Bucket": name, "Key": version[1] if version else key}
         if version:
             parameters["VersionId"] = version[2]
-        if self._settings.of(bucket).requester_pays:
+        if bucket.requester_pays:
             parameters["RequestPayer"] = "requester"
-        return S3Object(self.client(bucket), parameters, name=shown(uri), timeouts=self._timeouts)
+        return S3Object(self.client(name), parameters, name=shown(uri), timeouts=self._timeouts)
 
     def client(self, name: str) -> Any:
         """boto3's client for a bucket, made when it is first needed."""
@@ -192,15 +191,13 @@ class S3:
         # request to the cloud's metadata service, which may have to time out.
         profile = bucket.profile
         with self._lock:
-            due = time.monotonic() >= self._look_again_at.get(profile, 0.0)
-            if profile not in self._found and due:
-                try:
-                    if self._session(bucket).get_credentials() is not None:
-                        self._found.add(profile)
-                except botocore.exceptions.ProfileNotFound:
-                    pass
-                self._look_again_at[profile] = time.monotonic() + _LOOK_AGAIN_AFTER_S
-            return profile in self._found
+            if time.monotonic() >= self._look_again_at.get(profile, 0.0):
+                found = None
+                with suppress(botocore.exceptions.ProfileNotFound):
+                    found = self._session(bucket).get_credentials()
+                again = time.monotonic() + _LOOK_AGAIN_AFTER_S if found is None else math.inf
+                self._look_again_at[profile] = again
+            return self._look_again_at[profile] == math.inf
 
     def _session(self, bucket: Bucket) -> boto3.session.Session:
         key = bucket.profile, bucket.region
@@ -215,12 +212,11 @@ class S3:
             return self._build(bucket, "path" if bucket.path_style else "virtual")
         # Path style for everything but AWS: bucket.minio:9000 resolves nowhere, while
         # minio:9000/bucket works with every server.
-        if bucket.endpoint:
-            return self._build(bucket, "path")
-        client = self._build(bucket, "auto")
-        host = urlsplit(client.meta.endpoint_url).hostname or ""
-        if host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
-            return client
+        if not bucket.endpoint:
+            client = self._build(bucket, "auto")
+            host = urlsplit(client.meta.endpoint_url).hostname or ""
+            if host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+                return client
         return self._build(bucket, "path")
 
     def _build(self, bucket: Bucket, addressing: str) -> Any:
@@ -266,14 +262,14 @@ class S3Object(RangedObject):
         self._client = client
         self._parameters = parameters
 
-    def download(self, known: Validators | None) -> Download | Unchanged:
+    def download(self, known: Validators | None) -> Download | None:
         """See ``RemoteObject.download``; what is stored packed is unpacked, as browsers do."""
         answer = super().download(known)
-        if isinstance(answer, Download) and answer.validators.size is None:
+        if answer and answer.validators.size is None:
             return replace(answer, chunks=self._unpacked(answer.chunks))
         return answer
 
-    def _send(self, request: RangeRequest, deadline: Deadline) -> RangeAnswer | Unchanged:
+    def _send(self, request: RangeRequest, deadline: Deadline) -> RangeAnswer | None:
         # Named like the headers, without their dashes.
         wanted = {name.replace("-", ""): value for name, value in request.headers.items()}
         try:
@@ -281,11 +277,9 @@ class S3Object(RangedObject):
         except botocore.exceptions.ClientError as error:
             status = _status(error)
             if status == 304 and request.known:
-                return Unchanged()
+                return None
             if request.start == 0 and _is_no_range(error):
-                return RangeAnswer(
-                    iter(()), 0, Validators(size=0), ranged=False, close=lambda: None
-                )
+                return RangeAnswer(iter(()), Validators(size=0))
             if status in (412, 416) and request.version:
                 raise Restart from None
             raise self._explain(error) from None
@@ -305,8 +299,8 @@ class S3Object(RangedObject):
         modified = str(answer["LastModified"].timestamp()) if "LastModified" in answer else None
         return RangeAnswer(
             _body(answer["Body"], deadline),
-            start,
             Validators(answer.get("ETag"), modified, None if packed else size),
+            start,
             ranged="ContentRange" in answer and not packed,
             close=answer["Body"].close,
         )

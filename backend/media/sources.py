@@ -95,11 +95,6 @@ class Validators:
 
 
 @dataclass(frozen=True)
-class Unchanged:
-    """The source says that the version asked about is still the current one."""
-
-
-@dataclass(frozen=True)
 class Download:
     """A body on its way.
 
@@ -126,11 +121,11 @@ class RemoteObject(Protocol):
     def identity(self) -> str:
         """Names the object for the cache; the same for every spelling and signature."""
 
-    def download(self, known: Validators | None) -> Download | Unchanged:
+    def download(self, known: Validators | None) -> Download | None:
         """Ask for the object.
 
         Args:
-            known: the version at hand; if it is current, the answer is ``Unchanged``.
+            known: the version at hand; if it is current, the answer is None.
 
         Raises:
             MediaError: it cannot be had.
@@ -148,7 +143,7 @@ class RangeRequest:
     Attributes:
         start: the first byte.
         length: how many bytes; None for all that follow.
-        known: answer ``Unchanged`` if this version is still current.
+        known: answer None if this version is still current.
         version: only this version will do: where the source can check that, let it.
     """
 
@@ -180,17 +175,17 @@ class RangeAnswer:
 
     Attributes:
         chunks: the bytes; may end before all came, or raise ``BodyBrokeOff``.
-        start: where in the object they begin.
         validators: of this version; ``size`` is that of the complete object.
+        start: where in the object they begin.
         ranged: whether the source took notice of the range.
         close: frees the connection; may be called again.
     """
 
     chunks: Iterator[bytes]
-    start: int
     validators: Validators
-    ranged: bool
-    close: Callable[[], None]
+    start: int = 0
+    ranged: bool = False
+    close: Callable[[], None] = lambda: None
 
 
 class RangedObject(ABC):
@@ -208,7 +203,7 @@ class RangedObject(ABC):
         self.timeouts = timeouts
 
     @abstractmethod
-    def _send(self, request: RangeRequest, deadline: Deadline) -> RangeAnswer | Unchanged:
+    def _send(self, request: RangeRequest, deadline: Deadline) -> RangeAnswer | None:
         """Send one request.
 
         Raises:
@@ -216,19 +211,19 @@ class RangedObject(ABC):
             MediaError: it cannot be had.
         """
 
-    def download(self, known: Validators | None) -> Download | Unchanged:
+    def download(self, known: Validators | None) -> Download | None:
         """See ``RemoteObject.download``."""
         deadline = Deadline(self.timeouts.total, self.name)
         part = self._send(RangeRequest(known=known), deadline)
-        if isinstance(part, Unchanged):
-            return part
+        if part is None:
+            return None
         if known and known.same_object(part.validators):
             # The server ignored the condition; what it says settles the question as well.
             part.close()
-            return Unchanged()
+            return None
         return Download(self._follow(part, None, deadline), part.validators)
 
-    def begin(self, length: int, known: Validators | None) -> RangeAnswer | Unchanged:
+    def begin(self, length: int, known: Validators | None) -> RangeAnswer | None:
         """The first ``length`` bytes, of whatever version is current.
 
         The part's ``chunks`` hold exactly these bytes (all, of a smaller object) if it is
@@ -239,13 +234,13 @@ class RangedObject(ABC):
         """
         deadline = Deadline(self.timeouts.total, self.name)
         part = self._send(RangeRequest(length=length, known=known), deadline)
-        if isinstance(part, Unchanged):
-            return part
+        if part is None:
+            return None
         if not part.ranged or part.start != 0:
             return replace(part, ranged=False)
         if known and known.same_object(part.validators):
             part.close()
-            return Unchanged()
+            return None
         stop = min(length, part.validators.size or 0)
         return replace(part, chunks=self._follow(part, stop, deadline))
 
@@ -262,7 +257,7 @@ class RangedObject(ABC):
 
     def _same(self, request: RangeRequest, deadline: Deadline) -> RangeAnswer:
         part = self._send(request, deadline)
-        if isinstance(part, Unchanged):
+        if part is None:
             raise Restart
         if request.version and not request.version.agrees_with(part.validators):
             part.close()

@@ -16,8 +16,8 @@ from backend.media.sources import (
     Download,
     RangeAnswer,
     RangedObject,
+    RemoteObject,
     Restart,
-    Unchanged,
     Validators,
 )
 from backend.threads.fair_pool import FairPool
@@ -142,12 +142,14 @@ class StreamCache:
         """Begin nothing more; what is under way is abandoned when the process ends."""
         self._pool.shutdown(wait=False)
 
-    def open(self, source: RangedObject) -> MediaStream:
+    def open(self, source: RemoteObject) -> MediaStream:
         """The object as a file. One request at most, unless it must be fetched whole.
 
         Raises:
             MediaError: it cannot be had, or there is no room for it.
         """
+        if not isinstance(source, RangedObject):
+            return MediaStream.of_file(self._cache.fetch(source))
         key = identity_key(source.identity)
         with self._shared_lock:
             opening = self._opening.setdefault(key, threading.Lock())
@@ -161,7 +163,7 @@ class StreamCache:
             self._cache.stats.add("hits")
             return cached
         part = source.begin(BLOCK_BYTES, entry.validators if entry and cached else None)
-        if not isinstance(part, Unchanged):
+        if part is not None:
             return self._begin(key, entry, source, part)
         if cached is None:
             raise MediaError(f"{source.name} cannot be read.", reason=Reason.FAILED)

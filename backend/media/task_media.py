@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeVar
 
 from backend.labelstudio.media_refs import media_uri
 from backend.labelstudio.tags import ImageTag, MediaTag, VideoTag
-from backend.media.resolver import MediaFile, MediaStream
+from backend.media.cache import MediaFile
+from backend.media.stream import MediaStream
 from backend.metrics import Metrics
 from backend.threads.fair_pool import FairPool
 from backend.threads.fair_queue import Busy

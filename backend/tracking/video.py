@@ -17,7 +17,7 @@ from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.tags import LabelConfig, VideoTag
 from backend.labelstudio.timing import Timeline, frames_count, tag_framerate
 from backend.labelstudio.video_regions import VideoRegion
-from backend.media.resolver import MediaStream
+from backend.media.stream import MediaStream
 from backend.media.task_media import TaskMedia, wait_for_media
 from backend.pixels.frame_table import FrameTable
 from backend.pixels.sandbox.video_decoding import open_video

@@ -19,7 +19,7 @@ from backend.finetune.registry import ModelRegistry
 from backend.labelstudio.label_config import parse_label_config
 from backend.media.cache import MediaFile
 from backend.media.errors import MediaError, Reason
-from backend.media.resolver import MediaStream
+from backend.media.stream import MediaStream
 from backend.metrics import Metrics
 from backend.pixels.recipes import TaskPictures
 from backend.predict.click import Clicks

@@ -17,7 +17,7 @@ import pytest
 
 from backend.media.cache import MediaCache, MediaFile
 from backend.media.errors import MediaError, Reason
-from backend.media.sources import Download, Restart, Unchanged, Validators
+from backend.media.sources import Download, Restart, Validators
 from tests.waiting import LONGER, PATIENCE, until
 
 MIB = 2**20
@@ -36,7 +36,7 @@ class Source:
         self.failure: Exception | None = None
         self.announced: int | None = None
 
-    def download(self, known: Validators | None) -> Download | Unchanged:
+    def download(self, known: Validators | None) -> Download | None:
         self.asked.append(known)
         assert self.hold.wait(LONGER)
         if self.failure:
@@ -44,7 +44,7 @@ class Source:
         size = len(self.body) if self.announced is None else self.announced
         current = Validators(etag=self.etag, size=size)
         if known and known.same_object(current):
-            return Unchanged()
+            return None
         return Download(self._chunks(), current)
 
     def _chunks(self) -> Iterator[bytes]:
@@ -165,7 +165,7 @@ def test_different_objects_do_not_wait_for_each_other(
     together = threading.Barrier(8)
 
     class Waiting(Source):
-        def download(self, known: Validators | None) -> Download | Unchanged:
+        def download(self, known: Validators | None) -> Download | None:
             together.wait(PATIENCE)
             return super().download(known)
 

@@ -20,9 +20,9 @@ import pytest
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.blocks import BLOCK_BYTES
 from backend.media.errors import MediaError, Reason
-from backend.media.resolver import MediaResolver, MediaStream
+from backend.media.resolver import MediaResolver
 from backend.media.sources import Timeouts
-from backend.media.stream import THREADS
+from backend.media.stream import THREADS, MediaStream
 from backend.pixels.sandbox.video_decoding import open_video
 from benchmarks.support.recording_server import RecordingServer, Reply, Seen, file_reply
 from tests.media.servers import FakeLabelStudio, proxied

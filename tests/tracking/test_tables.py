@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from backend.media.resolver import MediaFile, MediaStream
+from backend.media.cache import MediaFile
+from backend.media.stream import MediaStream
 from backend.pixels.video_limits import VideoError
 from backend.threads.fair_queue import Busy
 from backend.tracking import video as module

@@ -12,7 +12,7 @@ import pytest
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.project_task import ProjectTask
 from backend.media.errors import MediaError, Reason
-from backend.media.resolver import MediaStream
+from backend.media.stream import MediaStream
 from backend.predict.events.open_videos import EditorVideos
 from backend.tracking.video import TaskVideos
 from tests.pixels.clips import steady, write_clip
