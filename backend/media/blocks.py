@@ -256,9 +256,11 @@ class BlockReader:
         self._ahead_to = 0
 
     def another(self) -> BlockReader:
+        """The same for another reader."""
         return BlockReader(self._partial, self._source)
 
     def read_at(self, position: int, length: int) -> bytes:
+        """At least one byte from ``position`` on, which is within the object."""
         block, offset = divmod(position, BLOCK_BYTES)
         if block != self._last:
             self._read_ahead(block)

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from backend.media.cache_index import CacheIndex, Entry
+from backend.media.cache_index import CacheIndex, Entry, identity_key
 from backend.media.errors import MediaError, Reason
 from backend.media.sources import Download, RemoteObject, Restart
 
@@ -178,8 +178,7 @@ class MediaCache:
         while lease is None or not os.fstat(file).st_nlink:
             # Again where a process that just started removed it before it was locked.
             file, name = tempfile.mkstemp(dir=self._incoming)
-            path, lease = Path(name), Lease(file)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            path, lease = Path(name), Lease(file, fcntl.LOCK_EX)
         try:
             yield file, path
         finally:
@@ -250,8 +249,11 @@ class MediaCache:
         """Open the index and bring it and the folder together after whatever happened."""
         for folder in (self._directory, self._objects, self._incoming):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _locked(self._directory):
-            opened = CacheIndex(self._directory / "index.sqlite")
+        # One process at a time: SQLite does not wait for its turn when it sets up a new database,
+        # and a damaged one must not be thrown away twice.
+        turn = Lease(os.open(self._directory, os.O_RDONLY), fcntl.LOCK_EX)
+        opened = CacheIndex(self._directory / "index.sqlite")
+        del turn
         with opened.writing() as index:
             known = {content_key for content_key, _ in index.least_recently_used()}
             present = {path.name: path for path in self._objects.glob("*/*")}
@@ -392,11 +394,12 @@ class MediaCache:
 
 
 class Lease:
-    """An open file with a shared lock; both go when this object goes."""
+    """An open file with a lock (of ``fcntl``); both go when this object goes."""
 
-    def __init__(self, file: int) -> None:
+    def __init__(self, file: int, lock: int = fcntl.LOCK_SH) -> None:
         self.file = file
-        self._finalizer = weakref.finalize(self, os.close, file)
+        weakref.finalize(self, os.close, file)
+        fcntl.flock(file, lock)
 
     @classmethod
     def of(cls, path: Path, flags: int) -> Lease | None:
@@ -406,7 +409,6 @@ class Lease:
         except FileNotFoundError:
             return None
         lease = cls(file)
-        fcntl.flock(file, fcntl.LOCK_SH)
         # It may have been unlinked between open and lock.
         return lease if os.fstat(file).st_nlink else None
 
@@ -421,34 +423,13 @@ def unusable(error: Exception) -> MediaError:
     )
 
 
-def identity_key(identity: str) -> str:
-    """Hashed, as an identity may hold an address that is nobody's business."""
-    return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def _unlink_unused(path: Path) -> bool:
     """Remove a file unless somebody uses it."""
     try:
-        file = os.open(path, os.O_RDONLY)
+        _lease = Lease(os.open(path, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
     except FileNotFoundError:
         return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
     except BlockingIOError:
         return False
-    finally:
-        os.close(file)
     return True
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """One process at a time. SQLite does not wait for its turn when it sets up a new database,
-    and a damaged one must not be thrown away twice."""
-    file = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)

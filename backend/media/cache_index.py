@@ -60,11 +60,14 @@ class Entry:
         return self.content_key.endswith(_PARTIAL)
 
 
+def identity_key(identity: str) -> str:
+    """Hashed, as an identity may hold an address that is nobody's business."""
+    return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def partial_key(identity_and_version: str) -> str:
     """The content key of an object that is stored in part."""
-    return hashlib.sha256(identity_and_version.encode("utf-8", "surrogatepass")).hexdigest() + (
-        _PARTIAL
-    )
+    return identity_key(identity_and_version) + _PARTIAL
 
 
 class CacheIndex:

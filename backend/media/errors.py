@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from urllib.parse import urlsplit
+import re
 
 from backend.expected import ExpectedError
 
 _SHOWN = 120  # characters of an address in a message
+_BUCKET_KEY = re.compile(r"(?!https?:)[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 
 class Reason(enum.Enum):
@@ -49,18 +50,11 @@ def shown(uri: str) -> str:
     """An address as it may appear in messages and logs: no query, no user name, not too long."""
     if uri[:5].lower() == "data:":
         return "a data: URI"
-    text = uri.partition("?")[0].partition("#")[0] if _has_query(uri) else uri
+    # Bucket keys may contain ``?`` and ``#``; there they are part of the name.
+    text = uri if _BUCKET_KEY.match(uri) else uri.partition("?")[0].partition("#")[0]
     scheme, separator, rest = text.partition("://")
     if separator:
         authority, slash, path = rest.partition("/")
         text = f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
     text = "".join(char if char.isprintable() else "?" for char in text)
     return text if len(text) <= _SHOWN else f"{text[:60]}...{text[-55:]}"
-
-
-def _has_query(uri: str) -> bool:
-    """Bucket keys may contain ``?`` and ``#``; there they are part of the name."""
-    try:
-        return urlsplit(uri).scheme in ("", "http", "https")
-    except ValueError:
-        return True

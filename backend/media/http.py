@@ -18,7 +18,7 @@ from backend.media.errors import MediaError, Reason, shown
 from backend.media.sources import (
     BodyBrokeOff,
     Deadline,
-    RangeAnswer,
+    Download,
     RangedObject,
     RangeRequest,
     Restart,
@@ -115,12 +115,12 @@ class HttpObject(RangedObject):
         self._transport = transport
         self._url = url
 
-    def _send(self, request: RangeRequest, deadline: Deadline) -> RangeAnswer | None:
+    def _send(self, request: RangeRequest, deadline: Deadline) -> Download | None:
         response = self._open(request, deadline)
         status = response.status_code
         if status in (200, 206):
             start, size = _start_and_size(response)
-            return RangeAnswer(
+            return Download(
                 _body(response, deadline),
                 self._validators(response),
                 start,
@@ -131,7 +131,7 @@ class HttpObject(RangedObject):
         if status == 304 and request.known:
             return None
         if status == 416 and request.start == 0:  # of an empty object no range can be had
-            return RangeAnswer(iter(()), Validators(size=0))
+            return Download(iter(()), Validators(size=0))
         if status in (412, 416) and request.version:
             raise Restart
         raise self._explain(response)

@@ -154,8 +154,7 @@ class MediaResolver:
 
     def _from_mounted_folder(self, uri: str, *, whole: bool) -> MediaFile | None:
         """The file where it lies, if the local files folder is mounted and holds it."""
-        relative = local_files_path(uri) if self._local else None
-        if self._local is None or not relative:
+        if self._local is None or not (relative := local_files_path(uri)):
             return None
         try:
             return self._local.find(relative, whole=whole)

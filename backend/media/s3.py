@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,7 +30,6 @@ from backend.media.sources import (
     BodyBrokeOff,
     Deadline,
     Download,
-    RangeAnswer,
     RangedObject,
     RangeRequest,
     Restart,
@@ -145,7 +145,7 @@ class S3:
         self._timeouts = timeouts
         self._verify = verify
         self._lock = threading.Lock()  # all of the following
-        self._sessions: dict[tuple[str | None, str | None], boto3.session.Session] = {}
+        self._session = cache(boto3.session.Session)
         self._clients: dict[Bucket, Any] = {}
         # By profile: when to look for credentials again; infinite once there are some.
         self._look_again_at: dict[str | None, float] = {}
@@ -194,18 +194,11 @@ class S3:
             if time.monotonic() >= self._look_again_at.get(profile, 0.0):
                 found = None
                 with suppress(botocore.exceptions.ProfileNotFound):
-                    found = self._session(bucket).get_credentials()
+                    session = self._session(profile_name=profile, region_name=bucket.region)
+                    found = session.get_credentials()
                 again = time.monotonic() + _LOOK_AGAIN_AFTER_S if found is None else math.inf
                 self._look_again_at[profile] = again
             return self._look_again_at[profile] == math.inf
-
-    def _session(self, bucket: Bucket) -> boto3.session.Session:
-        key = bucket.profile, bucket.region
-        if key not in self._sessions:
-            self._sessions[key] = boto3.session.Session(
-                profile_name=bucket.profile, region_name=bucket.region
-            )
-        return self._sessions[key]
 
     def _new_client(self, bucket: Bucket) -> Any:
         if bucket.path_style is not None:
@@ -220,7 +213,7 @@ class S3:
         return self._build(bucket, "path")
 
     def _build(self, bucket: Bucket, addressing: str) -> Any:
-        session = self._session(bucket)
+        session = self._session(profile_name=bucket.profile, region_name=bucket.region)
         config = Config(
             connect_timeout=self._timeouts.connect,
             read_timeout=self._timeouts.read,
@@ -269,7 +262,7 @@ class S3Object(RangedObject):
             return replace(answer, chunks=self._unpacked(answer.chunks))
         return answer
 
-    def _send(self, request: RangeRequest, deadline: Deadline) -> RangeAnswer | None:
+    def _send(self, request: RangeRequest, deadline: Deadline) -> Download | None:
         # Named like the headers, without their dashes.
         wanted = {name.replace("-", ""): value for name, value in request.headers.items()}
         try:
@@ -279,7 +272,7 @@ class S3Object(RangedObject):
             if status == 304 and request.known:
                 return None
             if request.start == 0 and _is_no_range(error):
-                return RangeAnswer(iter(()), Validators(size=0))
+                return Download(iter(()), Validators(size=0))
             if status in (412, 416) and request.version:
                 raise Restart from None
             raise self._explain(error) from None
@@ -297,7 +290,7 @@ class S3Object(RangedObject):
             start, size = parse_content_range(answer["ContentRange"])
         packed = answer.get("ContentEncoding") == "gzip"
         modified = str(answer["LastModified"].timestamp()) if "LastModified" in answer else None
-        return RangeAnswer(
+        return Download(
             _body(answer["Body"], deadline),
             Validators(answer.get("ETag"), modified, None if packed else size),
             start,

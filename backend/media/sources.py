@@ -96,17 +96,24 @@ class Validators:
 
 @dataclass(frozen=True)
 class Download:
-    """A body on its way.
+    """A body on its way: of an object, or of a stretch of it.
 
     Attributes:
-        chunks: the bytes in order; raises MediaError where they cannot all be had, and
-            ``Restart`` where the object changed under the reader. Closing it (or running it
-            to the end) frees the connection.
-        validators: what the source says about this version.
+        chunks: the bytes in order. Where they cannot all be had, those of one request raise
+            ``BodyBrokeOff``, or end early; all others raise MediaError, or ``Restart`` where the
+            object changed under the reader. Closing it (or running it to the end) frees the
+            connection.
+        validators: of this version; ``size`` is that of the complete object.
+        start: where in the object the bytes begin.
+        ranged: whether the source took notice of the range.
+        close: frees the connection; may be called again.
     """
 
     chunks: Iterator[bytes]
     validators: Validators
+    start: int = 0
+    ranged: bool = False
+    close: Callable[[], None] = lambda: None
 
 
 class Restart(Exception):
@@ -169,25 +176,6 @@ class RangeRequest:
         return headers
 
 
-@dataclass(frozen=True)
-class RangeAnswer:
-    """The answer to one request.
-
-    Attributes:
-        chunks: the bytes; may end before all came, or raise ``BodyBrokeOff``.
-        validators: of this version; ``size`` is that of the complete object.
-        start: where in the object they begin.
-        ranged: whether the source took notice of the range.
-        close: frees the connection; may be called again.
-    """
-
-    chunks: Iterator[bytes]
-    validators: Validators
-    start: int = 0
-    ranged: bool = False
-    close: Callable[[], None] = lambda: None
-
-
 class RangedObject(ABC):
     """A ``RemoteObject`` whose source may answer ranges.
 
@@ -203,7 +191,7 @@ class RangedObject(ABC):
         self.timeouts = timeouts
 
     @abstractmethod
-    def _send(self, request: RangeRequest, deadline: Deadline) -> RangeAnswer | None:
+    def _send(self, request: RangeRequest, deadline: Deadline) -> Download | None:
         """Send one request.
 
         Raises:
@@ -221,9 +209,9 @@ class RangedObject(ABC):
             # The server ignored the condition; what it says settles the question as well.
             part.close()
             return None
-        return Download(self._follow(part, None, deadline), part.validators)
+        return replace(part, chunks=self._follow(part, None, deadline))
 
-    def begin(self, length: int, known: Validators | None) -> RangeAnswer | None:
+    def begin(self, length: int, known: Validators | None) -> Download | None:
         """The first ``length`` bytes, of whatever version is current.
 
         The part's ``chunks`` hold exactly these bytes (all, of a smaller object) if it is
@@ -255,7 +243,7 @@ class RangedObject(ABC):
         part = self._same(RangeRequest(start, stop - start, version=version), deadline)
         yield from self._follow(part, stop, deadline)
 
-    def _same(self, request: RangeRequest, deadline: Deadline) -> RangeAnswer:
+    def _same(self, request: RangeRequest, deadline: Deadline) -> Download:
         part = self._send(request, deadline)
         if part is None:
             raise Restart
@@ -270,7 +258,7 @@ class RangedObject(ABC):
             )
         return part
 
-    def _follow(self, part: RangeAnswer, stop: int | None, deadline: Deadline) -> Iterator[bytes]:
+    def _follow(self, part: Download, stop: int | None, deadline: Deadline) -> Iterator[bytes]:
         """The bytes of ``part`` up to ``stop`` (None: to the end), resumed where they break off."""
         version, position, fruitless = part.validators, part.start, 0
         to_the_end = stop is None
@@ -280,8 +268,7 @@ class RangedObject(ABC):
                 before, ended = position, False
                 try:
                     for chunk in part.chunks:
-                        if stop is not None and position + len(chunk) > stop:
-                            chunk = chunk[: stop - position]
+                        chunk = chunk if stop is None else chunk[: stop - position]
                         position += len(chunk)
                         if chunk:
                             yield chunk

@@ -5,16 +5,15 @@ from __future__ import annotations
 import io
 import os
 import threading
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 from weakref import WeakValueDictionary
 
 from backend.media.blocks import BLOCK_BYTES, BlockReader, PartialObject
-from backend.media.cache import Lease, MediaCache, MediaFile, identity_key
-from backend.media.cache_index import Entry, partial_key
+from backend.media.cache import Lease, MediaCache, MediaFile
+from backend.media.cache_index import Entry, identity_key, partial_key
 from backend.media.errors import MediaError, Reason
 from backend.media.sources import (
     Download,
-    RangeAnswer,
     RangedObject,
     RemoteObject,
     Restart,
@@ -23,16 +22,6 @@ from backend.media.sources import (
 from backend.threads.fair_pool import FairPool
 
 THREADS = 8
-
-
-class _Content(Protocol):
-    def another(self) -> _Content:
-        """The same for another reader."""
-        ...
-
-    def read_at(self, position: int, length: int) -> bytes:
-        """At least one byte from ``position`` on; ``position`` is within the content."""
-        ...
 
 
 class MediaStream(io.RawIOBase, BinaryIO):
@@ -47,11 +36,11 @@ class MediaStream(io.RawIOBase, BinaryIO):
         size: length in bytes.
     """
 
-    def __init__(self, content_key: str, size: int, content: _Content) -> None:
+    def __init__(self, content_key: str, size: int, content: BlockReader | _WholeFile) -> None:
         super().__init__()
         self.content_key = content_key
         self.size = size
-        self._content: _Content | None = content
+        self._content: BlockReader | _WholeFile | None = content
         self._position = 0
 
     @classmethod
@@ -98,7 +87,7 @@ class MediaStream(io.RawIOBase, BinaryIO):
         self._content = None
         super().close()
 
-    def _open_content(self) -> _Content:
+    def _open_content(self) -> BlockReader | _WholeFile:
         if self._content is None:
             raise ValueError("I/O operation on closed file")
         return self._content
@@ -116,6 +105,7 @@ class _WholeFile:
         return self
 
     def read_at(self, position: int, length: int) -> bytes:
+        """At least one byte from ``position`` on, which is within the file."""
         found = os.pread(self._lease.file, length, position)
         if not found:
             raise MediaError("The media file was cut short meanwhile.", reason=Reason.TRUNCATED)
@@ -171,7 +161,7 @@ class StreamCache:
         return cached
 
     def _begin(
-        self, key: str, entry: Entry | None, source: RangedObject, part: RangeAnswer
+        self, key: str, entry: Entry | None, source: RangedObject, part: Download
     ) -> MediaStream:
         validators = part.validators
         if not (part.ranged and validators.tell_versions_apart and validators.size):
@@ -204,20 +194,16 @@ class StreamCache:
         if not entry.is_partial:
             file = self._cache.lease(entry)
             return MediaStream.of_file(file) if file else None
-        partial = self._partial(entry)
-        return self._stream(partial, source) if partial else None
-
-    def _partial(self, entry: Entry) -> PartialObject | None:
         with self._shared_lock:
-            found = self._shared.get(entry.content_key)
-            if found is None:
+            partial = self._shared.get(entry.content_key)
+            if partial is None:
                 lease = Lease.of(self._cache.path(entry.content_key), os.O_RDWR)
-                # Cut short by a crash of the machine?
-                if lease and os.fstat(lease.file).st_size == entry.validators.size:
-                    found = self._share(entry, lease)
-        if found:
-            self._cache.index.note_used(entry.content_key, self._cache.now())
-        return found
+                # It may have been cut short by a crash of the machine.
+                if lease is None or os.fstat(lease.file).st_size != entry.validators.size:
+                    return None
+                partial = self._share(entry, lease)
+        self._cache.index.note_used(entry.content_key, self._cache.now())
+        return self._stream(partial, source)
 
     def _new(
         self, key: str, entry: Entry | None, identity: str, validators: Validators

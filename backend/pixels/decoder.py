@@ -8,7 +8,6 @@ from frame rates.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import chain
 from typing import BinaryIO, cast
 
@@ -25,6 +24,8 @@ from backend.pixels.mp4_index import table_from_index
 from backend.pixels.video_limits import VideoError, VideoLimits
 
 _Found = tuple[int, VideoFrame]
+_Orientation = tuple[bool, bool, bool]
+"""Whether to transpose a picture, and then to mirror it sideways, and upside down."""
 
 
 class Decoder:
@@ -56,8 +57,8 @@ class Decoder:
         except BaseException:
             self._container.close()
             raise
-        turned = self._orientation.transpose
-        self.width, self.height = self._stored_size[::-1] if turned else self._stored_size
+        transposed = self._orientation[0]
+        self.width, self.height = self._stored_size[::-1] if transposed else self._stored_size
 
     def read(self, first: int, last: int) -> Iterator[tuple[int, Picture]]:
         """The pictures of frames ``first`` to ``last``, both included.
@@ -177,17 +178,8 @@ class Decoder:
                 yield index, frame
 
 
-@dataclass(frozen=True)
-class _Orientation:
-    """What the display matrix of a file asks for: first transpose, then flip."""
-
-    transpose: bool = False
-    flip_x: bool = False
-    flip_y: bool = False
-
-
 def _orientation(frame: VideoFrame) -> _Orientation:
-    """The orientation of a decoded frame.
+    """What the display matrix of the file asks for.
 
     The matrix maps a stored position (p, q) to the shown one (a p + c q + x, b p + d q + y)
     (FFmpeg, libavutil/display.h). Turns by other angles than quarters are not applied.
@@ -195,24 +187,25 @@ def _orientation(frame: VideoFrame) -> _Orientation:
     side_data = cast(Mapping[Type, SideData], frame.side_data)  # PyAV 18 declares something else
     found = side_data.get(Type.DISPLAYMATRIX)
     if found is None:
-        return _Orientation()
+        return False, False, False
     matrix = np.frombuffer(bytes(found), np.int32)
     a, b, c, d = (round(int(matrix[place]) / 65536) for place in (0, 1, 3, 4))
     if a and d and not b and not c:
-        return _Orientation(False, a < 0, d < 0)
+        return False, a < 0, d < 0
     if b and c and not a and not d:
-        return _Orientation(True, c < 0, b < 0)
-    return _Orientation()
+        return True, c < 0, b < 0
+    return False, False, False
 
 
-def _to_picture(frame: VideoFrame, turned: _Orientation) -> Picture:
+def _to_picture(frame: VideoFrame, orientation: _Orientation) -> Picture:
     """Convert a decoded frame to RGB and turn it upright: uint8 [H, W, 3]."""
+    transpose, flip_x, flip_y = orientation
     pixels = frame.to_ndarray(format="rgb24")
-    if turned.transpose:
+    if transpose:
         pixels = pixels.transpose(1, 0, 2)
-    if turned.flip_x:
+    if flip_x:
         pixels = pixels[:, ::-1]
-    if turned.flip_y:
+    if flip_y:
         pixels = pixels[::-1]
     picture: Picture = np.ascontiguousarray(pixels)
     picture.flags.writeable = False

@@ -61,7 +61,8 @@ def opened_image(file: BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
             yield image
     except UnidentifiedImageError:
         file.seek(0)
-        raise _not_an_image(file.read(512)) from None
+        found, hint = _describe(file.read(512))
+        raise MediaError(f"The media is {found}.", hint, reason=Reason.NOT_AN_IMAGE) from None
     except MemoryError:
         raise _too_large("more pixels than fit into memory", max_pixels) from None
     except _DECODER_ERRORS as error:
@@ -168,11 +169,6 @@ def _too_large(size: str, max_pixels: int) -> MediaError:
         "Scale it down, or raise MAX_IMAGE_PIXELS of the backend.",
         reason=Reason.TOO_LARGE,
     )
-
-
-def _not_an_image(head: bytes) -> MediaError:
-    found, hint = _describe(head)
-    return MediaError(f"The media is {found}.", hint, reason=Reason.NOT_AN_IMAGE)
 
 
 def _describe(head: bytes) -> tuple[str, str]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import BinaryIO
 
-import av
 import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
@@ -29,6 +28,10 @@ from backend.pixels.video_limits import VideoLimits
 _COMPARED_PACKETS = 16
 _MAX_BOXES = 10_000  # walked through in one file
 _BYTES_PER_SAMPLE = 16  # at most, in any of the boxes read
+
+_Expected = tuple[int, int, int, bool, bool]
+"""What a packet must be like: its position, pts up to a constant shift, and dts; whether it is a
+key frame, whether it is to be discarded."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +84,6 @@ def table_from_index(
     return make_table(container, stream, seen, limits) if seen.pts else None
 
 
-@dataclass(frozen=True)
-class _Expected:
-    """What a packet must be like; ``pts`` up to a constant shift."""
-
-    position: int
-    pts: int
-    dts: int
-    key: bool
-    discard: bool
-
-
 def _from_index(stream: VideoStream, samples: _Samples, size: int) -> tuple[Seen, list[_Expected]]:
     """What a scan of a file of ``size`` bytes would see, up to the shift of all ``pts``."""
     order = np.argsort(samples.position, kind="stable")
@@ -116,24 +108,20 @@ def _from_index(stream: VideoStream, samples: _Samples, size: int) -> tuple[Seen
             seen.pts.append(pts)
             seen.last_duration = int(samples.duration[sample])
         if len(expected) < _COMPARED_PACKETS:
-            expected.append(_Expected(entry.pos, pts, dts, entry.is_keyframe, entry.is_discard))
+            expected.append((entry.pos, pts, dts, entry.is_keyframe, entry.is_discard))
     return seen, expected
 
 
 def _shift(container: InputContainer, stream: VideoStream, expected: list[_Expected]) -> int:
     """What FFmpeg adds to all presentation times, after comparing the first packets."""
-    try:
-        found = list(islice(packets(container, stream), len(expected)))
-    except av.FFmpegError:
-        raise _Unusual from None
-    found = [packet for packet in found if packet.size]
+    first = islice(packets(container, stream), len(expected))
+    found = [packet for packet in first if packet.size]
     if not found or len(found) < len(expected):
         raise _Unusual
-    shift = (found[0].pts or 0) - expected[0].pts
-    for packet, wanted in zip(found, expected, strict=True):
+    shift = (found[0].pts or 0) - expected[0][1]
+    for packet, (position, pts, dts, key, discard) in zip(found, expected, strict=True):
         seen = (packet.pos, packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
-        pts = wanted.pts + shift
-        if seen != (wanted.position, pts, wanted.dts, wanted.key, wanted.discard):
+        if seen != (position, pts + shift, dts, key, discard):
             raise _Unusual
     return shift
 

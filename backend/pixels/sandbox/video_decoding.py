@@ -68,60 +68,62 @@ class RemoteDecoder:
         self._limits, self._frame_seconds = limits, frame_seconds
         self._following = 0  # the frame after the last one that was read
         self._asked: int | None = None  # a frame that was asked for in advance
-        self._process: DecodingProcess | None = DecodingProcess("videos", module=module)
+        self._closed = False
+        self._process = DecodingProcess("videos", module=module)
         try:
-            self._open(self._process, file, table, open_seconds)
+            self._open(file, table, open_seconds)
         except BaseException:
             self.close()
             raise
 
     def read(self, first: int, last: int) -> Iterator[tuple[int, Picture]]:
         """See ``Decoder.read``."""
-        if self._process is None:
+        if self._closed:
             raise VideoError("The decoder of the video is gone.")
         try:
-            self._ask_for(self._process, first, last)
+            self._ask_for(first, last)
             for index in range(first, last + 1):
-                yield index, self._picture(self._process, index)
+                yield index, self._picture(index)
         except DecoderGone as gone:
             self.close()
             raise VideoError(_explain(gone.cause, f"Frame {first + 1} of the video")) from gone
 
-    def _ask_for(self, process: DecodingProcess, first: int, last: int) -> None:
+    def _ask_for(self, first: int, last: int) -> None:
         """Ask for frames; and for the one after them where frames are read in a row, so that it
         is decoded while these are on their way and used."""
         in_a_row, self._following = first == self._following, last + 1
         if self._asked is not None and self._asked != first:
-            if process.answer().get("frame") == self._asked:  # for nothing
-                process.take(self.width * self.height * 3)
+            if self._process.answer().get("frame") == self._asked:  # for nothing
+                self._process.take(self.width * self.height * 3)
             self._asked = None
         start = first if self._asked is None else first + 1
         self._asked = None
         if start <= last:
-            process.ask({"first": start, "last": last}, seconds=self._frame_seconds)
+            self._ask(start, last)
         if in_a_row and last + 1 < len(self.table):
             self._asked = last + 1
-            process.ask({"first": last + 1, "last": last + 1}, seconds=self._frame_seconds)
+            self._ask(last + 1, last + 1)
 
-    def _picture(self, process: DecodingProcess, index: int) -> Picture:
-        process.allow(self._frame_seconds)
-        answer = _checked(process.answer())
+    def _ask(self, first: int, last: int) -> None:
+        self._process.ask({"first": first, "last": last}, seconds=self._frame_seconds)
+
+    def _picture(self, index: int) -> Picture:
+        self._process.allow(self._frame_seconds)
+        answer = _checked(self._process.answer())
         if answer.get("frame") != index:
-            raise process.bad_answer()
+            raise self._process.bad_answer()
         picture = np.empty((self.height, self.width, 3), np.uint8)
-        process.take_into(memoryview(picture.data).cast("B"))
+        self._process.take_into(memoryview(picture.data).cast("B"))
         picture.flags.writeable = False
         return picture
 
     def close(self) -> None:
         """End the process; the file object stays open."""
-        if self._process is not None:
-            self._process.close()
-            self._process = None
+        self._closed = True
+        self._process.close()
 
-    def _open(
-        self, process: DecodingProcess, file: BinaryIO, table: FrameTable | None, seconds: float
-    ) -> None:
+    def _open(self, file: BinaryIO, table: FrameTable | None, seconds: float) -> None:
+        process = self._process
         header, payload = pack_table(table) if table else (None, b"")
         request = {"limits": asdict(self._limits), "table": header}
         seconds += file.seek(0, os.SEEK_END) / _BYTES_PER_SECOND

@@ -113,11 +113,8 @@ class _FileOfTheService(io.RawIOBase):
         return self._position
 
     def readinto(self, target: Any) -> int:
-        view = memoryview(target).cast("B")
-        wanted = min(len(view), self._size - self._position)
-        if wanted <= 0:
-            return 0
-        count = self._session.read_bytes(self._position, view[:wanted])
+        view = memoryview(target).cast("B")[: max(0, self._size - self._position)]
+        count = self._session.read_bytes(self._position, view) if view else 0
         self._position += count
         return count
 

@@ -200,7 +200,6 @@ def test_faults_at_a_frame(
         frames = faulty(io.BytesIO(clip("25.mp4").read_bytes()))
         source = frames._source
         assert isinstance(source, RemoteDecoder)
-        assert source._process is not None
         pid = source._process.pid
         assert number_of(frames[3]) == 3
         source._frame_seconds = seconds_for(fault)
@@ -239,7 +238,6 @@ def test_processes_end_with_the_video(clip: Clip) -> None:
     frames = open_path(clip("25.mp4"))
     source = frames._source
     assert isinstance(source, RemoteDecoder)
-    assert source._process is not None
     pid = source._process.pid
     frames[0]
     assert running(pid)
