@@ -394,12 +394,13 @@ class MediaCache:
 
 
 class Lease:
-    """An open file with a lock (of ``fcntl``); both go when this object goes."""
+    """An open file with a lock, if one of ``fcntl`` is named; both go when this object goes."""
 
-    def __init__(self, file: int, lock: int = fcntl.LOCK_SH) -> None:
+    def __init__(self, file: int, lock: int | None = None) -> None:
         self.file = file
         weakref.finalize(self, os.close, file)
-        fcntl.flock(file, lock)
+        if lock is not None:
+            fcntl.flock(file, lock)
 
     @classmethod
     def of(cls, path: Path, flags: int) -> Lease | None:
@@ -408,7 +409,7 @@ class Lease:
             file = os.open(path, flags, 0o600)
         except FileNotFoundError:
             return None
-        lease = cls(file)
+        lease = cls(file, fcntl.LOCK_SH)
         # It may have been unlinked between open and lock.
         return lease if os.fstat(file).st_nlink else None
 
