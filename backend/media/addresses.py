@@ -79,11 +79,9 @@ class AddressPolicy:
             self._allow(entry.strip().lower())
 
     def _allow(self, entry: str) -> None:
-        try:
+        with suppress(ValueError):
             self._networks.append(ipaddress.ip_network(entry.strip("[]"), strict=False))
             return
-        except ValueError:
-            pass
         host, colon, port = entry.rpartition(":")
         if colon and port.isdigit():
             self._hosts.add((host.strip("[]"), int(port)))

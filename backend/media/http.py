@@ -119,14 +119,9 @@ class HttpObject(RangedObject):
         response = self._open(request, deadline)
         status = response.status_code
         if status in (200, 206):
-            start, size = _start_and_size(response)
-            return Download(
-                _body(response, deadline),
-                self._validators(response),
-                start,
-                ranged=status == 206 and size is not None,
-                close=response.close,
-            )
+            validators, start = self._validators(response), _start_and_size(response)[0]
+            ranged = status == 206 and validators.size is not None
+            return Download(_body(response, deadline), validators, start, ranged, response.close)
         response.close()
         if status == 304 and request.known:
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from typing import Generic, TypeVar
 
 from backend.expected import ExpectedError
@@ -30,7 +30,7 @@ class FairQueue(Generic[T]):
         self._changed = threading.Condition()
         self._levels: dict[int, OrderedDict[str, deque[T]]] = {}
         self._places: dict[T, tuple[int, str]] = {}
-        self._owned: dict[str, int] = {}
+        self._owned: Counter[str] = Counter()
         self._closed = False
 
     def __len__(self) -> int:
@@ -52,9 +52,9 @@ class FairQueue(Generic[T]):
                 raise _busy("the service is stopping")
             if len(self._places) >= self._capacity:
                 raise _busy(f"{len(self._places)} requests are waiting already")
-            if owner and self._owned.get(owner, 0) >= self._share:
+            if owner and self._owned[owner] >= self._share:
                 raise _busy(f"{self._share} requests of this project are waiting already")
-            self._owned[owner] = self._owned.get(owner, 0) + 1
+            self._owned[owner] += 1
             self._insert(item, priority, owner)
             self._changed.notify()
 
