@@ -116,8 +116,6 @@ class TextFormatter(_Formatter):
 
 def _printable(text: str) -> str:
     """``text`` with what would move a terminal's cursor written out."""
-    if text.isprintable():
-        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

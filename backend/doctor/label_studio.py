@@ -50,47 +50,33 @@ def server_findings(
 
 def _version(client: LabelStudioClient, version: str | None) -> Finding:
     if version is None:
-        return warning(
-            SUBJECT,
-            f"{client.url} answers, but does not say which version it is",
-            "check that LABEL_STUDIO_URL is Label Studio's own address, with the sub-path if any",
-        )
-    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-    if numbers < TESTED:
-        return warning(
-            SUBJECT,
-            f"{version} at {client.url}; the backend is tested with 1.23",
-            "update Label Studio if something does not work",
-        )
-    return ok(SUBJECT, f"{version} at {client.url}")
+        text = f"{client.url} answers, but does not say which version it is"
+        fix = "check that LABEL_STUDIO_URL is Label Studio's own address, with the sub-path if any"
+        return warning(SUBJECT, text, fix)
+    found = f"{version} at {client.url}"
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < TESTED:
+        fix = "update Label Studio if something does not work"
+        return warning(SUBJECT, f"{found}; the backend is tested with 1.23", fix)
+    return ok(SUBJECT, found)
 
 
 def _key(client: LabelStudioClient, user: object, now: float) -> Finding:
     """What there is to say about an API key that was accepted."""
-    subject, kind = "API key", client.credential
+    key = f"{client.credential.value} of {user}"
     left = None if client.expires is None else client.expires - now
-    if kind is Credential.ACCESS:
+    if client.credential is Credential.ACCESS:
         minutes = "soon" if left is None else f"in {max(left, 0.0) / 60:.0f} minutes"
-        return warning(
-            subject,
-            f"{kind.value} of {user} is accepted and expires {minutes}",
-            "create a personal access token under Account & Settings and use that",
-        )
-    if kind is Credential.LEGACY:
-        return warning(
-            subject,
-            f"{kind.value} of {user} is accepted, but a default Label Studio 1.23 refuses "
-            "such tokens",
-            "create a personal access token before they are switched off",
-        )
-    if left is not None and left < SOON_SECONDS:
-        day = datetime.fromtimestamp(now + left, UTC).date()
-        return warning(
-            subject,
-            f"{kind.value} of {user} expires on {day}",
-            "create a new one under Account & Settings",
-        )
-    return ok(subject, f"{kind.value} of {user} is accepted")
+        text = f"{key} is accepted and expires {minutes}"
+        fix = "create a personal access token under Account & Settings and use that"
+    elif client.credential is Credential.LEGACY:
+        text = f"{key} is accepted, but a default Label Studio 1.23 refuses such tokens"
+        fix = "create a personal access token before they are switched off"
+    elif left is not None and left < SOON_SECONDS:
+        text = f"{key} expires on {datetime.fromtimestamp(now + left, UTC).date()}"
+        fix = "create a new one under Account & Settings"
+    else:
+        return ok("API key", f"{key} is accepted")
+    return warning("API key", text, fix)
 
 
 def _clock(client: LabelStudioClient, now: Callable[[], float]) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from backend.labelstudio.geometry import (
     Box,
@@ -31,6 +31,7 @@ from backend.labelstudio.read_results import Point, Region, joined_labels, raste
 from backend.labelstudio.tags import ImageTag, LabelConfig, VideoTag
 from backend.labelstudio.video_regions import VideoRegion, read_video_regions
 from backend.labelstudio.write_results import part_id
+from backend.media.label_studio_media import local_files_path
 from backend.media.resolver import MediaResolver
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.runs.command_line import CommandError
@@ -173,18 +174,16 @@ class MaskReader:
         self, task: ProjectTask, tag: ImageTag, regions: Sequence[Region]
     ) -> dict[tuple[str, int], str]:
         """By region id and page: the object, for those whose id says it."""
-        owners: dict[tuple[str, int], str] = {}
-        for region in regions:  # an answer in several polygons is one object
-            for part in range(1, MAX_PARTS):
-                owners[part_id(region.id, part), region.item_index or 0] = region.id
-        if not tag.is_sequence:
-            return {key: whole for key, whole in owners.items() if key[0]}
-        sequence = FrameSequence(task, tag, self.family, self.store)
-        for region in regions:
-            if region.id in sequence.known:
-                for part in range(MAX_PARTS):
-                    owners[part_id(region.id, part), region.item_index or 0] = region.id
-        return owners | {(name, s.page): s.object_id for name, s in sequence.sent_ids().items()}
+        owners = {  # an answer in several polygons is one object
+            (part_id(region.id, part), region.item_index or 0): region.id
+            for region in regions
+            for part in range(1, MAX_PARTS)
+        }
+        if tag.is_sequence:
+            sequence = FrameSequence(task, tag, self.family, self.store)
+            owners |= {(r.id, r.item_index or 0): r.id for r in regions if r.id in sequence.known}
+            owners |= {(name, s.page): s.object_id for name, s in sequence.sent_ids().items()}
+        return owners
 
     def _video(
         self, task: ProjectTask, tag: VideoTag, regions: list[VideoRegion], resolver: MediaResolver
@@ -354,11 +353,8 @@ def media_name(address: str, task: int) -> str:
     scheme, separator, rest = address.partition("://")
     if separator and scheme.lower() not in ("http", "https"):
         return rest.lstrip("/")
-    parts = urlsplit(address)
-    local = (
-        parse_qs(parts.query).get("d") if parts.path.rstrip("/").endswith("local-files") else None
-    )
-    return (local[-1] if local else parts.path).lstrip("/") or f"task_{task}"
+    path = local_files_path(address) or urlsplit(address).path
+    return path.lstrip("/") or f"task_{task}"
 
 
 def safe_name(text: str) -> str:
