@@ -177,11 +177,8 @@ def _one_connection(
     if health.get("model_state") == "failed":
         yield broken(subject, f"{url}: {health.get('detail')}", "its log says why")
     elif health.get("model_version") != model_version:
-        yield warning(
-            subject,
-            f"{url} runs {health.get('model_version')}, these settings say {model_version}",
-            "run the doctor with the environment of the service",
-        )
+        text = f"{url} runs {health.get('model_version')}, these settings say {model_version}"
+        yield warning(subject, text, "run the doctor with the environment of the service")
     if not problems:
         yield ok(subject, f"{url} is connected, and answers clicks")
 
@@ -208,8 +205,5 @@ def _connection_problems(
             "Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false",
         )
     if not backend.get("is_interactive"):
-        yield broken(
-            subject,
-            f"{url} is not used for clicks and boxes",
-            "edit the model in Settings > Model and switch Interactive preannotations on",
-        )
+        fix = "edit the model in Settings > Model and switch Interactive preannotations on"
+        yield broken(subject, f"{url} is not used for clicks and boxes", fix)

@@ -52,25 +52,16 @@ def settings_findings(wiring: Wiring) -> Iterator[Finding]:
     settings = wiring.settings
     yield from (setting_problem(line) for line in start_problems(wiring))
     if settings.is_open:
-        yield warning(
-            "access",
-            f"whoever reaches port {settings.port} may use the backend",
-            "set BASIC_AUTH_USER and BASIC_AUTH_PASS, and give them to Label Studio too",
-        )
+        fix = "set BASIC_AUTH_USER and BASIC_AUTH_PASS, and give them to Label Studio too"
+        yield warning("access", f"whoever reaches port {settings.port} may use the backend", fix)
     for variable in ("CLICK_BUDGET_SECONDS", "TRACK_BUDGET_SECONDS", "RETRIEVE_BUDGET_SECONDS"):
         seconds = getattr(settings, variable.lower())
         if seconds >= LABEL_STUDIO_SECONDS:
-            yield warning(
-                variable,
-                f"{seconds:.0f} s is longer than Label Studio waits",
-                f"set it below {LABEL_STUDIO_SECONDS:.0f}",
-            )
+            fix = f"set it below {LABEL_STUDIO_SECONDS:.0f}"
+            yield warning(variable, f"{seconds:.0f} s is longer than Label Studio waits", fix)
     if settings.label_studio_url is None:
-        yield warning(
-            "LABEL_STUDIO_URL",
-            "it is not set, so uploads and storages of Label Studio cannot be read",
-            "set it and LABEL_STUDIO_API_KEY",
-        )
+        text = "it is not set, so uploads and storages of Label Studio cannot be read"
+        yield warning("LABEL_STUDIO_URL", text, "set it and LABEL_STUDIO_API_KEY")
 
 
 def disk_findings(settings: Settings) -> Iterator[Finding]:
@@ -87,11 +78,8 @@ def disk_findings(settings: Settings) -> Iterator[Finding]:
         if free < NEEDED_BYTES:
             yield broken(variable, f"{folder} has {left}", "make room on that disk")
         elif growth > free:
-            yield warning(
-                variable,
-                f"the cache may grow by {growth // MIB} MiB, and {folder} has {left}",
-                "lower MEDIA_CACHE_MB or make room on that disk",
-            )
+            text = f"the cache may grow by {growth // MIB} MiB, and {folder} has {left}"
+            yield warning(variable, text, "lower MEDIA_CACHE_MB or make room on that disk")
         else:
             yield ok(variable, f"{folder} can be written to, {left}")
 
@@ -157,11 +145,8 @@ def _weights(choice: ModelChoice) -> Iterator[Finding]:
     if choice.checkpoint is None and choice.variant != "demo" and not _is_fetched(choice.variant):
         text = f"the weights of {choice.variant} are not on this machine yet"
         if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-            yield broken(
-                subject,
-                f"{text}, and HF_HUB_OFFLINE forbids to fetch them",
-                "unset it, or set SAM2_CHECKPOINT to a file",
-            )
+            fix = "unset it, or set SAM2_CHECKPOINT to a file"
+            yield broken(subject, f"{text}, and HF_HUB_OFFLINE forbids to fetch them", fix)
         else:
             yield warning(subject, text, "they are fetched from huggingface.co at the first start")
         return
@@ -178,11 +163,8 @@ def _weights(choice: ModelChoice) -> Iterator[Finding]:
     seconds = time.monotonic() - begun
     yield ok(subject, f"{choice.variant} loads strictly from {file} in {seconds:.1f} s")
     if is_demo:
-        yield warning(
-            subject,
-            "the demo weights are rough",
-            "set SAM2_VARIANT=sam2.1_hiera_base_plus for real work",
-        )
+        fix = "set SAM2_VARIANT=sam2.1_hiera_base_plus for real work"
+        yield warning(subject, "the demo weights are rough", fix)
 
 
 def _is_fetched(variant: str) -> bool:
