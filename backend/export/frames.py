@@ -270,12 +270,12 @@ def _placed(item: Json, meta: Json) -> dict[str, Any]:
     return {**item, "frame": indices[page], "time": times[page]}
 
 
-def _checked(task: object, path: Path) -> Json:
+def _checked(task: Any, path: Path) -> Json:
     try:
-        pages = len(task["data"]["frames"])  # type: ignore[index]
-        meta = task["meta"]  # type: ignore[index]
+        pages = len(task["data"]["frames"])
+        meta = task["meta"]
         if len(meta["frame_indices"]) == len(meta["times"]) == pages:
-            return task  # type: ignore[return-value]
+            return task
     except (TypeError, KeyError):
         pass
     raise CommandError(
