@@ -65,10 +65,10 @@ class LabelStudioClient:
         verify: bool | str = True,
     ) -> None:
         try:
-            self._server = ServerUrl.parse(url)
+            self.server = ServerUrl.parse(url)
         except ValueError as error:
             raise LabelStudioError(f"LABEL_STUDIO_URL {error}") from None
-        self.url = self._server.text
+        self.url = self.server.text
         self._timeout = (min(5.0, timeout), timeout)
         self._api_key = _checked_key(api_key)
         self.credential = credential_kind(self._api_key)
@@ -80,21 +80,6 @@ class LabelStudioClient:
     def name(self) -> str:
         """How to call it in a message."""
         return f"Label Studio at {self.url}"
-
-    @property
-    def prefix(self) -> str:
-        """The sub-path Label Studio is served under, without a slash at the end; "" for none."""
-        return self._server.prefix
-
-    # --- where -----------------------------------------------------------------------------
-
-    def is_own(self, url: str) -> bool:
-        """Whether an absolute URL is on this Label Studio; see ``ServerUrl.owns``."""
-        return self._server.owns(url)
-
-    def absolute_url(self, path: str) -> str:
-        """The full URL of a path on this Label Studio, with or without its sub-path in front."""
-        return self._server.absolute(path)
 
     # --- credentials -----------------------------------------------------------------------
 
@@ -110,12 +95,13 @@ class LabelStudioClient:
         """
         if self.credential is Credential.NONE:
             return {}
+        word, key = "Bearer", self._api_key
         if self.credential is Credential.LEGACY:
-            return {"Authorization": f"Token {self._api_key}"}
-        if self.credential is Credential.ACCESS:
-            return {"Authorization": f"Bearer {self._api_key}"}
-        refused = (rejected or {}).get("Authorization", "").removeprefix("Bearer ")
-        return {"Authorization": f"Bearer {self._access.get(rejected=refused)}"}
+            word = "Token"
+        elif self.credential is Credential.PERSONAL_ACCESS:
+            refused = (rejected or {}).get("Authorization", "").removeprefix("Bearer ")
+            key = self._access.get(rejected=refused)
+        return {"Authorization": f"{word} {key}"}
 
     @property
     def can_renew(self) -> bool:
@@ -155,8 +141,8 @@ class LabelStudioClient:
         Raises:
             LabelStudioError: another host's URL, no answer, or a status of 400 or more.
         """
-        url = path_or_url if "://" in path_or_url else self.absolute_url(path_or_url)
-        if not self.is_own(url):
+        url = path_or_url if "://" in path_or_url else self.server.absolute(path_or_url)
+        if not self.server.owns(url):
             raise LabelStudioError(
                 f"Refused to send the API key of {self.name} anywhere but to that Label Studio."
             )
@@ -242,15 +228,11 @@ class LabelStudioClient:
     # --- below HTTP ------------------------------------------------------------------------
 
     def _follow(self, method: str, url: str, **kwargs: Any) -> requests.Response:
-        response = self._send(method, url, **kwargs)
-        for _ in range(_MAX_REDIRECTS):
-            if not response.is_redirect:
-                return response
-            target = redirect_target(response)
-            if method not in ("GET", "HEAD") or not self.is_own(target):
-                break
-            url = target
+        for _ in range(1 + _MAX_REDIRECTS):
             response = self._send(method, url, **kwargs)
+            url = redirect_target(response) if response.is_redirect else ""
+            if method not in ("GET", "HEAD") or not self.server.owns(url):
+                break
         self._refuse_redirect(response)
         return response
 
@@ -302,7 +284,7 @@ class LabelStudioClient:
                 f": it is not there, or the user of {self.credential.value} cannot see it; "
                 "check LABEL_STUDIO_URL and the user's access to the project."
             )
-        if status == 400 and "_" in self._server.origin[1]:
+        if status == 400 and "_" in self.server.origin[1]:
             return (
                 ": it refuses host names with an underscore; give the container or host a "
                 "name without one and change LABEL_STUDIO_URL."
@@ -319,7 +301,7 @@ class LabelStudioClient:
             return f"{self.name} did not answer within {self._timeout[1]:g} s."
         where = (
             "inside a container localhost is the container itself: use the host's name"
-            if self._server.origin[1] in ("localhost", "127.0.0.1", "[::1]")
+            if self.server.origin[1] in ("localhost", "127.0.0.1", "[::1]")
             else "check LABEL_STUDIO_URL and that this machine can reach it"
         )
         return f"{self.name} cannot be reached ({type(error).__name__}); {where}."

@@ -35,17 +35,17 @@ def whole_number(value: object) -> int | None:
     return int(found)
 
 
-def percent(value: object, name: str) -> float:
-    """A position or a length in percent of the picture.
+def percent(item: Mapping[str, object], key: str) -> float:
+    """The position or length under ``key``, in percent of the picture.
 
     Raises:
-        ValueError: ``value`` is no number or far outside; the message calls it ``name``.
+        ValueError: it is no number, or far outside; the message calls it ``key``.
     """
-    found = number(value)
+    found = number(item.get(key))
     if found is None:
-        raise ValueError(f"{name} is not a number")
+        raise ValueError(f"{key} is not a number")
     if abs(found) > _MAX_PERCENT:
-        raise ValueError(f"{name} is far outside the picture")
+        raise ValueError(f"{key} is far outside the picture")
     return found
 
 

@@ -182,7 +182,7 @@ def _read_keyframe(entry: Mapping[str, object]) -> Keyframe:
     frame = whole_number(entry.get("frame"))
     if not frame:
         raise ValueError("frame is no number from 1")
-    x, y, width, height = (percent(entry.get(key), key) for key in _SIDES)
+    x, y, width, height = (percent(entry, key) for key in _SIDES)
     if width < 0 or height < 0:
         raise ValueError("the box has a negative size")
     rotation = number(entry.get("rotation")) or 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 from backend.labelstudio.commands import TypedText
@@ -12,6 +12,7 @@ from backend.labelstudio.read_results import (
     Area,
     Bitmask,
     BrushStrokes,
+    OnPicture,
     Point,
     Polygon,
     Region,
@@ -31,24 +32,17 @@ class PointPrompt(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ObjectPrompt:
+class ObjectPrompt(OnPicture):
     """What gives one mask on one page of one picture.
 
     At least one of ``points``, ``box`` and ``shape`` is there. ``points`` may all be negative:
     they then correct an earlier answer, and say nothing alone (``has_positive``).
     """
 
-    image: str
-    item_index: int | None = None
-    labels: tuple[str, ...] = ()
     points: tuple[PointPrompt, ...] = ()
     box: Box | None = None
     shape: Area | None = None
-    original_width: int | None = None
-    original_height: int | None = None
-    image_rotation: float = 0.0
     source_ids: tuple[str, ...] = ()
-    from_name: str = ""
 
     @property
     def has_positive(self) -> bool:
@@ -175,16 +169,8 @@ def _same_place(one: Region, other: Region) -> bool:
 
 def _single(region: Region) -> ObjectPrompt:
     """One region as an object of its own."""
-    prompt = ObjectPrompt(
-        image=region.image,
-        item_index=region.item_index,
-        labels=region.labels,
-        original_width=region.original_width,
-        original_height=region.original_height,
-        image_rotation=region.image_rotation,
-        source_ids=(region.id,) if region.id else (),
-        from_name=region.from_name,
-    )
+    drawn = {each.name: getattr(region, each.name) for each in fields(OnPicture)}
+    prompt = ObjectPrompt(**drawn, source_ids=(region.id,) if region.id else ())
     match region.geometry:
         case Point(x, y):
             return replace(prompt, points=(PointPrompt(x, y, region.positive is not False),))

@@ -83,7 +83,26 @@ Geometry = Point | Box | Area
 
 
 @dataclass(frozen=True)
-class Region:
+class OnPicture:
+    """What was drawn on a picture, and with which control.
+
+    Attributes:
+        image: name of the Image tag.
+        item_index: the page, from 0; None for a single picture.
+        original_width, original_height: of the picture in pixels; None where they are not known.
+    """
+
+    image: str
+    item_index: int | None = None
+    labels: tuple[str, ...] = ()
+    original_width: int | None = None
+    original_height: int | None = None
+    image_rotation: float = 0.0
+    from_name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region(OnPicture):
     """One region of a picture: all result items with its id.
 
     ``positive`` is the sign of a click, None where it has none: only what was made with a smart
@@ -91,15 +110,8 @@ class Region:
     """
 
     id: str
-    image: str
-    item_index: int | None
     geometry: Geometry
-    labels: tuple[str, ...]
-    from_name: str
     positive: bool | None
-    original_width: int | None
-    original_height: int | None
-    image_rotation: float
 
 
 def joined_labels(labels: Iterable[str]) -> str:
@@ -220,9 +232,11 @@ def _region(identifier: str, items: list[Item], config: LabelConfig) -> Region:
         raise ValueError(f"{_first_text(items, 'to_name') or 'its tag'} is no <Image>")
     width, height = _picture_size(items)
     item, geometry = _geometry(items, width, height)
-    # without a size the box is looked at in a square picture
-    if isinstance(geometry, Box) and not _has_area(geometry, width or 100, height or 100):
-        raise ValueError("the box lies outside the picture")
+    if isinstance(geometry, Box):
+        # without a size the box is looked at in a square picture
+        left, top, right, bottom = box_to_pixels(geometry, width or 100, height or 100)
+        if left >= right or top >= bottom:
+            raise ValueError("the box lies outside the picture")
     return Region(
         id=identifier,
         image=image,
@@ -304,11 +318,6 @@ def _picture_size(items: list[Item]) -> tuple[int | None, int | None]:
     return None, None
 
 
-def _has_area(box: Box, width: int, height: int) -> bool:
-    left, top, right, bottom = box_to_pixels(box, width, height)
-    return bool(left < right and top < bottom)
-
-
 def _first_text(items: list[Item], key: str) -> str | None:
     return _first(text(item.get(key)) for item in items)
 
@@ -337,42 +346,26 @@ def read_geometry(
         return _brush(value["rle"], width, height)
     if "imageDataURL" in value:
         return Bitmask(_png(value["imageDataURL"]))
-    if "points" in value:
-        return _polygon(value["points"])
-    if "vertices" in value:
-        vertices = value["vertices"]
-        if not isinstance(vertices, list):
-            raise ValueError("vertices are not a list")
-        return _polygon(
-            [
-                [each.get("x"), each.get("y")] if isinstance(each, dict) else each
-                for each in vertices
-            ]
-        )
+    for key in ("points", "vertices"):
+        if key in value:
+            return _polygon(value, key)
     if "radiusX" in value:
-        radius_x, radius_y = _percent(value, "radiusX"), _percent(value, "radiusY")
-        if radius_x <= 0 or radius_y <= 0:
-            raise ValueError("the ellipse is empty")
-        x, y = _percent(value, "x"), _percent(value, "y")
-        return Ellipse(x, y, radius_x, radius_y, _rotation(value))
+        return Ellipse(*_sides(value, "radiusX", "radiusY", "ellipse"))
     if "width" in value and "height" in value:
-        x, y = _percent(value, "x"), _percent(value, "y")
-        box_width, box_height = _percent(value, "width"), _percent(value, "height")
-        if box_width <= 0 or box_height <= 0:
-            raise ValueError("the box is empty")
-        return Box(x, y, box_width, box_height, _rotation(value))
+        return Box(*_sides(value, "width", "height", "box"))
     if "x" in value or "y" in value:
-        return _point(_percent(value, "x"), _percent(value, "y"))
+        return _point(percent(value, "x"), percent(value, "y"))
     raise ValueError("no geometry in its value")
 
 
-def _percent(value: Mapping[str, object], key: str) -> float:
-    return percent(value.get(key), key)
-
-
-def _rotation(value: Mapping[str, object]) -> float:
-    found = number(value.get("rotation"))
-    return 0.0 if found is None else found % 360.0
+def _sides(
+    value: Mapping[str, object], across: str, down: str, name: str
+) -> tuple[float, float, float, float, float]:
+    """Place, size and angle of what is ``name``; its size is under ``across`` and ``down``."""
+    x, y, width, height = (percent(value, key) for key in ("x", "y", across, down))
+    if width <= 0 or height <= 0:
+        raise ValueError(f"the {name} is empty")
+    return x, y, width, height, (number(value.get("rotation")) or 0.0) % 360.0
 
 
 def _point(x: float, y: float) -> Point:
@@ -381,14 +374,17 @@ def _point(x: float, y: float) -> Point:
     return Point(min(max(x, 0.0), 100.0), min(max(y, 0.0), 100.0))
 
 
-def _polygon(points: object) -> Polygon:
+def _polygon(value: Mapping[str, object], key: str) -> Polygon:
+    points = value[key]
     if not isinstance(points, list):
-        raise ValueError("points are not a list")
+        raise ValueError(f"{key} are not a list")
     ring = []
     for point in points:
-        if not isinstance(point, list | tuple) or len(point) != 2:
-            raise ValueError("a point is not a pair of numbers")
-        ring.append((percent(point[0], "x"), percent(point[1], "y")))
+        if key == "points" or not isinstance(point, dict):
+            if not isinstance(point, list | tuple) or len(point) != 2:
+                raise ValueError("a point is not a pair of numbers")
+            point = dict(zip("xy", point, strict=True))
+        ring.append((percent(point, "x"), percent(point, "y")))
     if len(ring) < 3:
         raise ValueError("fewer than three points enclose nothing")
     return Polygon(tuple(ring))
@@ -454,10 +450,9 @@ def _decode_png(png: bytes) -> Mask:
         raise ValueError("the bitmask's PNG cannot be decoded") from error
     if picture is None:
         raise ValueError("the bitmask's PNG cannot be decoded")
-    if picture.ndim == 3 and picture.shape[2] == 4:
-        covered: Mask = picture[..., 3] > 0
-        return covered
-    # An opaque picture: what is not black. (The editor would colour all of it.)
     channels = picture.reshape(*picture.shape[:2], -1)
-    opaque: Mask = np.any(channels > 0, axis=2)
-    return opaque
+    if channels.shape[2] == 4:
+        channels = channels[..., 3:]
+    # Of an opaque picture what is not black. (The editor would colour all of it.)
+    covered: Mask = np.any(channels > 0, axis=2)
+    return covered

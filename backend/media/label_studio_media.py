@@ -76,14 +76,14 @@ class LabelStudioMedia:
         if resolved:
             return self.cloud(*resolved)
         # As the library will write it: other spellings of the path are the same object.
-        url = parse_http_url(self._client.absolute_url(target)).url
+        url = parse_http_url(self._client.server.absolute(target)).url
         return LabelStudioObject(
             self._client,
             self._transport,
             target,
             identity=f"label-studio {url}",
             name=shown(local_files_path(target) or path.rsplit("/", 1)[-1] or path),
-            is_alias="://" in uri and not self._client.is_own(uri),
+            is_alias="://" in uri and not self._client.server.owns(uri),
         )
 
     def cloud(self, uri: str, task_id: int) -> LabelStudioObject:
@@ -103,7 +103,7 @@ class LabelStudioMedia:
 
     def _path_and_query(self, uri: str) -> str | None:
         """The path on Label Studio, without its sub-path, and the query; None for others."""
-        prefix = self._client.prefix
+        prefix = self._client.server.prefix
         if uri.startswith("/") and not uri.startswith("//"):
             return uri[len(prefix) :] if prefix and uri.startswith(prefix + "/") else uri
         if uri[:7].lower() != "http://" and uri[:8].lower() != "https://":
@@ -111,7 +111,7 @@ class LabelStudioMedia:
         parsed = parse_http_url(uri)
         query = f"?{parsed.query}" if parsed.query else ""
         path = parsed.path or "/"
-        if self._client.is_own(uri):
+        if self._client.server.owns(uri):
             path = path[len(prefix) :]
             return path + query if _MEDIA_PATHS.fullmatch(path) else None
         at = max(path.find("/data/local-files/"), path.find("/data/upload/"))
@@ -142,7 +142,7 @@ class LabelStudioObject(HttpObject):
         name: str,
         is_alias: bool = False,
     ) -> None:
-        super().__init__(transport, client.absolute_url(target), identity=identity, name=name)
+        super().__init__(transport, client.server.absolute(target), identity=identity, name=name)
         self.is_alias = is_alias
         self._client = client
         self._path = target.partition("?")[0]
@@ -164,14 +164,14 @@ class LabelStudioObject(HttpObject):
         except LabelStudioError as error:
             reason = Reason.UNREACHABLE if error.status is None else Reason.UNAUTHORIZED
             raise MediaError(str(error), reason=reason) from None
-        if response.ok and self._proxied and not self._client.is_own(response.url):
+        if response.ok and self._proxied and not self._client.server.owns(response.url):
             self._signed = response.url
         return response
 
     def _ask_label_studio(self, request: RangeRequest, deadline: Deadline) -> requests.Response:
         auth = self._client.auth_headers()
         response = self._get(request, auth, deadline)
-        expired = response.status_code == 401 and self._client.is_own(response.url)
+        expired = response.status_code == 401 and self._client.server.owns(response.url)
         if not (expired and self._client.can_renew):
             return response
         response.close()
@@ -186,7 +186,7 @@ class LabelStudioObject(HttpObject):
             # Once another server was asked, it chose the way: back to Label Studio it may lead,
             # but not to its API with the user's credential.
             nonlocal left
-            left = left or not self._client.is_own(hop)
+            left = left or not self._client.server.owns(hop)
             if left:
                 # A signed URL: the signature is the authorisation, and S3 answers 400 to two.
                 return request.headers
@@ -203,7 +203,7 @@ class LabelStudioObject(HttpObject):
     def _validators(self, response: requests.Response) -> Validators:
         found = super()._validators(response)
         etag = found.etag
-        if etag and _BARE_USER_TAG.fullmatch(etag) and self._client.is_own(response.url):
+        if etag and _BARE_USER_TAG.fullmatch(etag) and self._client.server.owns(response.url):
             etag = None
         # Label Studio puts eight random digits before the name of every upload and never
         # writes to it again; it sends no validators for uploads either.
@@ -211,7 +211,7 @@ class LabelStudioObject(HttpObject):
         return Validators(etag, found.last_modified, found.size, immutable)
 
     def _explain(self, response: requests.Response) -> MediaError:
-        if not self._client.is_own(response.url):
+        if not self._client.server.owns(response.url):
             return super()._explain(response)
         status = response.status_code
         if status == 424 or (self._proxied and status >= 500):

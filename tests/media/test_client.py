@@ -143,8 +143,8 @@ def test_sub_path(server: RecordingServer) -> None:
     label_studio = FakeLabelStudio(server, prefix="/label-studio")
     client = LabelStudioClient(label_studio.url + "/", PERSONAL_ACCESS_TOKEN)
     assert client.get_task(7)["id"] == 7
-    assert client.absolute_url("/data/upload/1/x") == label_studio.url + "/data/upload/1/x"
-    assert client.absolute_url("/label-studio/data/x") == label_studio.url + "/data/x"
+    assert client.server.absolute("/data/upload/1/x") == label_studio.url + "/data/upload/1/x"
+    assert client.server.absolute("/label-studio/data/x") == label_studio.url + "/data/x"
     assert all(seen.path.startswith("/label-studio/") for seen in server.seen)
 
 
@@ -185,7 +185,7 @@ OWN = "https://ls.example/label-studio"
     ],
 )
 def test_what_counts_as_own(url: str, own: bool) -> None:
-    assert LabelStudioClient(OWN, None).is_own(url) is own
+    assert LabelStudioClient(OWN, None).server.owns(url) is own
 
 
 def test_refuses_to_send_the_token_elsewhere(
