@@ -69,17 +69,13 @@ class LabelStudioClient:
         except ValueError as error:
             raise LabelStudioError(f"LABEL_STUDIO_URL {error}") from None
         self.url = self.server.text
+        self.name = f"Label Studio at {self.url}"  # in messages
         self._timeout = (min(5.0, timeout), timeout)
         self._api_key = _checked_key(api_key)
         self.credential = credential_kind(self._api_key)
         self.expires = credential_expiry(self._api_key)
         self._session = new_session(verify)
         self._access = AccessToken(self._exchange)
-
-    @property
-    def name(self) -> str:
-        """How to call it in a message."""
-        return f"Label Studio at {self.url}"
 
     # --- credentials -----------------------------------------------------------------------
 

@@ -94,9 +94,8 @@ def parse_command(entry: str) -> ParsedCommand:
         word = Word(tracked["word"])
         stride = int(tracked["stride"]) if tracked["stride"] else None
         return ParsedCommand(TextKind.COMMAND, word, line, frames, tracked["direction"], stride)
-    for word in Word:
-        if spelled == word:
-            return ParsedCommand(TextKind.COMMAND, word, line)
+    if spelled in list(Word):
+        return ParsedCommand(TextKind.COMMAND, Word(spelled), line)
     return ParsedCommand(TextKind.UNKNOWN if explicit else TextKind.NOTE, text=line)
 
 

@@ -112,12 +112,3 @@ def look_up(data: Mapping[str, object], path: str) -> object:
         else:
             raise KeyError(path)
     return found
-
-
-def task_name(task: Mapping[str, object]) -> str:
-    """The task's id as text, for keys and log lines; ``None`` where Label Studio sent none.
-
-    Who sends something else than a number or a name does not get it into the log.
-    """
-    name = task.get("id")
-    return str(name)[:60] if isinstance(name, (int, str)) else "None"

@@ -251,10 +251,7 @@ def _overlap(one: Box, other: Box) -> float:
     """IoU of two upright boxes; 1 or 0 for turned ones, by whether they are the same."""
     if same_box(one, other, _ROUNDING):
         return 1.0
-    if (
-        abs(_normal_angle(one.rotation)) > _ROUNDING
-        or abs(_normal_angle(other.rotation)) > _ROUNDING
-    ):
+    if any(abs(_normal_angle(box.rotation)) > _ROUNDING for box in (one, other)):
         return 0.0
     corners = [(box.x, box.y, box.x + box.width, box.y + box.height) for box in (one, other)]
     return box_iou(*corners)

@@ -84,7 +84,7 @@ def labels_without_answer(config: LabelConfig) -> Iterator[str]:
     prompt and that no answer tag has."""
     for image in config.images:
         if tags_on(config.prompts, image.name) and config.answers_for(image.name):
-            yield from _without_answer(config, image, _label_sources(config, image))
+            yield from _without_answer(config, image)
 
 
 # --- reading the XML -----------------------------------------------------------------------
@@ -274,15 +274,14 @@ def _image_problems(config: LabelConfig, image: ImageTag) -> Iterator[str]:
             f'toName="{image.name}" smart="true"> with the labels of {answers[0].tag}'
         )
         return
-    sources = _label_sources(config, image)
-    yield from _without_answer(config, image, sources)
+    yield from _without_answer(config, image)
     bare = [control for control in prompts if not control.has_labels]
     if bare and not tags_on(config.labels_tags, image.name) and answers[0].has_labels:
         yield (
             f"clicks with {bare[0].tag} carry no label, so masks come without one: use "
             f"<{bare[0].shape.tag}Labels> with the labels of {answers[0].tag}"
         )
-    yield from _unreachable(sources, answers)
+    yield from _unreachable(config, image)
 
 
 def _label_sources(config: LabelConfig, image: ImageTag) -> list[LabelsTag]:
@@ -294,9 +293,8 @@ def _label_sources(config: LabelConfig, image: ImageTag) -> list[LabelsTag]:
     return sources
 
 
-def _without_answer(
-    config: LabelConfig, image: ImageTag, sources: Sequence[LabelsTag]
-) -> Iterator[str]:
+def _without_answer(config: LabelConfig, image: ImageTag) -> Iterator[str]:
+    """Labels of prompts that no answer can have."""
     answers, separate = config.answers_for(image.name), tags_on(config.labels_tags, image.name)
     labelled = next((control for control in answers if control.has_labels), None)
     if labelled is not None:
@@ -306,7 +304,7 @@ def _without_answer(
     else:
         tag = f"<{answers[0].shape.tag}Labels>"
         reason = f"has no place in {answers[0].tag}: use {tag} with that label"
-    for source in sources:
+    for source in _label_sources(config, image):
         missing = [
             label.name
             for label in source.labels
@@ -316,12 +314,13 @@ def _without_answer(
             yield f"label {', '.join(missing)} of {source.tag} {reason}"
 
 
-def _unreachable(sources: Sequence[LabelsTag], answers: Sequence[Control]) -> Iterator[str]:
+def _unreachable(config: LabelConfig, image: ImageTag) -> Iterator[str]:
     """Labels of answers that no prompt can have."""
+    sources = _label_sources(config, image)
     if not sources or any(source.dynamic_labels for source in sources):
         return
     reachable = {name for source in sources for label in source.labels for name in label.names}
-    for control in answers:
+    for control in config.answers_for(image.name):
         missing = [label.name for label in control.labels if reachable.isdisjoint(label.names)]
         if missing and not control.dynamic_labels:
             yield (

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backend.labelstudio.json_values import task_name
 from backend.labelstudio.tags import LabelConfig
 
 
@@ -27,8 +26,12 @@ class ProjectTask:
 
     @property
     def task_id(self) -> str:
-        """See ``task_name``."""
-        return task_name(self.task)
+        """The task's id as text, for keys and log lines; ``None`` where Label Studio sent none.
+
+        Who sends something else than a number or a name does not get it into the log.
+        """
+        name = self.task.get("id")
+        return str(name)[:60] if isinstance(name, (int, str)) else "None"
 
     @property
     def key(self) -> tuple[str, str]:

@@ -47,9 +47,7 @@ class ObjectPrompt(OnPicture):
     @property
     def has_positive(self) -> bool:
         """Whether the prompt says where the object is, not only where it is not."""
-        return (
-            self.box is not None or self.shape is not None or any(p.positive for p in self.points)
-        )
+        return bool(self.box or self.shape) or any(point.positive for point in self.points)
 
 
 @dataclass(frozen=True)

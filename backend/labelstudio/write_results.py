@@ -100,20 +100,18 @@ def region_results(
     mask = resize_mask(mask, width, height)
     if not mask.any():
         return []
+    common: Result = {
+        "to_name": prompt.image,
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": _plain(prompt.image_rotation),
+        "score": float(score),
+    }
+    if prompt.item_index is not None:
+        common["item_index"] = prompt.item_index
     results: Results = []
-    for position, value in enumerate(_values(mask, answer.control.shape, region_id)):
-        identifier = part_id(region_id, position)
-        common: Result = {
-            "id": identifier,
-            "to_name": prompt.image,
-            "original_width": width,
-            "original_height": height,
-            "image_rotation": _plain(prompt.image_rotation),
-            "score": float(score),
-        }
-        if prompt.item_index is not None:
-            common["item_index"] = prompt.item_index
-        results += _labelled(common, value, answer)
+    for part, value in enumerate(_values(mask, answer.control.shape, region_id)):
+        results += _labelled({"id": part_id(region_id, part), **common}, value, answer)
     return results
 
 
@@ -178,7 +176,7 @@ def _values(mask: Mask, shape: Shape, region_id: str) -> Results:
         case Shape.BRUSH:
             return [{"format": "rle", "rle": encode_brush(mask)}]
         case Shape.BITMASK:
-            return [{"imageDataURL": _encode_bitmask(mask)}]
+            return [{"imageDataURL": _bitmask(mask)}]
         case Shape.POLYGON:
             return [{"points": ring, "closed": True} for ring in _percent_rings(mask)]
         case Shape.VECTOR:
@@ -187,9 +185,7 @@ def _values(mask: Mask, shape: Shape, region_id: str) -> Results:
         case Shape.RECTANGLE:
             box = mask_to_box(mask)
             assert box is not None  # noqa: S101 - the mask is not empty
-            return [
-                {"x": box.x, "y": box.y, "width": box.width, "height": box.height, "rotation": 0}
-            ]
+            return [box._asdict()]
     raise AssertionError(shape)
 
 
@@ -210,14 +206,19 @@ def _vector(ring: list[list[float]], *part: str) -> Result:
     return {"vertices": vertices, "closed": True}
 
 
-def _encode_bitmask(mask: Mask) -> str:
+def _bitmask(mask: Mask) -> str:
     """A mask as the ``imageDataURL`` of a bitmask region: black where the mask is, transparent
     elsewhere, as the editor writes it (``regions/BitmaskRegion.jsx``)."""
     picture = np.zeros((*mask.shape, 4), dtype=np.uint8)
-    picture[..., 3] = mask.astype(np.uint8) * np.uint8(255)
+    picture[mask, 3] = 255
+    return png_url(picture)
+
+
+def png_url(picture: np.ndarray) -> str:
+    """A picture, uint8 [H, W] or [H, W, 4], as the ``data:`` URL of a PNG."""
     done, png = cv2.imencode(".png", picture)
     if not done:
-        raise ValueError(f"OpenCV cannot write a PNG of {mask.shape}")
+        raise ValueError(f"OpenCV cannot write a PNG of {picture.shape}")
     return "data:image/png;base64," + base64.b64encode(png.tobytes()).decode("ascii")
 
 

@@ -177,7 +177,8 @@ class Clicks:
         region = region_id(prompt)
         known = self._recent.box_for(request, prompt)
         if known is not None:
-            prompt, region = replace(prompt, box=known.box), known.region_id
+            box, region = known
+            prompt = replace(prompt, box=box)
         if not prompt.has_positive:
             raise OnlyBackground(
                 "Alt+click marks what is not the object; click on the object first"

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from backend.engine.engine import Engine
@@ -155,9 +156,14 @@ class Dispatcher:
                 return {"results": []}
             request = Request(project, tasks[0], xml, config, context)
             if protocol is not None and event is not None:
-                return {"results": [self._reply_to_event(protocol, event, request)]}
+                reply = partial(protocol.reply, event, request)
+                refuse = partial(protocol.reply_busy, event, request)
+                return {"results": [self._reply(event, request, reply, refuse)]}
+            reply = partial(self._clicks.reply, request)
+            refuse = partial(self._clicks.message, request, outcome="busy")
+            first = self._reply("interactive", request, reply, refuse)
             # The editor asks for one task at a time and reads only the first result.
-            return {"results": [self._reply_to_editor(request), *([] for _ in tasks[1:])]}
+            return {"results": [first, *([] for _ in tasks[1:])]}
 
     def _retrieve(self, project: str, tasks: list[ProjectTask]) -> dict[str, Any]:
         try:
@@ -170,25 +176,21 @@ class Dispatcher:
         self._metrics.predictions.labels(kind, outcome).inc()
         return {"results": results, "model_version": self.engine.model_version}
 
-    def _reply_to_event(
-        self, protocol: VideoProtocol, event: Event, request: Request
+    def _reply(
+        self,
+        kind: str,
+        request: Request,
+        reply: Callable[[], Reply],
+        refuse: Callable[[str], Reply],
     ) -> dict[str, Any]:
+        """What ``reply`` returns, or ``refuse`` where the service has no place for a request."""
         try:
             with self._admission.enter(request.project):
-                reply = protocol.reply(event, request)
+                found = reply()
         except Busy as error:
-            logger.warning("task %s: %s: %s", request.task_id, event, error)
-            reply = protocol.reply_busy(event, request, str(error))
-        return self._prediction(event, reply)
-
-    def _reply_to_editor(self, request: Request) -> dict[str, Any]:
-        try:
-            with self._admission.enter(request.project):
-                reply = self._clicks.reply(request)
-        except Busy as error:
-            logger.warning("task %s: %s", request.task_id, error)
-            reply = self._clicks.message(request, str(error), "busy")
-        return self._prediction("interactive", reply)
+            logger.warning("task %s: %s: %s", request.task_id, kind, error)
+            found = refuse(str(error))
+        return self._prediction(kind, found)
 
     def _prediction(self, kind: str, reply: Reply) -> dict[str, Any]:
         """A reply as Label Studio and the editors take it; counted as ``kind``."""

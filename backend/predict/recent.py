@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from backend.labelstudio.commands import holds_note
@@ -23,29 +22,21 @@ NOTE_SECONDS = 24 * 3600.0
 DRAFT_SECONDS = 10.0  # the editor saves its draft after 5
 
 
-@dataclass(frozen=True)
-class RememberedBox:
-    """A box that was answered, and the region id of the answer."""
-
-    box: Box
-    region_id: str
-
-
 class RecentPrompts:
     """Boxes that wait for points, what was sent and not yet saved, and where notes are."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._boxes: Recent[RememberedBox] = Recent(entries=1000, seconds=BOX_SECONDS, clock=clock)
-        self._sent: Recent[dict[str, Any]] = Recent(entries=500, seconds=DRAFT_SECONDS, clock=clock)
-        self._notes: Recent[bool] = Recent(entries=10_000, seconds=NOTE_SECONDS, clock=clock)
+        self._boxes = Recent[tuple[Box, str]](entries=1000, seconds=BOX_SECONDS, clock=clock)
+        self._sent = Recent[dict[str, Any]](entries=500, seconds=DRAFT_SECONDS, clock=clock)
+        self._notes = Recent[bool](entries=10_000, seconds=NOTE_SECONDS, clock=clock)
 
     def remember_box(self, task: ProjectTask, prompt: ObjectPrompt, region_id: str) -> None:
         """The box of ``prompt``, if it has one, was answered with region ``region_id``."""
         if prompt.box is not None:
-            self._boxes.put(_place(task, prompt), RememberedBox(prompt.box, region_id))
+            self._boxes.put(_place(task, prompt), (prompt.box, region_id))
 
-    def box_for(self, task: ProjectTask, prompt: ObjectPrompt) -> RememberedBox | None:
-        """The box that the points of ``prompt`` correct, if there is one.
+    def box_for(self, task: ProjectTask, prompt: ObjectPrompt) -> tuple[Box, str] | None:
+        """The box that the points of ``prompt`` correct, and the region id of its answer.
 
         It is the last box of the same label and page, answered less than a minute ago, with the
         first positive point (of only negative ones: the first) inside it. A box whose answer is
@@ -56,12 +47,12 @@ class RecentPrompts:
         known = self._boxes.get(place)
         if known is None or not prompt.points:
             return None
+        box, region_id = known
         first = next((point for point in prompt.points if point.positive), prompt.points[0])
         size = (prompt.original_width or 100, prompt.original_height or 100)
-        if point_in_box(first.x, first.y, known.box, *size):
-            saved = {str(result.get("id")) for result in _saved(task)}
-            if known.region_id not in saved:
-                return known
+        accepted = region_id in {str(result.get("id")) for result in _saved(task)}
+        if not accepted and point_in_box(first.x, first.y, box, *size):
+            return known
         self._boxes.forget(lambda key: key == place)
         return None
 

@@ -35,6 +35,8 @@ from backend.tracking.tracking import Tracking
 logger = logging.getLogger(__name__)
 
 Prediction = dict[str, Any]
+Scored = tuple[Results, list[float]]
+"""Results, and the scores of the masks that they are from."""
 
 PREFETCH_SECONDS = 120.0
 MAX_PREFETCHES = 8
@@ -118,18 +120,14 @@ class Retrieval:
             prompts: those of ``task`` that can be turned into masks.
             deadline: on ``time.monotonic``.
         """
-        regions: Results = []
-        scores: list[float] = []
+        made: list[Scored] = []
         errors = []
         for _, page in groupby(sorted(prompts, key=_page), key=_page):
             try:
-                made, of_page = self._predict_page(task, list(page), deadline)
+                made += self._predict_page(task, list(page), deadline)
             except Exception as error:  # noqa: BLE001 - logged or raised by whoever asked
                 errors.append(error)
-            else:
-                regions += made
-                scores += of_page
-        return Found(self._prediction(regions, scores), errors)
+        return Found(self._prediction(made), errors)
 
     def close(self) -> None:
         """Stop; what runs is abandoned."""
@@ -155,17 +153,17 @@ class Retrieval:
 
     def _predict_page(
         self, task: ProjectTask, prompts: list[ObjectPrompt], deadline: float
-    ) -> tuple[Results, list[float]]:
+    ) -> list[Scored]:
         answers = self._segmenter.answer(task, prompts, Priority.RETRIEVE, deadline)
-        regions: Results = []
-        scores = []
+        made: list[Scored] = []
         for prompt, answer in zip(prompts, answers, strict=True):
-            made = self._segmenter.regions(prompt, answer, task.config, region_id(prompt))
-            regions += made
-            scores += [answer.score] if made else []
-        return regions, scores
+            regions = self._segmenter.regions(prompt, answer, task.config, region_id(prompt))
+            made.append((regions, [answer.score] if regions else []))
+        return made
 
-    def _prediction(self, regions: Results, scores: Sequence[float]) -> Prediction | None:
+    def _prediction(self, made: Sequence[Scored]) -> Prediction | None:
+        regions = [region for results, _ in made for region in results]
+        scores = [score for _, of_results in made for score in of_results]
         if not regions:
             return None
         score = sum(scores) / len(scores) if scores else 0.0
@@ -192,13 +190,8 @@ class Retrieval:
     def _track(self, task: ProjectTask, patient: bool) -> Found:
         jobs = self._tracking.videos.retrieve(task, patient=patient)
         done = [job for job in jobs if job.state is JobState.DONE]
-        results: Results = []
-        scores: list[float] = []
-        for job in done:
-            made, of_job = self._tracking.outcome(job)
-            results += made
-            scores += of_job
-        return Found(self._prediction(results, scores), jobs=done if results else ())
+        prediction = self._prediction([self._tracking.outcome(job) for job in done])
+        return Found(prediction, jobs=done if prediction else ())
 
     def _prefetch(self, task: ProjectTask) -> None:
         """Encode the images of ``task`` (of a sequence: the first page) in the background."""

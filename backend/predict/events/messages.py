@@ -3,14 +3,12 @@ of replies, as its editors read them."""
 
 from __future__ import annotations
 
-import base64
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 
 from backend.expected import ExpectedError
@@ -18,8 +16,11 @@ from backend.labelstudio.geometry import Box
 from backend.labelstudio.json_values import number, text, whole_number
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.labelstudio.read_results import Point, labels_of, read_geometry, sign_of
-from backend.labelstudio.tags import LabelConfig
+from backend.labelstudio.tags import LabelConfig, tags_on
+from backend.labelstudio.write_results import png_url
 from backend.tracking.spans import Direction
+
+K = TypeVar("K")
 
 DEFAULT_WINDOW = 20  # frames that a prewarm asks for where it does not say, as in the example
 MAX_WINDOW = 32  # an embedding takes up to 16 MiB, and others want the cache too
@@ -207,7 +208,7 @@ def read_prompts(written: Sequence[Mapping[str, object]], target: str) -> EventP
     usable = [
         FramePrompt(object_id, moment, _prompt(members, target))
         for object_id, group in objects.items()
-        for moment, members in _by_moment(group).items()
+        for moment, members in _grouped(group, lambda item: item.moment).items()
     ]
     return EventPrompts(tuple(usable), tuple(ignored))
 
@@ -239,27 +240,18 @@ def _storable(name: str | None) -> str | None:
 
 def _objects(items: Sequence[_Item]) -> dict[str, list[_Item]]:
     """Items by object."""
-    named: dict[str, list[_Item]] = {}
-    for item in items:
-        if item.object_id is not None:
-            named.setdefault(item.object_id, []).append(item)
-    loose = [item for item in items if item.object_id is None]
-    for name, group in _by_label(loose).items():
+    by_id = _grouped(items, lambda item: item.object_id)
+    loose = by_id.pop(None, [])
+    named = {name: group for name, group in by_id.items() if name is not None}
+    labels = list(dict.fromkeys(", ".join(item.labels) for item in loose if item.labels))
+    only = labels[0] if len(labels) == 1 else "object"
+    for name, group in _grouped(loose, lambda item: ", ".join(item.labels) or only).items():
         for position, members in enumerate(_by_box(group)):
             free = name if position == 0 else f"{name}-{position + 1}"
             while free in named:
                 free += "+"
             named[free] = members
     return named
-
-
-def _by_label(items: Sequence[_Item]) -> dict[str, list[_Item]]:
-    labels = list(dict.fromkeys(", ".join(item.labels) for item in items if item.labels))
-    groups: dict[str, list[_Item]] = {}
-    for item in items:
-        only = labels[0] if len(labels) == 1 else "object"
-        groups.setdefault(", ".join(item.labels) or only, []).append(item)
-    return groups
 
 
 def _by_box(group: list[_Item]) -> list[list[_Item]]:
@@ -292,11 +284,12 @@ def _distance(point: Point, box: Box) -> tuple[float, float]:
     return across**2 + down**2, box.width * box.height
 
 
-def _by_moment(items: Sequence[_Item]) -> dict[Moment | None, list[_Item]]:
-    moments: dict[Moment | None, list[_Item]] = {}
+def _grouped(items: Iterable[_Item], key: Callable[[_Item], K]) -> dict[K, list[_Item]]:
+    """Items by ``key``, in the order in which the keys first appear."""
+    groups: dict[K, list[_Item]] = {}
     for item in items:
-        moments.setdefault(item.moment, []).append(item)
-    return moments
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def _prompt(items: Sequence[_Item], target: str) -> ObjectPrompt:
@@ -319,51 +312,37 @@ def find_target(config: LabelConfig) -> Target:
     """What requests on a project are about: its first video with a control, else its first
     picture with one; without names where there is neither."""
     for video in config.videos:
-        for tag in config.video_controls:
-            if tag.to_name == video.name:
-                return Target(tag.name, video.name)
+        for tag in tags_on(config.video_controls, video.name):
+            return Target(tag.name, video.name)
     for image in config.images:
         for control in config.answers_for(image.name):
             return Target(control.name, image.name, is_video=False)
     return Target()
 
 
-def item(kind: str, target: Target, value: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """One result item of type ``kind``."""
-    return {
-        "id": uuid.uuid4().hex[:8],
-        "from_name": target.from_name,
-        "to_name": target.to_name,
-        "type": kind,
-        "origin": "manual",
-        "value": dict(value),
-        **more,
-    }
+def item(kind: str, target: Target | None, value: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """One result item of type ``kind``; without a ``target`` it belongs to no tag."""
+    tags = {"from_name": target.from_name, "to_name": target.to_name} if target else {}
+    item = {"id": uuid.uuid4().hex[:8], "type": kind, "origin": "manual", "value": dict(value)}
+    return {**item, **tags, **more}
 
 
 def capabilities(model_version: str) -> dict[str, Any]:
-    """What this backend can do; it belongs to no tag."""
-    return {
-        "id": uuid.uuid4().hex[:8],
-        "type": "capabilities",
-        "origin": "manual",
-        "value": {
-            "prompts": ["point", "box"],
-            "targets": [dict(target) for target in TARGETS],
-            "model_info": {"name": "SAM2", "version": model_version},
-        },
+    """What this backend can do."""
+    value = {
+        "prompts": ["point", "box"],
+        "targets": TARGETS,
+        "model_info": {"name": "SAM2", "version": model_version},
     }
+    return item("capabilities", None, value)
 
 
 def mask_value(mask: np.ndarray) -> dict[str, Any]:
     """A mask, bool ``[H, W]``, as the protocol has it: a grey 8-bit PNG, 255 in the object and 0
     around it. (The bitmasks of saved regions are another thing: transparent around the object.)"""
-    done, png = cv2.imencode(".png", mask.astype(np.uint8) * np.uint8(255))
-    if not done:
-        raise ValueError(f"OpenCV cannot write a PNG of {mask.shape}")
     height, width = mask.shape
-    data = base64.b64encode(png.tobytes()).decode("ascii")
-    return {"imageDataURL": f"data:image/png;base64,{data}", "width": width, "height": height}
+    url = png_url(mask.astype(np.uint8) * np.uint8(255))
+    return {"imageDataURL": url, "width": width, "height": height}
 
 
 def frame_value(index: int, times: Sequence[float]) -> dict[str, Any]:

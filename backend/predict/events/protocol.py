@@ -100,7 +100,7 @@ class VideoProtocol:
         return Reply([capabilities(self._engine.model_version)], "ok")
 
     def reply(self, event: Event, request: Request) -> Reply:
-        """The reply to any event; never raises, whatever the request holds."""
+        """The reply to any event but ``capabilities``; never raises, whatever the request holds."""
         call = self._call(request)
         found = attempt(request, f"this {event} request", self._reply, event, call)
         return self._failed(event, call, found) if isinstance(found, Failure) else found
@@ -130,31 +130,24 @@ class VideoProtocol:
     def _reply(self, event: Event, call: _EventCall) -> Reply:
         if not call.target.to_name and event in (Event.PREWARM, Event.PREDICT, Event.TRACK):
             raise NothingToAnswer("the label config has no tag that takes masks or boxes")
-        match event:
-            case Event.CAPABILITIES:
-                return self.capabilities()
-            case Event.PREWARM:
-                return self._prewarm(call)
-            case Event.PREDICT:
-                return self._predict(call)
-            case Event.TRACK:
-                return self._track(call)
-            case Event.TRACK_PROGRESS:
-                return self._progress(call)
-            case Event.TRACK_CANCEL:
-                return self._cancel(call)
-            case Event.RELEASE:
-                return self._release(call)
+        return {
+            Event.PREWARM: self._prewarm,
+            Event.PREDICT: self._predict,
+            Event.TRACK: self._track,
+            Event.TRACK_PROGRESS: self._progress,
+            Event.TRACK_CANCEL: self._cancel,
+            Event.RELEASE: self._release,
+        }[event](call)
 
     def _failed(self, event: Event, call: _EventCall, failure: Failure) -> Reply:
         """Events that only acknowledge do so with the reason in it, as the editor expects one."""
         text = failure.text
-        value: dict[str, Any]
+        value: dict[str, Any] = {"error": text}
         if event is Event.PREWARM:
-            value = {"status": "error", "cached": [], "pending": [], "error": text}
+            value |= {"status": "error", "cached": [], "pending": []}
             return call.reply("prewarm_ack", value, failure.outcome, text)
         if event is Event.TRACK_PROGRESS:
-            value = {"frames": [], "done": True, "error": text}
+            value |= {"frames": [], "done": True}
             return call.reply("track_progress", value, failure.outcome, text)
         return Reply([], failure.outcome, text)
 
@@ -332,12 +325,13 @@ def _order(
 
 
 def _progress_value(found: TrackReading, times: Sequence[float]) -> dict[str, Any]:
+    labels = {each["id"]: each["labels"] for each in found.job.request["objects"]}
     frames, absent = [], []
     for index, mask in ((index, mask) for index, masks in found.frames for mask in masks):
         about = {
             **frame_value(index, times),
             "object_id": mask.object_id,
-            "labels": list(found.labels[mask.object_id]),
+            "labels": labels[mask.object_id],
             "score": mask.iou,
             "presence": mask.presence,
         }

@@ -68,7 +68,6 @@ class TrackReading:
         frames: ``(frame, its masks)``, in the order of tracking.
         cursor: position of the frame after them.
         produced, total: frames that are done, and that were asked for.
-        labels: by object.
     """
 
     frames: list[tuple[int, list[TrackedMask]]]
@@ -76,7 +75,6 @@ class TrackReading:
     produced: int
     total: int
     job: Job
-    labels: Mapping[str, Sequence[str]]
 
     @property
     def done(self) -> bool:
@@ -219,7 +217,6 @@ class TrackSessions:
             self._produced(session.track, order, after),
             len(order),
             job,
-            {each["id"]: each["labels"] for each in job.request["objects"]},
         )
 
     def cancel(self, task: ProjectTask, job_id: str) -> None:
