@@ -156,14 +156,13 @@ def newest_results(
 
 def newest_first(entries: object) -> list[Mapping[str, object]]:
     """Drafts, annotations or predictions of a task, the newest first."""
-    found = list(enumerate(mappings(entries)))
-    found.sort(key=lambda pair: (_date(pair[1]), number(pair[1].get("id")) or 0.0, pair[0]))
-    return [record for _, record in reversed(found)]
 
+    def age(entry: Mapping[str, object]) -> tuple[str, float]:
+        # ISO 8601 in one zone (Label Studio writes UTC) sorts as text
+        date = text(entry.get("updated_at")) or text(entry.get("created_at")) or ""
+        return date, number(entry.get("id")) or 0.0
 
-def _date(record: Mapping[str, object]) -> str:
-    # ISO 8601 in one zone (Label Studio writes UTC) sorts as text
-    return text(record.get("updated_at")) or text(record.get("created_at")) or ""
+    return sorted(mappings(entries), key=age)[::-1]
 
 
 # --- from items to regions and texts -------------------------------------------------------

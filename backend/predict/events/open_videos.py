@@ -56,6 +56,7 @@ class EditorVideo:
         broken: its file or decoder failed, it must be opened anew.
     """
 
+    key: Key
     opened: OpenVideo
     timeline: Timeline
     encoded: dict[int, None] = field(default_factory=dict)
@@ -66,11 +67,6 @@ class EditorVideo:
     dropped: bool = False
     broken: bool = False
     _decoder: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def duration(self) -> float:
-        """Of the file, in seconds."""
-        return self.opened.frames.duration
 
     @property
     def framerate(self) -> float:
@@ -164,18 +160,16 @@ class EditorVideos:
 
     def release(self, task: ProjectTask) -> None:
         """Close the videos of a task as soon as nothing uses them."""
-        self._drop(
-            (key, opening) for key, opening in list(self._open.items()) if key[0] == task.key
-        )
+        self._drop(video for video in self._opened() if video.key[0] == task.key)
 
     def expire(self) -> None:
         """Close what nobody used for ``IDLE_SECONDS``."""
         limit = self._clock() - IDLE_SECONDS
-        self._drop((key, opening) for key, opening in self._idle() if opening.result().used < limit)
+        self._drop(video for video in self._opened() if not video.users and video.used < limit)
 
     def close(self) -> None:
         """Close everything."""
-        self._drop(list(self._open.items()))
+        self._drop(self._opened())
 
     def _take(self, task: ProjectTask, name: str, deadline: float) -> EditorVideo:
         """An open video, with one user more."""
@@ -196,17 +190,17 @@ class EditorVideos:
             except FutureTimeout as error:
                 raise Busy("the video is still being opened; try again in a moment") from error
             if video.broken:
-                self._drop([(key, opening)])
+                self._drop([video])
             elif self.hold(video):
                 return video
 
     def _make_room(self) -> None:
         """Drop the video that was not used for longest."""
         if len(self._open) >= MAX_OPEN:
-            idle = sorted(self._idle(), key=lambda entry: entry[1].result().used)
+            idle = [video for video in self._opened() if not video.users]
             if not idle:
                 raise Busy(f"{len(self._open)} videos are in use; try again in a moment")
-            self._drop(idle[:1])
+            self._drop([min(idle, key=lambda video: video.used)])
 
     def _fill(
         self, key: Key, opening: Future[EditorVideo], task: ProjectTask, name: str, deadline: float
@@ -224,25 +218,21 @@ class EditorVideos:
                 self._open.pop(key, None)
             opening.set_exception(error)
             return
-        opening.set_result(EditorVideo(video, timeline, used=self._clock()))
+        opening.set_result(EditorVideo(key, video, timeline, used=self._clock()))
 
-    def _idle(self) -> list[tuple[Key, Future[EditorVideo]]]:
-        """The open videos that nobody works with."""
-        return [
-            (key, opening)
-            for key, opening in list(self._open.items())
-            if opening.done() and not opening.exception() and opening.result().users == 0
-        ]
+    def _opened(self) -> list[EditorVideo]:
+        """The videos that are open by now."""
+        done = [opening for opening in list(self._open.values()) if opening.done()]
+        return [opening.result() for opening in done if not opening.exception()]
 
-    def _drop(self, entries: Iterable[tuple[Key, Future[EditorVideo]]]) -> None:
+    def _drop(self, videos: Iterable[EditorVideo]) -> None:
         """Hand these out no more; they are closed as soon as nobody works with them."""
         closing = []
         with self._lock:
-            for key, opening in entries:
-                if self._open.get(key) is opening and opening.done() and not opening.exception():
-                    del self._open[key]
-                    video = opening.result()
+            for video in videos:
+                if not video.dropped:
                     video.dropped = True
+                    del self._open[video.key]
                     if video.users == 0:
                         closing.append(video)
         for video in closing:

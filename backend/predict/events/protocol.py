@@ -194,7 +194,7 @@ class VideoProtocol:
             value = {
                 "total_frames": len(order),
                 "fps": video.framerate,
-                "duration_ms": video.duration * 1000,
+                "duration_ms": video.opened.frames.duration * 1000,
             }
         request = track_request(call.request, call.target.to_name, by_object, order)
         job = self.sessions.start(call.request, request)
