@@ -92,13 +92,9 @@ class PartialObject:
         """Begin to fetch those of the blocks ``first`` to ``stop`` (not included) that are neither
         stored nor on their way; returns these."""
         with self._lock:
-            missing = [
-                block
-                for block in range(first, min(stop, self.count))
-                if not (
-                    block in self._stored or block in self._under_way or block in self._unstored
-                )
-            ]
+            known = (self._stored, self._under_way, self._unstored)
+            wanted = range(first, min(stop, self.count))
+            missing = [block for block in wanted if not any(block in blocks for blocks in known)]
             claimed: dict[int, Future[bytes]] = {block: Future() for block in missing}
             self._under_way |= claimed
         for run in _runs(missing):

@@ -300,16 +300,13 @@ class S3Object(RangedObject):
 
     def _unpacked(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         decoder = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        damaged = False
-        try:
+        with suppress(zlib.error):
             for chunk in chunks:
                 while chunk:
                     yield decoder.decompress(chunk, _READ_BYTES)
                     chunk = decoder.unconsumed_tail
             yield decoder.flush()
-        except zlib.error:
-            damaged = True
-        if damaged or not decoder.eof:
+        if not decoder.eof:
             raise MediaError(
                 f"{self.name} says that it is compressed, but is damaged or is not.",
                 "Correct its Content-Encoding.",
@@ -359,14 +356,10 @@ def _pause(
     attempts: int, response: tuple[Any, Any] | None, caught_exception: Exception | None, **_: Any
 ) -> float | None:
     """What botocore asks after every attempt: how long to wait for the next; None for none."""
-    if response is not None:
-        answer, _parsed = response
-        if answer.status_code in WORTH_RETRYING:
-            return pause_before_retry(attempts, answer.headers.get("Retry-After", ""))
-        return None
-    if isinstance(caught_exception, botocore.exceptions.SSLError):
-        return None
-    if isinstance(caught_exception, botocore.exceptions.HTTPClientError):
+    if response is not None and response[0].status_code in WORTH_RETRYING:
+        return pause_before_retry(attempts, response[0].headers.get("Retry-After", ""))
+    passing = isinstance(caught_exception, botocore.exceptions.HTTPClientError)
+    if passing and not isinstance(caught_exception, botocore.exceptions.SSLError):
         return pause_before_retry(attempts)
     return None
 

@@ -67,7 +67,13 @@ class Decoder:
             VideoError: the frames cannot be decoded, or the picture size changes among them.
         """
         for index in range(first, last + 1):
-            frame = self._frame_or_begin_anew(index)
+            try:
+                frame = self._frame(index)
+            except BaseException:
+                # Reading starts anew with the next frame: a file that could not be read for a
+                # moment must not look like one that ends there.
+                self._at = len(self.table)
+                raise
             size = frame.width, frame.height
             if size != self._stored_size:
                 was = f"{self._stored_size[0]} x {self._stored_size[1]}"
@@ -93,15 +99,6 @@ class Decoder:
     def _reopen(self) -> None:
         self._container.close()
         self._container, self._stream = open_container(self._file, self._limits)
-
-    def _frame_or_begin_anew(self, index: int) -> VideoFrame:
-        """A frame; when it fails, reading starts anew with the next. A file that could not be
-        read for a moment must not look like one that ends there."""
-        try:
-            return self._frame(index)
-        except BaseException:
-            self._at = len(self.table)
-            raise
 
     def _frame(self, index: int) -> VideoFrame:
         key = self.table.key_before(index)
@@ -161,21 +158,17 @@ class Decoder:
         return packets(self._container, self._stream)
 
     def _pictures(self, found: Iterator[av.Packet[VideoStream]]) -> Iterator[_Found]:
-        for packet in found:
-            yield from self._known(packet)
-        yield from self._known(None)  # after a torn end the decoder still holds pictures
-
-    def _known(self, packet: av.Packet[VideoStream] | None) -> Iterator[_Found]:
-        """The pictures a packet gives that are in the table, with their numbers."""
-        try:
-            frames = self._stream.decode(packet)
-        except av.FFmpegError:  # damaged: the picture before stays on screen
-            return
-        for frame in frames:
-            index = None if frame.pts is None else self.table.index_of(frame.pts)
-            if index is not None:
-                self._limits.check_size(frame.width, frame.height)
-                yield index, frame
+        """The pictures that packets give and that are in the table, with their numbers."""
+        for packet in chain(found, [None]):  # after a torn end the decoder still holds pictures
+            try:
+                frames = self._stream.decode(packet)
+            except av.FFmpegError:  # damaged: the picture before stays on screen
+                continue
+            for frame in frames:
+                index = None if frame.pts is None else self.table.index_of(frame.pts)
+                if index is not None:
+                    self._limits.check_size(frame.width, frame.height)
+                    yield index, frame
 
 
 def _orientation(frame: VideoFrame) -> _Orientation:

@@ -180,18 +180,14 @@ class ImageDecoder:
                 "Try again in a moment; the machine may be short of memory, see the backend's log.",
                 reason=Reason.FAILED,
             )
-        if cause is Cause.MEMORY:
-            return MediaError(
-                "The image takes more memory to decode than its size allows for.",
-                _HINT,
-                reason=Reason.TOO_LARGE,
-            )
         sentence = {
+            Cause.MEMORY: "The image takes more memory to decode than its size allows for.",
             Cause.HUNG: "The image took too long to decode, so its decoder was stopped.",
             Cause.CRASHED: "The image made its decoder crash; the file is damaged.",
             Cause.DEFECT: "The image could not be decoded; the backend's log says why.",
         }[cause]
-        return MediaError(sentence, _HINT, reason=Reason.DAMAGED)
+        reason = Reason.TOO_LARGE if cause is Cause.MEMORY else Reason.DAMAGED
+        return MediaError(sentence, _HINT, reason=reason)
 
 
 def _close_all(processes: list[DecodingProcess]) -> None:
