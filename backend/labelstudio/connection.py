@@ -9,7 +9,6 @@ a JWT refresh token, exchanged for an access token that lives five minutes and i
 from __future__ import annotations
 
 import base64
-import binascii
 import enum
 import json
 import threading
@@ -178,7 +177,7 @@ def _jwt_claims(token: str) -> dict[str, Any] | None:
         return None
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (binascii.Error, ValueError):
+    except ValueError:
         return None
     return claims if isinstance(claims, dict) else None
 

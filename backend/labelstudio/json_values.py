@@ -13,6 +13,7 @@ Results = list[Result]
 
 _MAX_PERCENT = 1000.0  # ten pictures away: not a place on this one
 _PATH_STEP = re.compile(r"[^.\[\]]+")
+_TRUE, _FALSE = (1, "1", "true", "yes"), (0, "0", "false", "no")
 _INDEX = re.compile(r"[0-9]{1,9}")
 
 
@@ -50,18 +51,11 @@ def percent(item: Mapping[str, object], key: str) -> float:
 
 
 def flag(value: object) -> bool | None:
-    """True or False, also as 0, 1, "true", "false" (any case); None for anything else."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int | float) and value in (0, 1):
-        return value == 1
-    if isinstance(value, str):
-        word = value.strip().lower()
-        if word in ("true", "1", "yes"):
-            return True
-        if word in ("false", "0", "no"):
-            return False
-    return None
+    """True or False, also as 0, 1, "true", "no" and the like (any case); None for anything else."""
+    word = value.strip().lower() if isinstance(value, str) else value
+    if word in _TRUE:
+        return True
+    return False if word in _FALSE else None
 
 
 def text(value: object) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -406,7 +405,7 @@ def _png(url: object) -> bytes:
         raise ValueError("imageDataURL is not a base64 PNG")
     try:
         return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
+    except ValueError as error:
         raise ValueError("imageDataURL is not base64") from error
 
 
