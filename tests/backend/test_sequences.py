@@ -10,6 +10,7 @@ import pytest
 
 from backend.job_state import JobState
 from tests.backend.conftest import box, click
+from tests.backend.fakes import Gate
 from tests.labelstudio.masks import region_mask
 from tests.waiting import LONGER, PATIENCE, until
 
@@ -465,12 +466,21 @@ class TestOnPrompt:
             list(range(1, PAGES))
         )
 
-    def test_a_further_prompt_corrects_the_running_track(self, editor, bench):
-        bench.track_hold.clear()
+    def test_a_further_prompt_corrects_the_running_track(self, editor, bench, monkeypatch):
+        # Held where masks are stored: a track held in the model would hold the click as well.
+        storing, put_masks = Gate(), bench.store.put_masks
+
+        def held(*args, **kwargs):
+            storing.pass_through()
+            return put_masks(*args, **kwargs)
+
+        monkeypatch.setattr(bench.store, "put_masks", held)
+        storing.clear()
         editor.click(30, 50, page=0)
         [first] = bench.store.jobs()
+        assert storing.reached.wait(PATIENCE)
         editor.click(60, 50, page=5)
-        bench.track_hold.set()
+        storing.set()
         until(lambda: all(job.state.ended for job in bench.store.jobs()))
         second, _ = bench.store.jobs()
         assert bench.store.job(first.id).state is JobState.CANCELLED
