@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 
 from backend.engine.building import ModelChoice
 from backend.engine.local import LocalEngine
@@ -21,7 +21,7 @@ from backend.media.resolver import MediaResolver
 from backend.media.s3 import S3, Bucket, S3Settings, read_buckets
 from backend.media.sources import Timeouts
 from backend.metrics import Metrics
-from backend.pixels.recipes import TaskPictures
+from backend.pixels.pixel_resolver import PixelResolver
 from backend.pixels.sandbox.image_decoding import ImageDecoder
 from backend.predict.click import Clicks
 from backend.predict.dispatch import Dispatcher
@@ -33,7 +33,6 @@ from backend.predict.segment import Segmenter
 from backend.settings import Settings, SettingsError
 from backend.tracking.store import StoreError, TrackStore
 from backend.tracking.tracking import Tracking
-from backend.tracking.video import TaskVideos
 
 READING_SECONDS = 120.0  # a page of tasks can hold tens of megabytes of masks
 
@@ -48,6 +47,7 @@ class Wiring:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self._opened = ExitStack()  # closes what media are fetched and decoded with
 
     # --- where data comes from
 
@@ -83,6 +83,11 @@ class Wiring:
                 "No Label Studio is configured: set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY."
             )
         return client
+
+    @cached_property
+    def _label_studio(self) -> LabelStudioClient | None:
+        """The one that the service asks, whose session all its parts share."""
+        return self.label_studio()
 
     def s3_settings(self) -> S3Settings:
         """Where the buckets are.
@@ -128,6 +133,23 @@ class Wiring:
             verify=self.verify,
         )
 
+    @cached_property
+    def pixels(self) -> PixelResolver:
+        """What turns recipes into pixels, for the engine and for the service, which closes it.
+        Raises as ``media`` and ``label_studio`` do."""
+        metrics = self.metrics
+        opened, max_pixels = self._opened, self.settings.max_image_pixels
+        resolver = opened.enter_context(closing(self.media(self._label_studio)))
+        decoder = opened.enter_context(closing(ImageDecoder(max_pixels=max_pixels)))
+        pixels = opened.enter_context(closing(PixelResolver(resolver, metrics, decoder.load)))
+        _count_media(metrics, resolver)
+        metrics.gauge(
+            "sam2_decoders_lost",
+            "Decoding processes that hung or crashed",
+            lambda: decoder.failures,
+        )
+        return pixels
+
     # --- what was stored
 
     def tracks(self) -> TrackStore:
@@ -163,6 +185,7 @@ class Wiring:
         """The engine; its model starts to load."""
         return LocalEngine(
             self.model(),
+            self.pixels,
             cache_bytes=self.settings.embedding_cache_bytes,
             metrics=self.metrics,
             speck_share=self.settings.speck_percent / 100,
@@ -178,13 +201,10 @@ class Wiring:
                 answer the events of newer editors.
         """
         settings, metrics = self.settings, self.metrics
-        label_studio = self.label_studio()
-        opened = ExitStack()
-        images = self._images(label_studio, opened)
-        videos = TaskVideos(images)
+        videos = self.pixels.videos
         parse = lru_cache(maxsize=64)(parse_label_config)
-        tracking = self._tracking(engine, images, videos, label_studio, parse)
-        segmenter = Segmenter(engine, images, metrics, zoom=settings.zoom_small_objects)
+        tracking = self._tracking(engine, parse)
+        segmenter = Segmenter(engine, metrics, zoom=settings.zoom_small_objects)
         protocol, budget = None, settings.click_budget_seconds
         if for_editors:
             protocol = VideoProtocol(engine, segmenter, videos, tracking, budget_seconds=budget)
@@ -206,7 +226,7 @@ class Wiring:
             parse=parse,
             protocol=protocol,
             threads=settings.threads,
-            media=opened,
+            media=self._opened,
         )
 
     def finetuning(self, engine: LocalEngine) -> Finetuning:
@@ -224,41 +244,18 @@ class Wiring:
         finetuning.resume()
         return finetuning
 
-    def _images(self, label_studio: LabelStudioClient | None, opened: ExitStack) -> TaskPictures:
-        """The pictures of tasks; ``opened`` closes what they are fetched and decoded with."""
-        metrics = self.metrics
-        resolver = opened.enter_context(closing(self.media(label_studio)))
-        max_pixels = self.settings.max_image_pixels
-        decoder = opened.enter_context(closing(ImageDecoder(max_pixels=max_pixels)))
-        images = opened.enter_context(closing(TaskPictures(resolver, metrics, decoder.load)))
-        _count_media(metrics, resolver)
-        metrics.gauge(
-            "sam2_decoders_lost",
-            "Decoding processes that hung or crashed",
-            lambda: decoder.failures,
-        )
-        return images
-
-    def _tracking(
-        self,
-        engine: LocalEngine,
-        images: TaskPictures,
-        videos: TaskVideos,
-        label_studio: LabelStudioClient | None,
-        parse: Callable[[str], LabelConfig],
-    ) -> Tracking:
+    def _tracking(self, engine: LocalEngine, parse: Callable[[str], LabelConfig]) -> Tracking:
         settings = self.settings
         tracking = Tracking(
             self.tracks(),
             engine,
-            images,
-            videos,
-            label_studio,
+            self.pixels,
+            self._label_studio,
             budget_seconds=settings.track_budget_seconds,
             workers=settings.track_jobs,
             stride=settings.track_stride,
             on_prompt=settings.track_on_prompt,
-            kinds=[InteractiveJobs(videos)],
+            kinds=[InteractiveJobs(self.pixels.videos)],
             parse=parse,
         )
         self.metrics.gauges(

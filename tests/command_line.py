@@ -14,6 +14,7 @@ import pytest
 from backend.__main__ import main
 from backend.engine.building import ModelChoice
 from backend.engine.local import LocalEngine
+from backend.pixels.pixel_resolver import PixelResolver
 from benchmarks.support.recording_server import RecordingServer, Reply, Seen, recording_server
 from tests.backend.fakes import FakePredictor, FakeVideoTracker, Gate
 
@@ -152,9 +153,10 @@ def use_fake_model(
     """Let services that are built from settings have a fake model."""
     model = FakeModel()
 
-    def engine(choice: ModelChoice, **options: Any) -> LocalEngine:
+    def engine(choice: ModelChoice, pixels: PixelResolver, **options: Any) -> LocalEngine:
         return LocalEngine(
             choice,
+            pixels,
             build=lambda chosen: FakePredictor(),  # type: ignore[arg-type, return-value]
             build_tracker=lambda predictor, frames: tracker(frames, model.steps, model.hold),  # type: ignore[arg-type, return-value]
             **options,

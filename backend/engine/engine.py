@@ -14,7 +14,7 @@ from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
 from backend.labelstudio.prompts import ObjectPrompt
-from backend.pixels.recipes import ImageSource
+from backend.pixels.recipes import FramesRecipe, ImageRecipe
 
 
 class EngineError(ExpectedError):
@@ -135,19 +135,19 @@ class Engine(Protocol):
         """
         ...
 
-    def embed(self, image: ImageSource, priority: Priority, timeout: float) -> None:
+    def embed(self, image: ImageRecipe, priority: Priority, timeout: float) -> None:
         """Encode ``image`` ahead: it is encoded now, joined to an encode under way, or found to
         be encoded already.
 
         Raises:
             NotReady, Busy: as above; the encode goes on for those who ask later.
-            Exception: whatever loading the image raises.
+            MediaError, VideoError: the image cannot be had, or decoded.
         """
         ...
 
     def answer(
         self,
-        image: ImageSource,
+        image: ImageRecipe,
         prompts: Sequence[ObjectPrompt],
         priority: Priority,
         timeout: float,
@@ -167,15 +167,21 @@ class Engine(Protocol):
         Raises:
             UnusableShape: a drawn mask cannot be decoded.
             NotReady, Busy: as above; the encode goes on for those who ask later.
-            Exception: whatever loading the image raises.
+            MediaError, VideoError: the image cannot be had, or decoded.
         """
         ...
 
-    def open_tracker(self, frames: Frames) -> Tracker:
-        """A tracker over ``frames``, which are asked for as they are needed.
+    def open_tracker(self, frames: FramesRecipe, chosen: Sequence[int] | None = None) -> Tracker:
+        """A tracker over ``frames``, which are read as they are needed. Its masks have the sizes
+        of the frames as they are stored, which may differ between pages.
+
+        Args:
+            chosen: track only these, ascending, all prompted ones among them; the masks between
+                are interpolated, see ``StridedTracker``.
 
         Raises:
             NotReady: the model is not loaded.
+            MediaError, VideoError, Busy: the frames cannot be had, read, or not in time.
         """
         ...
 

@@ -24,6 +24,7 @@ from backend.engine.building import (
 from backend.engine.device_memory import MemoryRetry, model_bytes, used_bytes
 from backend.engine.embedding_cache import EmbeddingCache
 from backend.engine.engine import Answer, Frames, NotReady, State, Status
+from backend.engine.interpolation import StridedTracker
 from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt, pixel_prompt
 from backend.engine.queued_tracker import QueuedTracker
@@ -32,7 +33,8 @@ from backend.engine.segmenting import Segment, batches, segment_batch
 from backend.engine.zoom import window_for
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
-from backend.pixels.recipes import ImageSource
+from backend.pixels.pixel_resolver import ImageSource, PixelResolver
+from backend.pixels.recipes import FramesRecipe, ImageRecipe
 from backend.recent_values import Recent
 from backend.threads.caller import caller, keep_caller
 from backend.threads.fair_queue import Busy
@@ -101,6 +103,7 @@ class LocalEngine:
     def __init__(
         self,
         choice: ModelChoice,
+        pixels: PixelResolver,
         *,
         cache_bytes: int,
         metrics: Metrics,
@@ -111,6 +114,7 @@ class LocalEngine:
         self.model_version = choice.version
         self.family = choice.family or choice.version
         self._choice = choice
+        self._pixels = pixels
         self._metrics = metrics
         self._speck_share = speck_share
         self._cache: EmbeddingCache[LocalEmbedding] = EmbeddingCache(cache_bytes)
@@ -145,14 +149,16 @@ class LocalEngine:
         """See ``Engine``."""
         self._model(timeout)
 
-    def embed(self, image: ImageSource, priority: Priority, timeout: float) -> None:
+    def embed(self, image: ImageRecipe, priority: Priority, timeout: float) -> None:
         """See ``Engine``."""
         deadline = time.monotonic() + timeout
-        self._embed(image, _Request(self._model(timeout), priority, deadline))
+        found = self._pixels.find(image, deadline)
+        model = self._model(deadline - time.monotonic())
+        self._embed(found, _Request(model, priority, deadline))
 
     def answer(
         self,
-        image: ImageSource,
+        image: ImageRecipe,
         prompts: Sequence[ObjectPrompt],
         priority: Priority,
         timeout: float,
@@ -162,17 +168,21 @@ class LocalEngine:
     ) -> list[Answer]:
         """See ``Engine``."""
         deadline = time.monotonic() + timeout
-        request = _Request(self._model(timeout), priority, deadline, zoom, refine)
-        whole = self._embed(image, request)
+        found = self._pixels.find(image, deadline)
+        model = self._model(deadline - time.monotonic())
+        request = _Request(model, priority, deadline, zoom, refine)
+        whole = self._embed(found, request)
         pixels = [pixel_prompt(each, whole.width, whole.height) for each in prompts]
         if zoom or refine:
             pairs = zip(prompts, pixels, strict=True)
-            found = [self._segment_closely(image, whole, *pair, request) for pair in pairs]
+            masks = [self._segment_closely(found, whole, *pair, request) for pair in pairs]
         else:
-            found = self._segment(whole, pixels, request)
-        return [Answer(PackedMask.pack(each.mask), each.score) for each in found]
+            masks = self._segment(whole, pixels, request)
+        return [Answer(PackedMask.pack(each.mask), each.score) for each in masks]
 
-    def open_tracker(self, frames: Frames) -> QueuedTracker:
+    def open_tracker(
+        self, frames: FramesRecipe, chosen: Sequence[int] | None = None
+    ) -> StridedTracker:
         """See ``Engine``."""
         predictor = self._model(0.0).predictor
 
@@ -183,15 +193,20 @@ class LocalEngine:
 
             return _result(self._submit(timed, Priority.TRACK, stopped).future)
 
-        tracker = partial(self._build_tracker, predictor)
-        return QueuedTracker(
-            tracker,
-            frames,
-            run,
+        queued = partial(
+            QueuedTracker,
+            partial(self._build_tracker, predictor),
+            run=run,
             reading=partial(self._metrics.stage, "frame"),
             tracked=self._metrics.frames_tracked.inc,
             speck_share=self._speck_share,
         )
+        opened = self._pixels.frames(frames)
+        try:
+            return StridedTracker(queued, opened, chosen or range(len(opened)))
+        except BaseException:
+            opened.close()
+            raise
 
     def replace(self, choice: ModelChoice) -> None:
         """Load other weights of the same family, and answer with them from the next request on.

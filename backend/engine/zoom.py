@@ -16,7 +16,7 @@ import numpy as np
 
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.segmenting import Segment
-from backend.pixels.recipes import ImageSource
+from backend.pixels.pixel_resolver import ImageSource
 
 LARGE = 2.0  # a picture this many times the network's input loses detail worth fetching
 SMALL = 1 / 6  # side of an object, as a share of the picture's, below which it is done again

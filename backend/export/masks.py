@@ -33,7 +33,7 @@ from backend.labelstudio.video_regions import VideoRegion, read_video_regions
 from backend.labelstudio.write_results import part_id
 from backend.media.label_studio_media import local_files_path
 from backend.media.resolver import MediaResolver
-from backend.pixels.sandbox.video_decoding import open_video
+from backend.pixels.open_videos import read_index
 from backend.runs.command_line import CommandError
 from backend.tracking.sequence import MAX_PARTS, SAME_OBJECT, FrameSequence
 from backend.tracking.store import TrackStore
@@ -189,14 +189,10 @@ class MaskReader:
         self, task: ProjectTask, tag: VideoTag, regions: list[VideoRegion], resolver: MediaResolver
     ) -> Media:
         address, identifier = media_uri(task.data, tag), int(task.task["id"])
-        with (
-            resolver.open(address, task_id=identifier) as file,
-            open_video(file, read_ahead=0) as frames,
-        ):
-            size = frames.width, frames.height
-            timeline = read_timeline(
-                task.config, tag.name, task.data, regions, frames.table, frames.duration
-            )
+        with resolver.open(address, task_id=identifier) as file:
+            index = read_index(file)
+        size = index.width, index.height
+        timeline = read_timeline(task.config, tag.name, task.data, regions, index)
         shown: dict[int, int] = {}  # the file's frame: the first editor frame that shows it
         for frame in range(1, timeline.frames_count + 1):
             shown.setdefault(timeline.file_frame(frame), frame)

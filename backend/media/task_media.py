@@ -1,15 +1,13 @@
-"""The pictures and videos of a task: fetched, and named by their content."""
+"""The media of tasks by their addresses: fetched while somebody waits, but not for ever."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from backend.labelstudio.media_refs import media_uri
-from backend.labelstudio.tags import ImageTag, MediaTag, VideoTag
 from backend.media.cache import MediaFile
 from backend.media.stream import MediaStream
 from backend.metrics import Metrics
@@ -37,46 +35,33 @@ class TaskMedia:
         self._metrics = metrics
         self._pool = FairPool(_THREADS, "fetch")
 
-    def image(
-        self, task: Mapping[str, Any], tag: ImageTag, page: int | None, deadline: float
-    ) -> MediaFile:
-        """The file of the picture that ``tag`` shows for ``task`` on ``page``.
+    def file(self, address: str, task_id: int | None, deadline: float) -> MediaFile:
+        """The file behind an address; see ``MediaResolver.fetch``.
 
         Args:
             deadline: when to give up waiting, on ``time.monotonic``; the download goes on
                 and serves the next request.
 
         Raises:
-            MissingMedia: the task has no such picture.
             MediaError: it cannot be fetched.
             Busy: it is still being downloaded at the deadline.
         """
-        return self._from_task(self._fetcher.fetch, task, tag, page, deadline)
+        return self._wait_for(self._fetcher.fetch, address, task_id, deadline)
 
-    def video(self, task: Mapping[str, Any], tag: VideoTag, deadline: float) -> MediaStream:
-        """The video that ``tag`` shows for ``task``, as a file of which only what is read is
-        fetched; arguments and errors as for ``image``."""
-        return self._from_task(self._fetcher.open, task, tag, None, deadline)
+    def stream(self, address: str, task_id: int | None, deadline: float) -> MediaStream:
+        """The same as a file of which only what is read is fetched."""
+        return self._wait_for(self._fetcher.open, address, task_id, deadline)
 
     def close(self) -> None:
         """Stop; downloads under way are abandoned."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _from_task(
-        self,
-        fetch: Callable[..., Fetched],
-        task: Mapping[str, Any],
-        tag: MediaTag,
-        page: int | None,
-        deadline: float,
+    def _wait_for(
+        self, fetch: Callable[..., Fetched], address: str, task_id: int | None, deadline: float
     ) -> Fetched:
-        data, task_id = task.get("data"), task.get("id")
-        uri = media_uri(data if isinstance(data, dict) else {}, tag, page)
-        known_id = task_id if type(task_id) is int else None
-
         def timed() -> Fetched:
             with self._metrics.stage("fetch"):
-                return fetch(uri, task_id=known_id)
+                return fetch(address, task_id=task_id)
 
         return wait_for_media(self._pool.submit(timed), deadline)
 

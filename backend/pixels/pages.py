@@ -24,7 +24,7 @@ class ImageSequence(FrameBuffer):
 
     The tracker needs one size. Pages of the same shape but another size (a thumbnail, a
     re-encoded part) are scaled to the first page's; a mask of such a page is scaled back to
-    ``page_size(i)``, and positions in percent hold as they are. SAM 2 itself scales every frame to
+    ``frame_size(i)``, and positions in percent hold as they are. SAM 2 itself scales every frame to
     a square, so nothing else is lost. Pages of another shape are refused: scaled, they would show
     the object squeezed, and beside bars it would have another size.
 
@@ -61,7 +61,7 @@ class ImageSequence(FrameBuffer):
         )
         self._keep(0, first)
 
-    def page_size(self, index: int) -> tuple[int, int]:
+    def frame_size(self, index: int) -> tuple[int, int]:
         """Width and height of a page as it is stored; loads it if it has not been yet."""
         if index not in self._pages.sizes:
             self[index]

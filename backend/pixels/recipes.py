@@ -1,54 +1,72 @@
-"""Pictures that are named by their content and decoded late."""
+"""Recipes: small values that name pictures, pages, frames and videos.
+
+A recipe can be pickled and sent to where the model is, to be resolved there (``PixelResolver``).
+It holds what a task says, and no credentials: those belong to whatever resolves it, as do caches
+and decoders.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Self
 
-import numpy as np
-
-from backend.labelstudio.tags import ImageTag
-from backend.media.cache import MediaFile
-from backend.media.task_media import Fetcher, TaskMedia
-from backend.metrics import Metrics
+from backend.labelstudio.media_refs import media_uri
+from backend.labelstudio.project_task import ProjectTask
+from backend.labelstudio.tags import MediaTag
 
 
 @dataclass(frozen=True)
-class ImageSource:
-    """An image by content.
+class _TaskMedium:
+    """What an address of a task leads to.
 
     Attributes:
-        key: the same for the same bytes, different for others (a content digest).
-        load: decodes it to uint8 RGB ``[H, W, 3]``; called at most once per encode, and
-            not at all when the embedding is cached.
+        address: as it stands in the task's data.
+        task_id: of the task for which Label Studio is asked where its storages have it; None for a
+            task without a number.
     """
 
-    key: str
-    load: Callable[[], np.ndarray]
+    address: str
+    task_id: int | None
+
+    @classmethod
+    def of(cls, task: ProjectTask, tag: MediaTag, page: int | None = None) -> Self:
+        """What ``tag`` shows for ``task`` on ``page``.
+
+        Raises:
+            MissingMedia: the task has no such address.
+        """
+        number = task.task.get("id")
+        return cls(media_uri(task.data, tag, page), number if type(number) is int else None)
 
 
-class TaskPictures(TaskMedia):
-    """The media of tasks, and pictures among them as sources for the model.
+class Picture(_TaskMedium):
+    """A picture, or a page of a sequence."""
 
-    Args:
-        decode: turns an image file into uint8 RGB [H, W, 3].
+
+class Video(_TaskMedium):
+    """A video file."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """A sequence of pictures, to be read like the frames of a video."""
+
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame of a video.
+
+    Attributes:
+        content_key: of the file in which the frame was counted, see ``VideoIndex``.
+        index: from 0.
     """
 
-    def __init__(
-        self, fetcher: Fetcher, metrics: Metrics, decode: Callable[[Path], np.ndarray]
-    ) -> None:
-        super().__init__(fetcher, metrics)
-        self._decode = decode
+    video: Video
+    content_key: str
+    index: int
 
-    def source(
-        self, task: Mapping[str, Any], tag: ImageTag, page: int | None, deadline: float
-    ) -> ImageSource:
-        """The picture that ``tag`` shows for ``task`` on ``page``; see ``image``."""
-        file = self.image(task, tag, page, deadline)
-        return ImageSource(file.content_key, partial(self._load, file))
 
-    def _load(self, file: MediaFile) -> np.ndarray:
-        return self._decode(file.path)
+ImageRecipe = Picture | Frame
+FramesRecipe = Video | Pages

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,10 @@ class VideoFrames(FrameBuffer):
             reading the file through once.
         duration: seconds as the file states them, which is what the browser shows first; until
             the end of the last frame where the file states nothing.
+        owned: the file, where it is to be closed with the frames.
     """
+
+    owned: BinaryIO | None = None
 
     def __init__(
         self, decoder: OpenedVideo, *, read_ahead: int = 8, max_bytes: int = 256 << 20
@@ -54,6 +57,16 @@ class VideoFrames(FrameBuffer):
             max_bytes=max_bytes,
             group_start=decoder.table.group_start,
         )
+
+    def close(self) -> None:
+        """See ``FrameBuffer``."""
+        super().close()
+        if self.owned is not None:
+            self.owned.close()
+
+    def frame_size(self, index: int) -> tuple[int, int]:
+        """Width and height of a frame; that of every other too."""
+        return self.width, self.height
 
     @property
     def times(self) -> NDArray[np.float64]:

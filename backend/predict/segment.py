@@ -15,7 +15,7 @@ from backend.labelstudio.prompts import ObjectPrompt
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.write_results import region_results
 from backend.metrics import Metrics
-from backend.pixels.recipes import ImageSource, TaskPictures
+from backend.pixels.recipes import Frame, Picture
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +27,8 @@ class Segmenter:
         zoom: segment small objects of large pictures in a window around them.
     """
 
-    def __init__(
-        self, engine: Engine, pictures: TaskPictures, metrics: Metrics, *, zoom: bool = True
-    ) -> None:
+    def __init__(self, engine: Engine, metrics: Metrics, *, zoom: bool = True) -> None:
         self._engine = engine
-        self._pictures = pictures
         self._metrics = metrics
         self._zoom = zoom
 
@@ -42,11 +39,10 @@ class Segmenter:
             deadline: on ``time.monotonic``.
 
         Raises:
-            MissingMedia, MediaError, EngineError, Busy: see ``TaskPictures.source`` and
-                ``Engine.embed``.
+            MissingMedia, MediaError, EngineError, Busy: see ``Picture.of`` and ``Engine.embed``.
         """
-        source = self._source(task, prompt, deadline)
-        self._engine.embed(source, Priority.PREFETCH, deadline - time.monotonic())
+        timeout = deadline - time.monotonic()
+        self._engine.embed(_picture(task, prompt), Priority.PREFETCH, timeout)
 
     def answer(
         self,
@@ -61,15 +57,15 @@ class Segmenter:
             UnusableShape: a drawn mask cannot be decoded.
             MissingMedia, MediaError, EngineError, Busy: as ``encode``.
         """
-        source = self._source(task, prompts[0], deadline)
-        answers = self._engine.answer(source, prompts, priority, deadline - time.monotonic())
+        picture, timeout = _picture(task, prompts[0]), deadline - time.monotonic()
+        answers = self._engine.answer(picture, prompts, priority, timeout)
         _warn_of_other_size(task, prompts[0], answers[0])
         return answers
 
-    def answer_frame(self, source: ImageSource, prompt: ObjectPrompt, deadline: float) -> Answer:
+    def answer_frame(self, frame: Frame, prompt: ObjectPrompt, deadline: float) -> Answer:
         """The mask for a prompt on a frame of a video; raises as ``answer`` does."""
         timeout = deadline - time.monotonic()
-        [answer] = self._engine.answer(source, [prompt], Priority.CLICK, timeout)
+        [answer] = self._engine.answer(frame, [prompt], Priority.CLICK, timeout)
         return answer
 
     def answer_click(self, task: ProjectTask, prompt: ObjectPrompt, deadline: float) -> Answer:
@@ -78,10 +74,9 @@ class Segmenter:
 
         Raises as ``answer`` does.
         """
-        source = self._source(task, prompt, deadline)
-        timeout = deadline - time.monotonic()
+        picture, timeout = _picture(task, prompt), deadline - time.monotonic()
         [answer] = self._engine.answer(
-            source, [prompt], Priority.CLICK, timeout, zoom=self._zoom, refine=True
+            picture, [prompt], Priority.CLICK, timeout, zoom=self._zoom, refine=True
         )
         _warn_of_other_size(task, prompt, answer)
         return answer
@@ -100,12 +95,13 @@ class Segmenter:
                 prompt, mask, score=answer.score, config=config, region_id=region_id
             )
 
-    def _source(self, task: ProjectTask, prompt: ObjectPrompt, deadline: float) -> ImageSource:
-        """The picture that ``prompt`` was made on."""
-        tag = task.config.image(prompt.image)
-        if tag is None:
-            raise MissingMedia(f"the label config has no <Image name={prompt.image}>")
-        return self._pictures.source(task.task, tag, prompt.item_index, deadline)
+
+def _picture(task: ProjectTask, prompt: ObjectPrompt) -> Picture:
+    """The picture that ``prompt`` was made on."""
+    tag = task.config.image(prompt.image)
+    if tag is None:
+        raise MissingMedia(f"the label config has no <Image name={prompt.image}>")
+    return Picture.of(task, tag, prompt.item_index)
 
 
 def _warn_of_other_size(task: ProjectTask, prompt: ObjectPrompt, answer: Answer) -> None:

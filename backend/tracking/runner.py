@@ -16,15 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from backend.engine.engine import Engine, Frames, TrackedObject, Tracker
-from backend.engine.packed_masks import PackedMask
+from backend.engine.engine import Engine, TrackedObject, Tracker
+from backend.engine.interpolation import tracked_frames
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.expected import ExpectedError
 from backend.job_state import JobState
-from backend.labelstudio.geometry import resize_mask
+from backend.pixels.recipes import FramesRecipe
 from backend.threads.caller import serving
 from backend.threads.fair_pool import FairPool
-from backend.tracking.interpolation import StridedTracker, tracked_frames
 from backend.tracking.spans import Direction, Span, plan_spans
 from backend.tracking.store import Job, StoreError, TrackedMask, TrackStore
 
@@ -96,15 +95,11 @@ class Work:
     Attributes:
         frames: what is tracked through.
         goals: what is wanted of each object.
-        size_of: width and height that the masks of a frame are to have.
-        close: frees the frames.
         stride: track every n-th frame and interpolate between; None for the runner's.
     """
 
-    frames: Frames
+    frames: FramesRecipe
     goals: Sequence[Goal]
-    size_of: Callable[[int], tuple[int, int]]
-    close: Callable[[], None]
     stride: int | None = None
 
 
@@ -278,7 +273,6 @@ class JobRunner:
             run.track()
         finally:
             del self._paces[job.id]
-            work.close()
 
 
 @dataclass(frozen=True)
@@ -406,7 +400,7 @@ class _Run:
             return self._engine.open_tracker(frames)
         prompted = {frame for frame, _, _ in sweep.prompts}
         chosen = sorted({*tracked_frames(sweep.order, prompted, self._stride), *prompted})
-        return StridedTracker(self._engine.open_tracker, frames, chosen)
+        return self._engine.open_tracker(frames, chosen)
 
     def _answer_prompts(self) -> None:
         """Masks for the prompts that no sweep began with."""
@@ -429,11 +423,8 @@ class _Run:
     def _tracked(
         self, found: TrackedObject, frame: int, anchor: str, stride: int = 1
     ) -> TrackedMask:
-        size, mask = self._work.size_of(frame), found.mask
-        if size != (mask.width, mask.height):
-            mask = PackedMask.pack(resize_mask(mask.unpack(), *size))
         name, iou, presence = found.object_id, found.iou, found.presence
-        return TrackedMask(name, frame, anchor, mask, iou, presence, stride=stride)
+        return TrackedMask(name, frame, anchor, found.mask, iou, presence, stride=stride)
 
     def _put(self, found: list[TrackedMask]) -> None:
         self._store.put_masks(self._job.track, found, job_id=self._job.id, done=self._done)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
-
-import numpy as np
 
 from backend.engine.pixel_prompts import PixelPrompt, pixel_prompt
 from backend.labelstudio.commands import ParsedCommand, TextKind, Word
@@ -17,15 +15,14 @@ from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import prompts_from_context
 from backend.labelstudio.tags import LabelConfig
-from backend.pixels.pages import ImageSequence
-from backend.pixels.recipes import TaskPictures
+from backend.pixels.pixel_resolver import PixelResolver
+from backend.pixels.recipes import Pages, Picture
 from backend.tracking.review import report
 from backend.tracking.runner import Work, plan_goal
 from backend.tracking.sequence import FrameSequence, SequenceObject, by_id
 from backend.tracking.store import Job, TrackedMask
 from backend.tracking.track_commands import JobRequest, TrackCommands, frames_asked_for, job_request
 
-FETCH_SECONDS = 120.0  # for one page of a sequence, inside a job
 MANY_MASKS = 100  # brush masks cost the browser 60-85 ms each at 720p
 MANY_PIXELS = 640 * 480
 
@@ -75,10 +72,10 @@ class SequenceCommands:
 
     kind = "sequence"
 
-    def __init__(self, commands: TrackCommands, pictures: TaskPictures) -> None:
+    def __init__(self, commands: TrackCommands, pixels: PixelResolver) -> None:
         self._commands = commands
         self._store = commands.store
-        self._pictures = pictures
+        self._pixels = pixels
 
     def sequence(self, task: ProjectTask, image: str) -> FrameSequence:
         """The sequence that the Image tag called ``image`` shows for ``task``.
@@ -157,21 +154,16 @@ class SequenceCommands:
     def open(self, task: ProjectTask, request: JobRequest) -> Work:
         """See ``JobKind``."""
         sequence = self.sequence(task, request["image"])
-        frames = ImageSequence(
-            [partial(self._page, sequence, index) for index in range(sequence.pages)]
-        )
-        # Pages are tracked at the size of the first one; percentages hold for any size.
-        size = frames.width, frames.height
+        tag, count = sequence.tag, sequence.pages
+        pages = Pages(tuple(Picture.of(task, tag, page) for page in range(count)))
+        with closing(self._pixels.frames(pages)) as frames:
+            # Pages are tracked at the size of the first one; percentages hold for any size.
+            size = frames.frame_size(0)
         goals = [
             plan_goal(each["id"], _prompts(each, task.config, *size), request)
             for each in request["objects"]
         ]
-        return Work(frames, goals, frames.page_size, frames.close, request.get("stride"))
-
-    def _page(self, sequence: FrameSequence, index: int) -> np.ndarray:
-        deadline = time.monotonic() + FETCH_SECONDS
-        task = sequence.task.task
-        return self._pictures.source(task, sequence.tag, index, deadline).load()
+        return Work(pages, goals, request.get("stride"))
 
     def outcome(self, task: ProjectTask, job: Job) -> tuple[Results, list[float]]:
         """What was tracked of the job's objects, and the marks it follows from, with the masks'

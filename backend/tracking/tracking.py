@@ -14,13 +14,12 @@ from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.write_results import with_note
-from backend.pixels.recipes import TaskPictures
+from backend.pixels.pixel_resolver import PixelResolver
 from backend.tracking.delivery import Deliveries
 from backend.tracking.runner import JobRunner, Work
 from backend.tracking.sequence_commands import SequenceCommands
 from backend.tracking.store import Job, TrackStore
 from backend.tracking.track_commands import JobRequest, TrackCommands
-from backend.tracking.video import TaskVideos
 from backend.tracking.video_commands import VideoCommands
 
 logger = logging.getLogger(__name__)
@@ -62,8 +61,7 @@ class Tracking:
         self,
         store: TrackStore,
         engine: Engine,
-        pictures: TaskPictures,
-        videos: TaskVideos,
+        pixels: PixelResolver,
         label_studio: LabelStudioClient | None,
         *,
         budget_seconds: float,
@@ -85,8 +83,8 @@ class Tracking:
             stride=stride,
         )
         commands = TrackCommands(store, engine, self.jobs, budget_seconds)
-        self.sequences = SequenceCommands(commands, pictures)
-        self.videos = VideoCommands(commands, videos)
+        self.sequences = SequenceCommands(commands, pixels)
+        self.videos = VideoCommands(commands, pixels.videos)
         self._engine = engine
         self._label_studio = label_studio
         self._parse = parse

@@ -30,7 +30,6 @@ from backend.labelstudio.commands import (
 from backend.labelstudio.geometry import Box, box_to_percent, box_to_pixels
 from backend.labelstudio.json_values import Results, mappings
 from backend.labelstudio.keyframes import Keyframe, merge_human, thin
-from backend.labelstudio.media_refs import media_uri
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.read_results import newest_first, newest_results
 from backend.labelstudio.timing import Timeline
@@ -44,11 +43,14 @@ from backend.labelstudio.video_regions import (
     video_results,
     video_status,
 )
+from backend.pixels.open_videos import OpenVideos
+from backend.pixels.pixel_resolver import VIDEO_SECONDS
+from backend.pixels.recipes import Video
 from backend.tracking.review import report
 from backend.tracking.runner import Goal, Work, plan_goal
 from backend.tracking.store import Job
 from backend.tracking.track_commands import JobRequest, TrackCommands, frames_asked_for, job_request
-from backend.tracking.video import FETCH_SECONDS, TaskVideos, clip_track, read_timeline, video_tag
+from backend.tracking.video import clip_track, read_timeline, video_tag, video_work
 
 KEPT_KEYFRAMES = 5000  # of each region, over all its answers
 TRACK = ParsedCommand(TextKind.COMMAND, Word.TRACK, "track")
@@ -82,7 +84,7 @@ class VideoCommands:
 
     kind = "video"
 
-    def __init__(self, commands: TrackCommands, videos: TaskVideos) -> None:
+    def __init__(self, commands: TrackCommands, videos: OpenVideos) -> None:
         self._commands = commands
         self._store = commands.store
         self._videos = videos
@@ -208,25 +210,25 @@ class VideoCommands:
             ExpectedError: there is no such tag, or no address in the task; or the video cannot be
                 had, not be read, or not in time.
         """
-        address = media_uri(task.data, video_tag(task.config, name))
+        video = Video.of(task, video_tag(task.config, name))
         commands = self._commands
         deadline = time.monotonic() + (commands.budget_seconds if seconds is None else seconds)
-        table, duration = self._videos.table(task, name, deadline)
-        timeline = read_timeline(task.config, name, task.data, regions, table, duration)
+        index = self._videos.index(video, deadline)
+        timeline = read_timeline(task.config, name, task.data, regions, index)
         version = commands.engine.family
-        track = clip_track(task.project, task.task.get("id"), name, version, address)
+        track = clip_track(task.project, task.task.get("id"), name, version, video.address)
         return Clip(task, name, track, timeline)
 
     def open(self, task: ProjectTask, request: JobRequest) -> Work:
         """See ``JobKind``."""
-        return self._videos.open_work(task, request, partial(_read_goal, request))
+        return video_work(self._videos, task, request, partial(_read_goal, request))
 
     def outcome(self, task: ProjectTask, job: Job) -> tuple[Results, list[float]]:
         """All regions of a job with what was tracked of them, and the masks' scores."""
         request = job.request
         items = [item for each in request["objects"] for item in each["items"]]
         regions = read_video_regions(items, task.config)
-        clip = self.clip(task, request["video"], regions, seconds=FETCH_SECONDS)
+        clip = self.clip(task, request["video"], regions, seconds=VIDEO_SECONDS)
         results: Results = []
         for region in regions:
             results += self._results(clip, self._marked(clip, region))

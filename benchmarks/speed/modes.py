@@ -32,9 +32,9 @@ import torch
 from numpy.typing import NDArray
 
 from backend.engine.engine import Frames, TrackedObject, Tracker
+from backend.engine.interpolation import StridedTracker, tracked_frames
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.queued_tracker import QueuedTracker
-from backend.tracking.interpolation import StridedTracker, tracked_frames
 from benchmarks.support.clips import MovingDiscs
 from benchmarks.support.pairing import load, machine
 from benchmarks.support.reference import draw_weights
@@ -91,6 +91,26 @@ class Clip:
 
     frames: Sequence[NDArray[np.uint8]]
     truth: Mapping[str, Masks]
+
+
+class OwnSize:
+    """The frames of a clip as ``StridedTracker`` takes them."""
+
+    def __init__(self, frames: Sequence[NDArray[np.uint8]]) -> None:
+        self._frames = frames
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        return self._frames[index]
+
+    def frame_size(self, index: int) -> tuple[int, int]:
+        height, width = self._frames[index].shape[:2]
+        return width, height
+
+    def close(self) -> None:
+        """There is nothing to free."""
 
 
 @dataclass
@@ -155,7 +175,7 @@ def track(model: SAM2, mode: Mode, clip: Clip) -> list[list[TrackedObject]]:
 
     count = len(clip.frames)
     chosen = tracked_frames(range(count), {0}, mode.stride)
-    with closing(StridedTracker(open_tracker, clip.frames, chosen)) as tracker:
+    with closing(StridedTracker(open_tracker, OwnSize(clip.frames), chosen)) as tracker:
         for name, truth in clip.truth.items():
             box = bounds(truth[0])
             tracker.prompt(0, name, PixelPrompt(np.zeros((0, 2)), np.zeros(0, dtype=bool), box=box))

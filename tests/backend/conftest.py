@@ -21,7 +21,7 @@ from backend.media.cache import MediaFile
 from backend.media.errors import MediaError, Reason
 from backend.media.stream import MediaStream
 from backend.metrics import Metrics
-from backend.pixels.recipes import TaskPictures
+from backend.pixels.pixel_resolver import PixelResolver
 from backend.predict.click import Clicks
 from backend.predict.dispatch import Dispatcher
 from backend.predict.events.protocol import VideoProtocol
@@ -32,7 +32,6 @@ from backend.predict.segment import Segmenter
 from backend.settings import Settings
 from backend.tracking.store import TrackStore
 from backend.tracking.tracking import Tracking
-from backend.tracking.video import TaskVideos
 from backend.web.app import create_app
 from backend.wiring import Wiring
 from tests.backend.fakes import FakePredictor, FakeVideoTracker, Gate
@@ -101,8 +100,10 @@ class Bench:
         self.track_hold = Gate()
         self.published: list[dict] = []
         self.deleted: list[int] = []
+        self.pixels = PixelResolver(self.shelf, self.metrics, decoded_image)
         self.engine = LocalEngine(
             ModelChoice("demo"),
+            self.pixels,
             cache_bytes=10_000_000,
             metrics=self.metrics,
             build=lambda choice: self.predictor,
@@ -110,21 +111,18 @@ class Bench:
                 frames, self.steps, self.track_hold
             ),
         )
-        images = TaskPictures(self.shelf, self.metrics, decoded_image)
-        segmenter = Segmenter(self.engine, images, self.metrics)
+        segmenter = Segmenter(self.engine, self.metrics)
         self.memory = RecentPrompts(clock=lambda: self.now)
         self.store = TrackStore(folder / "tracks.sqlite3")
-        videos = TaskVideos(images)
         self.parse = lru_cache(maxsize=64)(parse_label_config)
         self.tracking = Tracking(
             self.store,
             self.engine,
-            images,
-            videos,
+            self.pixels,
             self,
             budget_seconds=self.settings.track_budget_seconds,
             on_prompt=self.settings.track_on_prompt,
-            kinds=[InteractiveJobs(videos)],
+            kinds=[InteractiveJobs(self.pixels.videos)],
             parse=self.parse,
         )
         clicks = Clicks(
@@ -144,7 +142,7 @@ class Bench:
         self.protocol = VideoProtocol(
             self.engine,
             segmenter,
-            videos,
+            self.pixels.videos,
             self.tracking,
             budget_seconds=self.settings.click_budget_seconds,
             clock=lambda: self.now,
@@ -209,6 +207,7 @@ def make_bench(tmp_path):
         bench.track_hold.set()
         bench.finetuning.close()
         bench.service.close()
+        bench.pixels.close()
 
 
 @pytest.fixture

@@ -29,6 +29,35 @@ class Gate(threading.Event):
         assert self.wait(LONGER)
 
 
+class AsGiven:
+    """Takes images with their pixels, and frames, for recipes."""
+
+    def find(self, image, deadline):
+        return image
+
+    def frames(self, frames):
+        return GivenFrames(frames)
+
+
+class GivenFrames:
+    """As much of ``VideoFrames`` as a tracker needs."""
+
+    def __init__(self, frames):
+        self._frames = frames
+
+    def __len__(self):
+        return len(self._frames)
+
+    def __getitem__(self, index):
+        return self._frames[index]
+
+    def frame_size(self, index):
+        return self._frames[index].shape[1::-1]
+
+    def close(self):
+        """They are not its own."""
+
+
 @dataclass(frozen=True)
 class FakeEmbedding:
     pixels: np.ndarray

@@ -20,11 +20,12 @@ from backend.engine.local import LocalEngine
 from backend.engine.scheduler import Priority
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
-from backend.pixels.recipes import ImageSource
+from backend.pixels.pixel_resolver import ImageSource
 from backend.settings import Settings
 from backend.wiring import Wiring
 from sam2model import ImagePredictor, build_model
 from sam2model.image_encoder import CompiledEncoder
+from tests.backend.fakes import AsGiven
 from tests.waiting import LONGER, PATIENCE, until
 
 IMAGE = ImageSource("a", lambda: np.zeros((40, 60, 3), np.uint8))
@@ -53,7 +54,7 @@ def start(
 
         monkeypatch.setattr(local, "compile_in_background", begin)
         engine = LocalEngine(
-            choice, cache_bytes=10**7, metrics=metrics, build=lambda choice: predictor
+            choice, AsGiven(), cache_bytes=10**7, metrics=metrics, build=lambda choice: predictor
         )
         engine.wait_ready(PATIENCE)
         engines.append(engine)

@@ -17,9 +17,9 @@ from backend.labelstudio.geometry import Box
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.labelstudio.read_results import Polygon
 from backend.metrics import Metrics
-from backend.pixels.recipes import ImageSource
+from backend.pixels.pixel_resolver import ImageSource
 from backend.threads.fair_queue import Busy
-from tests.backend.fakes import FakePredictor
+from tests.backend.fakes import AsGiven, FakePredictor
 from tests.waiting import LONGER, PATIENCE, until
 
 
@@ -39,7 +39,7 @@ def make_engine(metrics):
 
     def make(build, cache_bytes=10_000):
         engine = LocalEngine(
-            ModelChoice("demo"), cache_bytes=cache_bytes, metrics=metrics, build=build
+            ModelChoice("demo"), AsGiven(), cache_bytes=cache_bytes, metrics=metrics, build=build
         )
         engines.append(engine)
         return engine

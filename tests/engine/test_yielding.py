@@ -14,13 +14,13 @@ from backend.engine.scheduler import InferenceThread, Priority, Stopped
 from backend.job_state import JobState
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
-from backend.pixels.recipes import ImageSource
+from backend.pixels.pixel_resolver import ImageSource
 from backend.threads.fair_queue import FairQueue
 from backend.tracking.runner import Goal, JobRunner, Work
 from backend.tracking.spans import Span
 from backend.tracking.store import TrackStore
 from benchmarks.support.clips import MovingDiscs
-from tests.backend.fakes import FakeFrameMasks, FakePredictor
+from tests.backend.fakes import AsGiven, FakeFrameMasks, FakePredictor
 from tests.waiting import PATIENCE, until
 
 
@@ -187,6 +187,7 @@ def test_a_cancelled_job_ends_within_its_frame(tmp_path, end):
     tracker = Endless(begun)
     engine = LocalEngine(
         ModelChoice("demo"),
+        AsGiven(),
         cache_bytes=1000,
         metrics=Metrics(),
         build=lambda choice: FakePredictor(),
@@ -194,7 +195,7 @@ def test_a_cancelled_job_ends_within_its_frame(tmp_path, end):
     )
     tracker.yield_point = engine._thread.yield_point
     goal = Goal("a", {0: click_at(3, 3)}, {0: "digest"}, [Span(0, 5)])
-    work = Work(MovingDiscs(6, 8), [goal], lambda frame: (8, 8), lambda: None)
+    work = Work(MovingDiscs(6, 8), [goal])
     store = TrackStore(tmp_path / "tracks.sqlite3")
     runner = JobRunner(store, engine, lambda request: work, hand_over=lambda job: None)
     job = runner.submit("track", {})
@@ -218,6 +219,7 @@ class Bench:
         self.at_yield_point = lambda: None
         self.engine = LocalEngine(
             ModelChoice("demo", device="cpu", image_size=64),
+            AsGiven(),
             cache_bytes=100_000_000,
             metrics=Metrics(),
             build_tracker=self._tracker,

@@ -19,8 +19,8 @@ from backend.engine.local import LocalEngine
 from backend.engine.scheduler import Priority
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
-from backend.pixels.recipes import ImageSource
-from tests.backend.fakes import FakePredictor
+from backend.pixels.pixel_resolver import ImageSource
+from tests.backend.fakes import AsGiven, FakePredictor
 from tests.waiting import LONGER, PATIENCE
 
 TUNED = ModelChoice("demo", Path("ft1-p5.safetensors"), family="demo")
@@ -55,7 +55,7 @@ def start() -> Iterator[Callable[..., LocalEngine]]:
             return found
 
         engine = LocalEngine(
-            ModelChoice("demo"), cache_bytes=10_000, metrics=Metrics(), build=build
+            ModelChoice("demo"), AsGiven(), cache_bytes=10_000, metrics=Metrics(), build=build
         )
         engine.wait_ready(PATIENCE)
         engines.append(engine)

@@ -10,6 +10,7 @@ import numpy as np
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.video_regions import read_video_regions
 from backend.pixels.frame_table import FrameTable
+from backend.pixels.open_videos import VideoIndex
 from backend.tracking.video import read_timeline
 from tests.hostile.arena import Arena
 from tests.hostile.corpus import Attack
@@ -53,5 +54,6 @@ def _count(framerate: object, stated: int | None, arena: Arena) -> str:
         pts=ticks, key_pts=ticks[:1], key_dts=ticks[:1], time_base=Fraction(1, 25), origin=0,
         last_duration=1, missing=0,
     )  # fmt: skip
-    timeline = read_timeline(config, "video", {"fps": framerate}, regions, table, 3.0)
+    index = VideoIndex("key", table, 3.0, 64, 48)
+    timeline = read_timeline(config, "video", {"fps": framerate}, regions, index)
     return f"counts {timeline.frames_count} frames"

@@ -34,7 +34,7 @@ def test_another_size_of_the_same_shape_is_scaled(size: tuple[int, int]) -> None
     with ImageSequence([page(0), page(1, *size), page(2)]) as pages:
         assert [frame.shape for frame in pages] == [(108, 192, 3)] * 3
         assert [number_of(frame) for frame in pages] == [0, 1, 2]
-        assert [pages.page_size(index) for index in range(3)] == [(192, 108), size, (192, 108)]
+        assert [pages.frame_size(index) for index in range(3)] == [(192, 108), size, (192, 108)]
 
 
 @pytest.mark.parametrize("size", [(108, 192), (192, 144), (192, 100)])
@@ -43,7 +43,7 @@ def test_another_shape_is_refused_by_name(size: tuple[int, int]) -> None:
         assert number_of(pages[1]) == 1
         with pytest.raises(VideoError, match=f"Page 3 is {size[0]} x {size[1]}.*192 x 108"):
             pages[2]
-        assert pages.page_size(2) == size
+        assert pages.frame_size(2) == size
         assert number_of(pages[3]) == 3
 
 
@@ -58,7 +58,7 @@ def test_each_page_is_fetched_once_while_reading_forward() -> None:
 
     with ImageSequence([lambda n=number: fetch(n) for number in range(12)]) as pages:
         for index in range(12):
-            pages.page_size(index)
+            pages.frame_size(index)
             assert number_of(pages[index]) == index
     assert fetched == list(range(12))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +14,9 @@ from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
-from backend.pixels.recipes import ImageSource
+from backend.pixels.pixel_resolver import ImageSource
 from backend.predict.segment import Segmenter
+from tests.backend.fakes import AsGiven
 from tests.waiting import PATIENCE
 
 XML = '<View><Image name="image" value="$image"/></View>'
@@ -25,7 +25,9 @@ TASK = ProjectTask("1.100", {"id": 7}, XML, parse_label_config(XML))
 
 @pytest.fixture(scope="module")
 def engine():
-    engine = LocalEngine(ModelChoice("demo", device="cpu"), cache_bytes=10**8, metrics=Metrics())
+    engine = LocalEngine(
+        ModelChoice("demo", device="cpu"), AsGiven(), cache_bytes=10**8, metrics=Metrics()
+    )
     engine.wait_ready(PATIENCE)
     yield engine
     engine.close()
@@ -41,10 +43,10 @@ def scan(side: int = 4096, radius: int = 20, centre: tuple[int, int] = (3000, 10
 
 
 @pytest.mark.parametrize("by", ["click", "box"])
-def test_a_tiny_object_gets_an_outline_only_with_the_window(engine, by):
+def test_a_tiny_object_gets_an_outline_only_with_the_window(engine, by, monkeypatch):
     picture, disc = scan()
     source = ImageSource(f"scan-{by}", lambda: picture)
-    pictures = SimpleNamespace(source=lambda task, tag, page, deadline: source)
+    monkeypatch.setattr("backend.predict.segment.Picture.of", lambda task, tag, page: source)
     percent = 100 / len(picture)
     middle = PointPrompt(3000 * percent, 1000 * percent, True)
     box = Box(2979 * percent, 979 * percent, 42 * percent, 42 * percent)
@@ -55,7 +57,7 @@ def test_a_tiny_object_gets_an_outline_only_with_the_window(engine, by):
     )
 
     def iou(zoom: bool) -> float:
-        segmenter = Segmenter(engine, pictures, Metrics(), zoom=zoom)
+        segmenter = Segmenter(engine, Metrics(), zoom=zoom)
         mask = segmenter.answer_click(TASK, prompt, time.monotonic() + 60).mask.unpack()
         assert mask.shape == disc.shape
         return (mask & disc).sum() / (mask | disc).sum()

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.engine.engine import Frames, TrackedObject
+from backend.engine.engine import Frames, TrackedObject, Tracker
+from backend.engine.interpolation import StridedTracker, agree, between, interpolate, tracked_frames
 from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.job_state import JobState
-from backend.tracking.interpolation import agree, between, interpolate, tracked_frames
 from backend.tracking.review import LOW_IOU
 from backend.tracking.runner import Goal, JobRunner, Work
 from backend.tracking.spans import Direction, plan_spans
@@ -118,6 +118,12 @@ class NumberedFrames:
         self.read.append(index)
         return np.full((HEIGHT, WIDTH, 3), index, np.uint8)
 
+    def frame_size(self, index: int) -> tuple[int, int]:
+        return WIDTH, HEIGHT
+
+    def close(self) -> None:
+        """There is nothing to free."""
+
 
 class SeeingTracker:
     """Finds every object where it is; a prompt's own mask on its frame, whatever it shows."""
@@ -158,8 +164,8 @@ class SeeingEngine:
     def wait_ready(self, timeout: float) -> None:
         """It is."""
 
-    def open_tracker(self, frames: Frames) -> SeeingTracker:
-        return SeeingTracker(frames)
+    def open_tracker(self, frames: Frames, chosen: Sequence[int] | None = None) -> Tracker:
+        return StridedTracker(SeeingTracker, frames, chosen or range(len(frames)))  # type: ignore[arg-type]
 
 
 class Bench:
@@ -203,8 +209,7 @@ class Bench:
         direction = Direction(request["direction"])
         spans = plan_spans(prompts, first=0, last=request["last"], direction=direction)
         goals: Sequence[Goal] = [Goal("a", prompts, digests, spans)]
-        size = (WIDTH, HEIGHT)
-        return Work(self.frames, goals, lambda frame: size, lambda: None, request["stride"])
+        return Work(self.frames, goals, request["stride"])  # type: ignore[arg-type]
 
     def close(self) -> None:
         self.runner.close()

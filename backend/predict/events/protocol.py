@@ -15,7 +15,9 @@ from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
 from backend.job_state import JobState
 from backend.labelstudio.prompts import ObjectPrompt
+from backend.pixels.open_videos import OpenVideos
 from backend.predict.click import Failure, OnlyBackground, Reply, Request, attempt
+from backend.predict.events.editor_videos import EditorVideo, EditorVideos, Prewarmer
 from backend.predict.events.messages import (
     Event,
     EventContext,
@@ -29,7 +31,6 @@ from backend.predict.events.messages import (
     read_context,
     read_prompts,
 )
-from backend.predict.events.open_videos import EditorVideo, EditorVideos, Prewarmer
 from backend.predict.events.sessions import (
     FrameOrder,
     TrackReading,
@@ -40,7 +41,6 @@ from backend.predict.events.sessions import (
 from backend.predict.segment import Segmenter
 from backend.tracking.spans import Direction
 from backend.tracking.tracking import Tracking
-from backend.tracking.video import TaskVideos
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class VideoProtocol:
         self,
         engine: Engine,
         segmenter: Segmenter,
-        videos: TaskVideos,
+        videos: OpenVideos,
         tracking: Tracking,
         *,
         budget_seconds: float,
@@ -89,7 +89,7 @@ class VideoProtocol:
         self._segmenter = segmenter
         self._budget = budget_seconds
         self.videos = EditorVideos(videos, clock=clock)
-        self._prewarmer = Prewarmer(engine, self.videos)
+        self._prewarmer = Prewarmer(engine)
         self.sessions = TrackSessions(tracking.store, tracking.jobs, clock=clock)
         self._stopping = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, name="sweep", daemon=True)
@@ -125,7 +125,6 @@ class VideoProtocol:
         """Stop background work; tracks go on at the next start."""
         self._stopping.set()
         self._prewarmer.close()
-        self.videos.close()
 
     def _reply(self, event: Event, call: _EventCall) -> Reply:
         if not call.target.to_name and event in (Event.PREWARM, Event.PREDICT, Event.TRACK):
@@ -178,8 +177,8 @@ class VideoProtocol:
         with self._video(call) as video:
             for each in prompts.usable:
                 index = video.index(each.moment or call.asked.moment)
-                source = video.source(index)
-                answers.append(self._segmenter.answer_frame(source, each.prompt, call.deadline))
+                frame = video.frame(index)
+                answers.append(self._segmenter.answer_frame(frame, each.prompt, call.deadline))
                 video.mark_encoded(index)
                 places.append(frame_value(index, video.timeline.times))
         return _masks(call, prompts, answers, places)
@@ -194,7 +193,7 @@ class VideoProtocol:
             value = {
                 "total_frames": len(order),
                 "fps": video.framerate,
-                "duration_ms": video.opened.frames.duration * 1000,
+                "duration_ms": video.duration * 1000,
             }
         request = track_request(call.request, call.target.to_name, by_object, order)
         job = self.sessions.start(call.request, request)

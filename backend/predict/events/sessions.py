@@ -18,12 +18,13 @@ from backend.labelstudio.geometry import Box
 from backend.labelstudio.json_values import Results
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
+from backend.pixels.open_videos import OpenVideos
 from backend.threads.fair_queue import Busy
 from backend.tracking.runner import Goal, JobRunner, Work, plan_goal
 from backend.tracking.spans import Direction
 from backend.tracking.store import Job, TrackedMask, TrackStore
 from backend.tracking.track_commands import JobRequest
-from backend.tracking.video import TaskVideos
+from backend.tracking.video import video_work
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ class InteractiveJobs:
 
     kind = KIND
 
-    def __init__(self, videos: TaskVideos) -> None:
+    def __init__(self, videos: OpenVideos) -> None:
         self._videos = videos
 
     def open(self, task: ProjectTask, request: JobRequest) -> Work:
@@ -152,7 +153,7 @@ class InteractiveJobs:
             }
             return plan_goal(described["id"], prompts, request)
 
-        return self._videos.open_work(task, request, read_goal)
+        return video_work(self._videos, task, request, read_goal)
 
     def outcome(self, task: ProjectTask, job: Job) -> tuple[Results, list[float]]:
         """Empty: editors read these tracks, and they are never stored as predictions."""

@@ -14,11 +14,13 @@ import pytest
 
 import backend
 from backend.engine.local import LocalEngine
-from backend.labelstudio.tags import ImageTag
+from backend.media.cache import MediaFile
 from backend.media.errors import MediaError
+from backend.media.stream import MediaStream
+from backend.pixels.open_videos import read_index
+from backend.pixels.recipes import Picture
 from backend.pixels.sandbox.process import DecodingProcess
 from backend.settings import Settings
-from backend.tracking.video import read_table
 from backend.wiring import Wiring
 from tests.backend.fakes import FakePredictor
 from tests.waiting import PATIENCE
@@ -49,10 +51,9 @@ def test_pictures_of_tasks(
     wiring = Wiring(settings)
     service = wiring.service(wiring.engine(), for_editors=False)
     try:
-        task = {"id": 1, "data": {"image": f"/data/local-files/?d={photo.name}"}}
-        images = service.tracking.sequences._pictures
+        picture = Picture(f"/data/local-files/?d={photo.name}", 1)
         deadline = time.monotonic() + PATIENCE
-        source = images.source(task, ImageTag("image", value="$image"), None, deadline)
+        source = wiring.pixels.find(picture, deadline)
         assert source.load().shape == (300, 400, 3)
         assert b"sam2_decoders_lost 0.0" in wiring.metrics.exposition()
     finally:
@@ -64,9 +65,9 @@ def test_pictures_of_tasks(
 
 def test_tables_of_videos(asked: list[str], clip: Callable[[str], Path]) -> None:
     path = clip("25.mp4")
-    with path.open("rb") as file:
-        table, duration = read_table(file)
-    assert (len(table), round(duration)) == (75, 3)
+    with MediaStream.of_file(MediaFile(path, "key", path.stat().st_size)) as file:
+        index = read_index(file)
+    assert (len(index.table), round(index.duration)) == (75, 3)
     assert asked == ["videos"]
 
 

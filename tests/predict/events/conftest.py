@@ -40,7 +40,7 @@ def decoding_process():
 @pytest.fixture
 def decode_here(monkeypatch):
     """Decode without a process of its own, which takes half a second to start."""
-    monkeypatch.setattr("backend.tracking.video.open_video", video_frames)
+    monkeypatch.setattr("backend.pixels.open_videos.open_video", video_frames)
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from backend.pixels.open_videos import MAX_OPEN
+from backend.predict.events.editor_videos import IDLE_SECONDS
 from backend.predict.events.messages import Event
-from backend.predict.events.open_videos import IDLE_SECONDS, MAX_OPEN
 from tests.predict.events.conftest import Editor, box, point
 from tests.waiting import LONGER, PATIENCE, until
 

@@ -145,7 +145,7 @@ class TestTrack:
 
         def losing(frames):
             tracker = real(frames)
-            inner = tracker._tracker
+            inner = tracker._tracker._tracker
             moved = inner._moved
             inner._moved = lambda prompts, frame, reverse: (
                 moved(prompts, frame, reverse) & (not 5 <= frame < 12)
@@ -282,7 +282,7 @@ class TestProgress:
         def breaking(frames):
             tracker = real(frames)
             read = tracker._frames.__getitem__
-            tracker._frames = Breaking(read, len(frames))
+            tracker._tracker._frames = Breaking(read, len(tracker._frames))
             return tracker
 
         bench.engine.open_tracker = breaking

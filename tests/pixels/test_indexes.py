@@ -1,4 +1,4 @@
-"""Tables of videos: read once, while nobody has to wait longer than he wants."""
+"""Indexes of videos: read once, while nobody has to wait longer than he wants."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 
 from backend.media.cache import MediaFile
 from backend.media.stream import MediaStream
+from backend.pixels import open_videos as module
+from backend.pixels.open_videos import Indexes
 from backend.pixels.video_limits import VideoError
 from backend.threads.fair_queue import Busy
-from backend.tracking import video as module
-from backend.tracking.video import Tables
 from tests.waiting import LONGER, PATIENCE
 
 
@@ -31,7 +31,7 @@ def video(tmp_path: Path) -> Callable[[str], MediaStream]:
 
 
 class Reader:
-    """Stands for ``read_table``: counts, waits when told to, fails for "broken"."""
+    """Stands for ``read_index``: counts, waits when told to, fails for "broken"."""
 
     def __init__(self) -> None:
         self.read: list[bytes] = []
@@ -50,16 +50,16 @@ class Reader:
 @pytest.fixture
 def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
     made = Reader()
-    monkeypatch.setattr(module, "read_table", made)
+    monkeypatch.setattr(module, "read_index", made)
     monkeypatch.setattr(module, "SHORTEST_WAIT_S", 0.1)
     return made
 
 
 def test_once_for_each_content(reader: Reader, video: Callable[[str], MediaStream]) -> None:
-    tables = Tables()
+    indexes = Indexes()
     for key in ("a", "b", "a", "a"):
         with video(key) as file:
-            assert tables.get(file, time.monotonic() + PATIENCE) == (f"table of {key}", 3.0)
+            assert indexes.get(file, time.monotonic() + PATIENCE) == (f"table of {key}", 3.0)
             assert file.read() == key.encode()  # its position is the caller's
     assert sorted(reader.read) == [b"a", b"b"]
 
@@ -67,33 +67,33 @@ def test_once_for_each_content(reader: Reader, video: Callable[[str], MediaStrea
 def test_reading_goes_on_when_nobody_waits(
     reader: Reader, video: Callable[[str], MediaStream]
 ) -> None:
-    tables = Tables()
+    indexes = Indexes()
     reader.may.clear()
     for _ in range(3):
         with video("a") as file, pytest.raises(Busy):
-            tables.get(file, time.monotonic())
+            indexes.get(file, time.monotonic())
     reader.may.set()
     with video("a") as file:
-        assert tables.get(file, time.monotonic() + PATIENCE)[0] == "table of a"
+        assert indexes.get(file, time.monotonic() + PATIENCE)[0] == "table of a"
     assert reader.read == [b"a"]
 
 
 def test_failure_is_told_and_tried_again(
     reader: Reader, video: Callable[[str], MediaStream]
 ) -> None:
-    tables = Tables()
+    indexes = Indexes()
     for _ in range(2):
         with video("broken") as file, pytest.raises(VideoError):
-            tables.get(file, time.monotonic() + PATIENCE)
+            indexes.get(file, time.monotonic() + PATIENCE)
     assert len(reader.read) == 2
 
 
 def test_only_so_many_are_kept(
     reader: Reader, video: Callable[[str], MediaStream], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "KEPT_TABLES", 2)
-    tables = Tables()
+    monkeypatch.setattr(module, "KEPT_INDEXES", 2)
+    indexes = Indexes()
     for key in ("a", "b", "c", "a"):
         with video(key) as file:
-            tables.get(file, time.monotonic() + PATIENCE)
+            indexes.get(file, time.monotonic() + PATIENCE)
     assert reader.read == [b"a", b"b", b"c", b"a"]

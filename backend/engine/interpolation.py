@@ -11,7 +11,9 @@ mean of their pixels: a box would follow every stray speck.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -19,7 +21,9 @@ import numpy as np
 from backend.engine.engine import Frames, TrackedObject, Tracker
 from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt
-from backend.labelstudio.geometry import mask_iou
+from backend.labelstudio.geometry import mask_iou, resize_mask
+from backend.pixels.pages import ImageSequence
+from backend.pixels.videos import VideoFrames
 
 # Of the tracked frames' predicted IoU, what is left beside a frame on which the object is absent:
 # somewhere between the two it came or went.
@@ -69,24 +73,28 @@ def tracked_frames(order: Sequence[int], prompted: Collection[int], stride: int)
 
 
 class StridedTracker:
-    """A ``Tracker`` that has only some frames tracked, and gives the others by interpolation.
+    """A ``Tracker`` that may have only some frames tracked, and gives the others by interpolation;
+    every mask in the size of its frame as it is stored.
 
     Args:
-        open_tracker: see ``Engine``.
-        frames: the whole video.
+        open_tracker: makes a tracker of some frames, with masks in their common size.
+        frames: the whole video or sequence; closed with the tracker.
         chosen: the frames that are tracked, ascending; all that are prompted among them.
     """
 
     def __init__(
-        self, open_tracker: Callable[[Frames], Tracker], frames: Frames, chosen: Sequence[int]
+        self,
+        open_tracker: Callable[[Frames], Tracker],
+        frames: VideoFrames | ImageSequence,
+        chosen: Sequence[int],
     ) -> None:
-        self._chosen = chosen
-        self._position = {frame: position for position, frame in enumerate(chosen)}
+        self._frames, self._chosen = frames, chosen
         self._tracker = open_tracker(Selected(frames, chosen))
 
     def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> TrackedObject:
         """See ``Tracker``; only frames that are tracked can be prompted."""
-        return self._tracker.prompt(self._position[frame], object_id, prompt)
+        position = bisect.bisect_left(self._chosen, frame)
+        return self._sized(frame, self._tracker.prompt(position, object_id, prompt))
 
     def step(
         self,
@@ -98,7 +106,8 @@ class StridedTracker:
     ) -> Iterator[tuple[int, list[TrackedObject]]]:
         """See ``Tracker``; the first and the last frame must be tracked ones."""
         sign = -1 if reverse else 1
-        first, last = self._position[start], self._position[start + sign * (count - 1)]
+        ends = start, start + sign * (count - 1)
+        first, last = (bisect.bisect_left(self._chosen, frame) for frame in ends)
         number = abs(last - first) + 1
         earlier: tuple[int, list[TrackedObject]] | None = None
         for position, objects in self._tracker.step(
@@ -106,13 +115,21 @@ class StridedTracker:
         ):
             frame = self._chosen[position]
             if earlier is not None:
-                yield from _filled(*earlier, frame, objects)
-            yield frame, objects
+                for between_them, filled in _filled(*earlier, frame, objects):
+                    yield between_them, [self._sized(between_them, each) for each in filled]
+            yield frame, [self._sized(frame, each) for each in objects]
             earlier = frame, objects
 
     def close(self) -> None:
         """See ``Tracker``."""
         self._tracker.close()
+        self._frames.close()
+
+    def _sized(self, frame: int, found: TrackedObject) -> TrackedObject:
+        size, mask = self._frames.frame_size(frame), found.mask
+        if size == (mask.width, mask.height):
+            return found
+        return replace(found, mask=PackedMask.pack(resize_mask(mask.unpack(), *size)))
 
 
 def _filled(

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from backend.labelstudio.label_config import parse_label_config
-from backend.labelstudio.project_task import ProjectTask
 from backend.media.errors import MediaError, Reason
 from backend.media.stream import MediaStream
-from backend.predict.events.open_videos import EditorVideos
-from backend.tracking.video import TaskVideos
+from backend.metrics import Metrics
+from backend.pixels.pixel_resolver import PixelResolver
+from backend.pixels.recipes import Frame, Video
 from tests.pixels.clips import steady, write_clip
+from tests.pixels.in_process import decoded_image
 from tests.waiting import PATIENCE
-
-CONFIG = parse_label_config(
-    '<View><Video name="video" value="$video" framerate="25"/>'
-    '<VideoRectangle name="box" toName="video"/>'
-    '<Labels name="labels" toName="video"><Label value="Ball"/></Labels></View>'
-)
 
 
 class Storage:
@@ -33,7 +26,7 @@ class Storage:
         self.fails = False
         self.opened = 0
 
-    def video(self, task: Any, tag: Any, deadline: float) -> MediaStream:
+    def open(self, uri: str, *, task_id: int | None = None) -> MediaStream:
         self.opened += 1
         return MediaStream("key", len(self.content), self)
 
@@ -59,14 +52,11 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
 
 
 def test_a_video_whose_storage_failed_is_opened_anew(storage: Storage) -> None:
-    videos = EditorVideos(TaskVideos(storage))  # type: ignore[arg-type]
-    body = {"id": 2, "data": {"video": "/data/upload/1/a.mp4"}}
-    task = ProjectTask("1", body, "", CONFIG)
+    pixels = PixelResolver(storage, Metrics(), decoded_image)  # type: ignore[arg-type]
+    video = Video("/data/upload/1/a.mp4", 2)
 
     def frame(index: int) -> np.ndarray:
-        deadline = time.monotonic() + PATIENCE
-        with videos.use(task, "video", deadline) as clip:
-            return clip.source(index).load()
+        return pixels.find(Frame(video, "key", index), time.monotonic() + PATIENCE).load()
 
     before = frame(90).copy()
     frame(0)
@@ -77,5 +67,5 @@ def test_a_video_whose_storage_failed_is_opened_anew(storage: Storage) -> None:
     storage.fails = False
     assert frame(60).shape == (216, 384, 3)
     np.testing.assert_array_equal(frame(90), before)
-    assert (storage.opened, len(videos)) == (2, 1)
-    videos.close()
+    assert storage.opened == 2
+    pixels.close()

@@ -1,0 +1,198 @@
+"""The videos that frames are read from: a few decoders, shared, closed when nobody uses them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from backend.media.stream import MediaStream
+from backend.media.task_media import TaskMedia, wait_for_media
+from backend.pixels.frame_table import FrameTable
+from backend.pixels.recipes import Frame, Video
+from backend.pixels.sandbox.video_decoding import open_video
+from backend.pixels.video_limits import VideoError
+from backend.pixels.videos import VideoFrames
+from backend.threads.fair_queue import Busy
+
+KEPT_INDEXES = 64
+SHORTEST_WAIT_S = 5.0  # for an index; where the file has one it takes a moment
+MAX_OPEN = 8
+MAX_FRAME_BYTES = 64 << 20  # decoded frames that one open video keeps
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """What is known of a video without decoding it.
+
+    Attributes:
+        content_key: the same for the same bytes.
+        table: the frames and their timestamps.
+        duration: seconds, see ``VideoFrames``.
+        width, height: of every frame, upright.
+    """
+
+    content_key: str
+    table: FrameTable
+    duration: float
+    width: int
+    height: int
+
+
+def read_index(file: MediaStream) -> VideoIndex:
+    """The index of a video file.
+
+    Raises:
+        VideoError: it is no video.
+        MediaError: it cannot be read.
+    """
+    with open_video(file, read_ahead=0) as frames:
+        size = frames.width, frames.height
+        return VideoIndex(file.content_key, frames.table, frames.duration, *size)
+
+
+class Indexes:
+    """The indexes of videos, each read once per content. For formats that have none the whole
+    file has to be read; that goes on when nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read: OrderedDict[str, Future[VideoIndex]] = OrderedDict()
+
+    def get(self, file: MediaStream, deadline: float) -> VideoIndex:
+        """See ``read_index``.
+
+        Args:
+            deadline: when to give up waiting, on ``time.monotonic``; not before five seconds.
+
+        Raises:
+            Busy: it is still being read at the deadline.
+        """
+        with self._lock:
+            future = self._read.get(file.content_key)
+            if future is None or (future.done() and future.exception()):
+                future = self._read[file.content_key] = Future()
+                self._read.move_to_end(file.content_key)
+                if len(self._read) > KEPT_INDEXES:
+                    self._read.popitem(last=False)
+                reading = threading.Thread(
+                    target=_fill, args=(future, file.another()), name="index", daemon=True
+                )
+                reading.start()
+        return wait_for_media(future, max(deadline, time.monotonic() + SHORTEST_WAIT_S))
+
+
+def _fill(future: Future[VideoIndex], file: MediaStream) -> None:
+    try:
+        with file:
+            future.set_result(read_index(file))
+    except BaseException as error:  # noqa: BLE001 - handed to all who wait
+        future.set_exception(error)
+
+
+class OpenVideos:
+    """Opens videos, and keeps those open whose frames are asked for one by one."""
+
+    def __init__(self, media: TaskMedia) -> None:
+        self._media = media
+        self._indexes = Indexes()
+        self._lock = threading.Lock()
+        self._readers: OrderedDict[Video, _Reader] = OrderedDict()  # the last used last
+
+    def index(self, video: Video, deadline: float) -> VideoIndex:
+        """What is known of a video without decoding it.
+
+        Args:
+            deadline: when to give up waiting, on ``time.monotonic``.
+
+        Raises:
+            MediaError, VideoError, Busy: it cannot be had, read, or not in time.
+        """
+        with self._media.stream(video.address, video.task_id, deadline) as file:
+            return self._indexes.get(file, deadline)
+
+    def open(self, video: Video, deadline: float, **options: Any) -> tuple[str, VideoFrames]:
+        """The content key of a video, and all its frames for one reader, who closes them; else as
+        ``index``.
+
+        Args:
+            options: see ``VideoFrames``.
+        """
+        file = self._media.stream(video.address, video.task_id, deadline)
+        try:
+            table = self._indexes.get(file, deadline).table
+            frames = open_video(file, table=table, **options)
+        except BaseException:
+            file.close()
+            raise
+        frames.owned = file
+        return file.content_key, frames
+
+    def read(self, frame: Frame, deadline: float) -> np.ndarray:
+        """A frame of a video that stays open; uint8 RGB [H, W, 3]. Else as ``index``."""
+        with self._lock:
+            reader = self._readers.setdefault(frame.video, _Reader(self.open))
+            self._readers.move_to_end(frame.video)
+            oldest = next(iter(self._readers))
+            full = len(self._readers) > MAX_OPEN
+        if full:
+            self.release(oldest)
+        return reader.read(frame, deadline)
+
+    def release(self, video: Video) -> None:
+        """Close a video that stayed open, as soon as nobody reads it."""
+        with self._lock:
+            reader = self._readers.pop(video, None)
+        if reader is not None:
+            reader.wanted = False
+            reader.close_unwanted()
+
+    def close(self) -> None:
+        """Close all that stayed open."""
+        for video in list(self._readers):
+            self.release(video)
+
+
+class _Reader:
+    """A video whose frames several threads ask for, one by one; opened when the first is read, and
+    anew after a failure."""
+
+    def __init__(self, open_it: Callable[..., tuple[str, VideoFrames]]) -> None:
+        self._open_it = open_it
+        self._opened: tuple[str, VideoFrames] | None = None
+        self._turn = threading.Lock()
+        self.wanted = True
+
+    def read(self, frame: Frame, deadline: float) -> np.ndarray:
+        if not self._turn.acquire(timeout=max(deadline - time.monotonic(), 0.0)):
+            raise Busy("the video is still being read; try again in a moment")
+        try:
+            if self._opened is None:
+                options = {"read_ahead": 0, "max_bytes": MAX_FRAME_BYTES}
+                self._opened = self._open_it(frame.video, deadline, **options)
+            key, frames = self._opened
+            if key != frame.content_key:
+                raise VideoError("The video has been replaced meanwhile; try again.")
+            return frames[frame.index]
+        except BaseException:
+            self._close()
+            raise
+        finally:
+            self._turn.release()
+            self.close_unwanted()
+
+    def close_unwanted(self) -> None:
+        if not self.wanted and self._turn.acquire(blocking=False):
+            self._close()
+            self._turn.release()
+
+    def _close(self) -> None:
+        if self._opened is not None:
+            self._opened[1].close()
+            self._opened = None
