@@ -121,24 +121,22 @@ class EditorVideos:
             opened = self._open.setdefault(key, opened)
             opened.used = self._clock()
             self._open.move_to_end(key)
-            self._drop(list(self._open)[:-MAX_OPEN])
+            surplus = list(self._open)[:-MAX_OPEN]
+        self._drop(surplus)
         try:
             yield opened
         except (MediaError, VideoError):
-            with self._lock:
-                self._drop([key])
+            self._drop([key])
             raise
 
     def release(self, task: ProjectTask) -> None:
         """Forget the videos of a task, and close them as soon as nobody reads them."""
-        with self._lock:
-            self._drop([key for key in self._open if key[0] == task.key])
+        self._drop([key for key in list(self._open) if key[0] == task.key])
 
     def expire(self) -> None:
         """Forget and close what nobody used for ``IDLE_SECONDS``."""
         limit = self._clock() - IDLE_SECONDS
-        with self._lock:
-            self._drop([key for key, opened in self._open.items() if opened.used < limit])
+        self._drop([key for key, opened in list(self._open.items()) if opened.used < limit])
 
     def _read(self, task: ProjectTask, name: str, video: Video, deadline: float) -> EditorVideo:
         index = self._videos.index(video, deadline)
@@ -146,7 +144,9 @@ class EditorVideos:
         return EditorVideo(video, index.content_key, timeline, index.duration)
 
     def _drop(self, keys: Iterable[Key]) -> None:
-        for opened in [self._open.pop(key) for key in keys if key in self._open]:
+        with self._lock:
+            dropped = [self._open.pop(key) for key in keys if key in self._open]
+        for opened in dropped:  # it may take a while to end a decoder
             opened.dropped = True
             self._videos.release(opened.video)
 
