@@ -81,7 +81,6 @@ class Tracker(Protocol):
 
     def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> TrackedObject:
         """Say where an object is on a frame, and get its mask there."""
-        ...
 
     def step(
         self,
@@ -97,11 +96,9 @@ class Tracker(Protocol):
         Where ``stopped``, asked from another thread now and then while a frame is computed, says
         so, that frame is given up and the iterator ends.
         """
-        ...
 
     def close(self) -> None:
         """Free what is remembered of frames and objects; nothing is asked of it any more."""
-        ...
 
 
 class Engine(Protocol):
@@ -110,22 +107,18 @@ class Engine(Protocol):
     @property
     def model_version(self) -> str:
         """Names model, weights and input size; known before the model is loaded."""
-        ...
 
     @property
     def family(self) -> str:
         """The version of the model before any fine-tuning: tracks are kept by it, so that they
         outlast the weights that made them."""
-        ...
 
     def status(self) -> Status:
         """What the model is doing now."""
-        ...
 
     @property
     def busy_seconds(self) -> float:
         """How long the model has been at the step of a call it runs now; 0 while it rests."""
-        ...
 
     def wait_ready(self, timeout: float) -> None:
         """Return when the model is loaded.
@@ -133,7 +126,6 @@ class Engine(Protocol):
         Raises:
             NotReady: it failed to load, or is still loading after ``timeout`` seconds.
         """
-        ...
 
     def embed(self, image: ImageRecipe, priority: Priority, timeout: float) -> None:
         """Encode ``image`` ahead: it is encoded now, joined to an encode under way, or found to
@@ -143,7 +135,6 @@ class Engine(Protocol):
             NotReady, Busy: as above; the encode goes on for those who ask later.
             MediaError, VideoError: the image cannot be had, or decoded.
         """
-        ...
 
     def answer(
         self,
@@ -169,7 +160,6 @@ class Engine(Protocol):
             NotReady, Busy: as above; the encode goes on for those who ask later.
             MediaError, VideoError: the image cannot be had, or decoded.
         """
-        ...
 
     def open_tracker(self, frames: FramesRecipe, chosen: Sequence[int] | None = None) -> Tracker:
         """A tracker over ``frames``, which are read as they are needed. Its masks have the sizes
@@ -183,12 +173,9 @@ class Engine(Protocol):
             NotReady: the model is not loaded.
             MediaError, VideoError, Busy: the frames cannot be had, read, or not in time.
         """
-        ...
 
     def drain(self) -> None:
         """Take nothing more; those who wait get ``Busy``. What runs goes on."""
-        ...
 
     def close(self) -> None:
         """Finish what runs and release the model."""
-        ...

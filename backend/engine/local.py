@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -259,9 +258,7 @@ class LocalEngine:
     def _model(self, timeout: float) -> _Model:
         try:
             return self._loading.result(timeout)
-        except FutureTimeout:
-            detail = self.status().detail
-        except Exception:  # noqa: BLE001 - logged by _load; here it becomes the answer
+        except Exception:  # noqa: BLE001 - loading, or logged by _load; here it becomes the answer
             detail = self.status().detail
         raise NotReady(detail)
 
@@ -459,7 +456,7 @@ def _answer_key(
 def _wait(future: Future[T], deadline: float, what: str) -> T:
     try:
         return future.result(max(deadline - time.monotonic(), 0.0))
-    except FutureTimeout as error:
+    except TimeoutError as error:
         raise Busy(f"the model had no time to {what} yet; try again in a moment") from error
     except CancelledError as error:
         raise Busy(STOPPING) from error

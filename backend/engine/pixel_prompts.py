@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,8 +34,8 @@ class PixelPrompt:
         logits: float32 ``[1, h, w]``, an earlier ``Segment.logits`` to refine, or None.
     """
 
-    points: np.ndarray
-    positive: np.ndarray
+    points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
+    positive: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     box: np.ndarray | None = None
     mask: np.ndarray | None = None
     logits: np.ndarray | None = None

@@ -20,16 +20,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def _never() -> bool:
-    return False
-
-
 class Run(Protocol):
     """Executes a call on the inference thread, and gives its result."""
 
     def __call__(self, call: Callable[[], T], /, stopped: Callable[[], bool] = ...) -> T:
         """Raises ``Stopped`` where ``stopped`` ended the call."""
-        ...
 
 
 class QueuedTracker:
@@ -83,7 +78,7 @@ class QueuedTracker:
         return next(each for each in found if each.object_id == object_id)
 
     def step(
-        self, start: int, count: int, *, reverse: bool, stopped: Callable[[], bool] = _never
+        self, start: int, count: int, *, reverse: bool, stopped: Callable[[], bool] = lambda: False
     ) -> Iterator[tuple[int, list[TrackedObject]]]:
         """See ``Tracker``."""
         steps: Iterator[FrameMasks] | None = None

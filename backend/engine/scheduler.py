@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
@@ -38,17 +39,15 @@ class Priority(IntEnum):
     PREFETCH = 9
 
 
+@dataclass(eq=False)
 class Job(Generic[T]):
     """A queued call. ``future`` carries its result; see ``InferenceThread.promote``."""
 
-    def __init__(
-        self, call: Callable[[], T], priority: Priority, stopped: Callable[[], bool]
-    ) -> None:
-        self.call = call
-        self.priority = priority
-        self.stopped = stopped
-        self.queued = time.monotonic()
-        self.future: Future[T] = Future()
+    call: Callable[[], T]
+    priority: Priority
+    stopped: Callable[[], bool]
+    queued: float = field(default_factory=time.monotonic)
+    future: Future[T] = field(default_factory=Future)
 
 
 class InferenceThread:

@@ -56,10 +56,6 @@ class Deliveries:
         """Results that wait for another attempt."""
         return len(self._waiting)
 
-    def attempt(self, job: Job) -> None:
-        """Hand over the result of a job that ended, now; raises nothing."""
-        self._attempt(job, failures=0)
-
     def promise(self, job: Job) -> None:
         """Hand over the result of a job that ended without being asked to deliver it; raises
         nothing."""
@@ -88,7 +84,12 @@ class Deliveries:
         if thread is not None:
             thread.join(_END_S)
 
-    def _attempt(self, job: Job, failures: int) -> None:
+    def attempt(self, job: Job, failures: int = 0) -> None:
+        """Hand over the result of a job that ended, now; raises nothing.
+
+        Args:
+            failures: attempts before this one.
+        """
         try:
             self._deliver(job)
         except _PASSING as error:
@@ -130,7 +131,7 @@ class Deliveries:
                 continue
             if job := due.get(job_id):  # otherwise its track was cleared meanwhile
                 with serving(project=str(job.request.get("project")), job=job_id):
-                    self._attempt(job, failures)
+                    self.attempt(job, failures)
 
     def _next(self) -> tuple[str, int] | None:
         """The job to attempt now, when its time has come; None at the end."""

@@ -363,7 +363,7 @@ class _Run:
                 if left and left[0] != frames[0]:
                     last = frames[frames.index(left[0]) - 1]
                     if found := self._store.mask(self._job.track, name, last):
-                        prompts.append((last, name, _mask_prompt(found.mask.unpack())))
+                        prompts.append((last, name, PixelPrompt(mask=found.mask.unpack())))
             if frames_left:
                 wanted[name] = frames_left
                 anchors = [span.anchor for span in spans]
@@ -430,10 +430,6 @@ class _Run:
         self._store.put_masks(self._job.track, found, job_id=self._job.id, done=self._done)
         self.pace.mark(time.monotonic(), self._done)
         self._stored()
-
-
-def _mask_prompt(mask: np.ndarray) -> PixelPrompt:
-    return PixelPrompt(np.zeros((0, 2)), np.zeros(0, dtype=bool), mask=mask)
 
 
 class Pace:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from backend.engine.pixel_prompts import PixelPrompt, pixel_prompt
-from backend.labelstudio.commands import ParsedCommand, TextKind, Word
+from backend.labelstudio.commands import ParsedCommand, Word
 from backend.labelstudio.json_values import Results
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.project_task import ProjectTask
@@ -21,12 +21,16 @@ from backend.tracking.review import report
 from backend.tracking.runner import Work, plan_goal
 from backend.tracking.sequence import FrameSequence, SequenceObject, by_id
 from backend.tracking.store import Job, TrackedMask
-from backend.tracking.track_commands import JobRequest, TrackCommands, frames_asked_for, job_request
+from backend.tracking.track_commands import (
+    TRACK,
+    JobRequest,
+    TrackCommands,
+    frames_asked_for,
+    job_request,
+)
 
 MANY_MASKS = 100  # brush masks cost the browser 60-85 ms each at 720p
 MANY_PIXELS = 640 * 480
-
-TRACK = ParsedCommand(TextKind.COMMAND, Word.TRACK, "track")
 
 Reply = tuple[Results, str | None]
 """Regions for the editor, and the text for the text box; None empties it."""

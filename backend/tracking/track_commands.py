@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from backend.engine.engine import Engine
-from backend.labelstudio.commands import TRACK_HELP, ParsedCommand, Word
+from backend.labelstudio.commands import TRACK_HELP, ParsedCommand, TextKind, Word
 from backend.labelstudio.project_task import ProjectTask
 from backend.tracking.runner import JobRunner
 from backend.tracking.store import Job, TrackStore
 
 JobRequest = Mapping[str, Any]
 """All that is needed to run a job, now or after a restart, as JSON."""
+
+TRACK = ParsedCommand(TextKind.COMMAND, Word.TRACK, "track")
 
 
 class TrackCommands:

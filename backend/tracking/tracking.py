@@ -36,11 +36,9 @@ class JobKind(Protocol):
         Raises:
             ExpectedError: why it cannot be done.
         """
-        ...
 
     def outcome(self, task: ProjectTask, job: Job) -> tuple[Results, list[float]]:
         """The results of a job as Label Studio takes them, and the masks' scores."""
-        ...
 
 
 class Tracking:

@@ -14,8 +14,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.labelstudio.commands import (
@@ -49,11 +47,16 @@ from backend.pixels.recipes import Video
 from backend.tracking.review import report
 from backend.tracking.runner import Goal, Work, plan_goal
 from backend.tracking.store import Job
-from backend.tracking.track_commands import JobRequest, TrackCommands, frames_asked_for, job_request
+from backend.tracking.track_commands import (
+    TRACK,
+    JobRequest,
+    TrackCommands,
+    frames_asked_for,
+    job_request,
+)
 from backend.tracking.video import clip_track, read_timeline, video_tag, video_work
 
 KEPT_KEYFRAMES = 5000  # of each region, over all its answers
-TRACK = ParsedCommand(TextKind.COMMAND, Word.TRACK, "track")
 
 
 @dataclass(frozen=True)
@@ -254,11 +257,11 @@ class VideoCommands:
         timeline = clip.timeline
         masks = self._store.masks(clip.track, marked.region.id)
         found = {each.frame: _box(each.mask) for each in masks}
-        boxes: dict[int, Box | None] = {}
-        for frame in range(1, timeline.frames_count + 1):
-            index = timeline.file_frame(frame)
-            if index in found:
-                boxes[frame] = found[index]
+        boxes = {
+            frame: found[index]
+            for frame in range(1, timeline.frames_count + 1)
+            if (index := timeline.file_frame(frame)) in found
+        }
         human = {each.frame: each for each in marked.human}
         boxes |= {frame: each.box for frame, each in human.items()}
         model = thin(boxes, human, frames_count=timeline.frames_count)
@@ -346,10 +349,8 @@ def _read_keyframes(written: Sequence[Sequence[Any]]) -> list[Keyframe]:
 def _read_goal(request: JobRequest, described: Mapping[str, Any], width: int, height: int) -> Goal:
     """One object of a job's request, on a video of this size in pixels."""
     boxes = {int(frame): Box(*numbers) for frame, numbers in described["prompts"].items()}
-    no_points = np.zeros((0, 2)), np.zeros(0, dtype=bool)
     prompts = {
-        frame: PixelPrompt(*no_points, box=box_to_pixels(box, width, height))
-        for frame, box in boxes.items()
+        frame: PixelPrompt(box=box_to_pixels(box, width, height)) for frame, box in boxes.items()
     }
     digests = {frame: box_digest(box) for frame, box in boxes.items()}
     ends = set(described["ends"])
