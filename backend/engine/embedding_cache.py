@@ -5,20 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sam2model import ImageEmbedding
 
 
-class Sized(Protocol):
-    """What the cache needs to know of a value."""
-
-    @property
-    def nbytes(self) -> int: ...
-
-
-T = TypeVar("T", bound=Sized)
-
-
-class EmbeddingCache(Generic[T]):
+class EmbeddingCache:
     """Least recently used values go first once ``capacity_bytes`` is exceeded.
 
     A value larger than the whole cache is handed out but not kept.
@@ -27,8 +20,8 @@ class EmbeddingCache(Generic[T]):
     def __init__(self, capacity_bytes: int) -> None:
         self._capacity = capacity_bytes
         self._lock = threading.Lock()
-        self._values: OrderedDict[str, T] = OrderedDict()
-        self._pending: dict[str, Future[T]] = {}
+        self._values: OrderedDict[str, ImageEmbedding] = OrderedDict()
+        self._pending: dict[str, Future[ImageEmbedding]] = {}
         self._bytes = 0
         self.evictions = 0
 
@@ -40,7 +33,7 @@ class EmbeddingCache(Generic[T]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def claim(self, key: str) -> tuple[Future[T], str]:
+    def claim(self, key: str) -> tuple[Future[ImageEmbedding], str]:
         """Look ``key`` up.
 
         Returns:
@@ -51,7 +44,7 @@ class EmbeddingCache(Generic[T]):
         with self._lock:
             if key in self._pending:
                 return self._pending[key], "joined"
-            future: Future[T] = Future()
+            future: Future[ImageEmbedding] = Future()
             if key in self._values:
                 self._values.move_to_end(key)
                 future.set_result(self._values[key])
@@ -59,7 +52,7 @@ class EmbeddingCache(Generic[T]):
             self._pending[key] = future
             return future, "miss"
 
-    def fulfil(self, key: str, value: T) -> None:
+    def fulfil(self, key: str, value: ImageEmbedding) -> None:
         """Store what the maker made and hand it to all who wait."""
         with self._lock:
             future = self._pending.pop(key)

@@ -50,18 +50,6 @@ STOPPING = "the service is being restarted; try again in a moment"
 
 
 @dataclass(frozen=True)
-class LocalEmbedding:
-    """An ``ImageEmbedding`` with the size of the image, and the side of the square that the network
-    saw, in pixels."""
-
-    value: ImageEmbedding
-    width: int
-    height: int
-    side: int
-    nbytes: int
-
-
-@dataclass(frozen=True)
 class _Model:
     """Loaded weights; ``encoder`` names those that make embeddings."""
 
@@ -116,7 +104,7 @@ class LocalEngine:
         self._pixels = pixels
         self._metrics = metrics
         self._speck_share = speck_share
-        self._cache: EmbeddingCache[LocalEmbedding] = EmbeddingCache(cache_bytes)
+        self._cache = EmbeddingCache(cache_bytes)
         self._logits: Recent[np.ndarray] = Recent(entries=KEPT_LOGITS, seconds=LOGITS_SECONDS)
         self._with_memory = MemoryRetry(self._cache.clear, metrics)
         self._encodes_lock = threading.Lock()
@@ -171,7 +159,8 @@ class LocalEngine:
         model = self._model(deadline - time.monotonic())
         request = _Request(model, priority, deadline, zoom, refine)
         whole = self._embed(found, request)
-        pixels = [pixel_prompt(each, whole.width, whole.height) for each in prompts]
+        height, width = whole.original_size
+        pixels = [pixel_prompt(each, width, height) for each in prompts]
         if zoom or refine:
             pairs = zip(prompts, pixels, strict=True)
             masks = [self._segment_closely(found, whole, *pair, request) for pair in pairs]
@@ -324,7 +313,7 @@ class LocalEngine:
     def _segment_closely(
         self,
         image: ImageSource,
-        whole: LocalEmbedding,
+        whole: ImageEmbedding,
         prompt: ObjectPrompt,
         pixels: PixelPrompt,
         request: _Request,
@@ -335,8 +324,9 @@ class LocalEngine:
             [segment] = self._segment(whole, [pixels], request)
             return segment.logits[0]
 
-        size = whole.width, whole.height
-        window = window_for(pixels, look, *size, whole.side) if request.zoom else None
+        height, width = whole.original_size
+        side = request.model.predictor.model.image_size
+        window = window_for(pixels, look, width, height, side) if request.zoom else None
         if window is not None:
             part = window.source(image)
             try:
@@ -345,13 +335,13 @@ class LocalEngine:
                 logger.warning("no time to look closer at %s; the whole image answers", part.key)
             else:
                 found = self._correct(part, inside, prompt, window.prompt(pixels), request)
-                return window.segment(found, *size)
+                return window.segment(found, width, height)
         return self._correct(image, whole, prompt, pixels, request)
 
     def _correct(
         self,
         image: ImageSource,
-        embedding: LocalEmbedding,
+        embedding: ImageEmbedding,
         prompt: ObjectPrompt,
         pixels: PixelPrompt,
         request: _Request,
@@ -367,14 +357,14 @@ class LocalEngine:
         return segment
 
     def _segment(
-        self, image: LocalEmbedding, prompts: Sequence[PixelPrompt], request: _Request
+        self, image: ImageEmbedding, prompts: Sequence[PixelPrompt], request: _Request
     ) -> list[Segment]:
         """One mask for each prompt, in order."""
         found: dict[int, Segment] = {}
         for batch in batches(prompts):
             chosen = [prompts[number] for number in batch]
             predictor = request.model.predictor
-            call = partial(segment_batch, predictor, image.value, chosen, self._speck_share)
+            call = partial(segment_batch, predictor, image, chosen, self._speck_share)
             found |= zip(batch, self._run(call, request), strict=True)
         return [found[number] for number in range(len(prompts))]
 
@@ -390,7 +380,7 @@ class LocalEngine:
             future.cancel()  # nobody waits for it any more
             raise
 
-    def _embed(self, image: ImageSource, request: _Request) -> LocalEmbedding:
+    def _embed(self, image: ImageSource, request: _Request) -> ImageEmbedding:
         image = dataclasses.replace(image, key=f"{request.model.encoder} {image.key}")
         future, outcome = self._cache.claim(image.key)
         self._metrics.embedding_lookups.labels(outcome).inc()
@@ -421,10 +411,7 @@ class LocalEngine:
             def run() -> None:
                 with self._metrics.stage("encode"):
                     embedding = self._with_memory(lambda: predictor.embed(pixels))
-                height, width = pixels.shape[:2]
-                side = predictor.model.image_size
-                value = LocalEmbedding(embedding, width, height, side, embedding.nbytes)
-                self._cache.fulfil(image.key, value)
+                self._cache.fulfil(image.key, embedding)
 
             with self._encodes_lock:
                 encode.job = job = self._submit(run, encode.priority)

@@ -63,6 +63,10 @@ class FakeEmbedding:
     pixels: np.ndarray
     nbytes: int = 1000
 
+    @property
+    def original_size(self):
+        return self.pixels.shape[:2]
+
 
 @dataclass(frozen=True)
 class FakePrediction:
