@@ -61,7 +61,6 @@ def build_predictor(choice: ModelChoice, yield_to: Callable[[], None]) -> ImageP
     """Build and load the model; imports torch, so it is called on the inference thread.
 
     Args:
-        choice: which model.
         yield_to: called between the steps of every encoding.
     """
     from sam2model import ImagePredictor, build_model
@@ -103,8 +102,6 @@ def build_video_tracker(
     a correction is a pass of its own, and the masks are in the store.
 
     Args:
-        predictor: whose model is used.
-        frames: to be tracked.
         yield_to: called between the steps of every frame's computation.
     """
     from sam2model import VideoTracker

@@ -115,7 +115,7 @@ class LocalEngine:
         self._build_tracker = build_tracker or partial(build_video_tracker, yield_to=yield_to)
         self._started = time.monotonic()
         self._loading = self._thread.submit(self._load, Priority.CLICK).future
-        self._export(metrics)
+        self._export()
 
     def status(self) -> Status:
         """See ``Engine``."""
@@ -179,7 +179,7 @@ class LocalEngine:
                 with self._metrics.stage("track"):  # and the clicks that go first meanwhile
                     return self._with_memory(call)
 
-            return _result(self._submit(timed, Priority.TRACK, stopped).future)
+            return _wait(self._submit(timed, Priority.TRACK, stopped).future)
 
         queued = partial(
             QueuedTracker,
@@ -254,8 +254,8 @@ class LocalEngine:
     def _waited(self, priority: Priority, seconds: float) -> None:
         self._metrics.queue_wait_seconds.labels(priority.name.lower()).observe(seconds)
 
-    def _export(self, metrics: Metrics) -> None:
-        cache, thread = self._cache, self._thread
+    def _export(self) -> None:
+        cache, thread, metrics = self._cache, self._thread, self._metrics
         metrics.gauges(
             "sam2_queue_depth",
             "Jobs waiting for the model, by priority",
@@ -375,7 +375,7 @@ class LocalEngine:
 
         future = self._submit(run, request.priority).future
         try:
-            return _wait(future, request.deadline, "answer")
+            return _wait(future, request.deadline)
         except Busy:
             future.cancel()  # nobody waits for it any more
             raise
@@ -440,18 +440,12 @@ def _answer_key(
     return image.key, prompt.box, tuple(points)
 
 
-def _wait(future: Future[T], deadline: float, what: str) -> T:
+def _wait(future: Future[T], deadline: float | None = None, what: str = "answer") -> T:
+    left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
     try:
-        return future.result(max(deadline - time.monotonic(), 0.0))
+        return future.result(left)
     except TimeoutError as error:
         raise Busy(f"the model had no time to {what} yet; try again in a moment") from error
-    except CancelledError as error:
-        raise Busy(STOPPING) from error
-
-
-def _result(future: Future[T]) -> T:
-    try:
-        return future.result()
     except CancelledError as error:
         raise Busy(STOPPING) from error
 

@@ -46,7 +46,6 @@ class QueuedTracker:
     ) -> None:
         """
         Args:
-            run: executes a call on the inference thread and waits for it.
             reading: entered while a frame is fetched and decoded.
             tracked: called after every frame.
         """

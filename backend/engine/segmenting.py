@@ -124,8 +124,7 @@ def _flip_small_parts(pixels: np.ndarray, mask: np.ndarray, limit: float) -> Non
     Parts are connected by edges or corners; the largest one always stays.
 
     Args:
-        pixels: uint8 ``[H, W]``, 0 and 1.
-        mask: uint8 ``[H, W]``, 0 and 1.
+        pixels, mask: uint8 ``[H, W]``, 0 and 1.
         limit: pixels.
     """
     count, labels = cv2.connectedComponents(mask)

@@ -205,10 +205,9 @@ class FinetuneJobs:
 def _read_json(path: Path) -> dict[str, Any]:
     """Empty where there is no such file yet."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
-    return found
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

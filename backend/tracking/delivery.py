@@ -32,7 +32,6 @@ class Deliveries:
     twice where Label Studio stored it and could not say so.
 
     Args:
-        store: knows what is due.
         deliver: stores a job's result in Label Studio.
         pauses: seconds before each further attempt; the last one is repeated.
     """

@@ -296,13 +296,7 @@ class _Sweep:
 
 
 class _Run:
-    """A job under way.
-
-    Args:
-        stride: every which frame is tracked.
-        stopped: whether to stop.
-        stored: called when masks were stored.
-    """
+    """A job under way; ``stored`` is called whenever masks were stored."""
 
     def __init__(
         self,

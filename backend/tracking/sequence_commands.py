@@ -188,9 +188,9 @@ class SequenceCommands:
             if place in marks and not (mask.prompted and _asks(marks[place], task.config)):
                 continue
             made = sequence.results(mask)
-            results += made
-            scores += [mask.iou] if made else []
             if made:
+                results += made
+                scores.append(mask.iou)
                 marks.pop(place, None)
         for items in marks.values():
             results += items

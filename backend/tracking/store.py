@@ -115,10 +115,6 @@ class TrackStore:
     """
 
     def __init__(self, path: Path) -> None:
-        """
-        Raises:
-            StoreError: the file cannot be made or read.
-        """
         self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -65,9 +65,7 @@ def read_timeline(
 
     Args:
         name: of the Video tag.
-        data: the task's.
         regions: what the editor made; they say how many frames it counts.
-        index: of the file.
 
     Raises:
         MissingMedia: the tag's framerate cannot be used, or makes too many frames.

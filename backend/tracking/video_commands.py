@@ -101,9 +101,8 @@ class VideoCommands:
         config = task.config
         found = video_context(context, config)
         parsed = TRACK if found.trigger is Trigger.LABEL else parse_command(found.command or "")
-        if found.trigger in (Trigger.NOTHING, Trigger.NOTE):
-            return []
-        if parsed.kind in (TextKind.NOTE, TextKind.OWN):
+        silent = found.trigger in (Trigger.NOTHING, Trigger.NOTE)
+        if silent or parsed.kind in (TextKind.NOTE, TextKind.OWN):
             return []
         saved = _saved(task)
         every = found.commanded or found.regions or read_video_regions(saved, config)

@@ -178,7 +178,7 @@ def track(model: SAM2, mode: Mode, clip: Clip) -> list[list[TrackedObject]]:
     with closing(StridedTracker(open_tracker, OwnSize(clip.frames), chosen)) as tracker:
         for name, truth in clip.truth.items():
             box = bounds(truth[0])
-            tracker.prompt(0, name, PixelPrompt(np.zeros((0, 2)), np.zeros(0, dtype=bool), box=box))
+            tracker.prompt(0, name, PixelPrompt(box=box))
         return [objects for _, objects in tracker.step(0, count, reverse=False)]
 
 

@@ -203,8 +203,7 @@ class Bench:
         return {frame: found.mask.unpack() for frame, found in self.found().items()}
 
     def _open(self, request: Any) -> Work:
-        nothing = np.zeros((0, 2)), np.zeros(0, dtype=bool)
-        prompts = {frame: PixelPrompt(*nothing, mask=mask) for frame, mask in self._marks.items()}
+        prompts = {frame: PixelPrompt(mask=mask) for frame, mask in self._marks.items()}
         digests = {frame: f"digest-{frame}" for frame in prompts}
         direction = Direction(request["direction"])
         spans = plan_spans(prompts, first=0, last=request["last"], direction=direction)
