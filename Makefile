@@ -16,7 +16,7 @@ help:
 	@echo "make check   the quick look before every commit, under 4 minutes on two cores: lint, types,"
 	@echo "             and all tests but the slow ones, those against the sam2 package, and end to end"
 	@echo "make test    everything: lint, types, unit, parity, contract and end-to-end tests"
-	@echo "make secrets audit rehearse-image fuzz load soak    for operators, see the README"
+	@echo "make secrets audit rehearse-image fuzz load soak    for operators, see docs/operating.md"
 
 demo: $(VENV)/.run $(LABEL_STUDIO_VENV)/.installed
 	@LABEL_STUDIO_VENV=$(LABEL_STUDIO_VENV) $(BIN)/python -m demo.run
@@ -46,7 +46,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# --- for operators; see "Run it for a team" in the README
+# --- for operators; see docs/operating.md
 
 secrets:
 	@$(PYTHON) deploy/make_secrets.py
@@ -67,7 +67,7 @@ lock:
 	$(LOCK_VENV)/bin/python deploy/lock.py
 	rm -rf $(LOCK_VENV)
 
-# What the service stands: bodies that nobody should send; many at once; for long, and killed.
+# Load limits: bodies that nobody should send; many requests at once; for long, and killed.
 fuzz: $(VENV)/.test
 	@$(BIN)/python -m benchmarks.load.fuzz
 

@@ -29,3 +29,15 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize(
+    ("page", "folders"),
+    [("docs/architecture.md", ("backend", "tests")), ("tests/README.md", ("tests",))],
+)
+def test_files_that_are_named_exist(page: str, folders: tuple[str, ...]) -> None:
+    named = set(re.findall(r"`([\w/]+\.py)\b", (ROOT / page).read_text(encoding="utf-8")))
+    known = {path for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    endings = {"/".join(path.parts[-n:]) for path in known for n in (1, 2, 3, 4)}
+    assert named
+    assert named - endings == set()

@@ -56,7 +56,7 @@ class InferenceThread:
     Args:
         capacity: jobs that may wait, half of them for one project; ``submit`` raises
             ``Busy`` beyond it.
-        on_start: told the priority of each job that begins, and the seconds it waited.
+        on_start: called with the priority of each job that begins, and the seconds it waited.
     """
 
     def __init__(

@@ -242,15 +242,15 @@ class TrackSessions:
         """Cancel the tracks that nobody asks about, and forget those that ended long ago."""
         now = self._clock()
         sessions = sorted(self._sessions.values(), key=lambda session: session.touched)
-        spare = len(sessions) - MAX_SESSIONS
+        surplus = len(sessions) - MAX_SESSIONS
         for session in sessions:
             idle = now - session.touched
             if not self._job(session.job_id).state.ended:
                 if idle > ABANDONED_SECONDS:
                     logger.info("track %s is cancelled: nobody asks about it", session.job_id)
                     self._jobs.cancel(session.job_id)
-            elif session.released or idle > KEPT_SECONDS or spare > 0:
-                spare -= 1
+            elif session.released or idle > KEPT_SECONDS or surplus > 0:
+                surplus -= 1
                 self._forget(session)
 
     # What is there.
