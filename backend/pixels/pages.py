@@ -100,8 +100,7 @@ class _Pages:
                     f"Page {index + 1} is {own_width} x {own_height} pixels, page 1 is {width} x "
                     f"{height}: to be tracked through, all pages must have the same shape."
                 )
-            shrinks = own_width > width
-            how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            how = cv2.INTER_AREA if own_width > width else cv2.INTER_LINEAR
             page = np.asarray(cv2.resize(page, (width, height), interpolation=how), np.uint8)
         picture = np.ascontiguousarray(page).view()
         picture.flags.writeable = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import weakref
@@ -13,8 +12,6 @@ import numpy as np
 
 from backend.media.errors import MediaError, Reason
 from backend.pixels.sandbox.process import WORKER, Cause, DecoderGone, DecodingProcess, plain
-
-logger = logging.getLogger(__name__)
 
 _SECONDS = 15.0
 _PIXELS_PER_SECOND = 2_000_000

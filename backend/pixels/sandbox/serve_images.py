@@ -20,7 +20,6 @@ _MEMORY_BYTES = 256 << 20
 _MEMORY_BYTES_PER_PIXEL = 48
 _MEMORY_BYTES_PER_PIXEL_TO_OPEN = 8  # WebP: two pictures, before its size is known here
 
-
 # Pillow imports these when they are first needed, which is too late here.
 _IMPORTED_LATE = ("copy", "PIL.ImageCms", "PIL.ImageColor", "PIL.ImageFilter", "PIL.ImagePalette",
                   "PIL.MpoImagePlugin", "PIL.TiffImagePlugin")  # fmt: skip

@@ -16,7 +16,6 @@ from backend.pixels.video_limits import VideoError, VideoLimits
 _MEMORY_BYTES = 1 << 30
 _MEMORY_BYTES_PER_PIXEL = 100
 
-
 # PyAV imports these when it first meets a file with subtitles, or an attachment.
 _IMPORTED_LATE = ("av.subtitles.codeccontext", "av.subtitles.stream", "av.subtitles.subtitle")
 

@@ -19,7 +19,6 @@ _READ_BYTES = 1 << 18
 _MAX_PAYLOAD_BYTES = 1 << 30  # the table of a long video
 _ALARM_AFTER_S = 2.0  # the service, which has the same limit, comes first and can explain
 
-
 Serve = Callable[["Session", Mapping[str, Any]], None]
 """Answers one request of the service."""
 
