@@ -120,11 +120,7 @@ class _Bits:
         self._end = 8 * len(data)
 
     def read(self, count: int) -> int:
-        """The next ``count`` (at most 32) bits as a number.
-
-        Raises:
-            ValueError: fewer bits are left.
-        """
+        """The next ``count`` (at most 32) bits as a number. Raises ValueError if fewer are left."""
         start, stop = self._position, self._position + count
         if stop > self._end:
             raise ValueError("the brush RLE ends before the picture is complete")

@@ -119,7 +119,6 @@ class TypedText:
 
     @property
     def newest(self) -> str:
-        """The entry that was typed last."""
         return self.entries[-1]
 
     @property
@@ -158,5 +157,4 @@ def status_line(line: str) -> str:
 
 
 def unknown_command(line: str) -> str:
-    """The one line that answers an unknown command."""
     return f"there is no command {line[:40]}; the commands are {', '.join(Word)}"

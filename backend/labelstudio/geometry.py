@@ -95,11 +95,8 @@ def mask_iou(one: Mask, other: Mask) -> float:
 
 
 def box_iou(one: Sequence[float] | Points, other: Sequence[float] | Points) -> float:
-    """IoU of two upright boxes, 0 to 1; 0 where neither has an area.
-
-    Args:
-        one, other: left, top, right and bottom, in the same unit.
-    """
+    """IoU of two upright boxes (left, top, right and bottom, in the same unit), 0 to 1; 0 where
+    neither has an area."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     shared = float(max(width, 0.0) * max(height, 0.0))
@@ -135,7 +132,6 @@ def fill_polygon(points: Points, width: int, height: int) -> Mask:
 
     Args:
         points: pixel positions, float64 [N, 2]; the last is joined to the first.
-        width, height: size of the mask.
     """
     # Each edge flips, in every row it crosses, all pixels to the right of the crossing.
     flips = np.zeros((height, width + 1), dtype=bool)
@@ -178,12 +174,7 @@ def mask_to_box(mask: Mask) -> Box | None:
 
 
 def box_to_percent(bounds: tuple[float, float, float, float], width: int, height: int) -> Box:
-    """An upright box in percent.
-
-    Args:
-        bounds: x0, y0, x1, y1 in pixels.
-        width, height: of the picture.
-    """
+    """An upright box (x0, y0, x1, y1 in pixels) in percent of a picture of that size."""
     left, right = bounds[0] * 100.0 / width, bounds[2] * 100.0 / width
     top, bottom = bounds[1] * 100.0 / height, bounds[3] * 100.0 / height
     return Box(left, top, right - left, bottom - top)

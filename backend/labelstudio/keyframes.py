@@ -66,12 +66,7 @@ def read_sequence(value: object) -> tuple[Keyframe, ...]:
 
 
 def box_at(keyframes: Sequence[Keyframe], frame: int) -> Box | None:
-    """The box that the editor shows on ``frame``; None where it shows none.
-
-    Args:
-        keyframes: ascending.
-        frame: the editor's number, from 1.
-    """
+    """The box that ascending key frames give ``frame`` in the editor; None where it shows none."""
     following = bisect.bisect_right(keyframes, frame, key=lambda each: each.frame)
     if following == 0:
         return None
@@ -174,11 +169,7 @@ def sequence_value(
 
 
 def _read_keyframe(entry: Mapping[str, object]) -> Keyframe:
-    """One key frame.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """One key frame. Raises ValueError where the entry is none."""
     frame = whole_number(entry.get("frame"))
     if not frame:
         raise ValueError("frame is no number from 1")

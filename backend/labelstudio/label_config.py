@@ -96,7 +96,6 @@ Elements = Sequence[tuple[str, ET.Element]]
 
 class _Builder(ET.TreeBuilder):
     def start(self, tag: str, attrs: dict[str, str]) -> ET.Element:
-        """Called for each element."""
         return super().start(tag, {key.lower(): value for key, value in attrs.items()})
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
@@ -117,7 +116,6 @@ def _parse_xml(xml: str) -> ET.Element:
 
 
 def _flag(node: ET.Element, name: str, default: str = "") -> bool:
-    """An attribute that is true or false."""
     return node.get(name, default).strip().lower() == "true"
 
 

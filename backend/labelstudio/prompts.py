@@ -120,13 +120,8 @@ def _is_answer(region: Region, config: LabelConfig) -> bool:
 
 
 def _objects(regions: list[Region], *, marks_apart: bool = False) -> list[ObjectPrompt]:
-    """Regions as objects, in the order in which they first appear.
-
-    Args:
-        regions: what was read.
-        marks_apart: points that are no clicks of a smart tool are objects of their own, instead of
-            being gathered by label.
-    """
+    """Regions as objects, in the order in which they first appear. With ``marks_apart``, points
+    that are no clicks of a smart tool are objects of their own, not gathered by label."""
     objects: dict[int, ObjectPrompt] = {}  # by position of the region that began the object
     for position, region in enumerate(regions):
         if not isinstance(region.geometry, Point):

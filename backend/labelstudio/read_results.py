@@ -220,11 +220,8 @@ def _global_text(item: Item, config: LabelConfig) -> TypedText | str:
 
 
 def _region(identifier: str, items: list[Item], config: LabelConfig) -> Region:
-    """One region from all its items.
-
-    Raises:
-        ValueError: it is not on a picture, or has no geometry that can be used.
-    """
+    """One region from all its items. Raises ValueError where it is not on a picture, or has no
+    geometry that can be used."""
     image = _image_name(items, config)
     if image is None:
         raise ValueError(f"{_first_text(items, 'to_name') or 'its tag'} is no <Image>")
@@ -261,11 +258,8 @@ def _image_name(items: list[Item], config: LabelConfig) -> str | None:
 
 
 def _geometry(items: list[Item], width: int | None, height: int | None) -> tuple[Item, Geometry]:
-    """The first item with a usable geometry, those of a shape's own control first.
-
-    Raises:
-        ValueError: there is none; the message says why the last one is not usable.
-    """
+    """The first item with a usable geometry, those of a shape's own control first. Raises
+    ValueError where there is none, which says why the last one is not usable."""
     reason = ValueError("no value")
     for item in sorted(items, key=lambda each: each.get("type") == "labels"):
         value = item.get("value")

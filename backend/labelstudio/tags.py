@@ -221,11 +221,9 @@ class LabelConfig:
         return (*self.video_vectors, *self.video_rectangles)
 
     def image(self, name: str) -> ImageTag | None:
-        """The ``<Image>`` called ``name``."""
         return next((image for image in self.images if image.name == name), None)
 
     def video(self, name: str) -> VideoTag | None:
-        """The ``<Video>`` called ``name``."""
         return next((video for video in self.videos if video.name == name), None)
 
     def control(self, name: str) -> Control | None:
@@ -247,7 +245,6 @@ class LabelConfig:
         """The preferred way to give a mask on ``image`` the ``labels`` of a prompt.
 
         Args:
-            image: name of the Image tag.
             labels: label names as the prompt carries them; empty for a prompt without label.
             prompt: name of the control the prompt came from. Its labels translate between value
                 and alias where the two controls write the same label differently.

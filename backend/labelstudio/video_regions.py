@@ -283,7 +283,6 @@ def video_status(line: str | None, config: LabelConfig, video: str, known: objec
     or there are two.
 
     Args:
-        video: name of the Video tag.
         known: the items of the context and of the draft, in which the id is looked for.
     """
     results = status_results(line, config, video)

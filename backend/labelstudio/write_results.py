@@ -85,7 +85,6 @@ def region_results(
         prompt: the object; its labels, page, picture size and rotation are copied.
         mask: bool [H, W]; resized (nearest neighbour) if the prompt says another picture size.
         score: the model's confidence, 0 to 1.
-        config: the label config of the request.
         region_id: id of the region; further parts of a polygon get ids derived from it.
 
     Returns:

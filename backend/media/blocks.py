@@ -252,7 +252,6 @@ class BlockReader:
         self._ahead_to = 0
 
     def another(self) -> BlockReader:
-        """The same for another reader."""
         return BlockReader(self._partial, self._source)
 
     def read_at(self, position: int, length: int) -> bytes:

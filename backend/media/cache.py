@@ -79,7 +79,6 @@ class CacheStats:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def add(self, counter: str, amount: int = 1) -> None:
-        """Add to one of the counters."""
         with self._lock:
             setattr(self, counter, getattr(self, counter) + amount)
 
@@ -96,11 +95,6 @@ class MediaCache:
         fresh_seconds: for how long an object is served without asking its source again.
         max_age: seconds after which files that nobody used are removed; None for no limit.
         clock: seconds since the epoch; survives a restart.
-
-    Attributes:
-        index: what is known of the files.
-        stats: what was fetched and what came from disk.
-        now: the clock.
 
     Raises:
         MediaError: the folder or its index cannot be used.
@@ -142,7 +136,6 @@ class MediaCache:
             return 0
 
     def close(self) -> None:
-        """Let go of the index."""
         self.index.close()
 
     def using_index(self, work: Callable[[], Result]) -> Result:

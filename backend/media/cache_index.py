@@ -90,7 +90,6 @@ class CacheIndex:
             self._database = _open(path)
 
     def close(self) -> None:
-        """Let go of the file."""
         with self._lock:
             self._database.close()
 

@@ -48,7 +48,6 @@ class HttpTransport:
 
     Args:
         policy: which addresses may be connected to.
-        timeouts: see ``Timeouts``.
         verify: True, False, or the path of a CA bundle.
     """
 

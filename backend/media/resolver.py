@@ -33,13 +33,11 @@ class MediaResolver:
         cache_bytes: how much is kept.
         label_studio: the Label Studio whose uploads, local files and storages are read.
         local_root: Label Studio's local files folder, where it is mounted here too.
-        cache_age: seconds after which files that nobody used are removed; None for no limit.
         s3: where buckets are.
         max_bytes: objects larger than this are not fetched whole.
         max_stream_bytes: objects larger than this are not read in ranges either.
         allowed_private_hosts: see ``AddressPolicy``.
-        fresh_seconds: for how long an object is served without asking its source again.
-        timeouts: for connecting, for the next bytes, for one object.
+        cache_age, fresh_seconds: ``max_age`` and ``fresh_seconds`` of ``MediaCache``.
         verify: True, False, or the path of a CA bundle, for http(s).
     """
 

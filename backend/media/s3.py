@@ -83,7 +83,6 @@ class S3Settings:
     buckets: Mapping[str, Bucket] = field(default_factory=dict)
 
     def of(self, bucket: str) -> Bucket:
-        """How to reach a bucket."""
         return self.buckets.get(bucket, self.default)
 
     @property
@@ -134,7 +133,6 @@ class S3:
 
     Args:
         settings: where the buckets are.
-        timeouts: see ``Timeouts``.
         verify: True, False, or the path of a CA bundle.
     """
 

@@ -45,7 +45,6 @@ class MediaStream(io.RawIOBase, BinaryIO):
 
     @classmethod
     def of_file(cls, file: MediaFile) -> MediaStream:
-        """A file on disk."""
         content = _WholeFile(file)
         return cls(file.content_key, content.size, content)
 
@@ -69,11 +68,7 @@ class MediaStream(io.RawIOBase, BinaryIO):
         return self._position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        """Fill the buffer as far as the content goes.
-
-        Raises:
-            MediaError: see the class.
-        """
+        """Fill the buffer as far as the content goes."""
         content, view, filled = self._open_content(), memoryview(buffer).cast("B"), 0
         wanted = min(len(view), max(0, self.size - self._position))
         while filled < wanted:

@@ -154,7 +154,6 @@ class OpenVideos:
             reader.close_unwanted()
 
     def close(self) -> None:
-        """Close all that stayed open."""
         for video in list(self._readers):
             self.release(video)
 

@@ -30,7 +30,6 @@ class VideoLimits:
     max_duration: float = 24 * 3600.0
 
     def check_size(self, width: int, height: int) -> None:
-        """Refuse frames that are too large."""
         if width * height > self.max_pixels:
             raise VideoError(
                 f"The video's frames of {width} x {height} pixels are larger than the allowed "
@@ -38,12 +37,10 @@ class VideoLimits:
             )
 
     def check_count(self, frames: int) -> None:
-        """Refuse too many frames."""
         if frames > self.max_frames:
             raise VideoError(f"The video has more than the allowed {self.max_frames} frames.")
 
     def check_duration(self, seconds: float) -> None:
-        """Refuse a video that is too long."""
         if seconds > self.max_duration:
             raise VideoError(
                 f"The video lasts {seconds:.0f} s; the limit is {self.max_duration:.0f} s."

@@ -59,7 +59,6 @@ class VideoFrames(FrameBuffer):
         )
 
     def close(self) -> None:
-        """See ``FrameBuffer``."""
         super().close()
         if self.owned is not None:
             self.owned.close()

@@ -49,7 +49,6 @@ class FairPool(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """See ``concurrent.futures.Executor``."""
         for future, _ in self._queue.close():
             if cancel_futures:
                 future.cancel()

@@ -47,11 +47,7 @@ class Cause(enum.Enum):
 
 
 class DecoderGone(Exception):
-    """The process did not answer and was ended.
-
-    Attributes:
-        cause: why.
-    """
+    """The process did not answer and was ended."""
 
     def __init__(self, cause: Cause) -> None:
         super().__init__(f"the decoder {cause.value}")
@@ -89,12 +85,10 @@ class DecodingProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
         return self._process.poll() is None
 
     @property
     def pid(self) -> int:
-        """Its process id."""
         return self._process.pid
 
     def open(

@@ -49,7 +49,6 @@ class Channel:
         self.deadline: float | None = None
 
     def send(self, header: Mapping[str, Any], payload: Buffer = b"") -> None:
-        """Send a message."""
         text = json.dumps(header).encode()
         view = memoryview(payload).cast("B")
         try:
@@ -62,11 +61,8 @@ class Channel:
             raise Closed from error
 
     def receive(self) -> dict[str, Any]:
-        """The next message's header; its payload must be taken before the next call.
-
-        Raises:
-            BadMessage: see there.
-        """
+        """The next message's header; its payload must be taken before the next call. Raises
+        BadMessage."""
         if self.pending:
             raise BadMessage(f"{self.pending} bytes were not asked for")
         head = bytearray(_HEAD.size)
@@ -86,11 +82,8 @@ class Channel:
         return header
 
     def take_into(self, target: memoryview) -> None:
-        """Take the payload, which must have exactly the size of ``target`` (format "B").
-
-        Raises:
-            BadMessage: it has not.
-        """
+        """Take the payload. Raises BadMessage where it has not exactly the size of ``target``
+        (format "B")."""
         if self.pending != len(target):
             raise BadMessage(f"a payload of {self.pending} bytes where {len(target)} are due")
         self._fill(target)
