@@ -21,11 +21,7 @@ _MESSAGES = ("out of memory", "not enough memory", "can't allocate memory")
 
 
 class MemoryRetry:
-    """Runs calls on the device, and once more with empty caches where its memory is used up.
-
-    Args:
-        empty_caches: lets go of what can be made again.
-    """
+    """Runs calls on the device, and once more with empty caches where its memory is used up."""
 
     def __init__(self, empty_caches: Callable[[], None], metrics: Metrics) -> None:
         self._empty_caches = empty_caches

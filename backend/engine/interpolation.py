@@ -1,12 +1,10 @@
 """Tracking every n-th frame, and the masks between by interpolation.
 
 The model sees a shorter video that holds only the frames it is to track, so its memories stay
-where it learned them to be, one frame after the other. A mask between two tracked ones is found by
-shape-based interpolation (Raya and Udupa 1990, IEEE Transactions on Medical Imaging 9, "Shape-based
-interpolation of multidimensional objects"): the zero level of the mean of both signed distances.
-Both shapes are brought to the same place first, which moves evenly from the one to the other;
-without that, an object that moves further than its size would vanish between. Their place is the
-mean of their pixels: a box would follow every stray speck.
+where it learned them to be, one frame after the other. How the masks between are found:
+docs/measurements/modes.md. If both were not brought to the same place first, an object that moves
+further than its size would vanish between. Their place is the mean of their pixels: a box would
+follow every stray speck.
 """
 
 from __future__ import annotations
@@ -31,12 +29,7 @@ ABSENT_AGREEMENT = 0.5
 
 
 class Selected:
-    """Some frames of a video as a video of its own.
-
-    Args:
-        frames: the whole video.
-        indices: of the frames that are left, ascending.
-    """
+    """The frames of a video at ``indices``, ascending, as a video of its own."""
 
     def __init__(self, frames: Frames, indices: Sequence[int]) -> None:
         self._frames = frames
@@ -58,7 +51,6 @@ def tracked_frames(order: Sequence[int], prompted: Collection[int], stride: int)
 
     Args:
         order: all frames in the order of tracking, consecutive.
-        prompted: frames with a prompt.
         stride: at least 1.
     """
     chosen: list[int] = []
@@ -154,7 +146,6 @@ def between(
     the shape changed much the frame is among those to look at (``review.doubts``).
 
     Args:
-        before, after: the object on the tracked frames.
         shares: how far each frame lies from the first to the second, in (0, 1).
     """
     if not shares:

@@ -51,11 +51,8 @@ class Window:
 
     def source(self, image: ImageSource) -> ImageSource:
         """The window as a picture of its own."""
-
-        def load() -> np.ndarray:
-            return np.ascontiguousarray(image.load()[self._part])
-
-        return ImageSource(f"{image.key}@{self.x},{self.y},{self.width}x{self.height}", load)
+        key = f"{image.key}@{self.x},{self.y},{self.width}x{self.height}"
+        return ImageSource(key, lambda: np.ascontiguousarray(image.load()[self._part]))
 
     @property
     def _part(self) -> tuple[slice, slice]:

@@ -36,8 +36,8 @@ from backend.media.resolver import MediaResolver
 from backend.pixels.open_videos import read_index
 from backend.runs.command_line import CommandError
 from backend.tracking.sequence import MAX_PARTS, SAME_OBJECT, FrameSequence
-from backend.tracking.store import TrackStore
-from backend.tracking.video import clip_track, read_timeline
+from backend.tracking.store import TrackStore, track_name
+from backend.tracking.video import read_timeline
 from backend.tracking.video_commands import box_digest
 
 SAME_PLACE = 0.7
@@ -198,7 +198,7 @@ class MaskReader:
             shown.setdefault(timeline.file_frame(frame), frame)
         name = media_name(address, identifier)
         stem = name.rpartition(".")[0] or name
-        track = clip_track(task.project, identifier, tag.name, self.family, address)
+        track = track_name(task.project, identifier, tag.name, self.family, address)
         return Media(
             task=identifier,
             tag=tag.name,

@@ -117,7 +117,6 @@ class Retrieval:
         """Masks for ``prompts``, page by page; a page that fails spoils no other.
 
         Args:
-            prompts: those of ``task`` that can be turned into masks.
             deadline: on ``time.monotonic``.
         """
         made: list[Scored] = []

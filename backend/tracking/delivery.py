@@ -84,11 +84,8 @@ class Deliveries:
             thread.join(_END_S)
 
     def attempt(self, job: Job, failures: int = 0) -> None:
-        """Hand over the result of a job that ended, now; raises nothing.
-
-        Args:
-            failures: attempts before this one.
-        """
+        """Hand over the result of a job that ended, now, after ``failures`` attempts; raises
+        nothing."""
         try:
             self._deliver(job)
         except _PASSING as error:

@@ -28,6 +28,7 @@ def report(
 
     Args:
         masks: what was found, in order of object and frame.
+        seconds_left: see ``JobRunner.seconds_left``.
         shown_as: the number under which the editor shows a frame.
     """
     text = progress(job, (shown_as(mask.frame) for mask in masks), total, seconds_left)
@@ -36,11 +37,7 @@ def report(
 
 
 def progress(job: Job, frames: Iterable[int], total: int, seconds_left: float | None) -> str:
-    """One line: which of ``total`` frames are done, and what to expect of the others.
-
-    Args:
-        seconds_left: see ``JobRunner.seconds_left``.
-    """
+    """One line: which of ``total`` frames are done, and what to expect of the others."""
     shown = ranges(sorted(set(frames)))
     done = f"frames {shown} of {total} done" if shown else "no frame is done yet"
     match job.state:
@@ -78,11 +75,8 @@ class Doubt:
 
 
 def doubts(masks: Iterable[TrackedMask]) -> list[Doubt]:
-    """Frames to look at, in order of object and frame.
-
-    Args:
-        masks: in order of object and frame, as ``TrackStore.masks`` gives them.
-    """
+    """Frames to look at, in the order of ``masks``: by object and frame, as ``TrackStore.masks``
+    gives them."""
     found: list[Doubt] = []
     before: TrackedMask | None = None
     for now in masks:

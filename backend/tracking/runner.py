@@ -137,12 +137,9 @@ class JobRunner:
         self._unsaved: dict[str, Job] = {}  # ends that the store could not take
 
     def submit(self, track: str, request: Mapping[str, Any], *, deliver: bool = False) -> Job:
-        """Begin a job, or join the one that is doing the same.
+        """Begin a job, or join the one that is doing the same; see ``TrackStore.add_job``.
 
         One that another process left unfinished is taken up, at its last finished frame.
-
-        Args:
-            deliver: deliver its result when it ends.
         """
         digest = hashlib.sha256(json.dumps([track, request], sort_keys=True).encode()).hexdigest()
         job = self._store.add_job(uuid.uuid4().hex[:12], track, digest, request, deliver=deliver)

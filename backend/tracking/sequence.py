@@ -16,7 +16,6 @@ answer deletes all of those (``acceptAllSuggestions``).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -38,7 +37,7 @@ from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
 from backend.labelstudio.read_results import newest_results, rasterise
 from backend.labelstudio.tags import ImageTag
 from backend.labelstudio.write_results import part_id, region_id, region_results
-from backend.tracking.store import TrackedMask, TrackStore
+from backend.tracking.store import TrackedMask, TrackStore, track_name
 
 # A region that covers a tracked mask by this much (IoU) is the same object.
 SAME_OBJECT = 0.3
@@ -98,11 +97,11 @@ class FrameSequence:
 
     @cached_property
     def track(self) -> str:
-        """Names what is tracked: the same pages of the same task by the same model."""
-        task = self.task
-        addresses = [media_uri(task.data, self.tag, page) for page in range(self.pages)]
-        parts = [task.project, str(task.task.get("id")), self.tag.name, self.model_version]
-        return hashlib.sha256("\n".join([*parts, *addresses]).encode()).hexdigest()[:32]
+        """See ``track_name``."""
+        task, tag = self.task, self.tag
+        addresses = [media_uri(task.data, tag, page) for page in range(self.pages)]
+        number = task.task.get("id")
+        return track_name(task.project, number, tag.name, self.model_version, *addresses)
 
     # Objects.
 

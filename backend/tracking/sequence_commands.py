@@ -121,11 +121,7 @@ class SequenceCommands:
         """Track on, in the background, from prompts that have just been answered.
 
         A job that they change is stopped after the frame that it is at; what it found and the
-        prompts leave as it is stays.
-
-        Args:
-            answer: the regions of the answer.
-            fresh: see ``command``.
+        prompts leave as it is stays. For ``fresh`` see ``command``.
 
         Raises:
             MissingMedia: the task has no such sequence.

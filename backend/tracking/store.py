@@ -7,6 +7,7 @@ exports, whoever asked for it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import threading
@@ -103,6 +104,12 @@ class TrackedMask:
     stride: int = 1
 
 
+def track_name(project: str, task: object, tag: str, model_version: str, *addresses: str) -> str:
+    """Names what is tracked: the same video or pages of the same task by the same model."""
+    parts = [project, str(task), tag, model_version, *addresses]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
 class StoreError(ExpectedError):
     """The store cannot be used: a full disk, a folder that cannot be written to. ``str()`` is a
     sentence for whoever waits."""
@@ -147,11 +154,8 @@ class TrackStore:
         *,
         deliver: bool = False,
     ) -> Job:
-        """Queue a job, or join one with the same ``digest`` that has not ended.
-
-        Args:
-            deliver: as if ``ask_delivery`` were called at once.
-        """
+        """Queue a job, or join one with the same ``digest`` that has not ended; ``deliver`` is as
+        if ``ask_delivery`` were called at once."""
         now = time.time()
         with self._transaction() as connection:
             same = f"SELECT * FROM jobs WHERE digest = ? AND {_UNFINISHED}"  # noqa: S608
@@ -280,11 +284,8 @@ class TrackStore:
         return _mask(rows[0]) if rows else None
 
     def anchors(self, track: str, *, stride: int | None = None) -> dict[tuple[str, int], str]:
-        """By object and frame: the digest of the prompt that the stored mask follows from.
-
-        Args:
-            stride: leave out what was tracked with a larger one.
-        """
+        """By object and frame: the digest of the prompt that the stored mask follows from; without
+        what was tracked with a larger stride than ``stride``."""
         query = "SELECT object, frame, anchor FROM masks WHERE track = ?"
         rows = self._read(query + " AND stride <= COALESCE(?, stride)", track, stride)
         return {(row["object"], row["frame"]): row["anchor"] for row in rows}

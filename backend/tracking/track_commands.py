@@ -18,11 +18,7 @@ TRACK = ParsedCommand(TextKind.COMMAND, Word.TRACK, "track")
 
 
 class TrackCommands:
-    """Does with the jobs of a track what a command says.
-
-    Args:
-        budget_seconds: how long a reply may wait for frames.
-    """
+    """Does with the jobs of a track what a command says; a reply waits up to ``budget_seconds``."""
 
     def __init__(
         self, store: TrackStore, engine: Engine, jobs: JobRunner, budget_seconds: float

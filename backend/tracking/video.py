@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -84,9 +83,3 @@ def read_timeline(
             "framerate of its <Video> tag"
         )
     return Timeline(times, framerate, stated or frames_count(duration, framerate))
-
-
-def clip_track(project: str, task: object, name: str, model_version: str, address: str) -> str:
-    """Names what is tracked: the same video of the same task by the same model."""
-    parts = [project, str(task), name, model_version, address]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

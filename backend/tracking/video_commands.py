@@ -46,7 +46,7 @@ from backend.pixels.pixel_resolver import VIDEO_SECONDS
 from backend.pixels.recipes import Video
 from backend.tracking.review import report
 from backend.tracking.runner import Goal, Work, plan_goal
-from backend.tracking.store import Job
+from backend.tracking.store import Job, track_name
 from backend.tracking.track_commands import (
     TRACK,
     JobRequest,
@@ -54,7 +54,7 @@ from backend.tracking.track_commands import (
     frames_asked_for,
     job_request,
 )
-from backend.tracking.video import clip_track, read_timeline, video_tag, video_work
+from backend.tracking.video import read_timeline, video_tag, video_work
 
 KEPT_KEYFRAMES = 5000  # of each region, over all its answers
 
@@ -177,11 +177,8 @@ class VideoCommands:
     def plan(
         self, task: ProjectTask, parsed: ParsedCommand, results: Results, name: str
     ) -> tuple[str, JobRequest] | str:
-        """The track and the request of the job that carries the boxes in ``results`` on, for
-        ``JobRunner.submit``; or why there is none.
-
-        Args:
-            name: of the Video tag.
+        """The track and the request of the job that carries on the boxes in ``results``, those on
+        the Video tag ``name``, for ``JobRunner.submit``; or why there is none.
 
         Raises:
             ExpectedError: the video cannot be had, or read.
@@ -218,7 +215,7 @@ class VideoCommands:
         index = self._videos.index(video, deadline)
         timeline = read_timeline(task.config, name, task.data, regions, index)
         version = commands.engine.family
-        track = clip_track(task.project, task.task.get("id"), name, version, video.address)
+        track = track_name(task.project, task.task.get("id"), name, version, video.address)
         return Clip(task, name, track, timeline)
 
     def open(self, task: ProjectTask, request: JobRequest) -> Work:
@@ -239,20 +236,8 @@ class VideoCommands:
         return results, [mask.iou for mask in found if mask.object_id in names]
 
     def _results(self, clip: Clip, marked: _Marked, *, status: str | None = None) -> Results:
-        """The region with all that was tracked of it, and a human's key frames as they are."""
-        merged, score = self._merged(clip, marked)
-        self._remember(clip, marked, merged)
-        return video_results(
-            marked.region,
-            merged,
-            clip.task.config,
-            framerate=clip.timeline.framerate,
-            score=score,
-            status=status,
-        )
-
-    def _merged(self, clip: Clip, marked: _Marked) -> tuple[tuple[Keyframe, ...], float | None]:
-        """All key frames of a region, and the mean score of its masks."""
+        """The region with all that was tracked of it, and a human's key frames as they are; its
+        score is the mean of those of its masks."""
         timeline = clip.timeline
         masks = self._store.masks(clip.track, marked.region.id)
         found = {each.frame: _box(each.mask) for each in masks}
@@ -265,8 +250,15 @@ class VideoCommands:
         boxes |= {frame: each.box for frame, each in human.items()}
         model = thin(boxes, human, frames_count=timeline.frames_count)
         merged = merge_human(marked.human, model)
-        score = sum(mask.iou for mask in masks) / len(masks) if masks else None
-        return merged, score
+        self._remember(clip, marked, merged)
+        return video_results(
+            marked.region,
+            merged,
+            clip.task.config,
+            framerate=timeline.framerate,
+            score=sum(mask.iou for mask in masks) / len(masks) if masks else None,
+            status=status,
+        )
 
     def _marked(self, clip: Clip, region: VideoRegion) -> _Marked:
         """Tell a human's key frames from those that the service sent."""

@@ -17,8 +17,7 @@ from backend.labelstudio.brush_rle import decode_brush, encode_brush
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.project_task import ProjectTask
 from backend.tracking.sequence import FrameSequence, SequenceObject
-from backend.tracking.store import TrackedMask, TrackStore
-from backend.tracking.video import clip_track
+from backend.tracking.store import TrackedMask, TrackStore, track_name
 from tests.command_line import LabelStudio, Ran, Run
 from tests.pixels.clips import HEIGHT as CLIP_HEIGHT
 from tests.pixels.clips import WIDTH as CLIP_WIDTH
@@ -375,7 +374,7 @@ def video(label_studio: LabelStudio, clip: Path, store: TrackStore) -> Any:
     label_studio.add_task(9, 5, {"video": address}, **annotated(ball, car))
     disc = area(0, 27, 48, 54, (CLIP_WIDTH, CLIP_HEIGHT))
     disc[30:40, 10:20] = False  # a mask that is not its box
-    track = clip_track(PROJECT, 9, "video", "demo", address)
+    track = track_name(PROJECT, 9, "video", "demo", address)
     packed = PackedMask.pack(disc)
     masks = [TrackedMask("r1", index, "", packed, 0.9, 5.0) for index in range(1, 10)]
     far = area(150, 0, 20, 20, (CLIP_WIDTH, CLIP_HEIGHT))  # the annotator moved the box away

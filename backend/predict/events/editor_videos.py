@@ -87,11 +87,7 @@ class EditorVideo:
 
 
 class EditorVideos:
-    """Reads how the frames of a video are counted once, until it is idle or released.
-
-    Args:
-        clock: seconds that only grow, for what idles.
-    """
+    """Reads how the frames of a video are counted once, until it is idle or released."""
 
     def __init__(self, videos: OpenVideos, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._videos = videos

@@ -180,16 +180,13 @@ def _read_seconds(milliseconds: object) -> float | None:
 
 
 def read_prompts(written: Sequence[Mapping[str, object]], target: str) -> EventPrompts:
-    """Read the items of a context's ``result``.
+    """Read the items of a context's ``result``, for the Video or Image tag called ``target``.
 
     Items with the same ``object_id`` are one object. Of those without one, each label is an
     object, or all together where at most one label occurs, for the protocol's own editor sends
     the prompts of one object at a time. Points and one box of an object on a frame work together;
     where several boxes come without an ``object_id``, each is an object, with the points in it or
     nearest to it.
-
-    Args:
-        target: name of the Video or Image tag.
 
     Raises:
         TooManyPrompts: more than ``MAX_OBJECTS`` objects, or ``MAX_ITEMS`` items.
@@ -214,10 +211,7 @@ def read_prompts(written: Sequence[Mapping[str, object]], target: str) -> EventP
 
 
 def _read_item(item: Mapping[str, object]) -> _Item:
-    """
-    Raises:
-        ValueError: it cannot be used.
-    """
+    """Raises ``ValueError`` where the item cannot be used."""
     value = item.get("value")
     if not isinstance(value, Mapping):
         raise ValueError("it has no value")

@@ -352,8 +352,7 @@ def track_request(
 ) -> JobRequest:
     """The request of a job: all that is needed to run and to read it, after a restart too.
 
-    Args:
-        prompts: by object and frame of the file, points and box in percent.
+    The ``prompts`` are by object and frame of the file, points and box in percent.
     """
     objects = [
         {
