@@ -47,8 +47,6 @@ class FinetuneProjects:
         return "all" if self.every else ",".join(str(number) for number in sorted(self.numbers))
 
 
-# --- from the text of a variable to the value of a setting
-#
 # The text of the ``ValueError`` that each function raises completes "<variable>: <value> ...".
 
 
@@ -102,7 +100,6 @@ def _url(value: str) -> str:
 
 
 def _device(value: str) -> str:
-    """A device as PyTorch names it, or ``auto``."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise ValueError("must be auto, cpu, mps, cuda, or cuda: and a number")
     return value
@@ -123,9 +120,6 @@ def _choice(*allowed: str) -> Callable[[str], str]:
         return value
 
     return parse
-
-
-# --- the settings
 
 
 class SettingRow(NamedTuple):
@@ -356,7 +350,7 @@ class Settings:
             SettingsError: one line for each value that cannot be used.
         """
         values: dict[str, Any] = {}
-        problems = list(_unknown(environ, dataclasses.fields(cls)))
+        problems = list(_unknown(environ))
         for item in dataclasses.fields(cls):
             variable, secret = _variable(item), item.metadata["secret"]
             read = item.metadata["read"] or _READERS[str(item.type).removesuffix(" | None")]
@@ -415,10 +409,9 @@ def _secret(variable: str, environ: Mapping[str, str]) -> str:
     return found
 
 
-def _unknown(
-    environ: Mapping[str, str], fields: tuple[dataclasses.Field[Any], ...]
-) -> Iterator[str]:
+def _unknown(environ: Mapping[str, str]) -> Iterator[str]:
     """One line for each variable that was meant for this service but is none of its settings."""
+    fields = dataclasses.fields(Settings)
     known = [_variable(item) for item in fields]
     files = [_variable(item) + FILE_SUFFIX for item in fields if item.metadata["secret"]]
     for name in sorted({*environ} - {*known, *files} - NOT_SETTINGS):

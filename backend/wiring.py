@@ -49,8 +49,6 @@ class Wiring:
         self.metrics = Metrics()
         self._opened = ExitStack()  # closes what media are fetched and decoded with
 
-    # --- where data comes from
-
     @property
     def verify(self) -> bool | str:
         """What verifies TLS certificates, as ``requests`` and boto3 take it."""
@@ -150,8 +148,6 @@ class Wiring:
         )
         return pixels
 
-    # --- what was stored
-
     def tracks(self) -> TrackStore:
         """Tracking jobs and their masks."""
         return TrackStore(self.settings.state_dir.expanduser() / "tracks.sqlite3")
@@ -159,8 +155,6 @@ class Wiring:
     def models(self) -> ModelRegistry:
         """The fine-tuned versions of the base model."""
         return ModelRegistry(self.settings.state_dir.expanduser() / "models", self.base_model())
-
-    # --- the model
 
     def base_model(self) -> ModelChoice:
         """The model that everything began with. Nothing is loaded."""
@@ -190,8 +184,6 @@ class Wiring:
             metrics=self.metrics,
             speck_share=self.settings.speck_percent / 100,
         )
-
-    # --- what answers
 
     def service(self, engine: LocalEngine, *, for_editors: bool = True) -> Dispatcher:
         """Everything that answers requests, over ``engine``, which it closes.
@@ -277,7 +269,6 @@ def _states(store: TrackStore) -> dict[str, int]:
 
 
 def _count_media(metrics: Metrics, resolver: MediaResolver) -> None:
-    """Export the counters of the media cache."""
     stats = resolver.stats
     names = ("hits", "revalidations", "fetches", "streams", "ranges", "bytes_fetched", "evictions")
     for name in names:

@@ -43,7 +43,6 @@ API_SECONDS = 30.0  # Label Studio tries every backend of a project before it an
 
 
 def add_parser(commands: Any) -> None:
-    """Add the command to the command line."""
     parser = commands.add_parser(
         "doctor",
         help="say what is wrong with the set-up, and how to fix it",

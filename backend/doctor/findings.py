@@ -8,8 +8,6 @@ from functools import partial
 
 
 class Level(StrEnum):
-    """How bad a finding is."""
-
     OK = "ok"
     WARNING = "warning"  # works, perhaps not as meant
     BROKEN = "broken"  # something does not work
@@ -32,7 +30,6 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """The finding as one line."""
         words = " ".join(f"{self.subject}: {self.text}".split()).rstrip(".")
         return f"{self.level:<8} {words}" + (f"; {' '.join(self.fix.split())}" if self.fix else "")
 

@@ -43,7 +43,6 @@ def start_problems(wiring: Wiring) -> Iterator[str]:
 
 
 def _folders(settings: Settings) -> tuple[tuple[str, Path], ...]:
-    """Those that are written to, with their variables."""
     return ("CACHE_DIR", settings.cache_dir), ("STATE_DIR", settings.state_dir)
 
 

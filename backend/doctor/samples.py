@@ -97,8 +97,7 @@ def _read(resolver: MediaResolver, decoder: ImageDecoder, sample: Sample) -> Fin
                 size, what = _video(resolver, sample)
             else:
                 size, what = _picture(resolver, decoder, sample)
-            text = f"{task}: {shown(sample.uri)} is {what}, {size / 1e6:.1f} MB"
-            found.append(ok(subject, text))
+            found.append(ok(subject, f"{task}: {shown(sample.uri)} is {what}, {size / 1e6:.1f} MB"))
         except (MediaError, VideoError) as error:
             found.append(broken(subject, f"{task}: {error}"))
         except Exception as error:  # noqa: BLE001 - thread boundary: it becomes the finding

@@ -1,9 +1,4 @@
-"""``python -m backend export``: masks with page or frame, object and label.
-
-Label Studio's own exports lose what masks over frames are about: PNG and NumPy have no page index
-and no object, COCO fails for frame sequences, YOLO is wrong, and no format has the masks behind
-the boxes of a video (measured with 1.23.2).
-"""
+"""``python -m backend export``: masks with page or frame, object and label."""
 
 from __future__ import annotations
 
@@ -30,7 +25,6 @@ from backend.wiring import Wiring
 
 
 def add_parser(commands: Any) -> None:
-    """Add the command to the command line."""
     parser = commands.add_parser(
         "export",
         help="export masks of tasks with page or frame, object and label",
@@ -62,7 +56,6 @@ def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
 def _chosen_tasks(
     client: LabelStudioClient, tasks: list[int], project: int | None
 ) -> Iterator[ProjectTask]:
-    """The tasks named one by one and those of a whole project."""
     project_of = cache(partial(read_project, client))
     for number in tasks:
         task = read_task(client, number)
@@ -109,8 +102,7 @@ class _Export:
 
     def _write(self, media: Media, config: LabelConfig) -> None:
         if self.writer is None:
-            make = WRITERS[self.arguments.format]
-            self.writer = make(self.arguments.out, _labels(config))
+            self.writer = WRITERS[self.arguments.format](self.arguments.out, _labels(config))
         try:
             for page in media.pages():
                 self.writer.page(media, page)
@@ -138,7 +130,6 @@ class _Export:
 
 
 def _labels(config: LabelConfig) -> list[str]:
-    """The labels of the label config, in its order."""
     controls = (*config.answers, *config.other_shapes)
     labels = [label for control in controls for label in control.labels]
     labels += [label for tag in config.labels_tags for label in tag.labels]

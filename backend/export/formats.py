@@ -227,17 +227,16 @@ class NpzWriter(Writer):
     the JSON of where the page is."""
 
     def page(self, media: Media, page: MaskPage) -> None:
-        found = page.masks
         place = {**media.place(page.index), "media": media.names[page.index]}
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
-            masks=np.stack([each.mask for each in found]),
-            tracks=np.array([each.track for each in found], np.int32),
-            labels=np.array([each.label for each in found]),
-            objects=np.array([each.object_id for each in found]),
-            origins=np.array([str(each.origin) for each in found]),
-            scores=np.array([each.score for each in found], np.float32),  # None becomes NaN
+            masks=np.stack([each.mask for each in page.masks]),
+            tracks=np.array([each.track for each in page.masks], np.int32),
+            labels=np.array([each.label for each in page.masks]),
+            objects=np.array([each.object_id for each in page.masks]),
+            origins=np.array([str(each.origin) for each in page.masks]),
+            scores=np.array([each.score for each in page.masks], np.float32),  # None becomes NaN
             place=np.array(json.dumps(place)),
         )
         _write(self._folder / page_file(media, page.index, ".npz"), buffer.getvalue())

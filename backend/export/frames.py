@@ -1,9 +1,4 @@
-"""``python -m backend frames``: a video as a frame sequence, and its results as frame numbers.
-
-Masks over frames need a sequence of pictures in open-source Label Studio: ``<Video>`` holds
-boxes only. The pictures are named by the video's own frame numbers (from 0, in the order they are
-shown), and the task says of each page which frame it is and when it is shown.
-"""
+"""``python -m backend frames``: a video as a frame sequence, and its results as frame numbers."""
 
 from __future__ import annotations
 
@@ -37,7 +32,6 @@ Json = Mapping[str, Any]
 
 
 def add_parser(commands: Any) -> None:
-    """Add the command to the command line."""
     parser = commands.add_parser(
         "frames",
         help="turn a video into a frame-sequence task, or its results into frame numbers",
@@ -248,7 +242,6 @@ def _annotations(exported: list[Any]) -> Iterator[tuple[dict[str, Any], Any, Any
 
 
 def _meta_of(frames: object, made: Sequence[Json], path: Path) -> Json:
-    """What ``tasks.json`` says of the task with these pages."""
     if frames is None and len(made) == 1:
         return made[0]["meta"]
     for task in made:
@@ -272,9 +265,8 @@ def _placed(item: Json, meta: Json) -> dict[str, Any]:
 
 def _checked(task: Any, path: Path) -> Json:
     try:
-        pages = len(task["data"]["frames"])
         meta = task["meta"]
-        if len(meta["frame_indices"]) == len(meta["times"]) == pages:
+        if len(meta["frame_indices"]) == len(meta["times"]) == len(task["data"]["frames"]):
             return task
     except (TypeError, KeyError):
         pass

@@ -1,8 +1,7 @@
 """The masks of a task, page by page, as exports need them: with object and label.
 
 Masks on images and frame sequences are regions of the results. Of a video Label Studio keeps boxes
-only; the masks they were made from are in the service's store. A stored mask counts where the
-annotation still shows its box; elsewhere the box itself is filled.
+only; the masks they were made from are in the service's store.
 """
 
 from __future__ import annotations
@@ -290,7 +289,6 @@ def _size(region: Region) -> tuple[int, int]:
 
 
 def _mask(region: Region, width: int, height: int) -> Mask:
-    """The region's mask at the size of its page."""
     try:
         own = rasterise(region.geometry, *_size(region))
     except ValueError as error:

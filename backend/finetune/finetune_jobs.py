@@ -50,8 +50,7 @@ class FinetuneJob:
 
 def finetune_command(project: int) -> list[str]:
     """The process that fine-tunes on a project; its settings are those of this one."""
-    words = ["-m", "training", "finetune", "--project", str(project), "--background"]
-    return [sys.executable, *words]
+    return [sys.executable, "-m", "training", "finetune", "--project", str(project), "--background"]
 
 
 class FinetuneJobs:
@@ -180,7 +179,6 @@ class FinetuneJobs:
                 said = line
 
     def _conclude(self, project: int, code: int) -> None:
-        """The last word on a job."""
         message = str(self.progress(project).get("message", ""))
         if project in self._cancelled:
             self._cancelled.discard(project)

@@ -57,8 +57,9 @@ class Finetuning:
         """
         if not isinstance(body, Mapping) or body.get("action") != START:
             return None
-        project = _project_number(body.get("project"))
-        if project is None:
+        named = body.get("project")  # an object with an ``id``, or the number itself
+        project = named.get("id") if isinstance(named, Mapping) else named
+        if type(project) is not int or not 0 < project < 10**9:
             return "the request names no project"
         if project not in self._allowed:
             logger.info("fine-tuning on project %d was asked for; it is off", project)
@@ -105,9 +106,3 @@ class Finetuning:
     def _follow(self) -> None:
         while not self._stopping.wait(_FOLLOW_SECONDS):
             self.follow()
-
-
-def _project_number(value: object) -> int | None:
-    """The project of a webhook: an object with an ``id``, or the number itself."""
-    found = value.get("id") if isinstance(value, Mapping) else value
-    return found if type(found) is int and 0 < found < 10**9 else None

@@ -79,12 +79,11 @@ class Labeller:
             return None
         plain = {"id": task["id"], "data": task.get("data"), "annotations": [{"result": marks}]}
         made = Labelled()
-        if "video" in kinds:
-            regions = read_video_regions(marks, self.project.config)
-            marked = {region.to_name for region in regions}
-            for tag in self.project.config.videos:
-                if tag.name in marked:
-                    self._video(plain, tag.name, marks, made)
+        regions = read_video_regions(marks, self.project.config)
+        marked = {region.to_name for region in regions}
+        for tag in self.project.config.videos:
+            if tag.name in marked:
+                self._video(plain, tag.name, marks, made)
         if kinds & {"image", "sequence"}:
             self._pictures(plain, marks, made)
         return made
@@ -97,9 +96,8 @@ class Labeller:
         single = [mark for mark in marks if mark.get("to_name") not in elsewhere]
         alone = {**task, "annotations": [{"result": single}]}
         prompts = prompts_from_task(alone, config)
-        deadline = time.monotonic() + SECONDS
         whole = self.project.with_task(alone)
-        found = self.service.retrieval.predict(whole, prompts, deadline)
+        found = self.service.retrieval.predict(whole, prompts, time.monotonic() + SECONDS)
         if found.errors:
             raise found.errors[0]
         for result in found.prediction["result"] if found.prediction else ():
@@ -140,7 +138,6 @@ class Labeller:
         made.scores += [each.iou for each in masks if each.mask.area]
 
     def _video(self, task: Mapping[str, Any], name: str, marks: Results, made: Labelled) -> None:
-        """The boxes on one video of the task."""
         videos, whole = self.service.tracking.videos, self.project.with_task(task)
         job = self._run(task, videos.plan(whole, self.parsed, marks, name))
         every = read_video_regions(marks, self.project.config)
@@ -187,5 +184,4 @@ def _objects(job: Job) -> set[str]:
 
 
 def _note(result: dict[str, Any], reason: str) -> None:
-    """Say in the region's own note that it deserves a look."""
     result.update(with_note(result, f"look here: {reason}"))

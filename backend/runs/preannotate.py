@@ -1,9 +1,4 @@
-"""``python -m backend preannotate``: a project labelled ahead, unattended.
-
-Boxes and masks that tasks hold already are the prompts. Each task gets one prediction; tasks that
-have one of this model are passed over, and a task that was interrupted goes on at its last finished
-frame, so that the command can be stopped, killed and started again.
-"""
+"""``python -m backend preannotate``: a project labelled ahead, unattended."""
 
 from __future__ import annotations
 
@@ -43,7 +38,6 @@ UNMARKED = "no box or mask to start from"
 
 
 def add_parser(commands: Any) -> None:
-    """Add the command to the command line."""
     parser = commands.add_parser(
         "preannotate",
         help="label the tasks of a project ahead, from boxes or masks they hold",
@@ -114,7 +108,6 @@ class _Report:
         return False
 
     def plan(self, task: Mapping[str, Any], project: Project) -> None:
-        """Note what would be done."""
         marks = marks_of(task, self._version)
         kinds = mark_kinds(marks, project.config)
         if kinds:
@@ -150,7 +143,6 @@ class _Report:
         return int(count["failed"] > 0)
 
     def show(self) -> None:
-        """One line for each task that has ended."""
         for task, (_, line) in sorted(self._ended.items()):
             say(f"task {task}: {line}", sys.stdout)
 
@@ -175,10 +167,6 @@ def _label_all(
         TextKind.COMMAND, Word.TRACK, "track", frames=arguments.range, direction=arguments.direction
     )
     labeller = Labeller(service, project, parsed, stopping, report.progress)
-
-    def label(task: dict[str, Any]) -> None:
-        _label_one(task, labeller, client, review, report, service.engine.model_version)
-
     with closing(service):
         service.engine.wait_ready(MODEL_SECONDS)
         with ThreadPoolExecutor(arguments.concurrency, thread_name_prefix="label") as pool:
@@ -189,7 +177,7 @@ def _label_all(
                         continue
                     if len(under_way) >= 2 * arguments.concurrency:
                         _, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                    under_way.add(pool.submit(label, task))
+                    under_way.add(pool.submit(_label_one, task, labeller, client, review, report))
                 wait(under_way)
             except BaseException:  # the threads must end before it goes on its way
                 stopping.set()
@@ -203,9 +191,8 @@ def _label_one(
     client: LabelStudioClient,
     review: ReviewFile | None,
     report: _Report,
-    model_version: str,
 ) -> None:
-    number = int(task["id"])
+    number, model_version = int(task["id"]), labeller.service.engine.model_version
     try:
         made = labeller.label(task)
         if made is None:

@@ -30,7 +30,6 @@ class Project:
     config: LabelConfig
 
     def with_task(self, task: Mapping[str, Any]) -> ProjectTask:
-        """One of its tasks."""
         return ProjectTask(self.uid, task, self.label_config, self.config)
 
 

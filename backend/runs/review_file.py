@@ -51,7 +51,6 @@ class ReviewFile:
             raise CommandError(f"{path} cannot be used: {error}.") from error
 
     def put(self, task: int, remarks: Sequence[Remark]) -> None:
-        """Say what to look at in a task."""
         new = []
         for each in remarks:
             frame = "" if each.frame is None else str(each.frame)
