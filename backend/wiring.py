@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import cached_property, lru_cache, partial
+from pathlib import Path
 
 from backend.engine.building import ModelChoice
 from backend.engine.local import LocalEngine
@@ -31,7 +32,8 @@ from backend.predict.recent import RecentPrompts
 from backend.predict.retrieve import Retrieval
 from backend.predict.segment import Segmenter
 from backend.settings import Settings, SettingsError
-from backend.tracking.store import StoreError, TrackStore
+from backend.tracking.database import StoreError, check_file
+from backend.tracking.store import TrackStore
 from backend.tracking.tracking import Tracking
 
 READING_SECONDS = 120.0  # a page of tasks can hold tens of megabytes of masks
@@ -150,7 +152,16 @@ class Wiring:
 
     def tracks(self) -> TrackStore:
         """Tracking jobs and their masks."""
-        return TrackStore(self.settings.state_dir.expanduser() / "tracks.sqlite3")
+        return TrackStore(self._tracks_file)
+
+    def check_tracks(self) -> None:
+        """Look whether the tracks can be read, without changing them. Raises as ``check_file``
+        does."""
+        check_file(self._tracks_file)
+
+    @property
+    def _tracks_file(self) -> Path:
+        return self.settings.state_dir.expanduser() / "tracks.sqlite3"
 
     def models(self) -> ModelRegistry:
         """The fine-tuned versions of the base model."""

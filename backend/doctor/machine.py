@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from backend.doctor.findings import Finding, broken, ok, setting_problem, warning
@@ -24,7 +24,20 @@ NEEDED_BYTES = 100 * MIB  # for the state of jobs, and one file in the cache
 def start_problems(wiring: Wiring) -> Iterator[str]:
     """Why the service could not work with these settings on this machine, in one line each;
     nothing is asked of other machines, which may come up later."""
-    for variable, folder in _folders(wiring.settings):
+    unusable = list(_folder_problems(wiring.settings))
+    yield from unusable
+    checks: list[Callable[[], object]] = [wiring.label_studio, wiring.s3]
+    if not unusable:
+        checks.append(wiring.check_tracks)
+    for check in checks:
+        try:
+            check()
+        except ExpectedError as error:
+            yield str(error)
+
+
+def _folder_problems(settings: Settings) -> Iterator[str]:
+    for variable, folder in _folders(settings):
         try:
             place = folder.expanduser()
             place.mkdir(parents=True, exist_ok=True)
@@ -34,12 +47,6 @@ def start_problems(wiring: Wiring) -> Iterator[str]:
             yield f"{variable}: {folder} must be a folder to write to ({error.strerror})"
         except RuntimeError:  # of expanduser
             yield f"{variable}: {folder} must be an absolute path where there is no home folder"
-
-    for make_client in (wiring.label_studio, wiring.s3):
-        try:
-            make_client()
-        except ExpectedError as error:
-            yield str(error)
 
 
 def _folders(settings: Settings) -> tuple[tuple[str, Path], ...]:

@@ -13,7 +13,8 @@ from backend.media.errors import MediaError
 from backend.pixels.video_limits import VideoError
 from backend.threads.caller import serving
 from backend.threads.fair_queue import Busy
-from backend.tracking.store import Job, StoreError, TrackStore
+from backend.tracking.database import StoreError
+from backend.tracking.store import Job, TrackStore
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,9 @@ from backend.job_state import JobState
 from backend.pixels.recipes import FramesRecipe
 from backend.threads.caller import serving
 from backend.threads.fair_pool import FairPool
+from backend.tracking.database import StoreError
 from backend.tracking.spans import Direction, Span, plan_spans
-from backend.tracking.store import Job, StoreError, TrackedMask, TrackStore
+from backend.tracking.store import Job, TrackedMask, TrackStore
 
 logger = logging.getLogger(__name__)
 

@@ -10,51 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backend.engine.packed_masks import PackedMask
-from backend.expected import ExpectedError
 from backend.job_state import JobState
+from backend.tracking.database import Database
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    id TEXT PRIMARY KEY, track TEXT NOT NULL, digest TEXT NOT NULL, request TEXT NOT NULL,
-    state TEXT NOT NULL, done INTEGER NOT NULL DEFAULT 0, total INTEGER NOT NULL DEFAULT 0,
-    message TEXT NOT NULL DEFAULT '', deliver INTEGER NOT NULL DEFAULT 0,
-    created REAL NOT NULL, updated REAL NOT NULL
-);
-CREATE INDEX IF NOT EXISTS jobs_by_digest ON jobs (digest, state);
-CREATE TABLE IF NOT EXISTS masks (
-    track TEXT NOT NULL, object TEXT NOT NULL, frame INTEGER NOT NULL, anchor TEXT NOT NULL,
-    height INTEGER NOT NULL, width INTEGER NOT NULL, runs BLOB NOT NULL,
-    iou REAL NOT NULL, presence REAL NOT NULL,
-    prompted INTEGER NOT NULL DEFAULT 0, stride INTEGER NOT NULL DEFAULT 1,
-    PRIMARY KEY (track, object, frame)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS earlier_masks (
-    track TEXT NOT NULL, object TEXT NOT NULL, frame INTEGER NOT NULL,
-    height INTEGER NOT NULL, width INTEGER NOT NULL, runs BLOB NOT NULL,
-    PRIMARY KEY (track, object, frame)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS generations (
-    track TEXT NOT NULL, object TEXT NOT NULL, frame INTEGER NOT NULL, generation INTEGER NOT NULL,
-    PRIMARY KEY (track, object, frame)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS objects (
-    track TEXT NOT NULL, object TEXT NOT NULL, description TEXT NOT NULL,
-    PRIMARY KEY (track, object)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS due (job TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS delivered (
-    prediction INTEGER PRIMARY KEY, track TEXT NOT NULL, objects TEXT NOT NULL
-);
-"""
 # An editor's draft may still show a mask that has just been found anew.
 _KEEP_EARLIER = (
     "INSERT OR REPLACE INTO earlier_masks "
@@ -110,40 +75,19 @@ def track_name(project: str, task: object, tag: str, model_version: str, *addres
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-class StoreError(ExpectedError):
-    """The store cannot be used: a full disk, a folder that cannot be written to. ``str()`` is a
-    sentence for whoever waits."""
-
-
 class TrackStore:
     """Jobs and masks; safe to share between threads, and with other processes to read.
 
-    Every method raises ``StoreError`` where the file cannot be read or written.
+    Every method raises ``StoreError`` where the file cannot be read or written, and the first
+    ``SchemaError`` where a later version wrote it.
     """
 
     def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, check_same_thread=False, timeout=30.0)
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"{path.parent} (STATE_DIR) cannot be used: {error}.") from error
-        self._connection.row_factory = sqlite3.Row
-        with self._transaction() as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(_SCHEMA)
-            columns = connection.execute("PRAGMA table_info(masks)").fetchall()
-            present = {column["name"] for column in columns}
-            for name, default in (("prompted", 0), ("stride", 1)):
-                if name not in present:  # of an earlier version
-                    connection.execute(
-                        f"ALTER TABLE masks ADD COLUMN {name} INTEGER NOT NULL DEFAULT {default}"
-                    )
+        self._database = Database(path)
 
     def close(self) -> None:
         """Close the file; everything is written already."""
-        with self._lock:
-            self._connection.close()
+        self._database.close()
 
     def add_job(
         self,
@@ -157,7 +101,7 @@ class TrackStore:
         """Queue a job, or join one with the same ``digest`` that has not ended; ``deliver`` is as
         if ``ask_delivery`` were called at once."""
         now = time.time()
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             same = f"SELECT * FROM jobs WHERE digest = ? AND {_UNFINISHED}"  # noqa: S608
             if connection.execute(same, (digest,)).fetchone() is None:
                 connection.execute(
@@ -177,11 +121,11 @@ class TrackStore:
             raise ValueError(f"not columns of a job: {sorted(changes.keys() - allowed)}")
         columns = ", ".join(f"{name} = ?" for name in changes)
         query = f"UPDATE jobs SET {columns}, updated = ? WHERE id = ?"  # noqa: S608 - checked above
-        self._write(query, *changes.values(), time.time(), job_id)
+        self._database.write(query, *changes.values(), time.time(), job_id)
 
     def job(self, job_id: str) -> Job | None:
         """The job called ``job_id``."""
-        rows = self._read("SELECT * FROM jobs WHERE id = ?", job_id)
+        rows = self._database.read("SELECT * FROM jobs WHERE id = ?", job_id)
         return _job(rows[0]) if rows else None
 
     def jobs(self, *, track: str | None = None, unfinished: bool = False) -> list[Job]:
@@ -189,11 +133,11 @@ class TrackStore:
         query = "SELECT * FROM jobs WHERE track = COALESCE(?, track)"
         if unfinished:
             query += f" AND {_UNFINISHED}"
-        return [_job(row) for row in self._read(query + " ORDER BY created DESC", track)]
+        return [_job(row) for row in self._database.read(query + " ORDER BY created DESC", track)]
 
     def states(self) -> dict[str, int]:
         """How many jobs are in each state."""
-        rows = self._read("SELECT state, COUNT(*) AS jobs FROM jobs GROUP BY state")
+        rows = self._database.read("SELECT state, COUNT(*) AS jobs FROM jobs GROUP BY state")
         counted = {row["state"]: row["jobs"] for row in rows}
         return {str(state): counted.get(state, 0) for state in JobState}
 
@@ -205,20 +149,20 @@ class TrackStore:
         One statement, so that a job that ends at the same time is either asked or seen to have
         ended. It is due from then on, until ``settle``.
         """
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             return _ask_delivery(connection, job_id)
 
     def make_due(self, job_id: str) -> None:
         """The result of a job is to be delivered, whether it has ended or not."""
-        self._write("INSERT OR IGNORE INTO due VALUES (?)", job_id)
+        self._database.write("INSERT OR IGNORE INTO due VALUES (?)", job_id)
 
     def settle(self, job_id: str) -> None:
         """Nothing of the job is to be delivered any more."""
-        self._write("DELETE FROM due WHERE job = ?", job_id)
+        self._database.write("DELETE FROM due WHERE job = ?", job_id)
 
     def due(self) -> list[Job]:
         """Jobs that ended, but whose result was not delivered; the oldest first."""
-        rows = self._read(
+        rows = self._database.read(
             "SELECT jobs.* FROM jobs JOIN due ON due.job = jobs.id "
             "WHERE state IN ('done', 'failed') ORDER BY created"
         )
@@ -231,7 +175,7 @@ class TrackStore:
             The earlier ones that show nothing else, which are forgotten here.
         """
         names = set(objects)
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             rows = connection.execute("SELECT * FROM delivered WHERE track = ?", (track,))
             outdated = [
                 row["prediction"] for row in rows if names >= set(json.loads(row["objects"]))
@@ -255,7 +199,7 @@ class TrackStore:
         the job goes on before them. A process that is killed loses nothing.
         """
         rows = [_row(track, each) for each in masks]
-        with self._transaction(wait_for_disk=False) as connection:
+        with self._database.transaction(wait_for_disk=False) as connection:
             connection.executemany(f"{_KEEP_EARLIER} WHERE {_PLACE}", [row[:3] for row in rows])
             connection.executemany(
                 "INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
@@ -266,7 +210,7 @@ class TrackStore:
 
     def mask(self, track: str, object_id: str, frame: int) -> TrackedMask | None:
         """What was found of an object on a frame."""
-        rows = self._read(f"SELECT * FROM masks WHERE {_PLACE}", track, object_id, frame)  # noqa: S608
+        rows = self._database.read(f"SELECT * FROM masks WHERE {_PLACE}", track, object_id, frame)  # noqa: S608
         return _tracked_mask(rows[0]) if rows else None
 
     def masks(self, track: str, object_id: str | None = None) -> list[TrackedMask]:
@@ -274,31 +218,31 @@ class TrackStore:
         query, place = "SELECT * FROM masks WHERE track = ?", [track]
         if object_id is not None:
             query, place = query + " AND object = ?", [track, object_id]
-        rows = self._read(query + " ORDER BY object, frame", *place)
+        rows = self._database.read(query + " ORDER BY object, frame", *place)
         return [_tracked_mask(row) for row in rows]
 
     def earlier_mask(self, track: str, object_id: str, frame: int) -> PackedMask | None:
         """What was found there before what ``mask`` gives."""
         query = f"SELECT * FROM earlier_masks WHERE {_PLACE}"  # noqa: S608
-        rows = self._read(query, track, object_id, frame)
+        rows = self._database.read(query, track, object_id, frame)
         return _mask(rows[0]) if rows else None
 
     def anchors(self, track: str, *, stride: int | None = None) -> dict[tuple[str, int], str]:
         """By object and frame: the digest of the prompt that the stored mask follows from; without
         what was tracked with a larger stride than ``stride``."""
         query = "SELECT object, frame, anchor FROM masks WHERE track = ?"
-        rows = self._read(query + " AND stride <= COALESCE(?, stride)", track, stride)
+        rows = self._database.read(query + " AND stride <= COALESCE(?, stride)", track, stride)
         return {(row["object"], row["frame"]): row["anchor"] for row in rows}
 
     def generations(self, track: str) -> dict[tuple[str, int], int]:
         """By object and frame: how often the region that shows it was replaced by another, where
         it ever was."""
-        rows = self._read("SELECT * FROM generations WHERE track = ?", track)
+        rows = self._database.read("SELECT * FROM generations WHERE track = ?", track)
         return {(row["object"], row["frame"]): row["generation"] for row in rows}
 
     def put_generation(self, track: str, object_id: str, frame: int, generation: int) -> None:
         """See ``generations``; they only rise."""
-        self._write(
+        self._database.write(
             "INSERT INTO generations VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "
             "SET generation = MAX(generation, excluded.generation)",
             *(track, object_id, frame, generation),
@@ -307,16 +251,16 @@ class TrackStore:
     def describe(self, track: str, object_id: str, description: Mapping[str, Any]) -> None:
         """Remember what an object is (labels, names): JSON, for later requests and exports."""
         values = track, object_id, json.dumps(description)
-        self._write("INSERT OR REPLACE INTO objects VALUES (?, ?, ?)", *values)
+        self._database.write("INSERT OR REPLACE INTO objects VALUES (?, ?, ?)", *values)
 
     def objects(self, track: str) -> dict[str, dict[str, Any]]:
         """The objects of a track with their descriptions."""
-        rows = self._read("SELECT * FROM objects WHERE track = ?", track)
+        rows = self._database.read("SELECT * FROM objects WHERE track = ?", track)
         return {row["object"]: json.loads(row["description"]) for row in rows}
 
     def forget(self, track: str) -> None:
         """Drop everything that is known of a track; its jobs stay as a record."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             for table in ("masks", "earlier_masks", "objects"):
                 connection.execute(f"DELETE FROM {table} WHERE track = ?", (track,))  # noqa: S608
             connection.execute(
@@ -325,32 +269,9 @@ class TrackStore:
 
     def forget_masks(self, track: str) -> None:
         """Drop what was found on a track, and keep what its objects are."""
-        with self._transaction() as connection:
+        with self._database.transaction() as connection:
             connection.execute(f"{_KEEP_EARLIER} WHERE track = ?", (track,))
             connection.execute("DELETE FROM masks WHERE track = ?", (track,))
-
-    def _read(self, query: str, *values: str | int | None) -> list[sqlite3.Row]:
-        with self._transaction() as connection:
-            return connection.execute(query, values).fetchall()
-
-    def _write(self, query: str, *values: str | int | float) -> None:
-        with self._transaction() as connection:
-            connection.execute(query, values)
-
-    @contextmanager
-    def _transaction(self, *, wait_for_disk: bool = True) -> Iterator[sqlite3.Connection]:
-        # With a write-ahead log, NORMAL leaves writing to the system; the next FULL one waits for
-        # everything before it too (sqlite.org/pragma.html#pragma_synchronous).
-        mode = "FULL" if wait_for_disk else "NORMAL"
-        try:
-            with self._lock, self._connection:
-                self._connection.execute(f"PRAGMA synchronous = {mode}")
-                yield self._connection
-        except sqlite3.DatabaseError as error:
-            raise StoreError(
-                f"The backend cannot store tracks: {error}. "
-                "Check the disk space and permissions of STATE_DIR."
-            ) from error
 
 
 def _ask_delivery(connection: sqlite3.Connection, job_id: str) -> bool:

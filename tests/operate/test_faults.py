@@ -18,7 +18,8 @@ import pytest
 from backend.engine.scheduler import Priority
 from backend.job_state import JobState
 from backend.labelstudio.client import LabelStudioError
-from backend.tracking.store import StoreError, TrackStore
+from backend.tracking.database import StoreError
+from backend.tracking.store import TrackStore
 from benchmarks.support.server import body, disc, said
 from benchmarks.support.server import click as disc_click
 from tests.backend.conftest import click

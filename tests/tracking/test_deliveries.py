@@ -13,8 +13,9 @@ from backend.job_state import JobState
 from backend.labelstudio.client import LabelStudioError
 from backend.media.errors import MediaError, Reason
 from backend.threads.fair_queue import Busy
+from backend.tracking.database import StoreError
 from backend.tracking.delivery import Deliveries
-from backend.tracking.store import Job, StoreError, TrackStore
+from backend.tracking.store import Job, TrackStore
 from tests.waiting import PATIENCE, until
 
 DOWN = LabelStudioError("Label Studio at http://ls does not answer.")

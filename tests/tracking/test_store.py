@@ -1,12 +1,10 @@
-"""The store of tracks: what an earlier version wrote is read and gone on with."""
+"""The store of tracks."""
 
 from __future__ import annotations
 
 import signal
-import sqlite3
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +13,6 @@ from backend.engine.packed_masks import PackedMask
 from backend.tracking.store import TrackedMask, TrackStore
 
 MASK = TrackedMask("cat", 3, "digest", PackedMask.pack(np.eye(4, dtype=bool)), 0.5, 2.0)
-
-
-def test_a_store_without_prompted_masks_is_gone_on_with(tmp_path: Path) -> None:
-    path = tmp_path / "tracks.sqlite3"
-    store = TrackStore(path)
-    store.put_masks("track", [MASK], job_id="", done=0)
-    store.close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("ALTER TABLE masks DROP COLUMN prompted")
-    connection.close()
-
-    store = TrackStore(path)
-    [found] = store.masks("track")
-    assert not found.prompted
-    assert found.mask == MASK.mask
-    store.put_masks("track", [replace(MASK, prompted=True)], job_id="", done=0)
-    [found] = store.masks("track")
-    assert found.prompted
-    store.close()
 
 
 def test_a_prediction_replaces_those_that_show_nothing_else(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from backend.job_state import JobState
 from backend.pixels.video_limits import VideoError
-from backend.tracking.store import StoreError
+from backend.tracking.database import StoreError
 from tests.pixels.clips import HEIGHT, WIDTH
 from tests.predict.events.conftest import FRAMES, Editor, box, left_of, mask_of, point
 from tests.waiting import PATIENCE, until
