@@ -83,11 +83,11 @@ class TrackStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._database = Database(path)
+        self.database = Database(path)
 
     def close(self) -> None:
         """Close the file; everything is written already."""
-        self._database.close()
+        self.database.close()
 
     def add_job(
         self,
@@ -101,7 +101,7 @@ class TrackStore:
         """Queue a job, or join one with the same ``digest`` that has not ended; ``deliver`` is as
         if ``ask_delivery`` were called at once."""
         now = time.time()
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             same = f"SELECT * FROM jobs WHERE digest = ? AND {_UNFINISHED}"  # noqa: S608
             if connection.execute(same, (digest,)).fetchone() is None:
                 connection.execute(
@@ -121,11 +121,11 @@ class TrackStore:
             raise ValueError(f"not columns of a job: {sorted(changes.keys() - allowed)}")
         columns = ", ".join(f"{name} = ?" for name in changes)
         query = f"UPDATE jobs SET {columns}, updated = ? WHERE id = ?"  # noqa: S608 - checked above
-        self._database.write(query, *changes.values(), time.time(), job_id)
+        self.database.write(query, *changes.values(), time.time(), job_id)
 
     def job(self, job_id: str) -> Job | None:
         """The job called ``job_id``."""
-        rows = self._database.read("SELECT * FROM jobs WHERE id = ?", job_id)
+        rows = self.database.read("SELECT * FROM jobs WHERE id = ?", job_id)
         return _job(rows[0]) if rows else None
 
     def jobs(self, *, track: str | None = None, unfinished: bool = False) -> list[Job]:
@@ -133,11 +133,11 @@ class TrackStore:
         query = "SELECT * FROM jobs WHERE track = COALESCE(?, track)"
         if unfinished:
             query += f" AND {_UNFINISHED}"
-        return [_job(row) for row in self._database.read(query + " ORDER BY created DESC", track)]
+        return [_job(row) for row in self.database.read(query + " ORDER BY created DESC", track)]
 
     def states(self) -> dict[str, int]:
         """How many jobs are in each state."""
-        rows = self._database.read("SELECT state, COUNT(*) AS jobs FROM jobs GROUP BY state")
+        rows = self.database.read("SELECT state, COUNT(*) AS jobs FROM jobs GROUP BY state")
         counted = {row["state"]: row["jobs"] for row in rows}
         return {str(state): counted.get(state, 0) for state in JobState}
 
@@ -149,20 +149,20 @@ class TrackStore:
         One statement, so that a job that ends at the same time is either asked or seen to have
         ended. It is due from then on, until ``settle``.
         """
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             return _ask_delivery(connection, job_id)
 
     def make_due(self, job_id: str) -> None:
         """The result of a job is to be delivered, whether it has ended or not."""
-        self._database.write("INSERT OR IGNORE INTO due VALUES (?)", job_id)
+        self.database.write("INSERT OR IGNORE INTO due VALUES (?)", job_id)
 
     def settle(self, job_id: str) -> None:
         """Nothing of the job is to be delivered any more."""
-        self._database.write("DELETE FROM due WHERE job = ?", job_id)
+        self.database.write("DELETE FROM due WHERE job = ?", job_id)
 
     def due(self) -> list[Job]:
         """Jobs that ended, but whose result was not delivered; the oldest first."""
-        rows = self._database.read(
+        rows = self.database.read(
             "SELECT jobs.* FROM jobs JOIN due ON due.job = jobs.id "
             "WHERE state IN ('done', 'failed') ORDER BY created"
         )
@@ -175,7 +175,7 @@ class TrackStore:
             The earlier ones that show nothing else, which are forgotten here.
         """
         names = set(objects)
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             rows = connection.execute("SELECT * FROM delivered WHERE track = ?", (track,))
             outdated = [
                 row["prediction"] for row in rows if names >= set(json.loads(row["objects"]))
@@ -199,7 +199,7 @@ class TrackStore:
         the job goes on before them. A process that is killed loses nothing.
         """
         rows = [_row(track, each) for each in masks]
-        with self._database.transaction(wait_for_disk=False) as connection:
+        with self.database.transaction(wait_for_disk=False) as connection:
             connection.executemany(f"{_KEEP_EARLIER} WHERE {_PLACE}", [row[:3] for row in rows])
             connection.executemany(
                 "INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
@@ -210,7 +210,7 @@ class TrackStore:
 
     def mask(self, track: str, object_id: str, frame: int) -> TrackedMask | None:
         """What was found of an object on a frame."""
-        rows = self._database.read(f"SELECT * FROM masks WHERE {_PLACE}", track, object_id, frame)  # noqa: S608
+        rows = self.database.read(f"SELECT * FROM masks WHERE {_PLACE}", track, object_id, frame)  # noqa: S608
         return _tracked_mask(rows[0]) if rows else None
 
     def masks(self, track: str, object_id: str | None = None) -> list[TrackedMask]:
@@ -218,31 +218,31 @@ class TrackStore:
         query, place = "SELECT * FROM masks WHERE track = ?", [track]
         if object_id is not None:
             query, place = query + " AND object = ?", [track, object_id]
-        rows = self._database.read(query + " ORDER BY object, frame", *place)
+        rows = self.database.read(query + " ORDER BY object, frame", *place)
         return [_tracked_mask(row) for row in rows]
 
     def earlier_mask(self, track: str, object_id: str, frame: int) -> PackedMask | None:
         """What was found there before what ``mask`` gives."""
         query = f"SELECT * FROM earlier_masks WHERE {_PLACE}"  # noqa: S608
-        rows = self._database.read(query, track, object_id, frame)
+        rows = self.database.read(query, track, object_id, frame)
         return _mask(rows[0]) if rows else None
 
     def anchors(self, track: str, *, stride: int | None = None) -> dict[tuple[str, int], str]:
         """By object and frame: the digest of the prompt that the stored mask follows from; without
         what was tracked with a larger stride than ``stride``."""
         query = "SELECT object, frame, anchor FROM masks WHERE track = ?"
-        rows = self._database.read(query + " AND stride <= COALESCE(?, stride)", track, stride)
+        rows = self.database.read(query + " AND stride <= COALESCE(?, stride)", track, stride)
         return {(row["object"], row["frame"]): row["anchor"] for row in rows}
 
     def generations(self, track: str) -> dict[tuple[str, int], int]:
         """By object and frame: how often the region that shows it was replaced by another, where
         it ever was."""
-        rows = self._database.read("SELECT * FROM generations WHERE track = ?", track)
+        rows = self.database.read("SELECT * FROM generations WHERE track = ?", track)
         return {(row["object"], row["frame"]): row["generation"] for row in rows}
 
     def put_generation(self, track: str, object_id: str, frame: int, generation: int) -> None:
         """See ``generations``; they only rise."""
-        self._database.write(
+        self.database.write(
             "INSERT INTO generations VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE "
             "SET generation = MAX(generation, excluded.generation)",
             *(track, object_id, frame, generation),
@@ -251,16 +251,16 @@ class TrackStore:
     def describe(self, track: str, object_id: str, description: Mapping[str, Any]) -> None:
         """Remember what an object is (labels, names): JSON, for later requests and exports."""
         values = track, object_id, json.dumps(description)
-        self._database.write("INSERT OR REPLACE INTO objects VALUES (?, ?, ?)", *values)
+        self.database.write("INSERT OR REPLACE INTO objects VALUES (?, ?, ?)", *values)
 
     def objects(self, track: str) -> dict[str, dict[str, Any]]:
         """The objects of a track with their descriptions."""
-        rows = self._database.read("SELECT * FROM objects WHERE track = ?", track)
+        rows = self.database.read("SELECT * FROM objects WHERE track = ?", track)
         return {row["object"]: json.loads(row["description"]) for row in rows}
 
     def forget(self, track: str) -> None:
         """Drop everything that is known of a track; its jobs stay as a record."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             for table in ("masks", "earlier_masks", "objects"):
                 connection.execute(f"DELETE FROM {table} WHERE track = ?", (track,))  # noqa: S608
             connection.execute(
@@ -269,7 +269,7 @@ class TrackStore:
 
     def forget_masks(self, track: str) -> None:
         """Drop what was found on a track, and keep what its objects are."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute(f"{_KEEP_EARLIER} WHERE track = ?", (track,))
             connection.execute("DELETE FROM masks WHERE track = ?", (track,))
 

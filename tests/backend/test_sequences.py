@@ -75,7 +75,7 @@ def editor(bench):
 
 def noted(bench):
     """Whether the store knows of the newest prediction."""
-    with bench.store._transaction() as connection:
+    with bench.store.database.transaction() as connection:
         rows = connection.execute("SELECT prediction FROM delivered").fetchall()
     return len(bench.published) in [row["prediction"] for row in rows]
 
@@ -394,7 +394,7 @@ class TestLongTracks:
 
         def long_ago(*args, **options):
             job = add(*args, **options)
-            with bench.store._transaction() as connection:
+            with bench.store.database.transaction() as connection:
                 connection.execute("UPDATE jobs SET created = created - 86400")
             return job
 

@@ -139,15 +139,13 @@ class TestStore:
         bench.engine.wait_ready(PATIENCE)
         editor = Editor(bench)
         editor.click(30, 50, page=0)
-        connection = bench.store._connection
-        with connection:
+        with bench.store.database.transaction() as connection:
             connection.execute("CREATE TABLE filler (x)")
             pages = connection.execute("PRAGMA page_count").fetchone()[0]
             connection.execute(f"PRAGMA max_page_count = {pages}")
         with contextlib.suppress(sqlite3.OperationalError):
             while True:
                 connection.execute("INSERT INTO filler VALUES (zeroblob(100))")
-        connection.commit()
         with contextlib.suppress(StoreError):  # what room is left in the pages of the jobs
             for number in itertools.count():
                 bench.store.add_job(str(number), "t", str(number), {})
