@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from backend.doctor import doctor
 from backend.doctor.machine import start_problems
 from backend.engine.building import end_while_compiling
+from backend.env_file import DEFAULT, example, read_env_file
 from backend.expected import ExpectedError
 from backend.export import export, frames
 from backend.runs import preannotate
@@ -21,11 +23,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m backend")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="start the service (settings from the environment)")
-    commands.add_parser("settings", help="print the effective settings, secrets hidden")
+    shown = commands.add_parser("settings", help="print the effective settings, secrets hidden")
+    shown.add_argument(
+        "--example", action="store_true", help="print a commented .env file with the defaults"
+    )
     for command in (doctor, export, frames, preannotate):
         command.add_parser(commands)
+    for each in (parser, *commands.choices.values()):
+        each.add_argument(
+            "--env-file",
+            type=Path,
+            default=argparse.SUPPRESS,
+            metavar="FILE",
+            help="settings that go before those of the environment (without it: a .env file in "
+            "the working folder, for what the environment does not set)",
+        )
     parsed = parser.parse_args(arguments)
+    if parsed.command == "settings" and parsed.example:
+        print(example(), end="")
+        return 0
     try:
+        _read_env_file(getattr(parsed, "env_file", None))
         settings = Settings.from_env(os.environ)
     except SettingsError as error:
         if parsed.command == "doctor":
@@ -46,6 +64,20 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; started again, it goes on", file=sys.stderr)
         return 130
+
+
+def _read_env_file(given: Path | None) -> None:
+    """Take the settings of a file into the environment, where the service and the libraries that
+    have settings of their own (boto3, huggingface_hub) look for them.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    if given is not None:
+        os.environ.update(read_env_file(given))
+    elif DEFAULT.is_file():
+        found = read_env_file(DEFAULT)
+        os.environ.update({name: found[name] for name in found if not os.environ.get(name)})
 
 
 def _serve(settings: Settings) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 
 
@@ -18,3 +19,8 @@ class JobState(StrEnum):
     def ended(self) -> bool:
         """Whether nothing more will come."""
         return self in (JobState.DONE, JobState.CANCELLED, JobState.FAILED)
+
+
+def iso_time(seconds: float) -> str:
+    """Seconds since 1970 as people and programs read them: 2026-11-30T08:15:00Z."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -185,10 +185,12 @@ class Settings:
     )
     threads: int = _server(32, "requests answered at the same time")
     log_level: str = _server(
-        "INFO", "least severe log level", read=_choice("DEBUG", "INFO", "WARNING", "ERROR")
+        "INFO",
+        "least severe log level: DEBUG, INFO, WARNING, ERROR",
+        read=_choice("DEBUG", "INFO", "WARNING", "ERROR"),
     )
     log_format: str = _server(
-        "text", "log lines for machines or for people", read=_choice("json", "text")
+        "text", "log lines: text for people, json for machines", read=_choice("json", "text")
     )
     max_body_bytes: int = _server(
         256 * MIB, "largest request that is read, in MiB", variable="MAX_BODY_MB", read=_mebibytes
@@ -220,7 +222,8 @@ class Settings:
     )
     dtype: str = _model(
         "auto",
-        "number type of the network; auto: bfloat16 where the device has it natively",
+        "number type of the network: auto, float32, bfloat16, float16; auto is bfloat16 where the "
+        "device has it natively",
         variable="SAM2_DTYPE",
         read=_choice("auto", "float32", "bfloat16", "float16"),
     )
@@ -343,6 +346,13 @@ class Settings:
         return self.basic_auth_user is None and self.auth_token is None
 
     @classmethod
+    def variables(cls) -> list[str]:
+        """The names of all settings in the environment, and of the files that hold secrets."""
+        fields = dataclasses.fields(cls)
+        files = [_variable(item) + FILE_SUFFIX for item in fields if item.metadata["secret"]]
+        return [*map(_variable, fields), *files]
+
+    @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """Read the settings from ``environ``; an empty value counts as unset.
 
@@ -411,17 +421,15 @@ def _secret(variable: str, environ: Mapping[str, str]) -> str:
 
 def _unknown(environ: Mapping[str, str]) -> Iterator[str]:
     """One line for each variable that was meant for this service but is none of its settings."""
-    fields = dataclasses.fields(Settings)
-    known = [_variable(item) for item in fields]
-    files = [_variable(item) + FILE_SUFFIX for item in fields if item.metadata["secret"]]
-    for name in sorted({*environ} - {*known, *files} - NOT_SETTINGS):
+    known = Settings.variables()
+    for name in sorted({*environ} - {*known} - NOT_SETTINGS):
         if _SERVICE_LINK.fullmatch(name):
             continue
         plain = name.removesuffix(FILE_SUFFIX)
         if plain != name and plain in known:
             yield f"{name}: only secrets are read from files; set {plain}"
             continue
-        meant = _meant(name, [*known, *files])
+        meant = _meant(name, known)
         if meant is not None or name.startswith("SAM2_"):
             hint = f"; did you mean {meant}?" if meant else ", see python -m backend settings"
             yield f"{name}: there is no such setting{hint}"

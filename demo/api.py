@@ -114,9 +114,19 @@ class LabelStudioApi:
         """The stored predictions of a task."""
         return list(self.request("GET", "/api/predictions", params={"task": task}))
 
-    def connect_backend(self, project: int, url: str, *, title: str) -> None:
-        """Make ``url`` the project's ML backend, with interactive pre-annotation on."""
-        body = {"url": url, "title": title, "is_interactive": True, "project": project}
+    def connect_backend(
+        self, project: int, url: str, *, title: str, login: tuple[str, str] | None = None
+    ) -> None:
+        """Make ``url`` the project's ML backend, with interactive pre-annotation on.
+
+        Args:
+            login: user name and password that the backend asks for.
+        """
+        body: dict[str, Any] = {"url": url, "title": title, "project": project}
+        body["is_interactive"] = True
+        if login is not None:
+            body["auth_method"] = "BASIC_AUTH"
+            body["basic_auth_user"], body["basic_auth_pass"] = login
         backends = self.request("GET", "/api/ml", params={"project": project})
         if backends:
             self.request("PATCH", f"/api/ml/{backends[0]['id']}", json=body)

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import requests
 
+from backend.env_file import env_file_text
+from backend.files import replacing
+from backend.settings import FILE_SUFFIX, Settings
 from demo.processes import Child
 
 HOST = "127.0.0.1"
@@ -22,6 +25,10 @@ class Backend(Child):
 
     Settings that the caller's environment holds (``SAM2_VARIANT``, ``SAM2_DEVICE``, ...) are
     passed on.
+
+    Attributes:
+        env_file: holds all its settings; ``python -m backend --env-file`` reads it for the
+            commands beside the service too.
     """
 
     def __init__(
@@ -33,24 +40,28 @@ class Backend(Child):
         cache_directory: Path,
         state_directory: Path,
         log: Path,
+        env_file: Path,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self.url = f"http://{HOST}:{port}"
-        environment = {
-            **os.environ,
+        self.env_file = env_file.resolve()
+        names = Settings.variables()
+        values = {
+            **{name: os.environ[name] for name in names if name in os.environ},
             "HOST": HOST,
             "PORT": str(port),
             "LABEL_STUDIO_URL": label_studio_url,
             "LABEL_STUDIO_API_KEY": token,
             "CACHE_DIR": str(cache_directory.resolve()),
             "STATE_DIR": str(state_directory.resolve()),
-            "PYTHONUNBUFFERED": "1",
             **(settings or {}),
         }
+        _write(self.env_file, values)
+        others = {name: value for name, value in os.environ.items() if name not in names}
         super().__init__(
             "The SAM 2 backend",
-            [sys.executable, "-m", "backend", "serve"],
-            environment=environment,
+            [sys.executable, "-m", "backend", "--env-file", str(self.env_file), "serve"],
+            environment={**others, "PYTHONUNBUFFERED": "1"},
             log=log,
             directory=REPOSITORY,
         )
@@ -64,6 +75,19 @@ class Backend(Child):
         """
         url = self.url + "/ready"
         self.wait_for(url, seconds=READY_SECONDS, interrupted=interrupted, failure=_failure)
+
+
+def _write(file: Path, values: Mapping[str, str]) -> None:
+    """The settings, for nobody else's eyes; a secret that is given goes before its file."""
+    values = {
+        name: value
+        for name, value in values.items()
+        if not (name.endswith(FILE_SUFFIX) and name.removesuffix(FILE_SUFFIX) in values)
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as partial:
+        partial.touch(mode=0o600)
+        partial.write_text(env_file_text(values, "Written at each start."), encoding="utf-8")
 
 
 def _failure(response: requests.Response) -> str | None:

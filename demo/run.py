@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -63,7 +64,12 @@ INSTRUCTIONS = """
   around it, such as those in the sample photos. For the official ones:
   SAM2_VARIANT=sam2.1_hiera_tiny make demo
 
-  Backend   {backend}   logs {logs}
+  COMMAND LINE, in another terminal: what is wrong, label ahead, export
+  cd {folder}
+{commands}
+
+  Backend   {backend}   (the same login)   logs {logs}
+  Settings  {env_file}
 ------------------------------------------------------------------------
 """
 
@@ -130,7 +136,7 @@ def run(stop: StopFlag) -> None:
             label_studio.url + "/health", seconds=START_SECONDS, interrupted=stop.check
         )
         api = _log_in(label_studio, account, directory)
-        backend = _start_backend(directory, api)
+        backend = _start_backend(directory, api, account)
         children.enter_context(running(backend))
         numbers = {}
         for project in PROJECTS:
@@ -138,7 +144,9 @@ def run(stop: StopFlag) -> None:
             numbers[project] = project.set_up(api, directory / "clip")
         backend.wait_until_ready(stop.check)
         for number in numbers.values():
-            api.connect_backend(number, backend.url, title="SAM 2")
+            api.connect_backend(
+                number, backend.url, title="SAM 2", login=(account.email, account.password)
+            )
         print(f"Ready after {time.monotonic() - started:.0f} s.")
         url = label_studio.url + "/projects/{}/data"
         print(
@@ -149,6 +157,9 @@ def run(stop: StopFlag) -> None:
                 video=url.format(numbers[VIDEO_PROJECT]),
                 email=account.email,
                 password=account.password,
+                folder=shlex.quote(str(REPOSITORY)),
+                commands=_commands(backend.env_file, directory, numbers[PHOTO_PROJECT]),
+                env_file=backend.env_file,
                 backend=backend.url,
                 logs=directory / "logs",
             ),
@@ -158,6 +169,21 @@ def run(stop: StopFlag) -> None:
             stop.wait(1.0)
             label_studio.check()
             backend.check()
+
+
+def _commands(env_file: Path, directory: Path, project: int) -> str:
+    """Lines to paste into a terminal."""
+    start = [sys.executable, "-m", "backend", "--env-file", str(env_file)]
+    masks, review = str(directory / "masks"), str(directory / "review.csv")
+    chosen = ["--project", str(project)]
+    return "\n".join(
+        "  " + shlex.join([*start, *command])
+        for command in (
+            ["doctor", *chosen],
+            ["preannotate", *chosen, "--csv", review],
+            ["export", *chosen, "--predictions", "--format", "coco", "--out", masks],
+        )
+    )
 
 
 def _start_label_studio(directory: Path, account: Account, stop: StopFlag) -> LabelStudio:
@@ -186,8 +212,10 @@ def _log_in(label_studio: LabelStudio, account: Account, directory: Path) -> Lab
         ) from error
 
 
-def _start_backend(directory: Path, api: LabelStudioApi) -> Backend:
-    settings = {} if os.environ.get("SAM2_VARIANT") else {"SAM2_VARIANT": "demo"}
+def _start_backend(directory: Path, api: LabelStudioApi, account: Account) -> Backend:
+    # Whoever asks for no credentials tells nobody what is wrong with it (/diagnostics).
+    settings = {"BASIC_AUTH_USER": account.email, "BASIC_AUTH_PASS": account.password}
+    settings["SAM2_VARIANT"] = os.environ.get("SAM2_VARIANT") or "demo"
     print("Starting the backend ...", flush=True)
     return Backend(
         port=_port("PORT", 9090),
@@ -196,6 +224,7 @@ def _start_backend(directory: Path, api: LabelStudioApi) -> Backend:
         cache_directory=directory / "cache",
         state_directory=directory / "tracks",
         log=directory / "logs" / "backend.log",
+        env_file=directory / "env",
         settings=settings,
     )
 

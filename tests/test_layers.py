@@ -34,6 +34,7 @@ LAYERS = [
     {"backend.logs"},  # every line says whose work it is, which the threads know
     {"backend.threads"},
     {
+        "backend.env_file",
         "backend.settings",
         "backend.metrics",
         "backend.job_state",

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
+from itertools import chain
 from typing import Any
 
 from backend.doctor.findings import (
@@ -24,6 +25,7 @@ from backend.doctor.machine import (
     model_findings,
     settings_findings,
 )
+from backend.doctor.running_service import ask_service
 from backend.doctor.samples import media_findings
 from backend.engine.engine import Engine
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
@@ -46,7 +48,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "doctor",
         help="say what is wrong with the set-up, and how to fix it",
-        description="Checks the settings of the environment, disk, model and device, Label Studio "
+        description="Checks the settings, disk, model and device, Label Studio "
         "and its token; with a project or task also its label config, its connection to this "
         "backend, and a sample of its media. Exits with 1 where something is broken.",
     )
@@ -58,8 +60,11 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
     """Look at everything; 1 where something is broken."""
-    model = model_findings(wiring)
-    return _report(examine(wiring, model, project=arguments.project, task=arguments.task))
+    wanted = {"project": arguments.project, "task": arguments.task}
+    service, findings = ask_service(wiring.settings, **wanted)
+    if findings is None:
+        return _report(chain([service], examine(wiring, model_findings(wiring), **wanted)))
+    return _report([service, *findings])
 
 
 def refuse_settings(error: SettingsError) -> int:

@@ -130,11 +130,11 @@ def connection_findings(
         return
     others = []
     for backend in backends:
-        health = _health(str(backend.get("url") or ""))
-        if isinstance(health, str):
-            others.append(f"{backend.get('url')} {health}")
+        found = health(str(backend.get("url") or ""))
+        if isinstance(found, str):
+            others.append(f"{backend.get('url')} {found}")
         else:
-            yield from _one_connection(subject, settings, backend, health, model_version)
+            yield from _one_connection(subject, settings, backend, found, model_version)
     if len(others) == len(backends):
         yield broken(
             subject,
@@ -144,7 +144,7 @@ def connection_findings(
         )
 
 
-def _health(url: str) -> Mapping[str, Any] | str:
+def health(url: str) -> Mapping[str, Any] | str:
     """What a SAM 2 backend at ``url`` says of itself; else why there is none, in words."""
     if not url.startswith(("http://", "https://")):
         return "is no address"

@@ -13,7 +13,7 @@ from typing import Any
 
 from backend.expected import ExpectedError
 from backend.export.formats import WRITERS, Writer
-from backend.export.masks import MaskReader, Media, Origin
+from backend.export.masks import Kind, MaskReader, Media, Origin
 from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.read_results import newest_results
@@ -47,7 +47,8 @@ def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
         raise CommandError("Say what to export: --task N (may be repeated) or --project N.")
     client = wiring.connect()
     with closing(wiring.media(client)) as resolver, closing(wiring.tracks()) as store:
-        export = _Export(arguments, MaskReader(store, wiring.base_model().version), resolver)
+        reader = MaskReader(store, wiring.base_model().version)
+        export = _Export(arguments, reader, resolver, wiring.settings.state_dir.expanduser())
         for task in _chosen_tasks(client, arguments.task, arguments.project):
             export.task(task)
     return export.finish()
@@ -74,8 +75,11 @@ class _Export:
     arguments: argparse.Namespace
     reader: MaskReader
     resolver: MediaResolver
+    state_dir: Path  # where masks behind the boxes of videos were looked for
     writer: Writer | None = None
     counts: Counter[Origin] = field(default_factory=Counter)
+    on_videos: Counter[Origin] = field(default_factory=Counter)
+    untracked: int = 0  # videos none of whose boxes has a mask
     tasks: int = 0
     empty: int = 0
     failed: int = 0
@@ -103,12 +107,17 @@ class _Export:
     def _write(self, media: Media, config: LabelConfig) -> None:
         if self.writer is None:
             self.writer = WRITERS[self.arguments.format](self.arguments.out, _labels(config))
+        origins: Counter[Origin] = Counter()
         try:
             for page in media.pages():
                 self.writer.page(media, page)
-                self.counts.update(mask.origin for mask in page.masks)
+                origins.update(mask.origin for mask in page.masks)
         finally:
             self.writer.end(media)
+        self.counts += origins
+        if media.kind is Kind.VIDEO:
+            self.on_videos += origins
+            self.untracked += not origins[Origin.TRACKED]
 
     def finish(self) -> int:
         """Close the files and say what is in them; returns the exit code."""
@@ -124,6 +133,14 @@ class _Export:
         filled = f", {boxes} of them boxes, filled: no mask is known there" if boxes else ""
         nothing = f"; {self.empty} without masks" if self.empty else ""
         say(f"{masks} masks of {self.tasks} tasks in {self.arguments.out}{filled}{nothing}")
+        if total := self.on_videos.total():
+            known = self.on_videos[Origin.TRACKED]
+            say(f"{known} of {total} boxes on videos have a tracked mask in {self.state_dir}")
+        if self.untracked:
+            say(
+                f"warning: {self.untracked} videos have none there. If they were tracked, export "
+                "with STATE_DIR and SAM2_VARIANT as the service has them (--env-file)."
+            )
         if self.failed:
             say(f"{self.failed} tasks failed")
         return 1 if self.failed else 0

@@ -13,6 +13,7 @@ from backend.engine.engine import State
 from backend.engine.local import LocalEngine
 from backend.finetune.finetune_jobs import FinetuneJob, FinetuneJobs
 from backend.finetune.registry import ModelRegistry
+from backend.job_state import iso_time
 from backend.settings import FinetuneProjects
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,8 @@ class Finetuning:
         progress = self.jobs.progress(job.project)
         defaults = {"stage": "", "pictures": 0, "step": 0, "steps": 0, "curve": [], "version": None}
         said = {name: progress.get(name, default) for name, default in defaults.items()}
-        return {**asdict(job), **said}
+        times = {"created": iso_time(job.created), "updated": iso_time(job.updated)}
+        return {**asdict(job), **said, **times}
 
     def follow(self) -> None:
         """Use the newest version, if it is not in use yet."""

@@ -92,7 +92,7 @@ class LabelStudioClient:
         if self.credential is Credential.NONE:
             return {}
         word, key = "Bearer", self._api_key
-        if self.credential is Credential.LEGACY:
+        if self.credential in (Credential.LEGACY, Credential.UNKNOWN):
             word = "Token"
         elif self.credential is Credential.PERSONAL_ACCESS:
             refused = (rejected or {}).get("Authorization", "").removeprefix("Bearer ")
@@ -272,6 +272,9 @@ class LabelStudioClient:
                 "that its user is active and that API tokens are enabled for the organisation.",
                 Credential.ACCESS: " to a short-lived access token, which has probably expired; "
                 f"{_CREATE_TOKEN} instead.",
+                Credential.UNKNOWN: ": LABEL_STUDIO_API_KEY is neither a personal access token, "
+                "which has three parts with dots between them, nor a legacy token of 40 "
+                f"hexadecimal digits; {_CREATE_TOKEN}.",
             }[self.credential]
         if status == 403:
             return f": the user of {self.credential.value} has no access to this."

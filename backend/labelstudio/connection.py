@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import enum
 import json
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -115,6 +116,7 @@ class Credential(enum.Enum):
     LEGACY = "a legacy token"
     PERSONAL_ACCESS = "a personal access token"
     ACCESS = "a short-lived access token"
+    UNKNOWN = "an API key of no known form"
 
 
 def credential_kind(api_key: str | None) -> Credential:
@@ -123,7 +125,8 @@ def credential_kind(api_key: str | None) -> Credential:
         return Credential.NONE
     claims = _jwt_claims(api_key)
     if claims is None:
-        return Credential.LEGACY
+        legacy = re.fullmatch(r"[0-9a-f]{40}", api_key, re.IGNORECASE)
+        return Credential.LEGACY if legacy else Credential.UNKNOWN
     if claims.get("token_type") == "access":
         return Credential.ACCESS
     return Credential.PERSONAL_ACCESS

@@ -22,6 +22,7 @@ from backend.doctor.doctor import diagnose
 from backend.engine.engine import Engine, State
 from backend.finetune.finetune_jobs import FinetuneJob
 from backend.finetune.finetuning import Finetuning
+from backend.job_state import iso_time
 from backend.labelstudio.json_values import text, whole_number
 from backend.metrics import Metrics
 from backend.predict.dispatch import BadRequest, Dispatcher
@@ -197,7 +198,7 @@ def _add_diagnostics(app: Flask, wiring: Wiring, engine: Engine) -> None:
 
 
 def _job(job: Job) -> dict[str, Any]:
-    """What a job looks like from outside; times in seconds since 1970."""
+    """What a job looks like from outside."""
     return {
         "id": job.id,
         "state": job.state,
@@ -206,8 +207,8 @@ def _job(job: Job) -> dict[str, Any]:
         "message": job.message,
         "project": job.request.get("project"),
         "task": job.request.get("task", {}).get("id"),
-        "created": job.created,
-        "updated": job.updated,
+        "created": iso_time(job.created),
+        "updated": iso_time(job.updated),
     }
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -404,6 +405,7 @@ class TestJobs:
         shown = bench.client.get("/jobs/abc").json
         assert (shown["state"], shown["task"], shown["done"]) == ("queued", 7, 0)
         assert "label_config" not in shown
+        assert datetime.fromisoformat(shown["created"]).timestamp() == int(job.created)
 
     def test_they_can_be_cancelled_once_and_again(self, bench, job):
         for _ in range(2):

@@ -124,6 +124,7 @@ def setup(tmp_path: Path) -> Iterator[SetUp]:
             "LABEL_STUDIO_API_KEY": PERSONAL_ACCESS_TOKEN,
             "BASIC_AUTH_USER": "ada",
             "BASIC_AUTH_PASS": "lovelace-1815",
+            "PORT": "9",  # where nothing runs
             "CACHE_DIR": str(tmp_path / "cache"),
             "STATE_DIR": str(tmp_path / "state"),
         }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import asdict
 
 import pytest
 
-from backend.doctor.findings import ok
+from backend.doctor.findings import broken, ok
+from benchmarks.support.recording_server import Reply
 from tests.backend.conftest import make_bench
+from tests.doctor.conftest import answer
 from tests.waiting import LONGER, PATIENCE
 
 __all__ = ["make_bench"]
@@ -54,6 +57,32 @@ def test_a_scripted_label_studio(make_bench, setup, tmp_path):
     reply = bench.client.get("/diagnostics?project=1", **ADA)
     assert reply.json["ok"] is False
     assert setup.env["LABEL_STUDIO_API_KEY"] not in reply.text
+
+
+@pytest.mark.parametrize(
+    ("reply", "level", "line"),
+    [
+        (answer({"ok": False, "findings": [asdict(broken("STATE_DIR", "full", "make room"))]}),
+         "broken", "STATE_DIR: full; make room"),
+        (Reply(403, b"{}"), "warning", "asks for no credentials"),
+        (Reply(401, b"{}"), "warning", "other credentials than these settings"),
+        (Reply(200, b"[]"), "warning", "answered 200 instead of its findings"),
+    ],
+)  # fmt: skip
+def test_the_command_asks_the_service_that_runs(doctor, setup, reply, level, line):
+    """And judges by its own settings only where the service does not tell."""
+    setup.env["HOST"] = "127.0.0.1"
+    setup.env["PORT"] = setup.backend.url.rpartition(":")[2]
+    setup.backend.route("/diagnostics", reply)
+    ran = doctor("--project", 1)
+    assert any(line in each for each in ran.of(level)), ran.lines
+    told = level == "broken"
+    assert ran.code == int(told)
+    assert (len(ran.lines) == 3) == told  # about the service, its finding, the count
+    assert ("judged by its own settings" in ran.lines[0]) == told
+    [seen] = [each for each in setup.backend.seen if each.path == "/diagnostics"]
+    assert seen.target.endswith("?project=1")
+    assert seen.headers["authorization"].startswith("Basic ")
 
 
 def test_credentials_are_asked_for(bench):

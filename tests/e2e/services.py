@@ -73,6 +73,7 @@ class Services:
             cache_directory=self._directory / "cache",
             state_directory=self._directory / "tracks",
             log=self._directory / "backend.log",
+            env_file=self._directory / "env",
             settings={**_SETTINGS, **settings},
         )
         self._backend.wait_until_ready()

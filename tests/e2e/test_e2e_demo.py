@@ -84,6 +84,7 @@ def test_the_demo_sets_everything_up_and_leaves_no_process_behind(tmp_path: Path
             text = _wait_for_text(demo, output, "The demo runs.")
             assert f"Port {wanted} is in use" in text
             _check_what_it_says(text)
+            _paste_its_commands(text, tmp_path)
             children = sessions_of_children(demo.pid)
             assert len(children) == 2
         finally:
@@ -110,6 +111,7 @@ def test_a_backend_that_cannot_load_its_model_says_why_at_once(tmp_path: Path) -
         cache_directory=tmp_path / "cache",
         state_directory=tmp_path / "tracks",
         log=tmp_path / "backend.log",
+        env_file=tmp_path / "env",
         settings={"SAM2_CHECKPOINT": str(tmp_path / "missing.pt")},
     )
     try:
@@ -142,6 +144,45 @@ def _check_what_it_says(text: str) -> None:
         assert connected["state"] == "CO"
     ready = requests.get(backend.group(1) + "/ready", timeout=PATIENCE)
     assert ready.status_code == requests.codes.ok
+
+
+def _paste_its_commands(text: str, elsewhere: Path) -> None:
+    """In a shell whose variables are about another Label Studio."""
+    address, number = re.search(r"PHOTOS +(http://\S+)/projects/(\d+)/data", text).groups()
+    api = LabelStudioApi(address, ACCOUNT)
+    task = api.tasks(int(number))[0]["id"]
+    box = {"x": 20, "y": 20, "width": 50, "height": 50, "rectanglelabels": ["Flower"]}
+    item = {"id": "b", "from_name": "box", "to_name": "image", "type": "rectanglelabels"}
+    sized = {**item, "value": box, "original_width": 1000, "original_height": 677}
+    body = {"task": task, "result": [sized], "model_version": "detector"}
+    api.request("POST", "/api/predictions", json=body)
+
+    _, lines = text.split("COMMAND LINE", 1)
+    pasted = [line.strip() for line in lines.splitlines()[1:] if line.startswith("  ")][:4]
+    wrong = {"PORT": "1", "LABEL_STUDIO_URL": "http://127.0.0.1:9", "STATE_DIR": "/nowhere"}
+
+    def paste(command: str) -> str:
+        done = subprocess.run(
+            ["sh", "-c", f"{pasted[0]} && {command}"],
+            env={**os.environ, **wrong},
+            cwd=elsewhere,
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+            check=False,
+        )
+        said = done.stdout + done.stderr
+        assert done.returncode == 0, said
+        assert "sam2-demo" not in said
+        return said
+
+    doctor = paste(pasted[1])
+    assert "judged by its own settings" in doctor
+    assert "0 broken" in doctor
+    assert "1 stored" in paste(pasted[2])
+    masks = re.search(r"(\d+) masks of \d+ tasks in ([^\s;,]+)", paste(pasted[3]))
+    assert masks, "export says where they are"
+    assert (Path(masks[2]) / "annotations.json").is_file()
 
 
 def _wait_for_text(demo: subprocess.Popen[bytes], output: Path, wanted: str) -> str:

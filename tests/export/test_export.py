@@ -401,7 +401,7 @@ def test_the_masks_behind_the_boxes_of_a_video(export: Exporter, video: Any) -> 
     assert origins["Car"] == {2: "box", 3: "box", 4: "box"}
 
 
-def test_a_video_in_the_other_formats(export: Exporter, video: Any) -> None:
+def test_a_video_in_the_other_formats(export: Exporter, video: Any, tmp_path: Path) -> None:
     made = export.json("youtube-vis")
     assert made["videos"][0]["length"] == FRAMES
     ball = next(each for each in made["annotations"] if each["object"] == "r1")
@@ -409,8 +409,21 @@ def test_a_video_in_the_other_formats(export: Exporter, video: Any) -> None:
     ran = export("png")
     assert "15 masks of 1 tasks" in ran.err
     assert "6 of them boxes, filled" in ran.err
+    assert f"9 of 15 boxes on videos have a tracked mask in {tmp_path / 'state'}" in ran.err
+    assert "warning" not in ran.err
     picture = cv2.imread(str(export.folder / "task_9/video_frame_000005.png"), cv2.IMREAD_UNCHANGED)
     assert ((picture == 1) == video).all()
+
+
+def test_another_folder_than_the_services_is_not_taken_for_untracked_boxes(
+    export: Exporter, video: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("STATE_DIR", str(tmp_path / "elsewhere"))
+    ran = export("png")
+    assert ran.code == 0
+    assert f"0 of 15 boxes on videos have a tracked mask in {tmp_path / 'elsewhere'}" in ran.err
+    assert "warning: 1 videos have none there" in ran.err
+    assert "STATE_DIR" in ran.err
 
 
 def test_pages_of_the_task_list_are_all_read(export: Exporter, label_studio: LabelStudio) -> None:
