@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from enum import StrEnum
 
+MAX_CRASHES = 3
+"""Starts of a job that may end the process with no progress between; then it has failed."""
+
 
 class JobState(StrEnum):
     """How far a job is."""

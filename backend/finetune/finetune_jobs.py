@@ -27,7 +27,7 @@ from typing import Any
 
 from backend.expected import ExpectedError
 from backend.files import replace_text
-from backend.job_state import JobState
+from backend.job_state import MAX_CRASHES, JobState
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +35,28 @@ _FOLDER = re.compile(r"project-(\d{1,9})")
 _POLL_SECONDS = 0.5
 _END_SECONDS = 10.0
 _MAX_WAITING = 20  # projects
+_GIVEN_UP = (
+    f"given up, because the service ended during {MAX_CRASHES} starts of it before it got any "
+    "further: give the machine more memory, or fine-tune a smaller model"
+)
 
 
 @dataclass(frozen=True)
 class FinetuneJob:
-    """The last job of a project; times in seconds since 1970."""
+    """The last job of a project; times in seconds since 1970.
+
+    Attributes:
+        crashes: starts during which the service ended uncleanly, since the last step.
+        under_way: it was started, and this start has not ended cleanly yet.
+    """
 
     project: int
     state: JobState
     created: float
     updated: float
     message: str = ""
+    crashes: int = 0
+    under_way: bool = False
 
 
 def finetune_command(project: int) -> list[str]:
@@ -154,7 +165,10 @@ class FinetuneJobs:
             logger.warning("no fine-tuning on project %d: %s", project, error)
             self._note(project, JobState.FAILED, str(error))
             return
-        self._note(project, JobState.RUNNING, "")
+        if not self._begin(project):
+            logger.error("fine-tuning on project %d is given up", project)
+            self._note(project, JobState.FAILED, _GIVEN_UP)
+            return
         logger.info("fine-tuning on project %d begins", project)
         with (self._at(project) / "log").open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - this interpreter, and a number
@@ -162,18 +176,41 @@ class FinetuneJobs:
             )
         with process:
             self._watch(project, process)
-        if not self._stopping.is_set():
+        if self._stopping.is_set():
+            self._note(project, JobState.RUNNING, "")  # until the next start
+        else:
             self._conclude(project, process.returncode)
+
+    def _begin(self, project: int) -> bool:
+        """Count a start before it is made, so that the next one knows if the service ended during
+        it; False after too many that it did not outlive."""
+        job = self.job(project)
+        if job is None:
+            return False
+        crashes = job.crashes + job.under_way
+        begun = replace(job, state=JobState.RUNNING, message="", crashes=crashes, under_way=True)
+        if crashes < MAX_CRASHES:
+            self._write(replace(begun, updated=time.time()))
+        return crashes < MAX_CRASHES
+
+    def _forgive(self, project: int) -> None:
+        """The job has come further than before, whatever ended its earlier starts."""
+        job = self.job(project)
+        if job is not None and job.crashes:
+            self._write(replace(job, crashes=0))
 
     def _watch(self, project: int, process: subprocess.Popen[bytes]) -> None:
         """Wait for the end; hand on what it says of itself."""
-        said = ""
+        said, before = "", _step(self.progress(project))
         while process.poll() is None:
             if self._stopping.is_set() or project in self._cancelled:
                 _end(process)
                 return
             self._stopping.wait(_POLL_SECONDS)
-            line = _summary(self.progress(project))
+            progress = self.progress(project)
+            if _step(progress) > before:
+                self._forgive(project)
+            line = _summary(progress)
             if line and line != said:
                 logger.info("fine-tuning on project %d: %s", project, line)
                 said = line
@@ -194,7 +231,8 @@ class FinetuneJobs:
     def _note(self, project: int, state: JobState, message: str) -> None:
         job = self.job(project)
         if job is not None:
-            self._write(replace(job, state=state, message=message, updated=time.time()))
+            noted = replace(job, state=state, message=message, under_way=False)
+            self._write(replace(noted, updated=time.time()))
 
     def _write(self, job: FinetuneJob) -> None:
         replace_text(self._at(job.project) / "job.json", json.dumps(asdict(job)) + "\n")
@@ -214,6 +252,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait(_END_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
+
+
+def _step(progress: dict[str, Any]) -> int:
+    return int(progress.get("step") or 0)
 
 
 def _summary(progress: dict[str, Any]) -> str:

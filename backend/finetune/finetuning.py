@@ -22,6 +22,7 @@ START = "START_TRAINING"
 """The action of the webhook that Label Studio's button sends, and an annotation where "start
 training on annotation submission" is set."""
 _FOLLOW_SECONDS = 5.0
+_INTERNAL = ("crashes", "under_way")
 
 
 class Finetuning:
@@ -78,7 +79,8 @@ class Finetuning:
         defaults = {"stage": "", "pictures": 0, "step": 0, "steps": 0, "curve": [], "version": None}
         said = {name: progress.get(name, default) for name, default in defaults.items()}
         times = {"created": iso_time(job.created), "updated": iso_time(job.updated)}
-        return {**asdict(job), **said, **times}
+        known = {name: value for name, value in asdict(job).items() if name not in _INTERNAL}
+        return {**known, **said, **times}
 
     def follow(self) -> None:
         """Use the newest version, if it is not in use yet."""

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from backend.engine.engine import Engine, TrackedObject, Tracker
 from backend.engine.interpolation import tracked_frames
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.expected import ExpectedError
-from backend.job_state import JobState
+from backend.job_state import MAX_CRASHES, JobState
 from backend.pixels.recipes import FramesRecipe
 from backend.threads.caller import serving
 from backend.threads.fair_pool import FairPool
 from backend.tracking.database import StoreError
+from backend.tracking.probation import Probation
 from backend.tracking.spans import Direction, Span, plan_spans
 from backend.tracking.store import Job, TrackedMask, TrackStore
 
@@ -32,6 +34,10 @@ logger = logging.getLogger(__name__)
 
 READY_SECONDS = 600.0  # a job begun while the model loads waits for it
 MEASURED_FRAMES = 30
+GIVEN_UP = (
+    f"given up, because {MAX_CRASHES} starts of this track ended the backend before a frame was "
+    "stored: mark another object or another frame, and tell whoever runs the backend"
+)
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,8 @@ class JobRunner:
         self._changed = threading.Condition()
         self._cancelled: set[str] = set()
         self._taken: set[str] = set()  # jobs that this process runs or has run
+        self._running: set[str] = set()
+        self._probation = Probation()
         self._stopping = False
         self._paces: dict[str, Pace] = {}  # of the jobs that run
         self._unsaved: dict[str, Job] = {}  # ends that the store could not take
@@ -191,6 +199,8 @@ class JobRunner:
     def stop_soon(self) -> None:
         """Stop within the frames under way; those who wait are told how far the jobs are."""
         self._stopping = True
+        for job_id in list(self._running):  # whoever kills a process that stops is no crash
+            self._set_down(job_id)
         self._notify()
 
     def close(self) -> None:
@@ -220,30 +230,55 @@ class JobRunner:
 
     def _run(self, job_id: str) -> None:
         job = self._job(job_id)
-        if job.state.ended or self._stopping:
-            self._cancelled.discard(job_id)
-            return
-        state, message = JobState.DONE, ""
-        try:
-            self._store.update_job(job_id, state=JobState.RUNNING)
-            self._work(job)
-            if self._stopping:
-                return
+        if not (job.state.ended or self._stopping):
+            try:
+                outcome = self._attempt(job)
+            except ExpectedError as error:
+                logger.warning("job %s failed: %s", job_id, error)
+                outcome = JobState.FAILED, str(error)
+            except Exception:  # thread boundary: the job ends, with the cause in the log
+                logger.exception("job %s failed", job_id)
+                outcome = JobState.FAILED, "the backend failed on this job; its log says why"
             if job_id in self._cancelled:
-                state = JobState.CANCELLED
-        except ExpectedError as error:
+                outcome = JobState.CANCELLED, ""
             if self._stopping:
                 return  # taken up at the next start
-            state, message = JobState.FAILED, str(error)
-            logger.warning("job %s failed: %s", job_id, error)
-        except Exception:  # thread boundary: the job ends, with the cause in the log
-            state, message = JobState.FAILED, "the backend failed on this job; its log says why"
-            logger.exception("job %s failed", job_id)
+            if outcome is None:
+                self._pool.submit(self._run, job_id)
+                return
+            self._end(job, *outcome)
         self._cancelled.discard(job_id)
-        self._end(job, state, message)
-        ended = self._job(job_id)
-        if ended.deliver and state is not JobState.CANCELLED:
-            self._hand_over(ended)
+
+    def _attempt(self, job: Job) -> tuple[JobState, str] | None:
+        """Run a job; returns how it ended, None where it is to go on later.
+
+        Raises:
+            ExpectedError: why it failed.
+        """
+        self._engine.wait_ready(READY_SECONDS)  # first: a model that cannot load is not its fault
+        crashes = job.crashes + job.under_way
+        if crashes >= MAX_CRASHES:
+            logger.error("job %s is given up: %d starts of it ended the process", job.id, crashes)
+            return JobState.FAILED, GIVEN_UP
+
+        given_up = partial(self._given_up, job.id)
+        if not self._probation.enter(job.id, suspect=crashes > 0, given_up=given_up):
+            return None
+        try:
+            self._running.add(job.id)
+            self._store.begin_job(job.id)
+            done = given_up() or self._work(job)
+            return (JobState.DONE, "") if done else None
+        finally:
+            self._running.discard(job.id)
+            self._set_down(job.id)
+            self._probation.leave(job.id)
+
+    def _set_down(self, job_id: str) -> None:
+        try:
+            self._store.update_job(job_id, under_way=False)
+        except StoreError as error:
+            logger.error("that job %s has stopped cannot be stored: %s", job_id, error)
 
     def _end(self, job: Job, state: JobState, message: str) -> None:
         try:
@@ -253,24 +288,37 @@ class JobRunner:
             self._unsaved[job.id] = replace(job, state=state, message=message)
         logger.info("the job is %s", state)
         self._notify()
+        ended = self._job(job.id)
+        if ended.deliver and state is not JobState.CANCELLED:
+            self._hand_over(ended)
 
-    def _work(self, job: Job) -> None:
-        self._engine.wait_ready(READY_SECONDS)
+    def _work(self, job: Job) -> bool:
+        """Track until all is stored, or the job is stopped; False if it is to go on later."""
+        yielded = False
+
+        def stopped() -> bool:
+            nonlocal yielded
+            yielded = yielded or self._probation.must_yield(job.id)
+            return yielded or self._given_up(job.id)
+
+        def stored() -> None:
+            self._probation.acquit(job.id)
+            self._notify()
+
         work = self._open(job.request)
+        stride = work.stride or self._stride
         run = _Run(
-            job,
-            work,
-            self._store,
-            self._engine,
-            stride=work.stride or self._stride,
-            stopped=lambda: self._stopping or job.id in self._cancelled,
-            stored=self._notify,
+            job, work, self._store, self._engine, stride=stride, stopped=stopped, stored=stored
         )
         self._paces[job.id] = run.pace
         try:
             run.track()
         finally:
             del self._paces[job.id]
+        return not yielded
+
+    def _given_up(self, job_id: str) -> bool:
+        return self._stopping or job_id in self._cancelled
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,12 @@ def _number_the_schema(connection: sqlite3.Connection) -> None:
             )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_number_the_schema,)
+def _count_crashes(connection: sqlite3.Connection) -> None:
+    for name in ("crashes", "under_way"):
+        connection.execute(f"ALTER TABLE jobs ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_number_the_schema, _count_crashes)
 
 
 class SchemaError(ExpectedError):

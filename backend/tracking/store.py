@@ -31,7 +31,13 @@ _PLACE = "track = ? AND object = ? AND frame = ?"
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it stands. ``request`` is JSON: everything needed to run it again."""
+    """A job as it stands.
+
+    Attributes:
+        request: JSON: everything needed to run it again.
+        crashes: starts that did not end cleanly since it stored a mask, known at the next start.
+        under_way: it was started, and this start has not ended cleanly yet.
+    """
 
     id: str
     track: str
@@ -44,6 +50,8 @@ class Job:
     deliver: bool
     created: float
     updated: float
+    crashes: int = 0
+    under_way: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,15 +107,21 @@ class TrackStore:
         deliver: bool = False,
     ) -> Job:
         """Queue a job, or join one with the same ``digest`` that has not ended; ``deliver`` is as
-        if ``ask_delivery`` were called at once."""
+        if ``ask_delivery`` were called at once.
+
+        What was given up because it ended the process is so if it is asked for again.
+        """
         now = time.time()
         with self.database.transaction() as connection:
             same = f"SELECT * FROM jobs WHERE digest = ? AND {_UNFINISHED}"  # noqa: S608
             if connection.execute(same, (digest,)).fetchone() is None:
                 connection.execute(
-                    "INSERT INTO jobs (id, track, digest, request, state, created, updated) "
-                    "VALUES (?, ?, ?, ?, 'queued', ?, ?)",
-                    (job_id, track, digest, json.dumps(request), now, now),
+                    "INSERT INTO jobs "
+                    "(id, track, digest, request, state, created, updated, crashes) "
+                    "VALUES (?, ?, ?, ?, 'queued', ?, ?, "
+                    "(SELECT COALESCE(MAX(crashes + under_way), 0) FROM jobs "
+                    "WHERE digest = ? AND state = 'failed'))",
+                    (job_id, track, digest, json.dumps(request), now, now, digest),
                 )
             row = connection.execute(same, (digest,)).fetchone()
             if deliver:
@@ -115,13 +129,22 @@ class TrackStore:
         return _job(row)
 
     def update_job(self, job_id: str, **changes: Any) -> None:
-        """Set columns of a job: state, done, total, message."""
-        allowed = {"state", "done", "total", "message"}
+        """Set columns of a job: state, done, total, message, under_way."""
+        allowed = {"state", "done", "total", "message", "under_way"}
         if not changes.keys() <= allowed:
             raise ValueError(f"not columns of a job: {sorted(changes.keys() - allowed)}")
         columns = ", ".join(f"{name} = ?" for name in changes)
         query = f"UPDATE jobs SET {columns}, updated = ? WHERE id = ?"  # noqa: S608 - checked above
         self.database.write(query, *changes.values(), time.time(), job_id)
+
+    def begin_job(self, job_id: str) -> None:
+        """A job is about to run. If the process ends before ``under_way`` is set back, the next
+        start of the job counts that as a crash; a stored mask forgets those before it."""
+        self.database.write(
+            "UPDATE jobs SET state = 'running', crashes = crashes + under_way, under_way = 1, "
+            "updated = ? WHERE id = ?",
+            *(time.time(), job_id),
+        )
 
     def job(self, job_id: str) -> Job | None:
         """The job called ``job_id``."""
@@ -205,7 +228,8 @@ class TrackStore:
                 "INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
             )
             connection.execute(
-                "UPDATE jobs SET done = ?, updated = ? WHERE id = ?", (done, time.time(), job_id)
+                "UPDATE jobs SET done = ?, updated = ?, crashes = 0 WHERE id = ?",
+                (done, time.time(), job_id),
             )
 
     def mask(self, track: str, object_id: str, frame: int) -> TrackedMask | None:
@@ -308,4 +332,5 @@ def _mask(row: sqlite3.Row) -> PackedMask:
 def _job(row: sqlite3.Row) -> Job:
     """A row of ``jobs``, whose columns are named as the attributes."""
     read = {"request": json.loads(row["request"]), "state": JobState(row["state"])}
-    return Job(**{**dict(row), **read, "deliver": bool(row["deliver"])})
+    flags = {name: bool(row[name]) for name in ("deliver", "under_way")}
+    return Job(**{**dict(row), **read, **flags})

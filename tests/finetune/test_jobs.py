@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,29 +173,53 @@ def test_a_restart_takes_up_what_was_running_and_waiting(bench: Bench) -> None:
     assert len(bench.processes(6)) == 1
 
 
-def test_the_process_ends_with_the_service_even_if_that_is_killed(tmp_path: Path) -> None:
-    bench_folder = tmp_path / "killed"
-    bench_folder.mkdir()
-    (bench_folder / "script.py").write_text(SCRIPT)
-    service = textwrap.dedent(f"""
-        import sys, time
-        from pathlib import Path
-        from backend.finetune.finetune_jobs import FinetuneJobs
-        folder = Path({str(bench_folder)!r})
-        words = [sys.executable, str(folder / "script.py"), str(folder / "finetune/project-5")]
-        jobs = FinetuneJobs(
-            folder / "finetune", check=lambda project: None, command=lambda project: words
-        )
-        jobs.request(5)
-        time.sleep(600)
-    """)
+SERVICE = """
+import sys, time
+from pathlib import Path
+from backend.finetune.finetune_jobs import FinetuneJobs
+folder = Path(sys.argv[1])
+words = [sys.executable, str(folder / "script.py"), str(folder / "finetune/project-5")]
+jobs = FinetuneJobs(folder / "finetune", check=lambda project: None, command=lambda project: words)
+jobs.request(5)
+time.sleep(600)
+"""
+
+
+def killed_service(bench: Bench) -> int:
+    """Kill a service while it fine-tunes on project 5; returns the id of the job's process."""
+    begun = len(bench.processes(5))
     root = Path(__file__).parents[2]
-    service_process = subprocess.Popen([sys.executable, "-c", service], cwd=root)
-    starts = bench_folder / "finetune/project-5/starts"
+    service = subprocess.Popen([sys.executable, "-c", SERVICE, str(bench.folder)], cwd=root)
     try:
-        until(lambda: starts.exists() and starts.read_text().strip())
+        until(lambda: len(bench.processes(5)) > begun)
     finally:
-        service_process.kill()
-        service_process.wait()
-    pid = int(starts.read_text())
+        service.kill()
+        service.wait()
+    return bench.processes(5)[-1]
+
+
+def test_the_process_ends_with_the_service_even_if_that_is_killed(bench: Bench) -> None:
+    pid = killed_service(bench)
     until(lambda: not running(pid))
+
+
+def test_a_job_that_the_service_does_not_outlive_is_given_up(bench: Bench) -> None:
+    for _ in range(3):
+        pid = killed_service(bench)
+        until(lambda pid=pid: not running(pid))
+    bench.jobs.request(5)
+    until(lambda: bench.state(5) is JobState.FAILED)
+    job = bench.jobs.job(5)
+    assert job is not None and job.message.startswith("given up, because the service ended")
+    assert len(bench.processes(5)) == 3
+
+
+def test_stops_are_not_counted_against_a_job(bench: Bench) -> None:
+    for starts in range(1, 6):
+        bench.jobs.request(5)
+        until(lambda starts=starts: len(bench.processes(5)) == starts)
+        bench.jobs.close()
+        bench.restart()
+    bench.jobs.request(5)
+    bench.finish(5)
+    until(lambda: bench.state(5) is JobState.DONE)
