@@ -8,11 +8,12 @@ BIN := $(VENV)/bin
 CONSTRAINTS := docker/constraints.txt
 LOCK_VENV := .venv-lock
 
-.PHONY: help demo serve check test lint format screenshot clean secrets audit rehearse-image lock fuzz load soak
+.PHONY: help demo serve wheel check test lint format screenshot clean secrets audit rehearse-image lock fuzz load soak
 
 help:
 	@echo "make demo    Label Studio with sample photos and this backend, on this machine"
-	@echo "make serve   the backend alone; settings from the environment (python -m backend settings)"
+	@echo "make serve   the backend alone; settings from .env and the environment (python -m backend settings)"
+	@echo "make wheel   dist/label_studio_sam2-<version>-py3-none-any.whl"
 	@echo "make check   the quick look before every commit, under 4 minutes on two cores: lint, types,"
 	@echo "             and all tests but the slow ones, those against the sam2 package, and end to end"
 	@echo "make test    everything: lint, types, unit, parity, contract and end-to-end tests"
@@ -23,6 +24,10 @@ demo: $(VENV)/.run $(LABEL_STUDIO_VENV)/.installed
 
 serve: $(VENV)/.run
 	@$(BIN)/python -m backend serve
+
+wheel: $(VENV)/.run
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--wheel-dir dist .
 
 # One thread for each of the two test processes; the end-to-end tests share one process.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup

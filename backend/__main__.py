@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
 
+from backend import __version__
 from backend.doctor import doctor
 from backend.doctor.machine import start_problems
 from backend.engine.building import end_while_compiling
 from backend.env_file import DEFAULT, example, read_env_file
 from backend.expected import ExpectedError
 from backend.export import export, frames
+from backend.logs import configure
 from backend.runs import preannotate
 from backend.settings import Settings, SettingsError
 from backend.wiring import Wiring
@@ -20,7 +23,8 @@ from backend.wiring import Wiring
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m backend")
+    parser = argparse.ArgumentParser(prog=_program())
+    parser.add_argument("--version", action="version", version=f"label-studio-sam2 {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="start the service (settings from the environment)")
     shown = commands.add_parser("settings", help="print the effective settings, secrets hidden")
@@ -66,6 +70,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
+def script() -> None:
+    """The console command ``label-studio-sam2``, and ``python -m backend``."""
+    code = main()
+    end_while_compiling(code)
+    sys.exit(code)
+
+
+def _program() -> str:
+    called = Path(sys.argv[0]).name
+    return "python -m backend" if called in ("__main__.py", "") else called
+
+
 def _read_env_file(given: Path | None) -> None:
     """Take the settings of a file into the environment, where the service and the libraries that
     have settings of their own (boto3, huggingface_hub) look for them.
@@ -86,6 +102,8 @@ def _serve(settings: Settings) -> int:
     if problems:
         print("\n".join(problems), file=sys.stderr)
         return 2
+    configure(settings)
+    logging.getLogger("backend").info("label-studio-sam2 %s starts", __version__)
     os.execv(  # noqa: S606 - the arguments are this interpreter and checked settings
         sys.executable,
         [
@@ -106,6 +124,4 @@ def _serve(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    code = main()
-    end_while_compiling(code)
-    sys.exit(code)
+    script()

@@ -14,6 +14,7 @@ from typing import Any
 from label_studio_ml.model import LabelStudioMLBase
 
 from backend.finetune.finetuning import Finetuning
+from backend.labelstudio.model_names import shown_version
 from backend.predict.dispatch import Dispatcher
 from backend.settings import Settings
 from backend.wiring import Wiring
@@ -34,7 +35,7 @@ class SAM2Backend(LabelStudioMLBase):
     def setup(self) -> None:
         """Tell Label Studio which model answers."""
         service, _ = shared()
-        self.set("model_version", service.engine.model_version)
+        self.set("model_version", shown_version(service.engine.model_version))
 
     def predict(
         self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any

@@ -138,17 +138,17 @@ def rehearse(folder: Path, venv: Path | None, arguments: dict[str, str], port: i
             entry_point(steps), cwd=app, env=variables, stdout=log, stderr=log
         )
     try:
-        answer = _wait_ready(process, port, folder / "log")
+        answer = wait_ready(process, port, folder / "log")
         checked = subprocess.run(health_check(steps), cwd=app, env=variables, check=False)
         if checked.returncode:
             raise SystemExit("the health check failed on a service that is ready")
-        return answer + _click(port)
+        return answer + click(port)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
 
 
-def _wait_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> str:
+def wait_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> str:
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -159,7 +159,7 @@ def _wait_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> str:
     raise SystemExit(f"the entry point was not ready:\n{log.read_text(errors='replace')[-3000:]}")
 
 
-def _click(port: int) -> str:
+def click(port: int) -> str:
     """Click on a picture that comes along, and return what the editor would show: the picture is
     fetched, written to /data, decoded and encoded."""
     item = {

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import packages_distributions, requires
@@ -109,6 +110,23 @@ def test_the_constraints_pin_everything_that_the_requirements_bring():
         [sys.executable, ROOT / "deploy" / "lock.py", "--check"], timeout=600, check=False
     )
     assert done.returncode == 0, "run make lock"
+
+
+def test_the_ranges_of_the_package_hold_what_is_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    for texts, pinned in (
+        (project["dependencies"], pins("requirements.txt")),
+        (
+            [*project["dependencies"], *extras["train"]],
+            pins("requirements-train.txt"),
+        ),
+    ):
+        ranges = [Requirement(text) for text in texts]
+        assert {canonicalize_name(each.name) for each in ranges} == set(pinned)
+        for each in ranges:
+            assert pinned[canonicalize_name(each.name)] in each.specifier, each
+            assert {one.operator for one in each.specifier} == {">=", "<"}
 
 
 def test_the_constraints_agree_with_the_requirements():

@@ -17,6 +17,7 @@ from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.labelstudio.connection import Credential
 from backend.labelstudio.json_values import mappings
 from backend.labelstudio.label_config import labels_without_answer
+from backend.labelstudio.model_names import model_of
 from backend.labelstudio.tags import LabelConfig
 from backend.settings import Settings
 
@@ -176,8 +177,8 @@ def _one_connection(
     yield from problems
     if health.get("model_state") == "failed":
         yield broken(subject, f"{url}: {health.get('detail')}", "its log says why")
-    elif health.get("model_version") != model_version:
-        text = f"{url} runs {health.get('model_version')}, these settings say {model_version}"
+    elif (runs := model_of(health.get("model_version"))) != model_version:
+        text = f"{url} runs {runs}, these settings say {model_version}"
         yield warning(subject, text, "run the doctor with the environment of the service")
     if not problems:
         yield ok(subject, f"{url} is connected, and answers clicks")

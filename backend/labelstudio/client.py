@@ -21,6 +21,7 @@ from backend.labelstudio.connection import (
     credential_kind,
     shown_origin,
 )
+from backend.labelstudio.model_names import shown_version
 from backend.labelstudio.session import new_session, redirect_target
 from backend.retries import send_with_retries
 
@@ -185,7 +186,8 @@ class LabelStudioClient:
         self, task: int, result: list[dict[str, Any]], model_version: str, score: float | None
     ) -> dict[str, Any]:
         """Store a prediction for a task; returns it as stored, with its id."""
-        body = {"task": task, "result": result, "model_version": model_version, "score": score}
+        version = shown_version(model_version)
+        body = {"task": task, "result": result, "model_version": version, "score": score}
         return self._object("POST", "/api/predictions/", json=body)
 
     def delete_prediction(self, prediction: int) -> None:

@@ -34,6 +34,7 @@ from backend.labelstudio.json_values import (
     texts,
     whole_number,
 )
+from backend.labelstudio.model_names import model_of
 from backend.labelstudio.tags import LabelConfig
 
 T = TypeVar("T")
@@ -140,14 +141,14 @@ def newest_results(
         kinds: ``"drafts"``, ``"annotations"``, ``"predictions"``, the preferred one first. Those
             that were cancelled never count.
         even_empty: whether an entry without results counts: all that it held was deleted.
-        not_by: a model version whose predictions do not count.
+        not_by: the model (of whichever release) whose predictions do not count.
 
     Returns:
         Copies of the result items; an empty list where no entry counts.
     """
     for kind in kinds:
         for entry in newest_first(task.get(kind)):
-            foreign = not_by is None or entry.get("model_version") != not_by
+            foreign = not_by is None or model_of(entry.get("model_version")) != not_by
             if foreign and not entry.get("was_cancelled") and (even_empty or entry.get("result")):
                 return [dict(item) for item in mappings(entry.get("result"))]
     return []

@@ -12,6 +12,7 @@ from typing import Any
 
 from backend.engine.engine import Engine
 from backend.labelstudio.label_config import LabelConfigError, parse_label_config
+from backend.labelstudio.model_names import shown_version
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.tags import LabelConfig
 from backend.metrics import Metrics
@@ -174,7 +175,7 @@ class Dispatcher:
             logger.warning("%d tasks: no predictions: %s", len(tasks), error)
             results, kind, outcome = [[] for _ in tasks], "batch", "busy"
         self._metrics.predictions.labels(kind, outcome).inc()
-        return {"results": results, "model_version": self.engine.model_version}
+        return {"results": results, "model_version": shown_version(self.engine.model_version)}
 
     def _reply(
         self,
@@ -199,7 +200,7 @@ class Dispatcher:
         prediction = {
             "result": reply.results,
             "score": sum(scores) / len(scores) if scores else 0.0,
-            "model_version": self.engine.model_version,
+            "model_version": shown_version(self.engine.model_version),
         }
         return prediction if reply.error is None else {**prediction, "error": reply.error}
 

@@ -24,6 +24,7 @@ from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
 from backend.job_state import JobState
 from backend.labelstudio.json_values import Results
+from backend.labelstudio.model_names import shown_version
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_task
 from backend.labelstudio.write_results import region_id
@@ -166,7 +167,8 @@ class Retrieval:
         if not regions:
             return None
         score = sum(scores) / len(scores) if scores else 0.0
-        return {"result": regions, "score": score, "model_version": self._version()}
+        version = shown_version(self._version())
+        return {"result": regions, "score": score, "model_version": version}
 
     def _track_all(self, tasks: Sequence[ProjectTask]) -> list[Any]:
         """All begin now; only few are worth waiting for, the others are stored one by one."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backend.labelstudio.json_values import Results, mappings, text
+from backend.labelstudio.model_names import model_of
 from backend.labelstudio.prompts import prompts_from_task
 from backend.labelstudio.read_results import newest_results, read_results
 from backend.labelstudio.tags import LabelConfig
@@ -45,5 +46,5 @@ def mark_kinds(marks: Sequence[Mapping[str, object]], config: LabelConfig) -> se
 def own_predictions(task: Mapping[str, Any], model_version: str) -> list[int]:
     """The ids of this model's predictions."""
     every = mappings(task.get("predictions"))
-    ids = [each.get("id") for each in every if each.get("model_version") == model_version]
+    ids = [each.get("id") for each in every if model_of(each.get("model_version")) == model_version]
     return [number for number in ids if isinstance(number, int)]

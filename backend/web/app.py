@@ -18,12 +18,14 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from backend import __version__
 from backend.doctor.doctor import diagnose
 from backend.engine.engine import Engine, State
 from backend.finetune.finetune_jobs import FinetuneJob
 from backend.finetune.finetuning import Finetuning
 from backend.job_state import iso_time
 from backend.labelstudio.json_values import text, whole_number
+from backend.labelstudio.model_names import shown_version
 from backend.metrics import Metrics
 from backend.predict.dispatch import BadRequest, Dispatcher
 from backend.tracking.store import Job
@@ -61,7 +63,8 @@ def _add_probes(app: Flask, service: Dispatcher, metrics: Metrics) -> None:
         shown = jsonify(
             status="DOWN" if stuck else "UP",
             model_class="SAM2",
-            model_version=service.engine.model_version,
+            version=__version__,
+            model_version=shown_version(service.engine.model_version),
             model_state=status.state,
             detail=hung if stuck else status.detail,
         )
@@ -99,7 +102,8 @@ def _add_contract(
             return refuse(HTTPStatus.BAD_REQUEST, "; ".join(config.problems))
         for problem in config.problems:
             logger.warning("project %s: %s", text(fields.get("project")), problem)
-        return jsonify(model_version=service.engine.model_version, problems=list(config.problems))
+        version = shown_version(service.engine.model_version)
+        return jsonify(model_version=version, problems=list(config.problems))
 
     @app.post("/predict")
     def predict() -> Response:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from backend import __version__
 from backend.threads.caller import caller
 from tests.backend.conftest import CONFIG, click
 from tests.waiting import PATIENCE
@@ -143,7 +144,7 @@ class TestSetup:
     def test_it_names_the_model(self, bench):
         reply = self.setup(bench)
         assert reply.status_code == 200
-        assert reply.json["model_version"] == "demo"
+        assert reply.json["model_version"] == f"demo@{__version__}"
 
     def test_a_config_without_a_place_for_masks_says_so_in_the_status_line(self, bench):
         reply = self.setup(bench, schema='<View><Image name="img" value="$image"/></View>')

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from backend import __version__
 from tests.backend.conftest import CONFIG, click
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +86,7 @@ def test_opening_a_task_stores_nothing(backend_class, context):
 
 
 def test_it_names_its_model(backend_class):
-    assert backend_class(project_id="5", label_config=CONFIG).model_version == "demo"
+    assert backend_class(project_id="5", label_config=CONFIG).model_version == f"demo@{__version__}"
 
 
 def test_training_events_are_handed_on(backend_class, bench):

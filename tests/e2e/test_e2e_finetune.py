@@ -12,6 +12,7 @@ import requests
 from PIL import Image
 
 from backend.labelstudio.brush_rle import encode_brush
+from backend.labelstudio.model_names import model_of, shown_version
 from tests.e2e.services import Services
 from tests.waiting import PATIENCE, until
 
@@ -77,9 +78,8 @@ def job(services: Services, project: int) -> dict[str, Any]:
 
 
 def version(services: Services) -> str:
-    return str(
-        requests.get(f"{services.backend.url}/health", timeout=PATIENCE).json()["model_version"]
-    )
+    reply = requests.get(f"{services.backend.url}/health", timeout=PATIENCE)
+    return model_of(reply.json()["model_version"])
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_the_start_training_button_gives_a_model_version(
     services.api.retrieve_predictions(project, others)
     for task in others:
         [prediction] = services.api.predictions(task)
-        assert prediction["model_version"] == expected
+        assert prediction["model_version"] == shown_version(expected)
     versions = requests.get(f"{services.backend.url}/versions", timeout=PATIENCE).json()["versions"]
     assert versions == [expected, "demo-96px"]
 

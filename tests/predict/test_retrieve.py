@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from backend import __version__
 from tests.backend.conftest import CONFIG, box
 from tests.waiting import PATIENCE, until
 
@@ -66,7 +67,7 @@ def test_retrieval_turns_boxes_into_masks_one_result_per_task_in_order(bench):
     region = results[0]["result"][0]
     assert region["type"] == "brushlabels"
     assert region["value"]["brushlabels"] == ["Cat"]
-    assert results[0]["model_version"] == "demo"
+    assert results[0]["model_version"] == f"demo@{__version__}"
     assert results[0]["score"] == pytest.approx(0.9)
 
 

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+from backend import __version__
 from backend.labelstudio.keyframes import box_at, read_sequence
 from tests.backend.fakes import FakeVideoTracker
 from tests.command_line import FakeModel, LabelStudio, Ran, Run, use_fake_model
@@ -24,6 +25,7 @@ from tests.pixels.clips import WIDTH as CLIP_WIDTH
 from tests.pixels.clips import steady, write_clip
 from tests.waiting import PATIENCE, until
 
+MADE_BY = f"demo@{__version__}"
 WIDTH, HEIGHT = 60, 40
 PAGES = 8
 FRAMES = 20
@@ -82,7 +84,7 @@ def preannotate(run: Run, *more: object) -> Ran:
 
 def made(label_studio: LabelStudio, task: int) -> dict[str, Any]:
     """The prediction of this model, the only one."""
-    [found] = [p for p in label_studio.tasks[task]["predictions"] if p["model_version"] == "demo"]
+    [found] = [p for p in label_studio.tasks[task]["predictions"] if p["model_version"] == MADE_BY]
     return found
 
 
@@ -343,7 +345,20 @@ def test_force_replaces_predictions_of_this_model_and_no_others(
     label_studio.refuses_predictions = True
     assert preannotate(run, "--force").code == 1  # the old one goes when the new one is there
     versions = [each["model_version"] for each in label_studio.tasks[7]["predictions"]]
-    assert versions == ["detector", "demo-other", "demo"]
+    assert versions == ["detector", "demo-other", MADE_BY]
+
+
+def test_predictions_of_an_earlier_release_are_this_models_too(
+    run: Run, label_studio: LabelStudio, addresses: list[str], model: FakeModel
+) -> None:
+    label_studio.add_project(5, IMAGE)
+    earlier = {"id": 2, "model_version": "demo@0.0.1", "result": [box("e", 30)]}
+    first = predicted(box("b", 10))["predictions"]
+    label_studio.add_task(7, 5, {"image": addresses[0]}, predictions=[*first, earlier])
+    assert "has a prediction of demo" in preannotate(run).out
+    assert preannotate(run, "--force").code == 0
+    versions = [each["model_version"] for each in label_studio.tasks[7]["predictions"]]
+    assert versions == ["detector", MADE_BY]
 
 
 def test_a_dry_run_stores_nothing(
