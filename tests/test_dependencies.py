@@ -47,7 +47,7 @@ def pins(name: str) -> dict[str, str]:
 
 def installed_apart() -> dict[str, str]:
     """By package: the version of what the Makefile installs without its dependencies."""
-    [texts] = re.findall(r"--no-deps (.+)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    [texts] = re.findall(r"--no-deps (.+==.+)", (ROOT / "Makefile").read_text(encoding="utf-8"))
     return dict(text.split("==") for text in texts.split())
 
 
