@@ -99,7 +99,7 @@ $(VENV)/.test: requirements-test.txt requirements-train.txt $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) \
 		-r requirements-test.txt
 	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--no-build-isolation --no-deps sam2==1.1.0 label-studio-sdk==2.1.2
+		--no-build-isolation --no-deps sam2==1.1.0 timm==1.0.31 label-studio-sdk==2.1.2
 	@touch $@
 
 $(LABEL_STUDIO_VENV)/.installed: requirements-label-studio.txt

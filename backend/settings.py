@@ -22,6 +22,7 @@ SIZES = ("tiny", "small", "base_plus", "large")
 # ``sam2model.VARIANTS``, which is not asked because importing it takes seconds.
 VARIANTS = (
     "demo",
+    "edgetam",
     *(f"{family}_hiera_{size}" for family in ("sam2.1", "sam2") for size in SIZES),
 )
 # Kubernetes sets these for every Service of the namespace, whatever the Service is called.
@@ -229,7 +230,8 @@ class Settings:
     )
     image_size: int | None = _model(
         None,
-        "side of the network's input, a multiple of 32; unset: the variant's; docs/performance.md",
+        "side of the network's input, a multiple of 32 (edgetam: of 256); unset: the variant's; "
+        "docs/performance.md",
         variable="SAM2_IMAGE_SIZE",
         read=_number(int, lambda n: n > 0 and n % 32 == 0, "a multiple of 32, such as 512"),
     )

@@ -67,24 +67,31 @@ class Attention(_ProjectedAttention):
 
 
 class RoPEAttention(_ProjectedAttention):
-    """Attention whose queries and keys carry rotary positions of one feature map.
+    """Attention whose queries and keys carry rotary positions.
 
-    Keys may stack several feature maps of that size (memories of several frames): each gets
-    the same rotations. Keys at the end may have no place in the image (object pointers):
+    Keys may stack several groups of tokens of the same places (memories of several frames): each
+    gets the same rotations. Keys at the end may have no place in the image (object pointers):
     they are left as they are.
     """
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, rope: Tensor, num_keys_without_rope: int = 0
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rope: Tensor,
+        key_rope: Tensor,
+        num_keys_without_rope: int = 0,
     ) -> Tensor:
         """Attend.
 
         Args:
             q: ``[B or 1, N, embedding_dim]``, one token per cell of the feature map; 1 where
                 the queries of all objects are the same.
-            k: ``[B, R * N + P, kv_in_dim]``.
-            v: ``[B, R * N + P, kv_in_dim]``.
-            rope: ``[2, N, head_dim / 2]`` from ``axial_rope``.
+            k: ``[B, R * M + P, kv_in_dim]``.
+            v: ``[B, R * M + P, kv_in_dim]``.
+            rope: ``[2, N, head_dim / 2]`` from ``axial_rope``, of the queries.
+            key_rope: ``[2, M, head_dim / 2]``, of a group of keys.
             num_keys_without_rope: P.
 
         Returns:
@@ -92,9 +99,9 @@ class RoPEAttention(_ProjectedAttention):
         """
         queries = apply_rope(self._split_heads(self.q_proj(q)), rope)
         queries = queries.expand(len(k), -1, -1, -1)
-        keys = self._placed_keys(k, rope, num_keys_without_rope)
+        keys = self._placed_keys(k, key_rope, num_keys_without_rope)
         # The weights of a query add up to 1, so what it takes from the values can be projected
-        # after mixing: a quarter of the channels to mix, and N tokens to project, not R * N.
+        # after mixing: a quarter of the channels to mix, and N tokens to project, not R * M.
         if self.num_heads == 1 and takes_narrow_values(queries, k.shape[1]):
             mixed = self._attend(queries, keys, v.to(keys.dtype)[:, None])
             return self.out_proj(self.v_proj(mixed))

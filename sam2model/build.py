@@ -22,15 +22,16 @@ def build_model(
 
     Args:
         name: "sam2_hiera_tiny", "..._small", "..._base_plus", "..._large", the same with
-            "sam2.1_hiera_", or "demo" (256 pixels, rough weights that come with the package).
+            "sam2.1_hiera_", "edgetam" (made for devices without a GPU), or "demo" (256 pixels,
+            rough weights that come with the package).
         checkpoint: None for the published weights of that name, downloaded once from the
             Hugging Face hub; or the path of a ``.pt`` or ``.safetensors`` file that holds
             a state dict, or ``{"model": state_dict}``.
         device: "auto" (CUDA, else MPS, else CPU), or a torch device.
         dtype: "auto" (bfloat16 or float16 where the device, CPUs too, has it natively, see
             :func:`sam2model.precision.resolve_dtype`), or a dtype to compute in.
-        image_size: side of the square images are resized to; a multiple of 32. None for
-            the size the variant was trained at. Smaller is faster and coarser.
+        image_size: side of the square images are resized to; a multiple of 32, for "edgetam"
+            of 256. None for the size the variant was trained at. Smaller is faster and coarser.
         num_mask_memories: 1 to 7, spatial memories that a tracked frame reads, see
             :class:`sam2model.sam2.SAM2`. Fewer are faster, and lose objects sooner.
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sam2model.sam2 import SAM2
-from sam2model.variants import VARIANTS, Variant
+from sam2model.transformers_layout import from_transformers, is_transformers_layout
+from sam2model.variants import VARIANTS, RepViTConfig, TrunkConfig, Variant
 
 # Prefixes of the weights that image embeddings depend on. The two convolutions are the decoder's
 # by name, but SAM2.encode_image applies them, once per image.
@@ -55,14 +56,41 @@ class PublishedWeights:
         filename: file in it.
         revision: commit of the repository; None for its main branch, where the commit is
             not known to us.
-        sha256: digest of the file. It is checked after every download and load, so the
-            weights are pinned with or without a revision.
+        sha256: digest of the file; None where ``git_blob`` stands for it. The file is checked
+            after every download and load, so the weights are pinned with or without a revision.
+        git_blob: the id that git gives the file: SHA-1 over ``blob``, its size, and its bytes.
+        elsewhere: an address of the same file, where the hub might hold another.
     """
 
     repo: str
     filename: str
     revision: str | None
-    sha256: str
+    sha256: str | None
+    git_blob: str | None = None
+    elsewhere: str | None = None
+
+    def check(self, path: Path) -> None:
+        """Do nothing if a file is the published one.
+
+        Raises:
+            CheckpointError: it is another.
+        """
+        with path.open("rb") as file:
+            kind, expected = "SHA-256", self.sha256
+            if expected is not None:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            else:
+                kind, expected = "git blob id", self.git_blob
+                header = f"blob {path.stat().st_size}\0".encode()
+                digest = hashlib.file_digest(
+                    file, lambda: hashlib.sha1(header, usedforsecurity=False)
+                ).hexdigest()
+        if digest != expected:
+            fetch = "delete it to download it again" if self.elsewhere is None else self.elsewhere
+            raise CheckpointError(
+                f"{path} is not the published {self.filename}: its {kind} is {digest}, "
+                f"expected {expected}; {fetch}, or pass a file you trust as checkpoint="
+            )
 
 
 def _published(name: str, revision: str | None, sha256: str) -> PublishedWeights:
@@ -123,6 +151,18 @@ PUBLISHED: Mapping[str, PublishedWeights] = MappingProxyType(
             ),
         )
     }
+    # No SHA-256 of it is published; git's id of the file in Meta's repository is.
+    | {
+        "edgetam": PublishedWeights(
+            "facebook/EdgeTAM",
+            "edgetam.pt",
+            None,
+            sha256=None,
+            git_blob="abd54d22bbd22ba3e53cf59a307e59e0f3701be6",
+            elsewhere="download https://github.com/facebookresearch/EdgeTAM/raw/"
+            "9cc44bfe9e16cc374242917b91283c718410ea87/checkpoints/edgetam.pt and pass its path",
+        )
+    }
 )
 
 
@@ -149,14 +189,7 @@ def find_checkpoint(name: str, checkpoint: str | PathLike[str] | None = None) ->
         return _DEMO_WEIGHTS
     published = PUBLISHED[name]
     path = _download(published)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != published.sha256:
-        raise CheckpointError(
-            f"{path} is not the published {published.filename}: its SHA-256 is {digest}, "
-            f"expected {published.sha256}; delete it to download it again, or pass a file "
-            "you trust as checkpoint="
-        )
+    published.check(path)
     return path
 
 
@@ -232,6 +265,8 @@ def load_checkpoint(model: SAM2, path: Path, name: str) -> None:
     """
     state_dict = read_state_dict(path)
     expected = model.state_dict()
+    if is_transformers_layout(state_dict):
+        state_dict = from_transformers(state_dict, expected)
     misfits = [
         key
         for key in sorted(expected.keys() | state_dict.keys())
@@ -266,6 +301,8 @@ def _advice(state_dict: Mapping[str, Tensor], name: str, misfits: list[str]) -> 
 
 def identify(state_dict: Mapping[str, Tensor]) -> str | None:
     """Which variant a state dict looks like: size by the trunk, generation by its keys."""
+    if is_transformers_layout(state_dict):
+        return "edgetam"
     for name, variant in VARIANTS.items():
         if _trunk_matches(state_dict, variant) and variant.occlusion_embedding == (
             "no_obj_embed_spatial" in state_dict
@@ -275,19 +312,26 @@ def identify(state_dict: Mapping[str, Tensor]) -> str | None:
 
 
 def _trunk_matches(state_dict: Mapping[str, Tensor], variant: Variant) -> bool:
-    patch = state_dict.get("image_encoder.trunk.patch_embed.proj.weight")
     no_memory = state_dict.get("no_mem_embed")
+    if no_memory is None or no_memory.shape[-1] != variant.d_model:
+        return False
+    if isinstance(variant.trunk, RepViTConfig):
+        return _repvit_matches(state_dict, variant.trunk)
+    return _hiera_matches(state_dict, variant.trunk)
+
+
+def _repvit_matches(state_dict: Mapping[str, Tensor], trunk: RepViTConfig) -> bool:
+    stem = state_dict.get("image_encoder.trunk.body.stem.conv2.c.weight")
+    return stem is not None and stem.shape[0] == trunk.channels[0]
+
+
+def _hiera_matches(state_dict: Mapping[str, Tensor], trunk: TrunkConfig) -> bool:
+    patch = state_dict.get("image_encoder.trunk.patch_embed.proj.weight")
     depth = sum(
         key.startswith("image_encoder.trunk.blocks.") and key.endswith(".norm1.weight")
         for key in state_dict
     )
-    return (
-        patch is not None
-        and no_memory is not None
-        and patch.shape[0] == variant.trunk.embed_dim
-        and depth == sum(variant.trunk.stages)
-        and no_memory.shape[-1] == variant.d_model
-    )
+    return patch is not None and patch.shape[0] == trunk.embed_dim and depth == sum(trunk.stages)
 
 
 def encoder_digest(state_dict: Mapping[str, Tensor]) -> str:

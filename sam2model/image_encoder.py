@@ -1,4 +1,4 @@
-"""The image encoder: Hiera trunk and feature pyramid neck, plain and compiled."""
+"""The image encoder: trunk and feature pyramid neck, plain and compiled."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from sam2model.hiera import Hiera
 from sam2model.inference_weights import Derived, compute_dtype
 from sam2model.matrix_product import linear
-from sam2model.variants import Variant
+from sam2model.repvit import RepViT
+from sam2model.variants import RepViTConfig, Variant
 
 # ``[B, C, S/s, S/s]`` for strides s = 4, 8, 16.
 Maps: TypeAlias = tuple[Tensor, Tensor, Tensor]
@@ -100,9 +101,9 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, variant: Variant) -> None:
         super().__init__()
-        self.trunk = Hiera(variant.trunk)
-        channels = tuple(variant.trunk.embed_dim * 2**stage for stage in range(4))
-        self.neck = FpnNeck(variant.d_model, channels)
+        trunk = variant.trunk
+        self.trunk = RepViT(trunk) if isinstance(trunk, RepViTConfig) else Hiera(trunk)
+        self.neck = FpnNeck(variant.d_model, trunk.channels)
 
     def forward(self, images: Tensor, narrowing: Sequence[nn.Conv2d] = ()) -> Maps:
         """Map ``[B, 3, S, S]`` to the maps of :meth:`FpnNeck.forward`."""

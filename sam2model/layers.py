@@ -14,9 +14,9 @@ from sam2model.matrix_product import Activation, activate, linear
 class Linear(nn.Linear):
     """Linear layer and activation; without gradients its weights are cast once, not every time."""
 
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features)
-        self._cast: Derived[tuple[Tensor, Tensor]] = Derived()
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__(in_features, out_features, bias)
+        self._cast: Derived[tuple[Tensor, Tensor | None]] = Derived()
 
     def forward(self, x: Tensor, activation: Activation = "none") -> Tensor:
         """Map ``[..., in_features]`` to ``[..., out_features]``."""
@@ -24,12 +24,14 @@ class Linear(nn.Linear):
             return activate(super().forward(x), activation)
         dtype = compute_dtype(x)
         weight: Tensor = self.weight
-        bias: Tensor = self.bias
+        bias: Tensor | None = self.bias
         if weight.dtype != dtype:
-            weight, bias = self._cast.get(
-                (weight, bias), dtype, lambda: (self.weight.to(dtype), self.bias.to(dtype))
-            )
+            weight, bias = self._cast.get((weight, bias), dtype, lambda: self._in_dtype(dtype))
         return linear(x.to(dtype), weight, bias, activation)
+
+    def _in_dtype(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        bias: Tensor | None = self.bias
+        return self.weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 class MLP(nn.Module):

@@ -1,11 +1,12 @@
 """Memory attention: a frame's features look at what is remembered of the object."""
 
+import torch
 from torch import Tensor, nn
 
 from sam2model.attention import RoPEAttention
 from sam2model.layers import Linear
 from sam2model.position_encoding import axial_rope
-from sam2model.variants import Variant
+from sam2model.variants import PerceiverConfig, Variant
 
 # How strongly the input's own positions are added at the entrance (fixed in the reference).
 _POSITION_WEIGHT = 0.1
@@ -28,22 +29,30 @@ class MemoryAttentionLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, keys: Tensor, values: Tensor, rope: Tensor, num_pointer_tokens: int
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        rope: Tensor,
+        memory_rope: Tensor,
+        num_pointer_tokens: int,
     ) -> Tensor:
         """Update ``[B or 1, N, C]`` to ``[B, N, C]``.
 
         Arguments as in :class:`MemoryAttention`.
         """
         y = self.norm1(x)
-        x = x + self.dropout(self.self_attn(y, y, y, rope))
+        x = x + self.dropout(self.self_attn(y, y, y, rope, rope))
         y = self.norm2(x)
-        x = x + self.dropout(self.cross_attn_image(y, keys, values, rope, num_pointer_tokens))
+        x = x + self.dropout(
+            self.cross_attn_image(y, keys, values, rope, memory_rope, num_pointer_tokens)
+        )
         y = self.linear2(self.dropout(self.linear1(self.norm3(x), "relu")))
         return x + self.dropout(y)
 
 
 class MemoryAttention(nn.Module):
-    """The stack of layers; holds the rotations of its feature map, computed once.
+    """The stack of layers; holds the rotations of feature map and memories, computed once.
 
     Args:
         variant: decides width, depth and dropout.
@@ -52,6 +61,7 @@ class MemoryAttention(nn.Module):
     """
 
     rope: Tensor
+    memory_rope: Tensor
 
     def __init__(self, variant: Variant, memory_dim: int, embedding_size: int) -> None:
         super().__init__()
@@ -65,6 +75,9 @@ class MemoryAttention(nn.Module):
         self.norm = nn.LayerNorm(dim)
         rope = axial_rope(dim, embedding_size, embedding_size)
         self.register_buffer("rope", rope, persistent=False)
+        if variant.perceiver is not None:
+            rope = _latent_rope(dim, variant.perceiver)
+        self.register_buffer("memory_rope", rope, persistent=False)
 
     def forward(
         self,
@@ -80,9 +93,9 @@ class MemoryAttention(nn.Module):
             features: ``[B or 1, N, C]``, the frame's features, N = h * w. Until the objects'
                 memories come in, one frame is computed once for all of them.
             position: ``[1, N, C]``, their positions.
-            memory: ``[B, R * N + P, memory_dim]``: R spatial memories, then P tokens of
-                object pointers.
-            memory_position: ``[B or 1, R * N + P, memory_dim]``.
+            memory: ``[B, R * M + P, memory_dim]``: R spatial memories of M tokens, then P
+                tokens of object pointers.
+            memory_position: ``[B or 1, R * M + P, memory_dim]``.
             num_pointer_tokens: P.
 
         Returns:
@@ -91,5 +104,19 @@ class MemoryAttention(nn.Module):
         x = features + _POSITION_WEIGHT * position
         keys = memory + memory_position
         for layer in self.layers:
-            x = layer(x, keys, memory, self.rope, num_pointer_tokens)
+            x = layer(x, keys, memory, self.rope, self.memory_rope, num_pointer_tokens)
         return self.norm(x)
+
+
+def _latent_rope(dim: int, perceiver: PerceiverConfig) -> Tensor:
+    """Rotations of a memory's latents: none of the global ones, of the local ones their windows'.
+
+    Windows count from 0 to 15 where queries count from 0 to 63, as in the reference.
+    """
+    unmoved = torch.stack(
+        (
+            torch.ones(perceiver.num_global_latents, dim // 2),
+            torch.zeros(perceiver.num_global_latents, dim // 2),
+        )
+    )
+    return torch.cat((unmoved, axial_rope(dim, perceiver.local_side, perceiver.local_side)), dim=1)

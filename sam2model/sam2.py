@@ -9,12 +9,16 @@ owns all state:
     mask = model.segment_object(conditioned, features.high_res, points, labels)
     memory = model.encode_memory(features.embedding, mask.high_res_logits, mask.object_score_logits)
 
+EdgeTAM (Zhou et al. 2025, arXiv 2501.07256) is the same network with another trunk
+(:mod:`sam2model.repvit`) and smaller memories (:mod:`sam2model.spatial_perceiver`).
+
 No step keeps anything, none switches gradients off, and all are batched over objects: the
 features of one image (batch 1) serve any number of objects. Together they cover what
 ``SAM2Base.track_step`` of the reference does under the published configurations. Module
 and parameter names are the reference's, so that its checkpoints load strictly.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
@@ -29,6 +33,7 @@ from sam2model.memory_attention import MemoryAttention
 from sam2model.memory_encoder import MemoryEncoder
 from sam2model.position_encoding import sine_position_encoding, sine_time_encoding
 from sam2model.prompt_encoder import NOT_A_POINT, PromptEncoder
+from sam2model.spatial_perceiver import SpatialPerceiver
 from sam2model.values import ImageFeatures, ObjectMasks, ObjectPointer, SpatialMemory
 from sam2model.variants import Variant
 from sam2model.yield_point import yielding_to
@@ -55,8 +60,8 @@ class SAM2(nn.Module):
 
     Args:
         variant: shapes and steps.
-        image_size: side of the square input in pixels, a multiple of 32; the variant's own
-            size where None. Positions, windows and rotary encodings follow it.
+        image_size: side of the square input in pixels, a multiple of :func:`size_step`; the
+            variant's own size where None. Positions, windows and rotary encodings follow it.
 
     Attributes:
         compute_dtype: dtype :meth:`autocast` computes in; weights stay float32.
@@ -67,7 +72,7 @@ class SAM2(nn.Module):
             :func:`sam2model.compiled.compile_image_encoder`; None for none.
 
     Raises:
-        ValueError: ``image_size`` is not a positive multiple of 32.
+        ValueError: ``image_size`` is not a positive multiple of that.
     """
 
     memory_position: Tensor
@@ -76,10 +81,11 @@ class SAM2(nn.Module):
     def __init__(self, variant: Variant, image_size: int | None = None) -> None:
         super().__init__()
         size = variant.image_size if image_size is None else image_size
-        if size <= 0 or size % _TRUNK_STRIDE:
+        step = size_step(variant)
+        if size <= 0 or size % step:
             raise ValueError(
-                f"image_size must be a positive multiple of {_TRUNK_STRIDE}, not {size}: the "
-                f"image encoder halves the image down to 1/{_TRUNK_STRIDE}"
+                f"image_size must be a positive multiple of {step}, not {size}: the model "
+                "divides the image into cells of that size"
             )
         dim = variant.d_model
         self.variant = variant
@@ -92,6 +98,11 @@ class SAM2(nn.Module):
         self.image_encoder = ImageEncoder(variant)
         self.memory_attention = MemoryAttention(variant, _MEMORY_DIM, self.embedding_size)
         self.memory_encoder = MemoryEncoder(dim, _MEMORY_DIM)
+        self.spatial_perceiver = (
+            None
+            if variant.perceiver is None
+            else SpatialPerceiver(variant.perceiver, _MEMORY_DIM, self.embedding_size)
+        )
         self.sam_prompt_encoder = PromptEncoder(dim, self.embedding_size, size)
         self.sam_mask_decoder = MaskDecoder(dim)
         self.mask_downsample = nn.Conv2d(1, 1, kernel_size=4, stride=4)
@@ -110,10 +121,15 @@ class SAM2(nn.Module):
         self._register_positions(dim)
 
     def _register_positions(self, dim: int) -> None:
-        """Constants of the embedding's size, as tokens: ``[1, h * w, channels]``."""
-        for name, channels in (("image_position", dim), ("memory_position", _MEMORY_DIM)):
-            encoding = sine_position_encoding(channels, self.embedding_size, self.embedding_size)
-            self.register_buffer(name, to_tokens(encoding).contiguous(), persistent=False)
+        """Constants: ``[1, h * w, dim]`` of the embedding, ``[1, M, 64]`` of a spatial memory."""
+        side = self.embedding_size
+        image = to_tokens(sine_position_encoding(dim, side, side))
+        if self.spatial_perceiver is None:
+            memory = to_tokens(sine_position_encoding(_MEMORY_DIM, side, side))
+        else:
+            memory = self.spatial_perceiver.latent_position()
+        for name, position in (("image_position", image), ("memory_position", memory)):
+            self.register_buffer(name, position.contiguous(), persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -202,7 +218,7 @@ class SAM2(nn.Module):
         """
         if not memories:
             raise ValueError("at least one spatial memory is needed; see without_memory")
-        tokens = [to_tokens(memory.features) for memory in memories]
+        tokens = [memory.tokens for memory in memories]
         positions = [self._memory_position(memory.frames_ago) for memory in memories]
         num_pointer_tokens = 0
         if pointers:
@@ -221,7 +237,7 @@ class SAM2(nn.Module):
         return out.mT.unflatten(2, embedding.shape[-2:])
 
     def _memory_position(self, frames_ago: int) -> Tensor:
-        """``[1, h * w, 64]``: place in the image plus place in time."""
+        """``[1, M, 64]``: place in the image plus place in time."""
         # Conditioning frames (0) own the last slot, which is index -1.
         return self.memory_position + self.maskmem_tpos_enc[frames_ago - 1]
 
@@ -355,14 +371,16 @@ class SAM2(nn.Module):
                 predictor does on frames with clicks, so that it remembers what the user saw.
 
         Returns:
-            ``[B, 64, h, w]``.
+            ``[B, M, 64]``: M = h * w tokens row by row, or the 512 latents of EdgeTAM.
         """
         inside = (high_res_logits > 0).float() if binarize else high_res_logits.sigmoid()
         memory = self.memory_encoder(embedding, inside * _MASK_SCALE + _MASK_BIAS)
         if self.no_obj_embed_spatial is not None:
             absent = (object_score_logits <= 0).to(memory.dtype)[..., None, None]
             memory = memory + absent * self.no_obj_embed_spatial[..., None, None]
-        return memory
+        if self.spatial_perceiver is not None:
+            return self.spatial_perceiver(memory)
+        return to_tokens(memory)
 
     def upscale(self, logits: Tensor) -> Tensor:
         """Mask logits ``[B, M, S/4, S/4]`` at the size of the input image, in float32."""
@@ -372,6 +390,13 @@ class SAM2(nn.Module):
     def _pointer_where(self, present: Tensor, pointer: Tensor) -> Tensor:
         """The learned "no object" pointer where ``present`` ``[B, 1]`` is False."""
         return torch.where(present, pointer, self.no_obj_ptr)
+
+
+def size_step(variant: Variant) -> int:
+    """What the side of a variant's input is a multiple of, in pixels."""
+    if variant.perceiver is None:
+        return _TRUNK_STRIDE
+    return math.lcm(_TRUNK_STRIDE, _STRIDE * variant.perceiver.local_side)
 
 
 def is_ambiguous(num_points: int) -> bool:

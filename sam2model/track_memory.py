@@ -53,7 +53,7 @@ class Answer:
 
 
 class PromptedFrame(NamedTuple):
-    """An answer to prompts, and the spatial memory ``[1, 64, h, w]`` of it (bfloat16)."""
+    """An answer to prompts, and the spatial memory ``[1, M, 64]`` of it (bfloat16)."""
 
     answer: Answer
     memory: Tensor
@@ -150,7 +150,7 @@ class ObjectTrack:
         conditioning: prompted frames, on the device for as long as the object lives.
         history: all other tracked frames.
         reverse: by frame that was tracked, the direction of the last time.
-        memories: spatial memories of tracked frames on the device, ``[1, 64, h, w]``.
+        memories: spatial memories of tracked frames on the device, ``[1, M, 64]``.
         pointers: object pointers of tracked frames on the device, ``[1, C]``.
         num_mask_memories: 1 for the conditioning frames, plus the frames just passed that a step
             reads the spatial memories of. The nearest ones stay, each with the place in time it

@@ -101,7 +101,7 @@ def follow(
         num_frames: length of the video.
 
     Returns:
-        Per object, in the same order: its answer, and its spatial memory ``[1, 64, h, w]``.
+        Per object, in the same order: its answer, and its spatial memory ``[1, M, 64]``.
     """
     found: dict[int, tuple[Answer, Tensor]] = {}
     order = sorted(range(len(recalls)), key=lambda i: recalls[i].layout)
@@ -127,7 +127,7 @@ def condition(
 ) -> Tensor:
     """Memory attention for B objects whose recalls have the same layout: ``[B, C, h, w]``."""
     memories = [
-        same[0]._replace(features=torch.cat([memory.features for memory in same]))
+        same[0]._replace(tokens=torch.cat([memory.tokens for memory in same]))
         for same in zip(*(recall.memories for recall in recalls), strict=True)
     ]
     pointers = [
@@ -139,7 +139,7 @@ def condition(
 
 
 def encode_again(model: SAM2, features: ImageFeatures, spilled: SpilledAnswer) -> Tensor:
-    """The spatial memory ``[1, 64, h, w]`` of a frame whose answer was spilled."""
+    """The spatial memory ``[1, M, 64]`` of a frame whose answer was spilled."""
     logits = torch.from_numpy(spilled.logits())[None, None].to(model.device)
     score = torch.full((1, 1), spilled.object_score, device=model.device)
     memory = model.encode_memory(features.embedding, model.upscale(logits), score, spilled.binarize)

@@ -54,11 +54,11 @@ class SpatialMemory(NamedTuple):
     Attributes:
         frames_ago: distance in tracked frames, 1 to 6; 0 for a conditioning (prompted)
             frame, however far away it is.
-        features: ``[B, 64, S/16, S/16]`` from :meth:`sam2model.sam2.SAM2.encode_memory`.
+        tokens: ``[B, M, 64]`` from :meth:`sam2model.sam2.SAM2.encode_memory`.
     """
 
     frames_ago: int
-    features: Tensor
+    tokens: Tensor
 
 
 class ObjectPointer(NamedTuple):

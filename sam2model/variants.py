@@ -1,7 +1,8 @@
 """The model variants as data: one entry per published checkpoint, and "demo".
 
-Values are those of Meta's configuration files (``sam2/configs/sam2`` and
-``sam2/configs/sam2.1`` of the ``sam2`` package, version 1.1.0).
+Values are those of Meta's configuration files: ``sam2/configs/sam2`` and ``sam2/configs/sam2.1``
+of the ``sam2`` package, version 1.1.0, and ``sam2/configs/edgetam.yaml`` of EdgeTAM
+(github.com/facebookresearch/EdgeTAM, commit 9cc44bfe).
 """
 
 from collections.abc import Mapping
@@ -29,6 +30,46 @@ class TrunkConfig:
     window_spec: tuple[int, int, int, int] = (8, 4, 14, 7)
     window_pos_embed_bkg_spatial_size: tuple[int, int] = (7, 7)
 
+    @property
+    def channels(self) -> tuple[int, int, int, int]:
+        """Channels of the maps of strides 4, 8, 16 and 32."""
+        dim = self.embed_dim
+        return dim, 2 * dim, 4 * dim, 8 * dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepViTConfig:
+    """Shape of the RepViT trunk.
+
+    Attributes:
+        channels: of the four stages, whose maps have strides 4, 8, 16 and 32.
+        depths: blocks per stage, besides those that lead from one stage to the next.
+    """
+
+    channels: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerceiverConfig:
+    """Shape of the spatial perceiver, which makes a spatial memory smaller.
+
+    Attributes:
+        depth: layers.
+        num_global_latents: tokens that look at the whole memory.
+        local_side: the memory is cut into ``local_side`` x ``local_side`` windows, at each of
+            which one more token looks.
+    """
+
+    depth: int = 2
+    num_global_latents: int = 256
+    local_side: int = 16
+
+    @property
+    def num_latents(self) -> int:
+        """Tokens of a memory: the global ones, then the local ones, row by row."""
+        return self.num_global_latents + self.local_side**2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
@@ -46,9 +87,11 @@ class Variant:
         pointer_time_encoding: SAM 2.1's encoding of the signed time difference of object
             pointers (``add_tpos_enc_to_obj_ptrs``, ``proj_tpos_enc_in_obj_ptrs`` and
             ``use_signed_tpos_enc_to_obj_ptrs``, which the published models set together).
+        perceiver: EdgeTAM's spatial perceiver; None where memory attention reads spatial
+            memories as they are.
     """
 
-    trunk: TrunkConfig
+    trunk: TrunkConfig | RepViTConfig
     image_size: int = 1024
     d_model: int = 256
     memory_layers: int = 4
@@ -56,6 +99,7 @@ class Variant:
     memory_dropout: float = 0.1
     occlusion_embedding: bool = True
     pointer_time_encoding: bool = True
+    perceiver: PerceiverConfig | None = None
 
 
 _TINY = TrunkConfig(embed_dim=96, num_heads=1, stages=(1, 2, 7, 2), global_att_blocks=(5, 7, 9))
@@ -98,6 +142,13 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "sam2.1_hiera_small": Variant(trunk=_SMALL),
         "sam2.1_hiera_base_plus": Variant(trunk=_BASE_PLUS),
         "sam2.1_hiera_large": Variant(trunk=_LARGE),
+        "edgetam": Variant(
+            trunk=RepViTConfig(channels=(48, 96, 192, 384), depths=(2, 2, 14, 2)),
+            memory_layers=2,
+            occlusion_embedding=False,
+            pointer_time_encoding=False,
+            perceiver=PerceiverConfig(),
+        ),
         "demo": Variant(
             trunk=_DEMO,
             image_size=256,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.support.reference import Pair, make_pair, relative_error
+from sam2model.mask_decoder import to_tokens
 from sam2model.sam2 import (
     MAX_OBJECT_POINTERS,
     NUM_MASK_MEMORIES,
@@ -119,7 +120,7 @@ def memory_encoder(pair: Pair) -> Errors:
         )
         ours = pair.ours.encode_memory(embedding, logits, scores, binarize)
         case = "memory, binarized mask" if binarize else "memory"
-        yield case, relative_error(ours, official)
+        yield case, relative_error(ours, to_tokens(official))
     position = position[0].flatten(2).mT[:1]
     yield "memory positions", relative_error(pair.ours.memory_position, position)
 
@@ -164,7 +165,7 @@ def _conditioning_error(
     ago = {t: (frame - t) * sign for t in outputs}
     span = min(num_frames, MAX_OBJECT_POINTERS)
     memories = [
-        SpatialMemory(0 if t in conditioning else ago[t], outputs[t]["maskmem_features"])
+        SpatialMemory(0 if t in conditioning else ago[t], to_tokens(outputs[t]["maskmem_features"]))
         for t in outputs
         if t in conditioning or 0 < ago[t] < NUM_MASK_MEMORIES
     ]
@@ -231,7 +232,7 @@ def tracking(pair: Pair) -> Errors:
         errors += [
             _object_error(ours.logits, official["pred_masks"]),
             _object_error(ours.pointer, official["obj_ptr"]),
-            _object_error(memories[frame], official["maskmem_features"]),
+            _object_error(memories[frame], to_tokens(official["maskmem_features"])),
         ]
     yield "tracking, 6 frames", max(errors)
 

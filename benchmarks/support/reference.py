@@ -12,6 +12,10 @@ from sam2model.variants import VARIANTS
 _SIZES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
 
 
+# Of batch norms in RepViT: with it, what branches add neither explodes nor fades.
+_TYPICAL_VARIANCE = 4.0
+
+
 @dataclass(frozen=True)
 class Pair:
     """The official model and ours, with the same weights.
@@ -103,21 +107,26 @@ def draw_weights(state_dict: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def draw(name: str, shape: torch.Size) -> Tensor:
+    def draw(name: str, tensor: Tensor) -> Tensor:
+        shape = tensor.shape
+        if not tensor.is_floating_point():  # a batch norm's count of batches
+            return tensor
         noise = torch.randn(shape, generator=generator)
+        if name.endswith("running_var"):
+            return _TYPICAL_VARIANCE * (0.3 * noise).exp()
         is_scale = name.endswith("gamma") or (len(shape) == 1 and name.endswith("weight"))
         if is_scale:
             return 1 + 0.2 * noise
         if len(shape) == 1:  # biases
             return 0.3 * noise
-        is_table = shape[0] == 1 or "tokens" in name or "tpos_enc" in name
+        is_table = shape[0] == 1 or any(mark in name for mark in ("tokens", "tpos_enc", "latents"))
         if is_table or "gaussian_matrix" in name:
             return noise
         # Sharper attention than the mean over all keys, which would drown what makes them differ.
-        gain = 2 if "q_proj" in name or "k_proj" in name else 1
+        gain = 2 if "q_proj" in name or "k_proj" in name else 4 if "to_q" in name else 1
         return gain * noise / shape[1:].numel() ** 0.5
 
-    return {name: draw(name, tensor.shape) for name, tensor in state_dict.items()}
+    return {name: draw(name, tensor) for name, tensor in state_dict.items()}
 
 
 def relative_error(ours: Tensor, official: Tensor) -> float:

@@ -11,9 +11,11 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundErro
 from safetensors.torch import save_file
 
 import sam2model.checkpoints as checkpoints
+from benchmarks.support.reference import draw_weights
 from sam2model import VARIANTS, CheckpointError, build_model
 from sam2model.checkpoints import PUBLISHED, PublishedWeights, find_checkpoint, identify
 from sam2model.sam2 import SAM2
+from sam2model.transformers_layout import to_transformers
 
 DEMO = Path(checkpoints.__file__).parent / "weights" / "demo.safetensors"
 
@@ -57,6 +59,38 @@ class TestFormats:
         model = build_model("demo", device="cpu")
         encoder = model.sam_prompt_encoder
         torch.testing.assert_close(encoder.dense_pe, encoder.pe_layer.grid(16, 16))
+
+
+@pytest.fixture(scope="module")
+def edgetam_weights() -> dict[str, torch.Tensor]:
+    return draw_weights(SAM2(VARIANTS["edgetam"], 256).state_dict(), seed=0)
+
+
+class TestEdgeTAM:
+    @pytest.mark.parametrize("layout", ["Meta", "transformers"])
+    def test_both_layouts(self, tmp_path, edgetam_weights, layout):
+        path = tmp_path / "weights.safetensors"
+        stored = edgetam_weights if layout == "Meta" else to_transformers(edgetam_weights)
+        save_file({name: value.contiguous().clone() for name, value in stored.items()}, path)
+        model = build_model("edgetam", path, device="cpu", image_size=256)
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, edgetam_weights[name]), name
+        assert "looks like edgetam; pass 'edgetam'" in load_error(path)
+
+    @pytest.mark.parametrize("key", ["no_object_pointer", "prompt_encoder.point_embed.weight"])
+    def test_what_the_other_layout_lacks_is_named(self, tmp_path, edgetam_weights, key):
+        stored = to_transformers(edgetam_weights)
+        del stored[key]
+        path = tmp_path / "weights.pt"
+        torch.save(stored, path)
+        message = load_error(path, "edgetam")
+        assert "looks like edgetam, but" in message
+        assert ("no_obj_ptr" if "pointer" in key else "point_embeddings.0.weight") in message
+
+    @pytest.mark.parametrize("size", [128, 1000, 1056])
+    def test_sizes_that_the_perceiver_cannot_divide(self, size):
+        with pytest.raises(ValueError, match="multiple of 256"):
+            SAM2(VARIANTS["edgetam"], size)
 
 
 class TestMisfits:
@@ -164,6 +198,7 @@ class TestPublished:
         assert PUBLISHED["sam2.1_hiera_base_plus"].repo == "facebook/sam2.1-hiera-base-plus"
         assert PUBLISHED["sam2.1_hiera_base_plus"].filename == "sam2.1_hiera_base_plus.pt"
         assert PUBLISHED["sam2_hiera_tiny"].repo == "facebook/sam2-hiera-tiny"
+        assert PUBLISHED["edgetam"].repo == "facebook/EdgeTAM"
 
     @pytest.fixture
     def download(self, tmp_path, monkeypatch):
@@ -187,9 +222,26 @@ class TestPublished:
         assert find_checkpoint("sam2_hiera_tiny") == path
         assert requests == [("owner/repo", "file.pt", "abc")]
 
-    def test_another_file_than_the_published_one_is_refused(self, download):
-        with pytest.raises(CheckpointError, match=r"not the published sam2_hiera_tiny\.pt"):
-            find_checkpoint("sam2_hiera_tiny")
+    def test_a_git_blob_id_stands_for_a_digest(self, monkeypatch, download):
+        path, _ = download
+        # What "git hash-object" prints of the file.
+        known = PublishedWeights(
+            "o/r", "f.pt", None, None, git_blob="3ab313fff6f41bb35969cd359e9ddfb8033b3ac2"
+        )
+        monkeypatch.setattr(checkpoints, "PUBLISHED", {"edgetam": known})
+        assert find_checkpoint("edgetam") == path
+
+    @pytest.mark.parametrize(
+        ("name", "what_to_do"),
+        [
+            ("sam2_hiera_tiny", "delete it to download it again"),
+            ("edgetam", "9cc44bfe9e16cc374242917b91283c718410ea87/checkpoints/edgetam.pt"),
+        ],
+    )
+    def test_another_file_than_the_published_one_is_refused(self, download, name, what_to_do):
+        with pytest.raises(CheckpointError, match=rf"not the published {name}\.pt") as caught:
+            find_checkpoint(name)
+        assert what_to_do in str(caught.value)
 
     def test_no_network(self, monkeypatch):
         def hf_hub_download(*_: object, **__: object) -> str:

@@ -57,13 +57,15 @@ def test_strict_loading_and_features_of_other_sizes(name, image_size):
         assert_within_bound(image_features(make_pair(name, image_size)))
 
 
-@pytest.mark.parametrize("name", ["sam2_hiera_tiny", "demo"])
-def test_random_weights_hide_nothing(name):
+@pytest.mark.parametrize(
+    ("name", "size"), [("sam2_hiera_tiny", 128), ("demo", 128), ("edgetam", 256)]
+)
+def test_random_weights_hide_nothing(name, size):
     """Every weight matters to what is compared: drawing it anew would move some output by more
     than the bound. Without this, parity could be that of outputs which depend on nothing.
     """
     torch.manual_seed(0)
-    model = SAM2(VARIANTS[name], 128).eval()
+    model = SAM2(VARIANTS[name], size).eval()
     model.load_state_dict(draw_weights(model.state_dict(), seed=0))
     weights = dict(model.named_parameters())
     effects = dict.fromkeys(weights, 0.0)

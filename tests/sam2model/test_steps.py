@@ -50,7 +50,7 @@ def test_objects_of_a_batch_do_not_influence_each_other(model, images):
         memories = model.encode_memory(
             features.embedding, together.high_res_logits, together.object_score_logits
         )
-        assert memories.shape == (3, 64, 8, 8)
+        assert memories.shape == (3, 8 * 8, 64)
         for i in range(3):
             rows = slice(i, i + 1)
             alone = model.segment_object(conditioned, features.high_res, points[rows], labels[rows])
@@ -64,7 +64,7 @@ def test_objects_of_a_batch_do_not_influence_each_other(model, images):
 
 def test_one_image_serves_objects_with_memories_of_their_own(model, images):
     generator = torch.Generator().manual_seed(0)
-    memory = torch.randn(3, 64, 8, 8, generator=generator)
+    memory = torch.randn(3, 8 * 8, 64, generator=generator)
     pointer = torch.randn(3, 128, generator=generator)
     with torch.inference_mode():
         embedding = model.encode_image(images[:1]).embedding

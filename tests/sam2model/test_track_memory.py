@@ -51,7 +51,7 @@ def _track(num_mask_memories: int) -> ObjectTrack:
     spilled = SpilledAnswer.pack(_NOISE, np.zeros(4, np.float32), 1.0, 1.0)
     for frame in range(1, 20):
         track.history[frame] = spilled
-        track.memories[frame] = torch.full((1, 64, 1, 1), float(frame))
+        track.memories[frame] = torch.full((1, 1, 64), float(frame))
         track.pointers[frame] = torch.zeros(1, 4)
     return track
 
@@ -60,7 +60,7 @@ def _track(num_mask_memories: int) -> ObjectTrack:
 def test_the_nearest_memories_are_read_at_their_trained_places(count: int) -> None:
     recall = _track(count).recall(Step(20, reverse=False), num_frames=30)
     # (frames ago, frame): the prompted frame has the place of its own, however few there are.
-    read = [(m.frames_ago, int(m.features[0, 0, 0, 0])) for m in recall.memories]
+    read = [(m.frames_ago, int(m.tokens[0, 0, 0])) for m in recall.memories]
     assert read == [(0, 0), *((ago, 20 - ago) for ago in range(count - 1, 0, -1))]
     assert len(recall.pointers) == 16  # 64 of 28,736 keys at 1024 pixels: nothing to gain
 

@@ -45,7 +45,7 @@ def initialise(model: SAM2, seed: int) -> None:
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.5)
         trunk = model.image_encoder.trunk
-        for position in (trunk.pos_embed, trunk.pos_embed_window):
+        for position in map(trunk.get_parameter, ("pos_embed", "pos_embed_window")):
             nn.init.trunc_normal_(position, std=0.02)
         _tie_queries_and_keys(model.sam_mask_decoder)
         block: Any
