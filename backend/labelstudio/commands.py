@@ -1,17 +1,19 @@
-"""The text box as a command line.
+"""The text box as a command line, in which annotators' own notes may stand too.
 
-A global ``<TextArea>`` may be there for the annotator's own notes, so this answers only what is
-clearly meant for it:
+An entry is one of these:
 
-- a known command alone ("help", "Status", "track 0-40 back"), with or without a slash before it;
-- anything that begins with a slash ("/hlep"): an unknown command, answered with one line of help.
+- a command: a known word alone ("help", "Status", "track 1-40 back"), with or without a slash;
+- a command that there is not: what begins with a slash ("/hlep"), or a word close to a known one
+  with nothing but a range, direction or stride behind it ("trck", "track 5");
+- what begins with STATUS_PREFIX: written by the service itself, and come back;
+- a note: all else, "clear sky" and "need help" included.
 
-All else is a note and left alone, "clear sky" and "need help" included. What begins with
-STATUS_PREFIX was written by the service itself and came back.
+Commands are answered, understood or not, and the answer takes them away; notes stay (``kept``).
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -38,29 +40,43 @@ class TextKind(StrEnum):
     """What a text is."""
 
     COMMAND = "command"
-    UNKNOWN = "unknown"  # meant as a command, but there is none of that name
+    UNKNOWN = "unknown"  # begins with a slash, but there is no such command
+    MISTYPED = "mistyped"  # close to a command
     NOTE = "note"  # the annotator's own text: not to be touched
     OWN = "own"  # a status of ours
+
+    @property
+    def answered(self) -> bool:
+        """Whether an entry of this kind gets an answer."""
+        return self in (TextKind.COMMAND, TextKind.UNKNOWN, TextKind.MISTYPED)
 
 
 HELP = (
     "click an object or drag a box around it with a smart tool; Alt+click what is not part of it. "
-    "Commands: help, status, clear (empties this text box)"
+    "Commands: help, status, clear (empties this line)"
 )
 """One line that says what can be done on a picture."""
 
+_RANGES = "type {0}, {0} 1-40, {0} back, {0} both or {0} stride=3"
+
 TRACK_HELP = (
-    "mark objects on one or more frames, then type track (to the end), track 0-40, track back, "
+    "mark objects on one or more frames, then type track (to the end), track 1-40, track back, "
     "track both or track stride=3 (every 3rd frame, faster). Also: status (shows what is done so "
     "far), stop, redo (tracks again from the start), clear (forgets the track), help"
 )
 """One line that says what can be done on a sequence of frames."""
+
+NOTED = "your text stays as a note; type help for the commands"
+"""What is said to a note, where that does not touch it."""
 
 _TRACK = re.compile(
     r"(?P<word>track|redo)(?: (?P<first>\d{1,9}) ?- ?(?P<last>\d{1,9}))?"
     r"(?: (?P<direction>forward|back|both))?"
     r"(?: stride ?= ?(?P<stride>[1-9]\d?))?"
 )
+
+_ARGUMENT = re.compile(r"[-\d]*|forwards?|backwards?|back|both|(stride)?=?\d*")
+_LONGEST = 100  # characters of a line that are looked at
 
 
 @dataclass(frozen=True)
@@ -96,7 +112,18 @@ def parse_command(entry: str) -> ParsedCommand:
         return ParsedCommand(TextKind.COMMAND, word, line, frames, tracked["direction"], stride)
     if spelled in list(Word):
         return ParsedCommand(TextKind.COMMAND, Word(spelled), line)
-    return ParsedCommand(TextKind.UNKNOWN if explicit else TextKind.NOTE, text=line)
+    if explicit:
+        return ParsedCommand(TextKind.UNKNOWN, text=line)
+    meant, arguments = _meant(spelled)
+    alike = meant is not None and all(_ARGUMENT.fullmatch(each) for each in arguments)
+    return ParsedCommand(TextKind.MISTYPED if alike else TextKind.NOTE, text=line)
+
+
+def _meant(spelled: str) -> tuple[Word | None, list[str]]:
+    """The command that the first word of a line is close to, and the other words."""
+    first, *others = spelled[:_LONGEST].split() or [""]
+    close = difflib.get_close_matches(first, list(Word), n=1, cutoff=0.75)
+    return (Word(close[0]) if close else None), others
 
 
 @dataclass(frozen=True)
@@ -124,12 +151,12 @@ class TypedText:
     @property
     def is_command(self) -> bool:
         """Whether the newest entry is meant for the service."""
-        return parse_command(self.newest).kind in (TextKind.COMMAND, TextKind.UNKNOWN)
+        return parse_command(self.newest).kind.answered
 
     @property
     def is_note(self) -> bool:
         """Whether the newest entry is a text of the annotator's own."""
-        return holds_note([self.newest])
+        return parse_command(self.newest).kind is TextKind.NOTE
 
 
 def read_text(item: Mapping[str, object]) -> TypedText | None:
@@ -146,9 +173,15 @@ def read_text(item: Mapping[str, object]) -> TypedText | None:
     )
 
 
-def holds_note(entries: Iterable[str]) -> bool:
-    """Whether a text area holds a text of the annotator's own, which must not be replaced."""
-    return any(parse_command(entry).kind is TextKind.NOTE for entry in entries)
+def kept(entries: Iterable[str], *, shared: bool) -> tuple[str, ...]:
+    """The entries of a text area that an answer leaves there: the annotator's own notes.
+
+    Args:
+        shared: the area is where the service answers too, and may be meant for notes alone: a
+            word that is only close to a command is taken for a note.
+    """
+    notes = (TextKind.NOTE, TextKind.MISTYPED) if shared else (TextKind.NOTE,)
+    return tuple(entry for entry in entries if parse_command(entry).kind in notes)
 
 
 def status_line(line: str) -> str:
@@ -157,4 +190,10 @@ def status_line(line: str) -> str:
 
 
 def unknown_command(line: str) -> str:
-    return f"there is no command {line[:40]}; the commands are {', '.join(Word)}"
+    """What is said to a command that there is not."""
+    meant, arguments = _meant(line.removeprefix("/").strip().lower())
+    if meant in (Word.TRACK, Word.REDO) and arguments:
+        return f"{line[:40]} is not understood; {_RANGES.format(meant)}"
+    if meant is not None:
+        return f"no command {line[:40]}; did you mean {meant}?"
+    return f"no command {line[:40]}; the commands are {', '.join(Word)}"

@@ -7,7 +7,7 @@ editor (``core/Tree.tsx`` of Label Studio 1.23.2 lowercases both).
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from backend.expected import ExpectedError
@@ -62,7 +62,8 @@ def parse_label_config(xml: str) -> LabelConfig:
     prompts = tuple(c for c in controls if c.shape in PROMPT_SHAPES and c.smart)
     # A smart-only tool draws nothing by hand, but its control still takes answers.
     answers = [control for control in controls if control.shape in ANSWER_SHAPES]
-    text_areas = [_text_area(node) for node in tied_tags("textarea")]
+    texts = {node.get("name") for tag, node in named if tag == "text"}
+    text_areas = [_text_area(node, texts, names) for node in tied_tags("textarea")]
     outlines = [node for kind in _VIDEO_VECTORS for node in tied_tags(kind)]
     config = LabelConfig(
         images=tuple(_image(node) for tag, node in named if tag == "image"),
@@ -153,9 +154,15 @@ def _control(tag: str, node: ET.Element) -> Control | None:
     )
 
 
-def _text_area(node: ET.Element) -> TextAreaTag:
+def _text_area(
+    node: ET.Element, texts: Collection[str | None], media: Sequence[str]
+) -> TextAreaTag:
+    """A text area; one on a ``<Text>`` is about the first picture or video."""
+    name, tied_to = _names(node)
     return TextAreaTag(
-        *_names(node),
+        name,
+        media[0] if tied_to in texts and media else tied_to,
+        tied_to=tied_to,
         per_region=_flag(node, "perregion"),
         per_item=_flag(node, "peritem"),
         read_only=node.get("maxsubmissions", "").strip() == "0",
@@ -192,9 +199,12 @@ def _media_problems(config: LabelConfig) -> Iterator[str]:
 
 def _reference_problems(config: LabelConfig, elements: Elements) -> Iterator[str]:
     objects = {"", *(shown.name for shown in (*config.images, *config.videos))}
+    texts = {area.tied_to for area in config.text_areas if area.to_name in objects}
     for tag, node in elements:
         name, to_name = node.get("name"), node.get("toname", "")
         if tag not in _CONTROLS or not name or to_name in objects:
+            continue
+        if tag == "textarea" and to_name in texts:
             continue
         where = f'<{node.tag} name={name}> has toName="{to_name}", but'
         if "," in to_name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -121,11 +122,18 @@ class Tag:
 
 @dataclass(frozen=True)
 class TextAreaTag(Tag):
-    """A ``<TextArea>``, of the whole picture or video or, with ``perRegion``, of each region."""
+    """A ``<TextArea>``, of the whole picture or video or, with ``perRegion``, of each region.
 
+    Attributes:
+        to_name: of the picture or video that it is about.
+        tied_to: what ``toName`` says, which may be the name of a ``<Text>``.
+        read_only: annotators cannot type there, so it can only show our status.
+    """
+
+    tied_to: str = ""
     per_region: bool = False
     per_item: bool = False
-    read_only: bool = False  # annotators cannot type there: it can only show our status
+    read_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -264,8 +272,15 @@ class LabelConfig:
                     return AnswerControl(control, holder if separate else None, found)
         return None
 
-    def status_area(self, image: str) -> TextAreaTag | None:
-        """The global text area that shows our status: one that annotators cannot type into if there
-        is one, else the first."""
-        areas = tags_on(self.text_areas, image)
-        return next((area for area in areas if area.read_only), areas[0] if areas else None)
+    def text_area(self, name: str) -> TextAreaTag | None:
+        """The global text area called ``name``."""
+        return next((area for area in self.text_areas if area.name == name), None)
+
+    def status_area(self, shown: str, typed_into: str | None = None) -> TextAreaTag | None:
+        """The global text area of the picture or video ``shown`` in which our status stands: one
+        that annotators cannot type into if there is one, else that called ``typed_into``, else the
+        first."""
+        areas = tags_on(self.text_areas, shown)
+        silent = (area for area in areas if area.read_only)
+        typed = (area for area in areas if area.name == typed_into)
+        return next(itertools.chain(silent, typed, areas), None)

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from backend.labelstudio.commands import TypedText, read_text, status_line
+from backend.labelstudio.commands import TypedText, kept, read_text, status_line
 from backend.labelstudio.json_values import (
     Result,
     Results,
@@ -54,6 +54,7 @@ class VideoRegion:
         echoes: the other items, without their sequence, to be sent back.
         extras: what else the box's own item has: ``meta``, ``parentID``, ``readonly``.
         typed: what the text areas of this region hold.
+        items: all of it, as it came in.
     """
 
     id: str
@@ -66,11 +67,17 @@ class VideoRegion:
     echoes: tuple[Item, ...]
     extras: Mapping[str, object]
     typed: tuple[TypedText, ...]
+    items: tuple[Item, ...]
 
     @property
     def command(self) -> str | None:
         """The command that was entered for the box."""
         return next((each.newest for each in self.typed if each.is_command), None)
+
+    @property
+    def holds_note(self) -> bool:
+        """Whether the newest text that was entered for the box is a note."""
+        return any(each.is_note for each in self.typed)
 
 
 class Trigger(StrEnum):
@@ -121,7 +128,7 @@ def video_context(context: object, config: LabelConfig) -> VideoContext:
         trigger = Trigger.NOTHING if typed is None else Trigger.GLOBAL_TEXT
     elif commanded:
         trigger = Trigger.REGION_COMMAND
-    elif any(each.is_note for region in regions for each in region.typed):
+    elif any(region.holds_note for region in regions):
         trigger = Trigger.NOTE
     else:
         trigger = Trigger.LABEL
@@ -175,6 +182,7 @@ def _video_region(
         echoes=tuple(_without_sequence(item) for item in others if item_value(item)),
         extras={key: each for key, each in base.items() if key not in _OWN_KEYS},
         typed=tuple(each for each in found if each is not None),
+        items=tuple(items),
     )
 
 
@@ -238,7 +246,6 @@ def video_results(
     *,
     framerate: float,
     score: float | None = None,
-    status: str | None = None,
 ) -> Results:
     """The items that put ``keyframes`` in the place of a region's, in the editor's own form.
 
@@ -250,8 +257,6 @@ def video_results(
         keyframes: ascending.
         framerate: of the tag, from ``timing.tag_framerate``.
         score: the model's confidence, 0 to 1.
-        status: a line that takes the place of what the region's command area holds, so that the
-            command is not read again; "" empties it, None leaves it.
 
     Returns:
         An empty list without key frames: the editor cannot open such a region.
@@ -273,19 +278,26 @@ def video_results(
     }
     if score is not None:
         box["score"] = float(score)
-    return [box, *_echoes(region, value, common, config, status)]
+    return [box, *_echoes(region, value, common)]
 
 
-def video_status(line: str | None, config: LabelConfig, video: str, known: object = ()) -> Results:
+def video_status(
+    line: str | None,
+    config: LabelConfig,
+    video: str,
+    known: object = (),
+    typed: TypedText | None = None,
+) -> Results:
     """The result that shows ``line`` in the video's global text area; None or "" clears it.
 
-    On a video the editor keeps such a text as a region, so it must come back under the id it has,
-    or there are two.
+    A text area on a ``<Video>`` gets a region in the timeline with every answer; to have one of
+    them only, it must come back under the id it has. One on a ``<Text>`` gets none.
 
     Args:
         known: the items of the context and of the draft, in which the id is looked for.
+        typed: see ``status_results``.
     """
-    results = status_results(line, config, video)
+    results = status_results(line, config, video, typed=typed)
     for result in results:
         for item in mappings(known):
             identifier = text(item.get("id"))
@@ -294,28 +306,32 @@ def video_status(line: str | None, config: LabelConfig, video: str, known: objec
     return results
 
 
-def _echoes(
-    region: VideoRegion,
-    value: Mapping[str, object],
-    common: Result,
-    config: LabelConfig,
-    status: str | None,
-) -> Iterator[Result]:
-    """The region's other items with the new sequence; the status in the place of the command."""
-    area = _status_area(region, config) if status is not None else None
+def answered_regions(results: Results, regions: Sequence[VideoRegion], answer: str) -> Results:
+    """``results`` with the commands that were entered for ``regions`` taken out, so that they are
+    not read again.
+
+    A region that is not among the results comes back as it is, as an answer without it would
+    leave its command.
+
+    Args:
+        answer: stands in their place; "" for nothing.
+    """
+    sent = {result.get("id") for result in results}
+    back = [dict(item) for region in regions if region.id not in sent for item in region.items]
+    found: Results = []
+    for item in [*results, *back]:
+        typed = read_text(item)
+        if typed is not None and typed.is_command:
+            lines = [*kept(typed.entries, shared=bool(answer))]
+            lines += [status_line(answer)] if answer else []
+            if not lines:
+                continue
+            item = {**item, "value": {**item_value(item), "text": lines}}
+        found.append(item)
+    return found
+
+
+def _echoes(region: VideoRegion, value: Mapping[str, object], common: Result) -> Iterator[Result]:
+    """The region's other items with the new sequence."""
     for echo in region.echoes:
-        if area is None or echo.get("from_name") != area:
-            yield {**echo, **common, "value": {**value, **item_value(echo)}}
-    if area is not None and status:
-        shown = {**value, "text": [status_line(status)]}
-        yield {**common, "from_name": area, "type": "textarea", "value": shown}
-
-
-def _status_area(region: VideoRegion, config: LabelConfig) -> str | None:
-    """The region's text area that takes a status: the one with the command, else one that holds
-    nothing or a status; a note is left alone."""
-    commanded = [each.area for each in region.typed if each.is_command]
-    noted = {each.area for each in region.typed if each.is_note}
-    areas = [area.name for area in tags_on(config.region_text_areas, region.to_name)]
-    free = [name for name in areas if name not in noted]
-    return next(iter([*commanded, *free]), None)
+        yield {**echo, **common, "value": {**value, **item_value(echo)}}

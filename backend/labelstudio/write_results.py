@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -12,7 +12,7 @@ import numpy as np
 
 from backend.expected import ExpectedError
 from backend.labelstudio.brush_rle import encode_brush
-from backend.labelstudio.commands import STATUS_PREFIX, status_line
+from backend.labelstudio.commands import STATUS_PREFIX, TypedText, kept, status_line
 from backend.labelstudio.geometry import (
     Mask,
     Points,
@@ -23,7 +23,7 @@ from backend.labelstudio.geometry import (
 )
 from backend.labelstudio.json_values import Result, Results
 from backend.labelstudio.prompts import ObjectPrompt
-from backend.labelstudio.tags import AnswerControl, LabelConfig, Shape, tags_on
+from backend.labelstudio.tags import AnswerControl, LabelConfig, Shape, TextAreaTag, tags_on
 
 MAX_VERTICES = 500
 """Vertices of one ring; more make the editor slow and say nothing an annotator can use."""
@@ -115,28 +115,58 @@ def region_results(
 
 
 def status_results(
-    text: str | None, config: LabelConfig, image: str, item_index: int | None = None
+    text: str | None,
+    config: LabelConfig,
+    shown: str,
+    item_index: int | None = None,
+    typed: TypedText | None = None,
 ) -> Results:
-    """The result that shows ``text`` in the picture's global text area; None or "" clears it.
+    """The results that show ``text`` in the global text area of a picture or video; None or ""
+    clears it.
 
     Every text gets STATUS_PREFIX. Empty where the config has no such text area.
 
     Args:
         item_index: the page; written only for a text area with ``perItem``.
+        typed: what the request was, if it was typed: commands are taken out of its text area,
+            notes stay.
     """
-    area = config.status_area(image)
+    area = config.status_area(shown, typed.area if typed else None)
     if area is None:
         return []
+    status = [status_line(text)] if text else []
+    if typed is None:
+        return [_text_result(area, status, item_index)]
+    if typed.area == area.name:
+        notes = kept(typed.entries, shared=True)
+        return [_text_result(area, [*notes, *status], item_index)]
+    results = [_text_result(area, status, item_index)]
+    box = config.text_area(typed.area)
+    notes = kept(typed.entries, shared=False)
+    if box is not None and notes != typed.entries:
+        results.append(_text_result(box, notes, typed.item_index))
+    return results
+
+
+def _text_result(area: TextAreaTag, lines: Sequence[str], item_index: int | None) -> Result:
+    """What puts ``lines`` in the place of all that a text area holds.
+
+    Without any the result would be saved all the same, as an empty text: it is called ``dynamic``,
+    as prompts are, and like these the editor deletes it when an answer is accepted.
+    """
+    page = item_index if area.per_item else None
     result: Result = {
-        "id": _digest("status", area.name, image, str(item_index if area.per_item else None)),
+        "id": _digest("status", area.name, area.to_name, str(page)),
         "from_name": area.name,
-        "to_name": image,
+        "to_name": area.tied_to,
         "type": "textarea",
-        "value": {"text": [status_line(text)] if text else []},
+        "value": {"text": list(lines)},
     }
-    if area.per_item and item_index is not None:
-        result["item_index"] = item_index
-    return [result]
+    if not lines:
+        result["dynamic"] = True
+    if page is not None:
+        result["item_index"] = page
+    return result
 
 
 def _answer(prompt: ObjectPrompt, config: LabelConfig) -> AnswerControl:

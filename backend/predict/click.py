@@ -20,11 +20,12 @@ from backend.engine.packed_masks import PackedMask
 from backend.expected import ExpectedError
 from backend.labelstudio.commands import (
     HELP,
+    NOTED,
     ParsedCommand,
     TextKind,
     TypedText,
     Word,
-    holds_note,
+    kept,
     parse_command,
     unknown_command,
 )
@@ -68,8 +69,12 @@ class Request(ProjectTask):
     @property
     def is_on_video(self) -> bool:
         """Whether it is about a ``<Video>`` and not about a picture."""
-        names = [video.name for video in self.config.videos]  # to_name may be anything
-        return any(item.get("to_name") in names for item in self.items)
+        videos = {video.name for video in self.config.videos}
+        tied = {area.name for area in self.config.text_areas if area.to_name in videos}
+        return any(
+            str(item.get("to_name")) in videos or str(item.get("from_name")) in tied
+            for item in self.items
+        )
 
 
 @dataclass(frozen=True)
@@ -220,22 +225,33 @@ class Clicks:
         return self._tracking.sequences.sequence(request, image)
 
     def _on_command(self, request: Request, command: TypedText) -> Reply:
-        if holds_note(command.entries):  # what we write would replace it
+        area = request.config.status_area(command.to_name, command.area)
+        shared = area is not None and area.name == command.area
+        if kept(command.entries, shared=True):
             self._recent.remember_note(request, command.area)
         parsed = parse_command(command.newest)
-        if parsed.kind in (TextKind.NOTE, TextKind.OWN):
+        if parsed.kind is TextKind.OWN or (parsed.kind is TextKind.NOTE and shared):
             return Reply([], "note")
-        done = attempt(request, "this request", self._carry_out, request, command.to_name, parsed)
-        outcome = done.outcome if isinstance(done, Failure) else "command"
-        regions, text = ([], done.text) if isinstance(done, Failure) else done
-        status = self._status(request, command.to_name, command.item_index, text)
+        regions: Results = []
+        text: str | None = NOTED
+        outcome = "note"
+        if parsed.kind.answered:
+            done = attempt(
+                request, "this request", self._carry_out, request, command.to_name, parsed
+            )
+            if isinstance(done, Failure):
+                text, outcome = done.text, done.outcome
+            else:
+                (regions, text), outcome = done, "command"
+        page = command.item_index
+        status = status_results(text, request.config, command.to_name, page, command)
         return Reply(regions + status, outcome)
 
     def _carry_out(
         self, request: Request, image: str, parsed: ParsedCommand
     ) -> tuple[Results, str | None]:
         """Regions, and the text for the text box; None empties it."""
-        if parsed.kind is TextKind.UNKNOWN:
+        if parsed.word is None:
             return [], unknown_command(parsed.text)
         done: tuple[Results, str | None]
         sequence = self._sequence(request, image)
@@ -258,7 +274,7 @@ class Clicks:
         """``text`` for the text area of ``image`` (None empties it), unless a note of the
         annotator is there."""
         area = request.config.status_area(image)
-        if area is None or self._recent.has_note(request, area.name):
+        if area is None or (not area.read_only and self._recent.has_note(request, area.name)):
             return []
         return status_results(text, request.config, image, page)
 

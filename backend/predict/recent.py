@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
-from backend.labelstudio.commands import holds_note
+from backend.labelstudio.commands import kept
 from backend.labelstudio.geometry import Box, point_in_box
 from backend.labelstudio.json_values import Results, item_value, mappings, texts
 from backend.labelstudio.project_task import ProjectTask
@@ -73,7 +73,7 @@ class RecentPrompts:
         """Whether ``area`` holds a text of the annotator, which must not be replaced: one that was
         seen, or one in the task's drafts and annotations."""
         return self._notes.get((*task.key, area)) is not None or any(
-            holds_note(texts(item_value(result).get("text")))
+            kept(texts(item_value(result).get("text")), shared=True)
             for result in _saved(task)
             if result.get("from_name") == area
         )

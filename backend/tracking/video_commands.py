@@ -17,11 +17,12 @@ from typing import Any
 from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.labelstudio.commands import (
+    NOTED,
     TRACK_HELP,
     ParsedCommand,
     TextKind,
     Word,
-    holds_note,
+    kept,
     parse_command,
     unknown_command,
 )
@@ -34,6 +35,7 @@ from backend.labelstudio.timing import Timeline
 from backend.labelstudio.video_regions import (
     Trigger,
     VideoRegion,
+    answered_regions,
     human_keyframes,
     read_video_regions,
     typed_for_video,
@@ -100,46 +102,44 @@ class VideoCommands:
         """
         config = task.config
         found = video_context(context, config)
-        parsed = TRACK if found.trigger is Trigger.LABEL else parse_command(found.command or "")
-        silent = found.trigger in (Trigger.NOTHING, Trigger.NOTE)
-        if silent or parsed.kind in (TextKind.NOTE, TextKind.OWN):
+        if found.trigger in (Trigger.NOTHING, Trigger.NOTE):
             return []
         saved = _saved(task)
         every = found.commanded or found.regions or read_video_regions(saved, config)
         name = every[0].to_name if every else config.videos[0].name
         regions = [region for region in every if region.to_name == name]
+        parsed = TRACK if found.trigger is Trigger.LABEL else parse_command(found.command or "")
+        area = config.status_area(name, found.typed.area if found.typed else None)
+        untouched = area is not None and area.read_only  # what was typed stands elsewhere
         results: Results = []
-        if parsed.kind is TextKind.UNKNOWN:
-            text: str | None = unknown_command(parsed.text)
+        if parsed.kind is TextKind.NOTE and untouched:
+            text: str | None = NOTED
+        elif not parsed.kind.answered:
+            return []
+        elif parsed.word is None:
+            text = unknown_command(parsed.text)
         elif parsed.word is Word.HELP:
             text = TRACK_HELP
+        elif not regions and parsed.word is Word.CLEAR:
+            text = None
         elif not regions:
             text = "no box yet: draw one around the object, wait 5 seconds, then track"
         else:
-            per_region = found.trigger is Trigger.REGION_COMMAND
-            results, text = self._carry_out(task, parsed, regions, per_region=per_region)
-            if results and per_region:
-                return results
+            results, text = self._carry_out(task, parsed, regions)
+        if found.trigger is Trigger.REGION_COMMAND:
+            answer = "" if area else text or ""
+            results = answered_regions(results, regions, answer)
         items = context.get("result") if isinstance(context, Mapping) else None
         known = [*mappings(items), *saved]
-        typed = typed_for_video(known, config)
-        if typed is None or not holds_note(typed.entries):
-            results += video_status(text, config, name, known)
+        noted = typed_for_video(saved, config) if found.typed is None and not untouched else None
+        if noted is None or not kept(noted.entries, shared=True):
+            results += video_status(text, config, name, known, found.typed)
         return results
 
     def _carry_out(
-        self,
-        task: ProjectTask,
-        parsed: ParsedCommand,
-        regions: Sequence[VideoRegion],
-        *,
-        per_region: bool,
+        self, task: ProjectTask, parsed: ParsedCommand, regions: Sequence[VideoRegion]
     ) -> tuple[Results, str | None]:
-        """The tracked regions, and the text for the text box (None empties it).
-
-        Args:
-            per_region: the text stands in the regions' own text boxes.
-        """
+        """The tracked regions, and the text for the text box (None empties it)."""
         clip = self.clip(task, regions[0].to_name, regions)
         marked = [self._marked(clip, region) for region in regions]
         done = self._commands.carry_out(
@@ -147,11 +147,10 @@ class VideoCommands:
         )
         if not isinstance(done, Job):
             return [], done
-        text = self._report(clip, done, regions)
         results: Results = []
         for each in marked:
-            results += self._results(clip, each, status=text if per_region else None)
-        return results, text
+            results += self._results(clip, each)
+        return results, self._report(clip, done, regions)
 
     def retrieve(self, task: ProjectTask, *, patient: bool) -> list[Job]:
         """Track the boxes that a task holds already, both ways, for "Retrieve predictions".
@@ -235,7 +234,7 @@ class VideoCommands:
         found = self._store.masks(clip.track)
         return results, [mask.iou for mask in found if mask.object_id in names]
 
-    def _results(self, clip: Clip, marked: _Marked, *, status: str | None = None) -> Results:
+    def _results(self, clip: Clip, marked: _Marked) -> Results:
         """The region with all that was tracked of it, and a human's key frames as they are; its
         score is the mean of those of its masks."""
         timeline = clip.timeline
@@ -257,7 +256,6 @@ class VideoCommands:
             clip.task.config,
             framerate=timeline.framerate,
             score=sum(mask.iou for mask in masks) / len(masks) if masks else None,
-            status=status,
         )
 
     def _marked(self, clip: Clip, region: VideoRegion) -> _Marked:

@@ -282,7 +282,20 @@ def test_a_note_on_the_video_is_never_replaced(editor):
     item["value"]["text"] = ["a note of mine", "track"]
     [answer] = editor.send(item)
     assert answer["id"] == "r1"
-    assert editor.texts == []
+    note, status = editor.texts
+    assert note == "a note of mine"
+    assert status.startswith("SAM 2: ")
+
+
+def test_a_command_of_a_box_is_gone_with_the_answer(editor):
+    editor.regions["r1"] = region("r1", keyframe(1, 10))
+    for typed, part in [("trck", "did you mean track?"), ("help", "stride=3"), ("track", "done")]:
+        item = command(typed, "r1")
+        item["value"] |= editor.regions["r1"]["value"]
+        [answer] = editor.send(editor.regions["r1"], item)
+        assert answer["id"] == "r1"  # comes back without its text
+        [status] = editor.texts
+        assert part in status
 
 
 def test_a_file_that_is_no_video_is_told(editor, bench, tmp_path):

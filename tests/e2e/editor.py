@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from playwright.sync_api import Page, Response
+from playwright.sync_api import Locator, Page, Response
 
 from tests.waiting import PATIENCE
 
@@ -55,6 +55,12 @@ _LABEL_INDEX = """([control, value]) => {
   };
   walk(Htx.annotationStore.selected.root, null);
   return labels.findIndex(([name, label]) => name === control && label === value);
+}"""
+_IN_SIGHT = """(element) => {
+  const {left, top, right, bottom} = element.getBoundingClientRect();
+  const above = document.elementFromPoint((left + right) / 2, (top + bottom) / 2);
+  return right > left && left >= 0 && top >= 0 && right <= innerWidth && bottom <= innerHeight
+    && (element.contains(above) || above.contains(element));
 }"""
 _SELECTED = """() => {
   const annotation = Htx.annotationStore.selected;
@@ -258,12 +264,26 @@ class Editor:
         self.page.click("[data-testid=bottombar-accept-suggestions-button]")
         self._wait_until(lambda: not self.state().suggestions)
 
-    def say(self, text: str, *, control: str = "sam2") -> Answer:
-        """Type a command into the text area named ``control``, press Enter, and wait."""
+    def text_box(self, control: str) -> Locator:
+        """The input of the text area named ``control``."""
         placeholder = self.page.evaluate(
             "(name) => Htx.annotationStore.selected.names.get(name).placeholder", control
         )
-        box = self.page.get_by_placeholder(placeholder, exact=True)
+        return self.page.get_by_placeholder(placeholder, exact=True)
+
+    def lines(self, control: str) -> list[str]:
+        """What the text area named ``control`` shows."""
+        regions = "Htx.annotationStore.selected.names.get(name).regions"
+        lines = f"(name) => [...{regions}].map((line) => line._value)"
+        return list(self.page.evaluate(lines, control))
+
+    def in_sight(self, element: Locator) -> bool:
+        """Whether the whole of an element is on the screen, and nothing lies over its middle."""
+        return bool(element.evaluate(_IN_SIGHT))
+
+    def say(self, text: str, *, control: str = "sam2") -> Answer:
+        """Type a command into the text area named ``control``, press Enter, and wait."""
+        box = self.text_box(control)
         box.fill(text)
         return self.prompt(lambda: box.press("Enter"))
 

@@ -102,11 +102,15 @@ class Services:
         ]
         return self.api.create_tasks(project, data)
 
-    def demo_task(self, title: str, demo: DemoProject) -> tuple[int, int]:
-        """A new project like one of the demo's that has one task; returns the ids of both."""
+    def demo_tasks(self, title: str, demo: DemoProject) -> tuple[int, ...]:
+        """A new project like one of the demo's, with its tasks; returns the ids of all."""
         project = self.project(title, demo.label_config)
         data = demo.upload(self.api, project, self._directory / "clip")
-        [task] = self.api.create_tasks(project, data)
+        return project, *self.api.create_tasks(project, data)
+
+    def demo_task(self, title: str, demo: DemoProject) -> tuple[int, int]:
+        """A new project like one of the demo's; returns the ids of it and its first task."""
+        project, task, *_ = self.demo_tasks(title, demo)
         return project, task
 
     def logs(self) -> list[Path]:

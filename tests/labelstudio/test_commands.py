@@ -11,6 +11,7 @@ from backend.labelstudio.commands import (
     STATUS_PREFIX,
     TextKind,
     Word,
+    kept,
     parse_command,
     unknown_command,
 )
@@ -29,6 +30,7 @@ def test_commands_alone_in_any_case(word):
     [
         "",
         "   ",
+        "track the bud",
         "clear sky, no clouds",
         "need help",
         "status unclear",
@@ -36,18 +38,38 @@ def test_commands_alone_in_any_case(word):
         "a/b",
         "hello",
         "?",
+        "stride=2",
     ],
 )
 def test_notes_are_left_alone(text):
     assert parse_command(text).kind is TextKind.NOTE
 
 
-@pytest.mark.parametrize("text", ["/hlep", "/", "/clear sky"])
-def test_a_slash_asks_for_an_answer(text):
-    assert parse_command(text).kind is TextKind.UNKNOWN
-    line = unknown_command(text)
-    assert "\n" not in line
-    assert all(word in line for word in Word)
+@pytest.mark.parametrize(
+    ("text", "kind", "answer"),
+    [
+        ("trck", TextKind.MISTYPED, "no command trck; did you mean track?"),
+        ("staus", TextKind.MISTYPED, "no command staus; did you mean status?"),
+        ("trak 1-4 back", TextKind.MISTYPED, "trak 1-4 back is not understood; type track, "),
+        ("track 5", TextKind.MISTYPED, "track 5 is not understood; type track, track 1-40, "),
+        ("redo stride=0", TextKind.MISTYPED, "redo stride=0 is not understood; type redo, "),
+        ("track stride=100", TextKind.MISTYPED, "track stride=100 is not understood; "),
+        ("track stride", TextKind.MISTYPED, "track stride is not understood; "),
+        ("/hlep", TextKind.UNKNOWN, "no command /hlep; did you mean help?"),
+        ("/clear sky", TextKind.UNKNOWN, "no command /clear sky; did you mean clear?"),
+        ("/", TextKind.UNKNOWN, "no command /; the commands are help, status, clear, "),
+    ],
+)
+def test_what_is_not_understood_says_what_may_be_meant(text, kind, answer):
+    assert parse_command(text).kind is kind
+    assert unknown_command(text).startswith(answer)
+    assert "\n" not in unknown_command(text)
+
+
+def test_an_answer_leaves_notes_and_takes_commands_away():
+    entries = ["a ginger cat", "trck", "/hlep", "SAM 2: no command trck", "track"]
+    assert kept(entries, shared=False) == ("a ginger cat",)
+    assert kept(entries, shared=True) == ("a ginger cat", "trck")
 
 
 def test_our_own_status_is_known_when_it_comes_back():
@@ -83,9 +105,3 @@ def test_how_to_track(text, frames, direction, stride):
     parsed = parse_command(text)
     assert parsed.word in (Word.TRACK, Word.REDO)
     assert (parsed.frames, parsed.direction, parsed.stride) == (frames, direction, stride)
-
-
-@pytest.mark.parametrize("text", ["track stride=0", "track stride=100", "track stride", "stride=2"])
-def test_no_such_stride(text):
-    assert parse_command(text).kind is TextKind.NOTE
-    assert parse_command(f"/{text}").kind is TextKind.UNKNOWN

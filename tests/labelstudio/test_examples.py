@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from label_studio_sdk.label_interface import LabelInterface
 
 from backend.labelstudio.label_config import parse_label_config
-from backend.labelstudio.tags import tags_on
+from backend.labelstudio.tags import VideoTag, tags_on
 
 FOLDER = Path(__file__).parents[2] / "examples"
 ANSWERS = {
@@ -61,10 +62,38 @@ def test_video_example(name):
     assert all(tag.labels for tag in tags_on(config.labels_tags, "video"))
     assert tags_on(config.labels_tags, "video")
     assert bool(tags_on(config.region_text_areas, "video")) is VIDEOS[name]
-    assert not config.status_area("video").read_only
+    assert any(not area.read_only for area in tags_on(config.text_areas, "video"))
 
 
 def test_the_sequence_has_pages_and_a_command_line():
     config = parse_label_config((FOLDER / "frame_sequence.xml").read_text(encoding="utf-8"))
     assert config.images[0].is_sequence
-    assert not config.status_area("image").read_only
+    assert any(not area.read_only for area in tags_on(config.text_areas, "image"))
+
+
+def shipped():
+    """The examples, the demo's configs and the README's."""
+    for path in (*FOLDER.glob("*.xml"), *(FOLDER.parent / "demo").glob("*.xml")):
+        yield pytest.param(path.read_text(encoding="utf-8"), id=f"{path.parent.name}/{path.name}")
+    readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    yield pytest.param(readme.split("```xml\n")[1].split("```")[0], id="README.md")
+
+
+@pytest.mark.parametrize("xml", list(shipped()))
+def test_answers_stand_above_the_picture_and_are_not_saved(xml):
+    LabelInterface(xml).validate()
+    config = parse_label_config(xml)
+    assert config.problems == ()
+    root = ElementTree.fromstring(xml)
+    order = [node.get("name") for node in root.iter()]
+    for shown in (*config.images, *config.videos):
+        line = config.status_area(shown.name)
+        [area] = root.iterfind(f".//TextArea[@name='{line.name}']")
+        # The editor's Result.canBeSubmitted is false where the condition cannot be met; unlike
+        # those of a View, it does not hide a TextArea.
+        assert (area.get("visibleWhen"), area.get("whenTagName")) == ("choice-selected", line.name)
+        assert line.read_only
+        others = (*config.prompts, *config.labels_tags, shown)
+        assert all(order.index(line.name) < order.index(each.name) for each in others)
+        if isinstance(shown, VideoTag):  # one on a <Video> gets a region in the timeline
+            assert line.tied_to not in (video.name for video in config.videos)

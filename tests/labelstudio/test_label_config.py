@@ -184,6 +184,30 @@ def test_text_areas():
     assert config.status_area("other") is None
 
 
+def test_a_text_area_on_a_text_is_about_the_picture_or_video():
+    config = parse(
+        '<Video name="v" value="$v"/><VideoRectangle name="b" toName="v"/>'
+        '<Text name="line" value="-"/><TextArea name="t" toName="line"/>'
+        '<TextArea name="u" toName="nothing"/>'
+        '<Labels name="l" toName="v"><Label value="A"/></Labels>'
+    )
+    area = config.status_area("v")
+    assert (area.name, area.to_name, area.tied_to) == ("t", "v", "line")
+    assert [problem.partition(",")[0] for problem in config.problems] == [
+        '<TextArea name=u> has toName="nothing"'
+    ]
+
+
+def test_the_status_stands_where_nobody_types_else_where_somebody_did():
+    areas = '<Image name="i" value="$i"/><TextArea name="note" toName="i"/>' + (
+        '<TextArea name="command" toName="i"/>'
+    )
+    assert parse(areas).status_area("i").name == "note"
+    assert parse(areas).status_area("i", "command").name == "command"
+    shown = parse(areas + '<TextArea name="shown" toName="i" maxSubmissions="0"/>')
+    assert shown.status_area("i", "command").name == "shown"
+
+
 PROBLEMS = {
     "no answer tag": (
         '<Image name="img" value="$i"/><KeyPointLabels name="k" toName="img"><Label value="A"/>'

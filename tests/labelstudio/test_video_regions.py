@@ -13,6 +13,7 @@ from backend.labelstudio.keyframes import Keyframe, merge_human
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.video_regions import (
     Trigger,
+    answered_regions,
     human_keyframes,
     read_video_regions,
     video_context,
@@ -243,35 +244,38 @@ def test_a_region_without_id_and_length():
     assert answer["value"]["duration"] == 2.0
 
 
-def test_a_status_takes_the_place_of_the_command():
-    [region] = read_video_regions([box_item(), text_item("old", "track")], CONFIG)
-    _, shown = video_results(
-        region, region.keyframes, CONFIG, framerate=25.0, status="41 of 300 done"
+def answered(*items, answer=""):
+    """A box with texts as it comes back with new key frames; and one that comes back as it was."""
+    [region] = read_video_regions(items, CONFIG)
+    results = video_results(region, region.keyframes, CONFIG, framerate=25.0)
+    with_track = answered_regions(results, [region], answer)
+    [box, *texts] = answered_regions([], [region], answer)
+    assert box == items[0]
+    assert [text["value"]["text"] for text in texts] == [
+        item["value"]["text"] for item in with_track[1:]
+    ]
+    return with_track
+
+
+def test_a_command_for_a_box_goes_with_the_answer():
+    [only] = answered(box_item(), text_item("track"))
+    assert only["type"] == "videorectangle"
+    _, kept, other = answered(
+        box_item(), text_item("a red one", "trck"), text_item("fast", area="remark")
     )
+    assert kept["value"]["text"] == ["a red one"]
+    assert kept["value"]["sequence"]
+    assert other["value"]["text"] == ["fast"]
+
+
+def test_an_answer_stands_in_the_place_of_the_command_where_there_is_no_other():
+    _, shown = answered(box_item(), text_item("old", "track"), answer="41 of 300 done")
     assert shown["from_name"] == "order"
-    assert shown["value"]["text"] == ["SAM 2: 41 of 300 done"]
+    assert shown["value"]["text"] == ["old", "SAM 2: 41 of 300 done"]
     again = context(box_item(), shown)
     assert again.trigger is Trigger.LABEL  # our own status is no command and no note
-    typed = copy.deepcopy(shown)
-    typed["value"]["text"].append("track")
-    assert context(box_item(), typed).trigger is Trigger.REGION_COMMAND
-
-
-def test_a_status_leaves_notes_alone():
-    [region] = read_video_regions([box_item(), text_item("a red one")], CONFIG)
-    _, note, shown = video_results(region, region.keyframes, CONFIG, framerate=25.0, status="done")
-    assert (note["from_name"], note["value"]["text"]) == ("order", ["a red one"])
-    assert shown["from_name"] == "remark"
-    full = [box_item(), text_item("a red one"), text_item("fast", area="remark")]
-    [region] = read_video_regions(full, CONFIG)
-    answer = video_results(region, region.keyframes, CONFIG, framerate=25.0, status="done")
-    assert [item["value"].get("text") for item in answer] == [None, ["a red one"], ["fast"]]
-
-
-def test_an_empty_status_takes_the_command_away():
-    [region] = read_video_regions([box_item(), text_item("track")], CONFIG)
-    [only] = video_results(region, region.keyframes, CONFIG, framerate=25.0, status="")
-    assert only["type"] == "videorectangle"
+    shown["value"]["text"].append("track")
+    assert context(box_item(), shown).trigger is Trigger.REGION_COMMAND
 
 
 def test_a_note_for_a_box_starts_nothing():
@@ -425,7 +429,7 @@ def test_recorded_contexts_with_something_wrong(recorded, data):
     for region in found.regions:
         assert region.keyframes
         assert region.to_name == "video"
-        for item in video_results(region, region.keyframes, config, framerate=30.0, status="x"):
+        for item in video_results(region, region.keyframes, config, framerate=30.0):
             assert item["value"]["sequence"]
 
 

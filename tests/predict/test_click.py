@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from label_studio_sdk.converter.brush import decode_rle
 
+from backend.labelstudio.commands import HELP
 from tests.backend.conftest import box, click
 from tests.waiting import PATIENCE
 
@@ -209,7 +210,7 @@ class TestTextBox:
       <KeyPointLabels name="kp" toName="image" smart="true"><Label value="Cat"/></KeyPointLabels>
       <TextArea name="cmd" toName="image"/></View>"""
 
-    def say(self, bench, *entries):
+    def say(self, bench, *entries, config=CONFIG):
         item = {
             "value": {"text": list(entries)},
             "id": "t1",
@@ -217,7 +218,7 @@ class TestTextBox:
             "to_name": "image",
             "type": "textarea",
         }
-        return bench.predict([item], config=self.CONFIG)
+        return bench.predict([item], config=config)
 
     @pytest.mark.parametrize(("word", "part"), [("help", "Alt+click"), ("status", "demo is ready")])
     def test_commands_are_answered(self, bench, word, part):
@@ -230,8 +231,52 @@ class TestTextBox:
         reply = bench.predict([click(50, 50)], config=self.CONFIG, task=missing)
         assert status(reply) is None
 
-    def test_a_command_after_a_note_does_not_replace_it(self, bench):
-        assert self.say(bench, "a ginger cat", "status")["result"] == []
+    def test_a_command_after_a_note_is_answered_below_it(self, bench):
+        bench.engine.wait_ready(PATIENCE)
+        [shown] = self.say(bench, "a ginger cat", "status")["result"]
+        assert shown["value"]["text"][0] == "a ginger cat"
+        assert "demo is ready" in shown["value"]["text"][1]
+
+    def test_after_a_mistyped_word_the_dialogue_goes_on(self, bench):
+        said: list[str] = []
+        for word, answer in [
+            ("trck", "no command trck; did you mean track?"),
+            ("help", HELP),
+            ("clear", None),
+            ("/x", "no command /x; the commands are "),
+        ]:
+            [shown] = self.say(bench, *said, word)["result"]
+            note, *lines = said = shown["value"]["text"]
+            assert note == "trck"  # it may be one
+            assert len(lines) == (answer is not None)
+            assert all(line.startswith(f"SAM 2: {answer}") for line in lines)
+
+    @pytest.mark.parametrize(
+        ("entries", "left", "answer"),
+        [
+            (["help"], [], "Alt+click"),
+            (["trck"], [], "no command trck; did you mean track?"),
+            (["a ginger cat"], None, "your text stays as a note"),
+            (["a ginger cat", "clear"], ["a ginger cat"], ""),
+        ],
+    )
+    def test_with_a_line_for_answers_the_box_holds_nothing_but_notes(
+        self, bench, entries, left, answer
+    ):
+        line = '<TextArea name="says" toName="image" maxSubmissions="0"/></View>'
+        config = self.CONFIG.replace("</View>", line)
+        says, *box = self.say(bench, *entries, config=config)["result"]
+        assert says["from_name"] == "says"
+        assert answer in "".join(says["value"]["text"])
+        if left is None:
+            assert box == []
+        else:
+            [shown] = box
+            assert (shown["from_name"], shown["value"]["text"]) == ("cmd", left)
+            assert shown.get("dynamic", False) is not bool(left)  # what is empty is not saved
+        missing = {"id": 7, "data": {"image": "/missing.png"}}
+        reply = bench.predict([click(50, 50)], config=config, task=missing)
+        assert status(reply) == "SAM 2: the picture is not there"
 
     def test_a_note_in_the_draft_is_known_after_a_restart(self, bench):
         note = {"value": {"text": ["a ginger cat"]}, "from_name": "cmd", "type": "textarea"}
