@@ -113,8 +113,7 @@ def _serve(settings: Settings) -> int:
             "backend.wsgi:application()",
             f"--bind={settings.host}:{settings.port}",
             "--workers=1",
-            "--worker-class=gthread",
-            f"--threads={settings.threads}",
+            "--worker-class=backend.web.connections.Worker",
             "--timeout=120",
             "--graceful-timeout=8",  # all ends within 10 seconds, the grace of docker stop
             "--logger-class=backend.logs.GunicornLogger",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -178,7 +179,9 @@ _s3 = partial(_setting, "S3")
 class Settings:
     """What an operator can choose. Defaults serve a first start on one machine."""
 
-    host: str = _server("0.0.0.0", "address to listen on")  # noqa: S104
+    host: str = _server(
+        "127.0.0.1", "address to listen on; 0.0.0.0: all of this machine's, with credentials"
+    )
     port: int = _server(
         9090,
         "port to listen on",
@@ -200,6 +203,9 @@ class Settings:
     basic_auth_pass: str | None = _access(None, "password that goes with it", secret=True)
     auth_token: str | None = _access(
         None, "bearer token that is accepted too, for monitoring and scripts", secret=True
+    )
+    allow_anonymous: bool = _access(
+        False, "true: listen on other addresses than 127.0.0.1 without credentials, for everybody"
     )
     label_studio_url: str | None = _label_studio(
         None, "Label Studio as the backend reaches it", read=_url
@@ -346,6 +352,14 @@ class Settings:
     def is_open(self) -> bool:
         """Whether anybody may use the service, without credentials."""
         return self.basic_auth_user is None and self.auth_token is None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches the service."""
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     @classmethod
     def variables(cls) -> list[str]:

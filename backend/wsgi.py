@@ -32,6 +32,8 @@ def application() -> Flask:
             "Label Studio is shut out: it can send a user name and a password but no token; "
             "set BASIC_AUTH_USER and BASIC_AUTH_PASS too"
         )
+    if settings.is_open and not settings.is_local:
+        logger.warning("whoever reaches port %d may use the backend", settings.port)
     wiring = Wiring(settings)
     engine = wiring.engine()
     service = wiring.service(engine)

@@ -26,6 +26,13 @@ def start_problems(wiring: Wiring) -> Iterator[str]:
     nothing is asked of other machines, which may come up later."""
     unusable = list(_folder_problems(wiring.settings))
     yield from unusable
+    settings = wiring.settings
+    if settings.is_open and not (settings.is_local or settings.allow_anonymous):
+        yield (
+            f"HOST: other machines reach {settings.host}, and no credentials are asked for: set "
+            "BASIC_AUTH_USER and BASIC_AUTH_PASS, and give them to Label Studio too; or leave HOST "
+            "unset; or set ALLOW_ANONYMOUS=true where everybody may use this backend"
+        )
     checks: list[Callable[[], object]] = [wiring.label_studio, wiring.s3]
     if not unusable:
         checks.append(wiring.check_tracks)
@@ -57,7 +64,7 @@ def settings_findings(wiring: Wiring) -> Iterator[Finding]:
     """Settings that cannot work on this machine, and those that hardly anybody wants."""
     settings = wiring.settings
     yield from (setting_problem(line) for line in start_problems(wiring))
-    if settings.is_open:
+    if settings.is_open and settings.allow_anonymous:
         fix = "set BASIC_AUTH_USER and BASIC_AUTH_PASS, and give them to Label Studio too"
         yield warning("access", f"whoever reaches port {settings.port} may use the backend", fix)
     for variable in ("CLICK_BUDGET_SECONDS", "TRACK_BUDGET_SECONDS", "RETRIEVE_BUDGET_SECONDS"):

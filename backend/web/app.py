@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION = Path(__file__).with_name("openapi.json")  # tests/operate compares it with the routes
 MAX_JOBS = 500  # listed at once, the newest first
+MAX_OBJECTS = 2_000_000  # lists and objects of a body; MAX_BODY_MB of keyframes holds about as many
+MAX_VALUES = 32_000_000  # of all kinds; most are run lengths of masks
 STUCK_SECONDS = 600.0  # no single run of the model takes so long
 
 
@@ -228,12 +230,18 @@ def _json() -> Any:
 
     Raises:
         RequestEntityTooLarge: it is longer than is read.
-        BadRequest: it is nested too deeply to be Label Studio's.
+        BadRequest: it is nested too deeply to be Label Studio's, or would take many times its own
+            size in memory.
     """
     data = request.get_data()
     limit = request.max_content_length
     if request.content_length is None and limit is not None and len(data) >= limit:
         raise RequestEntityTooLarge  # Werkzeug cuts a body without a length at the limit
+    if data.count(b"[") + data.count(b"{") > MAX_OBJECTS or data.count(b",") > MAX_VALUES:
+        raise BadRequest(
+            f"the body holds more than {MAX_OBJECTS} lists and objects or {MAX_VALUES} values; "
+            "send fewer tasks at once"
+        )
     try:
         return request.get_json(force=True, silent=True)
     except RecursionError as error:

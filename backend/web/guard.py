@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import time
 from collections.abc import Iterable
@@ -10,15 +9,15 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from flask import Flask, Response, g, jsonify, request
-from werkzeug.datastructures import Authorization
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 from backend.labelstudio.label_config import LabelConfigError
 from backend.logs import request_id
 from backend.metrics import Metrics
 from backend.predict.dispatch import BadRequest
-from backend.settings import MIB, Settings
+from backend.settings import Settings
 from backend.threads.caller import caller, serving
+from backend.web.door import REFUSAL, Door
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -26,9 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 access = logging.getLogger("backend.access")
 
-# Probes carry no credentials. Everything else must, /webhook too: see SECURITY.md.
-PROBES = {"root", "health", "ready"}
-QUIET = {*PROBES, "prometheus"}  # asked every few seconds: logged at DEBUG
+QUIET = {"root", "health", "ready", "prometheus"}  # asked every few seconds: logged at DEBUG
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -41,17 +38,18 @@ REQUEST_ID = "X-Request-ID"
 
 def guard(app: Flask, settings: Settings, metrics: Metrics) -> None:
     """Put the guard around every route of ``app``."""
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    door = Door(settings)
     app.wsgi_app = _identified(app.wsgi_app)  # type: ignore[assignment,method-assign]  # Flask's own advice
-    _add_checks(app, settings, metrics)
-    _add_errors(app, settings)
+    _add_checks(app, door, metrics)
+    _add_errors(app, door)
 
 
 def refuse(code: HTTPStatus, reason: str) -> Response:
     """An error with its reason in the status line too: when a backend is connected, Label
     Studio shows that line and not the body."""
     response = jsonify(error=reason, detail=reason)
-    line = " ".join(reason.split()).encode("latin-1", "replace").decode("latin-1")[:400]
+    shown = "".join(char if char.isprintable() else " " for char in reason)
+    line = " ".join(shown.split()).encode("latin-1", "replace").decode("latin-1")[:400]
     response.status = f"{code.value} SAM2 backend: {line}"
     return response
 
@@ -67,14 +65,17 @@ def _identified(inner: WSGIApplication) -> WSGIApplication:
     return answer
 
 
-def _add_checks(app: Flask, settings: Settings, metrics: Metrics) -> None:
+def _add_checks(app: Flask, door: Door, metrics: Metrics) -> None:
     @app.before_request
     def begin() -> Response | None:
         g.start = time.perf_counter()
-        if request.endpoint in PROBES or _authorised(settings, request.authorization):
+        request.max_content_length = door.limit(request.path)
+        refusal = request.environ.get(REFUSAL) or door.refusal(request.path, request.headers.get)
+        if refusal is None:
             return None
-        response = refuse(HTTPStatus.UNAUTHORIZED, "credentials missing or wrong")
-        response.headers["WWW-Authenticate"] = 'Basic realm="SAM2 backend"'
+        response = refuse(*refusal)
+        if refusal.code is HTTPStatus.UNAUTHORIZED:
+            response.headers["WWW-Authenticate"] = 'Basic realm="SAM2 backend"'
         return response
 
     @app.after_request
@@ -96,7 +97,7 @@ def _add_checks(app: Flask, settings: Settings, metrics: Metrics) -> None:
         return response
 
 
-def _add_errors(app: Flask, settings: Settings) -> None:
+def _add_errors(app: Flask, door: Door) -> None:
     @app.errorhandler(BadRequest)
     @app.errorhandler(LabelConfigError)
     def bad_request(error: Exception) -> Response:
@@ -104,9 +105,7 @@ def _add_errors(app: Flask, settings: Settings) -> None:
 
     @app.errorhandler(RequestEntityTooLarge)
     def too_large(error: RequestEntityTooLarge) -> Response:
-        limit = settings.max_body_bytes // MIB
-        reason = f"the request is larger than {limit} MiB; raise MAX_BODY_MB of the backend"
-        return refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, reason)
+        return refuse(*door.too_large(request.path))
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
@@ -120,22 +119,3 @@ def _add_errors(app: Flask, settings: Settings) -> None:
         logger.exception("%s failed", request.endpoint)
         reason = f"internal error; the backend's log has it under {caller().request_id}"
         return refuse(HTTPStatus.INTERNAL_SERVER_ERROR, reason)
-
-
-def _authorised(settings: Settings, given: Authorization | None) -> bool:
-    if settings.is_open:
-        return True
-    if given is None:
-        return False
-    if given.type == "bearer" and settings.auth_token is not None:
-        return _same(given.token, settings.auth_token)
-    if given.type == "basic" and settings.basic_auth_user is not None:
-        user = _same(given.username, settings.basic_auth_user)
-        word = _same(given.password, settings.basic_auth_pass)
-        return user and word
-    return False
-
-
-def _same(given: str | None, wanted: str | None) -> bool:
-    """Whether both are equal, in a time that does not tell where they begin to differ."""
-    return hmac.compare_digest((given or "").encode(), (wanted or "").encode())

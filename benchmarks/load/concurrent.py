@@ -4,12 +4,15 @@
    must equal the one that a service gives that is asked one click after another.
 2. ``mixed``: 2,000 requests of all kinds from 8 threads, with caches too small for the pictures;
    the memory must not grow.
+3. ``slow``: 100 half-sent heads and 100 stalled bodies, some of callers without credentials; probes
+   and clicks beside them must be answered, each probe within a second.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import socket
 import sys
 import tempfile
 import threading
@@ -17,7 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ import requests
 from benchmarks.support.server import CONFIG, HEIGHT, WIDTH, Server, body, click, disc_place, typed
 from benchmarks.support.table import table
 
+TOKEN = "a-token-of-the-benchmark"
 FLAT = 0.05  # growth of the memory over a run, as a share of it
 
 
@@ -187,6 +191,44 @@ def box(seed: int) -> dict[str, Any]:
     return {**click(seed), **kind, "value": value}
 
 
+def slow_senders(folder: Path, *, senders: int = 200, asked: int = 20) -> int:
+    """See the module; returns the exit code."""
+    probes: list[float] = []
+    clicks = 0
+    unanswered = 0
+    with running(folder / "slow", {"AUTH_TOKEN": TOKEN}) as server, ExitStack() as opened:
+        login = {"Authorization": f"Bearer {TOKEN}"}
+        task = {"id": 1, "data": {"image": server.picture(1)}}
+        for number in range(senders):
+            opened.enter_context(half_sent(server, number))
+        for _ in range(asked):
+            begun = time.monotonic()
+            try:
+                requests.get(server.url + "/health", timeout=5).raise_for_status()
+            except requests.RequestException:
+                unanswered += 1
+            probes.append(time.monotonic() - begun)
+            try:
+                reply = server.predict(body(task, [click(1)]), headers=login, timeout=10)
+                clicks += "brushlabels" in reply.text
+            except requests.RequestException:
+                unanswered += 1
+    head = ["slow senders", "probes", "longest probe, s", "clicks with a mask", "unanswered"]
+    print(table(head, [[senders, asked, f"{max(probes):.3f}", clicks, unanswered]]))
+    return 1 if unanswered or clicks < asked or max(probes) >= 1.0 else 0
+
+
+def half_sent(server: Server, number: int) -> socket.socket:
+    """A connection that goes on with its request some other day: in turn half a head, a body, and
+    the body of a caller without credentials."""
+    connection = socket.create_connection((server.host, server.port), timeout=30)
+    token = TOKEN if number % 4 == 1 else "wrong"
+    login = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n"
+    kind = "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+    connection.sendall(login.encode() if number % 2 == 0 else (login + kind).encode())
+    return connection
+
+
 def report_memory(memory: list[tuple[int, int]]) -> float:
     """Print how memory went; returns the growth over the second half, as a share.
 
@@ -216,7 +258,7 @@ def running(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=("masks", "mixed"))
+    parser.add_argument("part", nargs="?", choices=("masks", "mixed", "slow"))
     parser.add_argument("--threads", type=int, default=16)
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--requests", type=int, default=2000)
@@ -228,6 +270,8 @@ def main() -> int:
             code |= masks_equal(folder, threads=given.threads, pictures=given.pictures)
         if given.part in (None, "mixed"):
             code |= mixed(folder, count=given.requests)
+        if given.part in (None, "slow"):
+            code |= slow_senders(folder)
     return code
 
 

@@ -54,7 +54,8 @@ class Server(Child):
         self.media = folder / "media"
         self.media.mkdir(parents=True, exist_ok=True)
         port = free_port(19_000 + os.getpid() % 1000)
-        self.url = f"http://127.0.0.1:{port}"
+        self.host, self.port = "127.0.0.1", port
+        self.url = f"http://{self.host}:{port}"
         environment = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(folder),
@@ -87,9 +88,14 @@ class Server(Child):
             cv2.imwrite(str(path), disc(seed))
         return f"/data/local-files/?d={path.name}"
 
-    def predict(self, body: Mapping[str, Any], timeout: float = 60.0) -> requests.Response:
+    def predict(
+        self,
+        body: Mapping[str, Any],
+        timeout: float = 60.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> requests.Response:
         """POST /predict."""
-        return requests.post(self.url + "/predict", json=body, timeout=timeout)
+        return requests.post(self.url + "/predict", json=body, headers=headers, timeout=timeout)
 
     def worker(self) -> int:
         """Process id of the process that holds the model."""

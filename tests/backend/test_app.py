@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from backend import __version__
 from backend.threads.caller import caller
+from backend.web.door import SMALL_BODY
 from tests.backend.conftest import CONFIG, click
 from tests.waiting import PATIENCE
 
@@ -301,7 +302,96 @@ class TestBearerToken:
         assert bench.client.get("/health").status_code == 200
 
 
+class TestWebPages:
+    """What a page may do with a backend that its visitor's browser reaches: nothing."""
+
+    BODY = json.dumps({"action": "START_TRAINING"})
+
+    def ask(self, bench, *, kind="application/json", **headers):
+        return bench.client.post("/webhook", data=self.BODY, content_type=kind, headers=headers)
+
+    def test_label_studio_is_answered(self, bench):
+        assert self.ask(bench).status_code == 201
+
+    @pytest.mark.parametrize(
+        "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "",
+                 "text/plain; x=application/json", "application/jsonp"]
+    )  # fmt: skip
+    def test_the_bodies_that_a_form_can_send_are_refused(self, bench, kind):
+        reply = self.ask(bench, kind=kind)
+        assert (reply.status_code, "application/json" in reply.json["error"]) == (415, True)
+
+    @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost", ""])
+    @pytest.mark.parametrize("credentials", [{}, {"auth_token": "t0ken"}])
+    def test_an_origin_is_refused_with_and_without_credentials(
+        self, make_bench, origin, credentials
+    ):
+        reply = self.ask(make_bench(**credentials), Origin=origin, Authorization="Bearer t0ken")
+        assert (reply.status_code, "Origin" in reply.json["error"]) == (403, True)
+
+    @pytest.mark.parametrize(
+        ("host", "code"),
+        [("localhost", 200), ("localhost:9090", 200), ("127.0.0.1:9090", 200), ("[::1]:9090", 200),
+         ("[::1]", 200), ("192.168.1.5", 200), ("backend:9090", 200), ("a.localhost", 200),
+         ("host.docker.internal:9090", 200), ("evil.example", 403), ("evil.example:9090", 403),
+         ("127.0.0.1.evil.example", 403), ("localhost.evil.example.", 403), ("[evil.example]", 403)]
+    )  # fmt: skip
+    def test_a_name_of_the_internet_for_this_machine_is_refused(self, bench, host, code):
+        reply = bench.client.get("/jobs", headers={"Host": host})
+        assert reply.status_code == code
+
+    @pytest.mark.parametrize(
+        "settings", [{"auth_token": "t0ken"}, {"host": "0.0.0.0", "allow_anonymous": True}]
+    )
+    def test_where_others_are_let_in_a_name_is_as_good_as_an_address(self, make_bench, settings):
+        headers = {"Host": "sam.example", "Authorization": "Bearer t0ken"}
+        assert make_bench(**settings).client.get("/jobs", headers=headers).status_code == 200
+
+
 class TestLimitsAndHeaders:
+    @pytest.mark.parametrize("path", ["/setup", "/webhook", "/validate", "/jobs/x/cancel"])
+    def test_only_predictions_may_be_large(self, bench, path):
+        reply = bench.client.post(path, json={"padding": "x" * SMALL_BODY})
+        assert reply.status_code == 413
+        assert f"larger than 8 MiB, the most that {path} takes" in reply.json["error"]
+        assert bench.client.post("/predict", json={"x": "x" * SMALL_BODY}).status_code == 400
+
+    @pytest.mark.parametrize("one", ["[],", "{},", "0,"])
+    def test_what_grows_in_memory_is_refused_before_it_does(self, bench, monkeypatch, one):
+        monkeypatch.setattr("backend.web.app.MAX_OBJECTS", 1000)
+        monkeypatch.setattr("backend.web.app.MAX_VALUES", 1000)
+        monkeypatch.setattr("flask.Request.get_json", None)  # is not come to
+        body = "[" + one * 1001 + "0]"
+        reply = bench.client.post("/predict", data=body, content_type="application/json")
+        assert reply.status_code == 400
+        assert "send fewer tasks at once" in reply.json["error"]
+
+    @pytest.mark.parametrize(
+        "given", ["Basic \xff", "Basic /////w==", "Bearer \xff", "Basic", "Basic =", ", ",
+                  "Digest \xff=\xff", "Negotiate \xff"]
+    )  # fmt: skip
+    def test_credentials_may_be_anything(self, make_bench, given, caplog):
+        bench = make_bench(basic_auth_user="a", basic_auth_pass="b", auth_token="t")
+        reply = bench.client.get("/jobs", headers={"Authorization": given})
+        assert reply.status_code == 401
+        assert "Traceback" not in caplog.text
+
+    @pytest.mark.parametrize(
+        "path", ["/jobs/%00", "/jobs/%1b%5b31m", "/jobs/%0d%0aX:%201", "/train/%00", "/jobs/%ff%fe",
+                 "/jobs/%e2%80%a8"]
+    )  # fmt: skip
+    def test_a_path_may_be_anything(self, bench, path):
+        reply = bench.client.get(path)
+        assert reply.status_code == 404
+        assert reply.status.isprintable()
+
+    @pytest.mark.parametrize("name", ["\x01", "\x1b[31m", "\r\nX: 1", "\x7f", "\x85", "\u2028"])
+    def test_a_label_config_may_name_tags_as_it_likes(self, bench, name):
+        config = CONFIG.replace('toName="image"', f'toName="{name}"')
+        reply = bench.client.post("/setup", json={"schema": config, "project": name})
+        assert reply.status_code in (200, 400)
+        assert reply.status.isprintable()
+
     def test_a_large_body_is_refused_with_what_to_do(self, make_bench):
         bench = make_bench(max_body_bytes=2**20)
         body = {"tasks": [], "padding": "x" * 2**20}

@@ -430,6 +430,11 @@ def test_kinds_of_addresses(uri, kind):
 def test_no_one_is_refused_where_access_is_open(doctor, setup):
     del setup.env["BASIC_AUTH_USER"], setup.env["BASIC_AUTH_PASS"]
     setup.env["CLICK_BUDGET_SECONDS"] = "120"
+    setup.env["HOST"] = "0.0.0.0"
+    ran = doctor()
+    assert ran.code == 1
+    assert any("HOST: other machines reach 0.0.0.0" in line for line in ran.of("broken"))
+    setup.env["ALLOW_ANONYMOUS"] = "true"
     ran = doctor()
     assert ran.code == 0
     assert any("whoever reaches port 9 " in line for line in ran.of("warning"))

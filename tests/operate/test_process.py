@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 import requests
 
+from backend.doctor.machine import start_problems
+from backend.settings import Settings
+from backend.wiring import Wiring
 from benchmarks.support.server import ROOT, SEQUENCE, body, click, disc, said, typed
 from tests.waiting import LONGER, PATIENCE, until
 
@@ -49,6 +52,23 @@ def test_what_cannot_work_stops_the_start_with_one_line_each(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_other_machines_need_credentials_or_a_word_that_they_need_none(tmp_path):
+    folders = {name: str(tmp_path) for name in ("CACHE_DIR", "STATE_DIR")}
+    done = serve(HOST="0.0.0.0", **folders)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith("HOST: other machines reach 0.0.0.0")
+    for word in ("BASIC_AUTH_USER", "BASIC_AUTH_PASS", "ALLOW_ANONYMOUS=true"):
+        assert word in done.stderr
+
+
+@pytest.mark.parametrize("access", [{}, {"HOST": "0.0.0.0", "ALLOW_ANONYMOUS": "true"},
+                                    {"HOST": "::", "AUTH_TOKEN": "t"}, {"HOST": "127.8.9.1"},
+                                    {"HOST": "localhost"}])  # fmt: skip
+def test_the_start_has_nothing_against(access, tmp_path):
+    folders = {name: str(tmp_path) for name in ("CACHE_DIR", "STATE_DIR")}
+    assert list(start_problems(Wiring(Settings.from_env({**folders, **access})))) == []
+
+
 @pytest.mark.slow
 def test_requests_are_logged_as_json_with_their_id_and_nothing_else(start):
     server = start(LOG_FORMAT="json", AUTH_TOKEN="t0ken-value").wait_ready()
@@ -80,7 +100,12 @@ def test_a_body_without_a_length_is_limited_too(start):
         for _ in range(40):
             yield b" " * 2**16
 
-    reply = requests.post(server.url + "/predict", data=chunks(), timeout=PATIENCE)
+    reply = requests.post(
+        server.url + "/predict",
+        data=chunks(),
+        headers={"Content-Type": "application/json"},
+        timeout=PATIENCE,
+    )
     assert reply.status_code == 413
     assert "MAX_BODY_MB" in reply.json()["error"]
     assert requests.get(server.url + "/health", timeout=PATIENCE).status_code == 200

@@ -19,6 +19,8 @@ import requests
 from tests.processes import running
 from tests.waiting import LONGER, PATIENCE, until
 
+JSON = {"Content-Type": "application/json"}  # other bodies are refused before they are read
+
 
 @pytest.fixture
 def server() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
@@ -26,12 +28,14 @@ def server() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         descriptor, port = listener.fileno(), listener.getsockname()[1]
         command = [sys.executable, "-m", "gunicorn",
                    "tests.pixels.sandbox.gunicorn_app:application()",
-                   "--bind", f"fd://{descriptor}", "--worker-class", "gthread", "--threads", "4",
+                   "--bind", f"fd://{descriptor}",
+                   "--worker-class", "backend.web.connections.Worker",
                    "--graceful-timeout", "1", "--no-control-socket"]  # fmt: skip
         process = subprocess.Popen(
             command,
             cwd=Path(__file__).parents[3],
             pass_fds=[descriptor],
+            env={**os.environ, "THREADS": "4"},
             stderr=subprocess.DEVNULL,
         )
     url = f"http://127.0.0.1:{port}/"
@@ -49,11 +53,11 @@ def test_gunicorn(
     hanging = threading.Thread(target=lambda: _post(url, b"sleep:"), daemon=True)
     hanging.start()
     # Two that wait and one that hangs.
-    until(lambda: len(pids(requests.post(url, data=b"", timeout=PATIENCE))) >= 1 + 3)
+    until(lambda: len(pids(requests.post(url, data=b"", headers=JSON, timeout=PATIENCE))) >= 1 + 3)
     for _ in range(3):
-        answer = requests.post(url, data=photo.read_bytes(), timeout=PATIENCE)
+        answer = requests.post(url, data=photo.read_bytes(), headers=JSON, timeout=PATIENCE)
         assert answer.text == "(300, 400, 3)"
-    answer = requests.post(url, data=b"crash:", timeout=PATIENCE)
+    answer = requests.post(url, data=b"crash:", headers=JSON, timeout=PATIENCE)
     assert "crash" in answer.text
     worker, *decoders = pids(answer)
     assert len(decoders) >= 3
@@ -69,6 +73,6 @@ def pids(answer: requests.Response) -> list[int]:
 
 def _post(url: str, body: bytes) -> None:
     try:
-        requests.post(url, data=body, timeout=LONGER)
+        requests.post(url, data=body, headers=JSON, timeout=LONGER)
     except requests.RequestException:
         return  # the server was stopped
