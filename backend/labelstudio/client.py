@@ -7,7 +7,10 @@ never followed to another origin.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import requests
@@ -26,6 +29,9 @@ from backend.labelstudio.session import new_session, redirect_target
 from backend.retries import send_with_retries
 
 _MAX_REDIRECTS = 3
+_BYTES_PER_SECOND = 1e6  # of a prediction, which Label Studio parses, checks and stores
+_PIECE, _PIECES = 1 << 16, 16  # of an answer that is read whole
+_ID_FIRST = re.compile(rb'\s*\{\s*"id"\s*:\s*(\d+)')
 _TASKS_PER_PAGE = 20
 _CREATE_TOKEN = "create a personal access token under Account & Settings and use that"  # noqa: S105
 
@@ -116,7 +122,7 @@ class LabelStudioClient:
                 f"expired, revoked or from another Label Studio; {_CREATE_TOKEN}.",
                 status=response.status_code,
             )
-        access = _json_object(response).get("access")
+        access = _json_object(response.content).get("access")
         if response.status_code != 200 or not isinstance(access, str):
             raise LabelStudioError(
                 f"{self.name} answered {response.status_code} instead of exchanging the personal "
@@ -133,7 +139,8 @@ class LabelStudioClient:
         Args:
             method: "GET", "POST", ...
             path_or_url: a path on this Label Studio or a full URL on it.
-            kwargs: ``json`` and ``params`` as in ``requests``.
+            kwargs: ``json``, ``params``, ``stream`` and ``timeout`` as in ``requests``; ``data`` is
+                a file of JSON.
 
         Raises:
             LabelStudioError: another host's URL, no answer, or a status of 400 or more.
@@ -183,12 +190,43 @@ class LabelStudioClient:
                 return
 
     def create_prediction(
-        self, task: int, result: list[dict[str, Any]], model_version: str, score: float | None
+        self,
+        task: int,
+        result: Iterable[Mapping[str, Any]],
+        model_version: str,
+        score: float | None,
     ) -> dict[str, Any]:
-        """Store a prediction for a task; returns it as stored, with its id."""
+        """Store a prediction for a task; returns it as stored, of a large one only its id.
+
+        Args:
+            result: consumed one item at a time. All of them may take gigabytes, so they wait in a
+                temporary file: Label Studio's server reads no body of unknown length.
+        """
         version = shown_version(model_version)
-        body = {"task": task, "result": result, "model_version": version, "score": score}
-        return self._object("POST", "/api/predictions/", json=body)
+        head = {"task": task, "model_version": version, "score": score}
+        with tempfile.TemporaryFile() as body:
+            body.write(json.dumps(head, allow_nan=False).encode()[:-1] + b', "result": [')
+            for number, item in enumerate(result):
+                body.write(b", " if number else b"")
+                body.write(json.dumps(item, allow_nan=False).encode())
+            body.write(b"]}")
+            connect, read = self._timeout
+            patience = connect, read + body.tell() / _BYTES_PER_SECOND
+            with self.request(
+                "POST", "/api/predictions/", data=body, stream=True, timeout=patience
+            ) as response:
+                return self._checked(response, self._prediction(response))
+
+    def _prediction(self, response: requests.Response) -> dict[str, Any]:
+        """What an answer says of a stored prediction, which it repeats whole, after its id."""
+        try:
+            answer = b"".join(itertools.islice(response.iter_content(_PIECE), _PIECES))
+        except requests.RequestException as error:
+            raise LabelStudioError(self._explain_no_answer(error)) from None
+        if len(answer) < _PIECE * _PIECES:
+            return _json_object(answer)
+        found = _ID_FIRST.match(answer)
+        return {"id": int(found[1])} if found else {}
 
     def delete_prediction(self, prediction: int) -> None:
         """Delete a prediction; one that is not there any more is no error."""
@@ -208,13 +246,15 @@ class LabelStudioClient:
             response = self._send("GET", self.url + "/api/version")
         except LabelStudioError:
             return None
-        release = _json_object(response).get("release")
+        release = _json_object(response.content).get("release")
         return release if isinstance(release, str) else None
 
     def _object(self, method: str, path: str, **kwargs: Any) -> dict[str, Any]:
         """The JSON object that a request is answered with."""
         response = self.request(method, path, **kwargs)
-        found = _json_object(response)
+        return self._checked(response, _json_object(response.content))
+
+    def _checked(self, response: requests.Response, found: dict[str, Any]) -> dict[str, Any]:
         if not found:
             raise LabelStudioError(
                 f"{self.name} answered with something other than its API does, perhaps a login "
@@ -235,10 +275,15 @@ class LabelStudioClient:
         return response
 
     def _send(self, method: str, url: str, **kwargs: Any) -> requests.Response:
+        options = {"timeout": self._timeout, **kwargs}
+        body = kwargs.get("data")
+        if body is not None:
+            options["headers"] = {**kwargs["headers"], "Content-Type": "application/json"}
+
         def send() -> requests.Response:
-            return self._session.request(
-                method, url, timeout=self._timeout, allow_redirects=False, **kwargs
-            )
+            if body is not None:
+                body.seek(0)
+            return self._session.request(method, url, allow_redirects=False, **options)
 
         try:
             return send_with_retries(send, idempotent=method in ("GET", "HEAD"))
@@ -318,10 +363,10 @@ def _checked_key(api_key: str | None) -> str | None:
     return key or None
 
 
-def _json_object(response: requests.Response) -> dict[str, Any]:
-    """The JSON object of an answer; {} where the body is something else."""
+def _json_object(answer: bytes) -> dict[str, Any]:
+    """The JSON object of an answer; {} where it is something else."""
     try:
-        body = response.json()
-    except requests.exceptions.JSONDecodeError:
+        body = json.loads(answer)
+    except ValueError:
         return {}
     return body if isinstance(body, dict) else {}

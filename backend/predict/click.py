@@ -236,9 +236,7 @@ class Clicks:
         text: str | None = NOTED
         outcome = "note"
         if parsed.kind.answered:
-            done = attempt(
-                request, "this request", self._carry_out, request, command.to_name, parsed
-            )
+            done = attempt(request, "this request", self._carry_out, request, command, parsed)
             if isinstance(done, Failure):
                 text, outcome = done.text, done.outcome
             else:
@@ -248,16 +246,16 @@ class Clicks:
         return Reply(regions + status, outcome)
 
     def _carry_out(
-        self, request: Request, image: str, parsed: ParsedCommand
+        self, request: Request, command: TypedText, parsed: ParsedCommand
     ) -> tuple[Results, str | None]:
         """Regions, and the text for the text box; None empties it."""
         if parsed.word is None:
             return [], unknown_command(parsed.text)
         done: tuple[Results, str | None]
-        sequence = self._sequence(request, image)
+        sequence = self._sequence(request, command.to_name)
         if sequence is not None:
-            fresh = self._recent.fresh(request)
-            done = self._tracking.sequences.command(sequence, parsed, fresh)
+            fresh, page = self._recent.fresh(request), command.item_index
+            done = self._tracking.sequences.command(sequence, parsed, fresh, page)
         elif parsed.word is Word.HELP:
             done = [], HELP
         elif parsed.word is Word.STATUS:

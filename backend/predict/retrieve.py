@@ -191,7 +191,8 @@ class Retrieval:
     def _track(self, task: ProjectTask, patient: bool) -> Found:
         jobs = self._tracking.videos.retrieve(task, patient=patient)
         done = [job for job in jobs if job.state is JobState.DONE]
-        prediction = self._prediction([self._tracking.outcome(job) for job in done])
+        outcomes = [self._tracking.outcome(job) for job in done]
+        prediction = self._prediction([(list(results), scores) for results, scores in outcomes])
         return Found(prediction, jobs=done if prediction else ())
 
     def _prefetch(self, task: ProjectTask) -> None:

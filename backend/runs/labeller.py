@@ -21,7 +21,7 @@ from backend.runs.projects import Project
 from backend.runs.prompt_sources import mark_kinds, marks_of
 from backend.runs.review_file import Remark
 from backend.tracking.review import LOW_IOU, doubts
-from backend.tracking.store import Job, TrackedMask
+from backend.tracking.store import Job, Sighting
 from backend.tracking.track_commands import JobRequest
 
 SECONDS = 600.0  # for the images of one task
@@ -129,13 +129,13 @@ class Labeller:
             made.results.append(item)
             if owner is not None:
                 regions.setdefault(owner[:2], []).append(item)
-        masks = self._masks(job)
+        masks = self._sightings(job)
         for doubt in doubts(masks):
             label = joined_labels(sequence.known[doubt.object_id].labels)
             made.remarks.append(Remark(doubt.object_id, label, doubt.frame, doubt.reason))
             for item in regions.get((doubt.object_id, doubt.frame), ()):
                 _note(item, doubt.reason)
-        made.scores += [each.iou for each in masks if each.mask.area]
+        made.scores += [each.iou for each in masks if each.area]
 
     def _video(self, task: Mapping[str, Any], name: str, marks: Results, made: Labelled) -> None:
         videos, whole = self.service.tracking.videos, self.project.with_task(task)
@@ -146,7 +146,7 @@ class Labeller:
         results, _ = self.service.tracking.outcome(job)
         labels = {region.id: joined_labels(region.labels) for region in regions}
         notes: dict[str, list[str]] = {}
-        masks = self._masks(job)
+        masks = self._sightings(job)
         for doubt in doubts(masks):
             frame = timeline.editor_frame(doubt.frame)
             label = labels.get(doubt.object_id, "")
@@ -156,7 +156,7 @@ class Labeller:
             if item["id"] in notes and item.get("type") == "videorectangle":
                 _note(item, ", ".join(notes[item["id"]][:SHOWN_FRAMES]))
         made.results += results
-        made.scores += [each.iou for each in masks if each.mask.area]
+        made.scores += [each.iou for each in masks if each.area]
 
     def _run(self, task: Mapping[str, Any], planned: tuple[str, JobRequest] | str) -> Job:
         """The job when it has ended; it goes on where an earlier run was stopped."""
@@ -173,9 +173,9 @@ class Labeller:
             raise CommandError(job.message or "the track was cancelled")
         return job
 
-    def _masks(self, job: Job) -> list[TrackedMask]:
-        """The masks of the objects that the job is about."""
-        every, names = self.service.tracking.store.masks(job.track), _objects(job)
+    def _sightings(self, job: Job) -> list[Sighting]:
+        """What was found of the objects that the job is about."""
+        every, names = self.service.tracking.store.sightings(job.track), _objects(job)
         return [each for each in every if each.object_id in names]
 
 

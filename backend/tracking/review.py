@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from backend.job_state import JobState
-from backend.tracking.store import Job, TrackedMask
+from backend.tracking.store import Job, Sighting, TrackedMask
+
+Found = Sighting | TrackedMask
 
 LOW_IOU = 0.6
 # A neighbouring frame's area differs by at most this factor in ordinary motion.
@@ -18,7 +20,7 @@ PLACE_JUMP = 1.0
 
 def report(
     job: Job,
-    masks: Sequence[TrackedMask],
+    masks: Sequence[Found],
     total: int,
     seconds_left: float | None,
     *,
@@ -74,11 +76,11 @@ class Doubt:
     reason: str
 
 
-def doubts(masks: Iterable[TrackedMask]) -> list[Doubt]:
-    """Frames to look at, in the order of ``masks``: by object and frame, as ``TrackStore.masks``
-    gives them."""
+def doubts(masks: Iterable[Found]) -> list[Doubt]:
+    """Frames to look at, in the order of ``masks``: by object and frame, as
+    ``TrackStore.sightings`` gives them."""
     found: list[Doubt] = []
-    before: TrackedMask | None = None
+    before: Found | None = None
     for now in masks:
         same = before is not None and before.object_id == now.object_id
         reason = _reason(now, before if same else None)
@@ -88,12 +90,12 @@ def doubts(masks: Iterable[TrackedMask]) -> list[Doubt]:
     return found
 
 
-def _reason(now: TrackedMask, before: TrackedMask | None) -> str | None:
+def _reason(now: Found, before: Found | None) -> str | None:
     """Why to look at a frame; ``before`` is the object on an earlier one."""
-    area, centre = now.mask.area, now.mask.centroid
+    area, centre = now.area, now.centroid
     if before is None or before.frame != now.frame - 1:
         return "unsure" if area and _is_unsure(now) else None
-    area_before, centre_before = before.mask.area, before.mask.centroid
+    area_before, centre_before = before.area, before.centroid
     if centre is None or centre_before is None:  # one of them is empty
         return "lost" if area_before else "found again" if area else None
     if _is_unsure(now):
@@ -105,5 +107,5 @@ def _reason(now: TrackedMask, before: TrackedMask | None) -> str | None:
     return None
 
 
-def _is_unsure(found: TrackedMask) -> bool:
+def _is_unsure(found: Found) -> bool:
     return found.iou < LOW_IOU or found.presence <= 0

@@ -69,7 +69,15 @@ def _count_crashes(connection: sqlite3.Connection) -> None:
         connection.execute(f"ALTER TABLE jobs ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_number_the_schema, _count_crashes)
+def _measure_masks(connection: sqlite3.Connection) -> None:
+    """Columns for what a mask's runs say; those of older masks are filled when they are read."""
+    numbers = ("area", "left_edge", "top_edge", "right_edge", "bottom_edge")
+    kinds = {**dict.fromkeys(numbers, "INTEGER"), "centre_x": "REAL", "centre_y": "REAL"}
+    for name, kind in kinds.items():
+        connection.execute(f"ALTER TABLE masks ADD COLUMN {name} {kind}")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_number_the_schema, _count_crashes, _measure_masks)
 
 
 class SchemaError(ExpectedError):

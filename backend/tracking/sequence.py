@@ -35,7 +35,7 @@ from backend.labelstudio.media_refs import media_uri, page_count
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
 from backend.labelstudio.read_results import newest_results, rasterise
-from backend.labelstudio.tags import ImageTag
+from backend.labelstudio.tags import ImageTag, Shape
 from backend.labelstudio.write_results import part_id, region_id, region_results
 from backend.tracking.store import TrackedMask, TrackStore, track_name
 
@@ -130,8 +130,9 @@ class FrameSequence:
         objects = {name: replace(known, prompts={}) for name, known in self.known.items()}
         others: list[ObjectPrompt] = []
         shown: set[tuple[str, int]] = set()  # objects and pages whose answer the editor has
-        sent_ids = self.sent_ids()
-        for prompt in prompts_from_context({"result": list(results)}, self.task.config).objects:
+        prompts = prompts_from_context({"result": list(results)}, self.task.config).objects
+        sent_ids = self.sent_ids() if prompts else {}
+        for prompt in prompts:
             if prompt.image != self.tag.name or _page(prompt) >= self.pages:
                 continue
             sent = sent_ids.get(prompt.source_ids[0]) if prompt.source_ids else None
@@ -255,12 +256,21 @@ class FrameSequence:
     def sent_ids(self) -> dict[str, SentRegion]:
         """By region id: what the service gave it to."""
         sent = {}
+        outlines = {Shape.POLYGON, Shape.VECTOR}
+        answers = self.task.config.answers_for(self.tag.name)
+        parts = MAX_PARTS if any(each.shape in outlines for each in answers) else 1
         for name, page in self.store.anchors(self.track):
             for generation in range(self.generations.get((name, page), 0) + 1):
                 whole = self._region_id(name, page, generation)
-                for part in range(MAX_PARTS):
+                for part in range(parts):
                     sent[part_id(whole, part)] = SentRegion(name, page, generation)
         return sent
+
+    def places(self, results: Iterable[Mapping[str, Any]]) -> set[tuple[str, int]]:
+        """Objects and pages of which ``results`` hold a region that the service sent."""
+        ids = {str(result.get("id")) for result in results}
+        sent_ids = self.sent_ids() if ids else {}
+        return {sent_ids[name][:2] for name in ids & sent_ids.keys()}
 
     @cached_property
     def generations(self) -> dict[tuple[str, int], int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,17 +10,17 @@ from typing import Any
 
 from backend.engine.pixel_prompts import PixelPrompt, pixel_prompt
 from backend.labelstudio.commands import ParsedCommand, Word
-from backend.labelstudio.json_values import Results
+from backend.labelstudio.json_values import Result, Results
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import prompts_from_context
 from backend.labelstudio.tags import LabelConfig
 from backend.pixels.pixel_resolver import PixelResolver
 from backend.pixels.recipes import Pages, Picture
-from backend.tracking.review import report
+from backend.tracking.review import Found, report
 from backend.tracking.runner import Work, plan_goal
 from backend.tracking.sequence import FrameSequence, SequenceObject, by_id
-from backend.tracking.store import Job, TrackedMask
+from backend.tracking.store import Job, Sighting
 from backend.tracking.track_commands import (
     TRACK,
     JobRequest,
@@ -29,6 +29,7 @@ from backend.tracking.track_commands import (
     job_request,
 )
 
+MAX_REGIONS = 300  # in one reply: each costs the editor time, and the reply memory
 MANY_MASKS = 100  # brush masks cost the browser 60-85 ms each at 720p
 MANY_PIXELS = 640 * 480
 
@@ -92,12 +93,19 @@ class SequenceCommands:
             raise MissingMedia(f"the label config has no <Image name={image}>")
         return FrameSequence(task, tag, self._commands.engine.family, self._store)
 
-    def command(self, sequence: FrameSequence, parsed: ParsedCommand, fresh: Results) -> Reply:
+    def command(
+        self,
+        sequence: FrameSequence,
+        parsed: ParsedCommand,
+        fresh: Results,
+        page: int | None = None,
+    ) -> Reply:
         """Carry a command out.
 
         Args:
             fresh: results sent to the editor in the last seconds, which its draft may not
                 hold yet.
+            page: at which the editor is, where the request says so.
 
         Raises:
             MissingMedia: the task has no such sequence.
@@ -107,7 +115,9 @@ class SequenceCommands:
             saved = _with_fresh(saved, fresh)
         marked = _Marked(sequence, saved)
         done = self._commands.carry_out(parsed, sequence.track, lambda: marked.plan(parsed))
-        return self._show(marked, done) if isinstance(done, Job) else ([], done)
+        if not isinstance(done, Job):
+            return [], done
+        return self._show(marked, done, _page_at_hand(marked, fresh) if page is None else page)
 
     def plan(
         self, sequence: FrameSequence, parsed: ParsedCommand, results: Results
@@ -133,23 +143,52 @@ class SequenceCommands:
         request = marked.plan(TRACK)
         if isinstance(request, str):
             return [], None
-        return self._show(marked, self._commands.run_instead(sequence.track, request))
+        job = self._commands.run_instead(sequence.track, request)
+        return self._show(marked, job, _page_at_hand(marked, answer))
 
-    def _show(self, marked: _Marked, job: Job) -> Reply:
-        """The masks of pages that no human marked and the editor does not show yet, and how far
-        the job is."""
+    def _show(self, marked: _Marked, job: Job, page: int) -> Reply:
+        """The masks of pages that no human marked and the editor does not show yet, those nearest
+        to ``page`` first and at most ``MAX_REGIONS``, and how far the job is."""
         sequence = marked.sequence
         human = {(each.id, page) for each in marked.objects for page in each.prompts}
-        shown = by_id(marked.results)
-        regions: Results = []
-        found = self._store.masks(sequence.track)
-        for mask in found:
-            by_human = mask.prompted or (mask.object_id, mask.frame) in human
-            if not by_human and mask.object_id in sequence.known:
-                regions += sequence.update(mask, shown)
-        left = self._commands.jobs.seconds_left(job)
-        text = report(job, found, sequence.pages, left)
+        found = self._store.sightings(sequence.track)
+        shown = sequence.places(marked.results)
+        wanted = [
+            each
+            for each in found
+            if not each.prompted
+            and (place := (each.object_id, each.frame)) not in human
+            and each.object_id in sequence.known
+            and (each.area or place in shown)
+        ]
+        wanted.sort(key=lambda each: (abs(each.frame - page), each.frame, each.object_id))
+        regions, left = self._regions(marked, wanted, shown)
+        text = report(job, found, sequence.pages, self._commands.jobs.seconds_left(job))
+        if left:
+            rest = f"type status for those next nearest to page {page + 1}"
+            text += f"; {left} {'mask is' if left == 1 else 'masks are'} not shown yet: {rest}"
         return regions, text + _warn_of_brushes(found, regions)
+
+    def _regions(
+        self, marked: _Marked, wanted: Sequence[Sighting], shown: Collection[tuple[str, int]]
+    ) -> tuple[Results, int]:
+        """The regions that show what is ``wanted``, and how many masks are left for later."""
+        sequence, saved = marked.sequence, by_id(marked.results)
+        regions: Results = []
+        ids: set[str] = set()
+        for number, each in enumerate(wanted):
+            mask = self._store.mask(sequence.track, each.object_id, each.frame)
+            if mask is None:
+                continue  # replaced or cleared meanwhile
+            is_shown = (each.object_id, each.frame) in shown
+            made = sequence.update(mask, saved) if is_shown else sequence.results(mask)
+            new = {str(item["id"]) for item in made}
+            if len(ids | new) > MAX_REGIONS:
+                left = wanted[number:]
+                return regions, sum((o.object_id, o.frame) not in shown for o in left)
+            ids |= new
+            regions += made
+        return regions, 0
 
     def open(self, task: ProjectTask, request: JobRequest) -> Work:
         """See ``JobKind``."""
@@ -165,7 +204,7 @@ class SequenceCommands:
         ]
         return Work(pages, goals, request.get("stride"))
 
-    def outcome(self, task: ProjectTask, job: Job) -> tuple[Results, list[float]]:
+    def outcome(self, task: ProjectTask, job: Job) -> tuple[Iterator[Result], list[float]]:
         """What was tracked of the job's objects, and the marks it follows from, with the masks'
         scores. A box or clicks are shown by their mask, what a human drew as it is."""
         sequence = self.sequence(task, job.request["image"])
@@ -175,22 +214,27 @@ class SequenceCommands:
             for page, items in described["prompts"].items()
         }
         objects = {described["id"] for described in job.request["objects"]}
-        results: Results = []
-        scores: list[float] = []
-        for mask in self._store.masks(job.track):
-            place = mask.object_id, mask.frame
-            if mask.object_id not in objects:
-                continue  # of an earlier job
-            if place in marks and not (mask.prompted and _asks(marks[place], task.config)):
+        answered: list[Sighting] = []
+        for found in self._store.sightings(job.track):
+            place = found.object_id, found.frame
+            if found.object_id not in objects or not found.area:
+                continue  # of an earlier job, or absent
+            if place in marks and not (found.prompted and _asks(marks[place], task.config)):
                 continue
-            made = sequence.results(mask)
-            if made:
-                results += made
-                scores.append(mask.iou)
-                marks.pop(place, None)
-        for items in marks.values():
-            results += items
-        return results, scores
+            answered.append(found)
+            marks.pop(place, None)
+        drawn = [item for items in marks.values() for item in items]
+        return self._each(sequence, answered, drawn), [found.iou for found in answered]
+
+    def _each(
+        self, sequence: FrameSequence, answered: Sequence[Sighting], drawn: Results
+    ) -> Iterator[Result]:
+        """The regions of all masks, one mask at a time, and the marks as they are."""
+        for found in answered:
+            mask = self._store.mask(sequence.track, found.object_id, found.frame)
+            if mask is not None:  # else cleared meanwhile
+                yield from sequence.results(mask)
+        yield from drawn
 
 
 def _with_fresh(saved: Results, fresh: Results) -> Results:
@@ -215,10 +259,18 @@ def _asks(items: Results, config: LabelConfig) -> bool:
     return all(p.shape is None for p in prompts_from_context({"result": items}, config).objects)
 
 
-def _warn_of_brushes(found: Sequence[TrackedMask], regions: Results) -> str:
+def _page_at_hand(marked: _Marked, fresh: Results) -> int:
+    """The page that the annotator looks at, as far as a request that does not say so shows: that
+    of the newest answer, else the first that is marked."""
+    pages = [each["item_index"] for each in fresh if type(each.get("item_index")) is int]
+    marks = [page for each in marked.objects for page in each.prompts]
+    return pages[-1] if pages else min(marks, default=0)
+
+
+def _warn_of_brushes(found: Sequence[Found], regions: Results) -> str:
     brushes = sum(
         region.get("type") == "brushlabels" and not region.get("dynamic") for region in regions
     )
-    if brushes <= MANY_MASKS or found[0].mask.height * found[0].mask.width <= MANY_PIXELS:
+    if brushes <= MANY_MASKS or found[0].height * found[0].width <= MANY_PIXELS:
         return ""
     return f"; {brushes} brush masks make the editor slow: use BitmaskLabels, or track fewer frames"

@@ -11,7 +11,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,12 @@ _KEEP_EARLIER = (
     "INSERT OR REPLACE INTO earlier_masks "
     "SELECT track, object, frame, height, width, runs FROM masks"
 )
+_MASK = (
+    "track, object, frame, anchor, height, width, runs, iou, presence, prompted, stride, "
+    "area, left_edge, top_edge, right_edge, bottom_edge, centre_x, centre_y"
+)
+_SIGHTING = _MASK.replace("runs, ", "").replace("track, ", "")
+_MEASURED_AT_ONCE = 200  # masks of earlier versions
 _UNFINISHED = "state IN ('queued', 'running')"
 _PLACE = "track = ? AND object = ? AND frame = ?"
 
@@ -75,6 +81,50 @@ class TrackedMask:
     presence: float
     prompted: bool = False
     stride: int = 1
+
+    # What a ``Sighting`` says, too.
+
+    @property
+    def height(self) -> int:
+        return self.mask.height
+
+    @property
+    def width(self) -> int:
+        return self.mask.width
+
+    @property
+    def area(self) -> int:
+        return self.mask.area
+
+    @property
+    def centroid(self) -> tuple[float, float] | None:
+        return self.mask.centroid
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """One object on one frame, as far as it is known without its pixels: a few hundred bytes.
+
+    Attributes:
+        height, width: of the frame, pixels.
+        area: pixels of the mask; 0 where the object is absent.
+        box, centroid: as of ``PackedMask``.
+
+    The others are as those of ``TrackedMask``.
+    """
+
+    object_id: str
+    frame: int
+    anchor: str
+    height: int
+    width: int
+    area: int
+    box: tuple[int, int, int, int] | None
+    centroid: tuple[float, float] | None
+    iou: float
+    presence: float
+    prompted: bool
+    stride: int
 
 
 def track_name(project: str, task: object, tag: str, model_version: str, *addresses: str) -> str:
@@ -224,8 +274,10 @@ class TrackStore:
         rows = [_row(track, each) for each in masks]
         with self.database.transaction(wait_for_disk=False) as connection:
             connection.executemany(f"{_KEEP_EARLIER} WHERE {_PLACE}", [row[:3] for row in rows])
+            places = ", ".join("?" * len(rows[0])) if rows else ""
             connection.executemany(
-                "INSERT OR REPLACE INTO masks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+                f"INSERT OR REPLACE INTO masks ({_MASK}) VALUES ({places})",  # noqa: S608
+                rows,
             )
             connection.execute(
                 "UPDATE jobs SET done = ?, updated = ?, crashes = 0 WHERE id = ?",
@@ -237,6 +289,15 @@ class TrackStore:
         rows = self.database.read(f"SELECT * FROM masks WHERE {_PLACE}", track, object_id, frame)  # noqa: S608
         return _tracked_mask(rows[0]) if rows else None
 
+    def has_masks(self, track: str, frame: int, objects: Sequence[str]) -> bool:
+        """Whether something is stored of each of ``objects`` on a frame."""
+        [row] = self.database.read(
+            "SELECT COUNT(*) FROM json_each(?) CROSS JOIN masks "  # in this order, by the key
+            "ON object = value AND track = ? AND frame = ?",
+            *(json.dumps(objects), track, frame),
+        )
+        return bool(row[0] == len(objects))
+
     def masks(self, track: str, object_id: str | None = None) -> list[TrackedMask]:
         """What was found on a track, or of one of its objects; in order of object and frame."""
         query, place = "SELECT * FROM masks WHERE track = ?", [track]
@@ -244,6 +305,31 @@ class TrackStore:
             query, place = query + " AND object = ?", [track, object_id]
         rows = self.database.read(query + " ORDER BY object, frame", *place)
         return [_tracked_mask(row) for row in rows]
+
+    def sightings(self, track: str, object_id: str | None = None) -> list[Sighting]:
+        """What is known of the masks of a track, or of one of its objects, without reading them;
+        in order of object and frame."""
+        query = f"SELECT {_SIGHTING} FROM masks WHERE track = ? AND object = COALESCE(?, object) "  # noqa: S608
+        query += "ORDER BY object, frame"
+        rows = self.database.read(query, track, object_id)
+        unmeasured = [(row["object"], row["frame"]) for row in rows if row["area"] is None]
+        if unmeasured:  # an earlier version stored them
+            for start in range(0, len(unmeasured), _MEASURED_AT_ONCE):
+                self._measure(track, unmeasured[start : start + _MEASURED_AT_ONCE])
+            rows = self.database.read(query, track, object_id)
+        return [_sighting(row) for row in rows]
+
+    def _measure(self, track: str, places: list[tuple[str, int]]) -> None:
+        with self.database.transaction(wait_for_disk=False) as connection:
+            for place in places:
+                query = f"SELECT height, width, runs FROM masks WHERE {_PLACE}"  # noqa: S608
+                row = connection.execute(query, (track, *place)).fetchone()
+                if row is not None:
+                    connection.execute(
+                        "UPDATE masks SET area = ?, left_edge = ?, top_edge = ?, right_edge = ?, "  # noqa: S608
+                        f"bottom_edge = ?, centre_x = ?, centre_y = ? WHERE {_PLACE}",
+                        (*_measured(_mask(row)), track, *place),
+                    )
 
     def earlier_mask(self, track: str, object_id: str, frame: int) -> PackedMask | None:
         """What was found there before what ``mask`` gives."""
@@ -309,7 +395,24 @@ def _ask_delivery(connection: sqlite3.Connection, job_id: str) -> bool:
 def _row(track: str, found: TrackedMask) -> tuple[Any, ...]:
     place = track, found.object_id, found.frame, found.anchor
     mask = found.mask.height, found.mask.width, found.mask.runs
-    return (*place, *mask, found.iou, found.presence, found.prompted, found.stride)
+    how = found.iou, found.presence, found.prompted, found.stride
+    return (*place, *mask, *how, *_measured(found.mask))
+
+
+def _measured(mask: PackedMask) -> tuple[float | None, ...]:
+    """The last columns of ``_MASK``."""
+    box, centroid = mask.box or (None,) * 4, mask.centroid or (None,) * 2
+    return (mask.area, *box, *centroid)
+
+
+def _sighting(row: sqlite3.Row) -> Sighting:
+    *known, prompted, stride, area, x0, y0, x1, y1, x, y = row
+    object_id, frame, anchor, height, width, iou, presence = known
+    box, centroid = ((x0, y0, x1, y1), (x, y)) if area else (None, None)
+    return Sighting(
+        *(object_id, frame, anchor, height, width, area or 0, box, centroid),
+        *(iou, presence, bool(prompted), stride),
+    )
 
 
 def _tracked_mask(row: sqlite3.Row) -> TrackedMask:

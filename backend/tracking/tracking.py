@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from backend.engine.engine import Engine
 from backend.job_state import JobState
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
-from backend.labelstudio.json_values import Results
+from backend.labelstudio.json_values import Result
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.tags import LabelConfig
@@ -37,7 +38,7 @@ class JobKind(Protocol):
             ExpectedError: why it cannot be done.
         """
 
-    def outcome(self, task: ProjectTask, job: Job) -> tuple[Results, list[float]]:
+    def outcome(self, task: ProjectTask, job: Job) -> tuple[Iterable[Result], list[float]]:
         """The results of a job as Label Studio takes them, and the masks' scores."""
 
 
@@ -100,8 +101,9 @@ class Tracking:
         self.deliveries.close()
         self.store.close()
 
-    def outcome(self, job: Job) -> tuple[Results, list[float]]:
-        """The results of a job as Label Studio takes them, and the masks' scores.
+    def outcome(self, job: Job) -> tuple[Iterable[Result], list[float]]:
+        """The results of a job as Label Studio takes them, made as they are consumed, and the
+        masks' scores.
 
         Raises:
             ExpectedError: what it is about cannot be had.
@@ -124,16 +126,21 @@ class Tracking:
         label_studio = self._label_studio
         if label_studio is None or type(task_id) is not int:
             return
-        results, scores = self.outcome(job)
+        outcome, scores = self.outcome(job)
+        results = iter(outcome)
         if job.state is JobState.FAILED:
             line = f"stopped after {job.done} of {job.total} masks: {job.message}"
-            results = [with_note(result, line) for result in results]
-        if results:
+            results = (with_note(result, line) for result in results)
+        first = next(results, None)
+        if first is not None:
             score = sum(scores) / len(scores) if scores else None
             stored = label_studio.create_prediction(
-                task_id, results, model_version=self._engine.model_version, score=score
+                task_id,
+                itertools.chain([first], results),  # one at a time: all of them may be gigabytes
+                model_version=self._engine.model_version,
+                score=score,
             )
-            logger.info("job %s: %d results stored for task %s", job.id, len(results), task_id)
+            logger.info("job %s: %d masks stored for task %s", job.id, len(scores), task_id)
             number = stored.get("id")
             if isinstance(number, int):
                 self._replace(job, number, label_studio)

@@ -14,7 +14,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.labelstudio.commands import (
     NOTED,
@@ -48,7 +47,7 @@ from backend.pixels.pixel_resolver import VIDEO_SECONDS
 from backend.pixels.recipes import Video
 from backend.tracking.review import report
 from backend.tracking.runner import Goal, Work, plan_goal
-from backend.tracking.store import Job, track_name
+from backend.tracking.store import Job, Sighting, track_name
 from backend.tracking.track_commands import (
     TRACK,
     JobRequest,
@@ -231,15 +230,15 @@ class VideoCommands:
         for region in regions:
             results += self._results(clip, self._marked(clip, region))
         names = {region.id for region in regions}
-        found = self._store.masks(clip.track)
-        return results, [mask.iou for mask in found if mask.object_id in names]
+        found = self._store.sightings(clip.track)
+        return results, [each.iou for each in found if each.object_id in names]
 
     def _results(self, clip: Clip, marked: _Marked) -> Results:
         """The region with all that was tracked of it, and a human's key frames as they are; its
         score is the mean of those of its masks."""
         timeline = clip.timeline
-        masks = self._store.masks(clip.track, marked.region.id)
-        found = {each.frame: _box(each.mask) for each in masks}
+        masks = self._store.sightings(clip.track, marked.region.id)
+        found = {each.frame: _box(each) for each in masks}
         boxes = {
             frame: found[index]
             for frame in range(1, timeline.frames_count + 1)
@@ -276,7 +275,8 @@ class VideoCommands:
         """Keep what is sent, to tell it from what a human does with it."""
         known = self._store.objects(clip.track).get(marked.region.id, {})
         earlier = known.get("sent", ())
-        new = [each for each in _write_keyframes(merged) if each not in earlier]
+        before = set(_read_keyframes(earlier))
+        new = _write_keyframes([each for each in merged if each not in before])
         description = {
             "labels": list(marked.region.labels),
             "from_name": marked.region.from_name,
@@ -317,7 +317,7 @@ class VideoCommands:
 
     def _report(self, clip: Clip, job: Job, regions: Sequence[VideoRegion]) -> str:
         names = {region.id for region in regions}
-        masks = [mask for mask in self._store.masks(clip.track) if mask.object_id in names]
+        masks = [each for each in self._store.sightings(clip.track) if each.object_id in names]
         timeline, left = clip.timeline, self._commands.jobs.seconds_left(job)
         return report(job, masks, timeline.frames_count, left, shown_as=timeline.editor_frame)
 
@@ -346,9 +346,9 @@ def _read_goal(request: JobRequest, described: Mapping[str, Any], width: int, he
     return plan_goal(described["id"], prompts, request, digests=digests, ends=ends)
 
 
-def _box(mask: PackedMask) -> Box | None:
+def _box(found: Sighting) -> Box | None:
     """The tight box around a mask, in percent."""
-    return None if mask.box is None else box_to_percent(mask.box, mask.width, mask.height)
+    return None if found.box is None else box_to_percent(found.box, found.width, found.height)
 
 
 def _saved(task: ProjectTask) -> Results:

@@ -169,7 +169,7 @@ class Bench:
 
     def create_prediction(self, task, result, *, model_version, score):
         """Label Studio's API, as the tracking service uses it."""
-        self.published.append({"task": task, "result": result, "score": score})
+        self.published.append({"task": task, "result": list(result), "score": score})
         return {"id": len(self.published)}
 
     def delete_prediction(self, prediction):

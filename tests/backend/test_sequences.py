@@ -8,7 +8,9 @@ import time
 import numpy as np
 import pytest
 
+from backend.engine.packed_masks import PackedMask
 from backend.job_state import JobState
+from backend.tracking import sequence_commands
 from tests.backend.conftest import box, click
 from tests.backend.fakes import Gate
 from tests.labelstudio.masks import region_mask
@@ -104,6 +106,65 @@ def test_asking_again_tracks_nothing_and_sends_nothing(editor, bench):
     assert editor.say("track") == []
     assert editor.say("status") == []
     assert len(bench.steps) == steps
+
+
+def read_masks(monkeypatch):
+    """Counts the masks that are read from here on."""
+    read = []
+    unpack = PackedMask.unpack
+    monkeypatch.setattr(PackedMask, "unpack", lambda mask: (read.append(mask), unpack(mask))[1])
+    return read
+
+
+def test_a_reply_holds_so_many_regions_and_says_where_the_rest_is(editor, monkeypatch):
+    monkeypatch.setattr(sequence_commands, "MAX_REGIONS", 4)
+    editor.click(30, 50, page=4)
+    shown = editor.say("track both")
+    assert sorted(region["item_index"] for region in shown) == [2, 3, 5, 6]  # nearest to page 4
+    assert "5 masks are not shown yet: type status for those next nearest to page 5" in editor.text
+    assert sorted(region["item_index"] for region in editor.say("status")) == [0, 1, 7, 8]
+    assert "1 mask is not shown yet" in editor.text
+    assert [region["item_index"] for region in editor.say("status")] == [9]
+    assert "not shown" not in editor.text
+
+
+def test_the_page_that_a_request_names_is_the_one_at_hand(editor, monkeypatch):
+    monkeypatch.setattr(sequence_commands, "MAX_REGIONS", 2)
+    editor.click(30, 50, page=0)
+    editor.say("track")
+    typed = {"value": {"text": ["status"]}, "id": "t", "from_name": "cmd", "to_name": "image"}
+    shown = editor.send({**typed, "type": "textarea", "item_index": 8})
+    assert sorted(region["item_index"] for region in shown) == [7, 8]
+
+
+def test_a_reply_reads_only_the_masks_that_it_shows(editor, monkeypatch):
+    editor.click(30, 50, page=0)
+    editor.say("track")
+    editor.regions.clear()
+    monkeypatch.setattr(sequence_commands, "MAX_REGIONS", 3)
+    read = read_masks(monkeypatch)
+    assert len(editor.say("status")) == 3
+    assert len(read) <= 4  # and the one that is left
+
+
+def test_a_delivery_reads_one_mask_after_the_other(make_bench, monkeypatch):
+    bench = make_bench(track_budget_seconds=0.3)
+    bench.engine.wait_ready(PATIENCE)
+    editor = Editor(bench)
+    editor.click(30, 50, page=0)
+    counts = []
+
+    def store_prediction(task, result, **kwargs):
+        counts.extend(len(read) for _ in result)
+        return {"id": 1}
+
+    monkeypatch.setattr(bench, "create_prediction", store_prediction)
+    bench.track_hold.clear()
+    editor.say("track")
+    read = read_masks(monkeypatch)
+    bench.track_hold.set()
+    until(lambda: len(counts) == PAGES)
+    assert counts == [*range(counts[0], counts[0] + PAGES - 1), counts[-1]]
 
 
 def test_a_stride_tracks_few_pages_and_fills_the_others(editor, bench):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.labelstudio.connection import AccessToken, Credential, credential_kind
-from benchmarks.support.recording_server import RecordingServer, Reply
+from benchmarks.support.recording_server import RecordingServer, Reply, Seen
 from tests.media.servers import LEGACY_TOKEN, PERSONAL_ACCESS_TOKEN, FakeLabelStudio, jwt
 
 
@@ -153,6 +154,25 @@ def test_creates_predictions(label_studio: FakeLabelStudio, client: LabelStudioC
     stored = client.create_prediction(7, [{"id": "r"}], "sam2", 0.5)
     assert stored["id"] == 3
     assert stored["result"] == [{"id": "r"}]
+
+
+def test_a_large_prediction_is_sent_from_a_file_and_its_answer_not_read(
+    server: RecordingServer, client: LabelStudioClient
+) -> None:
+    def take(seen: Seen) -> Reply:
+        assert int(seen.headers["content-length"]) == len(seen.body)  # Django reads no chunks
+        assert json.loads(seen.body)["result"][-1] == {"id": "r9999", "value": {"rle": [1] * 100}}
+        return Reply(201, b'{"id": 3, "task": 7, "result": ' + seen.body[seen.body.index(b"[") :])
+
+    server.route("/api/predictions/", take)
+    results = ({"id": f"r{number}", "value": {"rle": [1] * 100}} for number in range(10_000))
+    assert client.create_prediction(7, results, "sam2", 0.5) == {"id": 3}
+
+
+def test_a_page_is_no_prediction(server: RecordingServer, client: LabelStudioClient) -> None:
+    server.route("/api/predictions/", Reply(200, b"<html>" + b" " * 2_000_000))
+    with pytest.raises(LabelStudioError, match="something other than its API does"):
+        client.create_prediction(7, [{"id": "r"}], "sam2", 0.5)
 
 
 OWN = "https://ls.example/label-studio"

@@ -14,7 +14,7 @@ import pytest
 from backend.doctor.machine import start_problems
 from backend.engine.packed_masks import PackedMask
 from backend.settings import Settings
-from backend.tracking import database, schema
+from backend.tracking import database, schema, store
 from backend.tracking.database import StoreError
 from backend.tracking.schema import MIGRATIONS, SchemaError
 from backend.tracking.store import TrackedMask, TrackStore
@@ -139,9 +139,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def upgraded(path: Path) -> Iterator[TrackStore]:
-    store = TrackStore(old_store(path))
-    yield store
-    store.close()
+    with closing(TrackStore(old_store(path))) as opened:
+        yield opened
 
 
 def test_what_an_unnumbered_store_holds_is_read(upgraded: TrackStore) -> None:
@@ -160,6 +159,21 @@ def test_what_an_unnumbered_store_holds_is_read(upgraded: TrackStore) -> None:
     assert upgraded.replace_predictions("track", 6, ["cat"]) == [5]
 
 
+def test_masks_of_an_unnumbered_store_are_measured_once(
+    upgraded: TrackStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_MEASURED_AT_ONCE", 2)
+        found = upgraded.sightings("track")
+    assert [(each.object_id, each.frame, each.area) for each in found] == [
+        ("cat", frame, 4) for frame in range(3)
+    ]
+    assert {(each.box, each.centroid) for each in found} == {((0, 0, 4, 4), (1.5, 1.5))}
+    monkeypatch.setattr(PackedMask, "_lengths", None)  # they are not read any more
+    assert upgraded.sightings("track") == upgraded.sightings("track", "cat") == found
+    assert upgraded.sightings("track", "dog") == []
+
+
 def test_an_upgraded_store_is_as_a_fresh_one(upgraded: TrackStore, path: Path) -> None:
     fresh = path.with_name("fresh.sqlite3")
     TrackStore(fresh).close()
@@ -171,12 +185,12 @@ def test_a_store_without_prompted_masks_is_gone_on_with(path: Path) -> None:
     with closing(sqlite3.connect(old_store(path))) as connection, connection:
         for column in ("prompted", "stride"):
             connection.execute(f"ALTER TABLE masks DROP COLUMN {column}")
-    with closing(TrackStore(path)) as store:
-        first, *_ = store.masks("track")
+    with closing(TrackStore(path)) as opened:
+        first, *_ = opened.masks("track")
         assert (first.mask, first.prompted, first.stride) == (MASK, False, 1)
         found = TrackedMask("cat", 0, "anchor", MASK, 0.5, 2.0, prompted=True)
-        store.put_masks("track", [found], job_id="", done=0)
-        assert store.masks("track")[0] == found
+        opened.put_masks("track", [found], job_id="", done=0)
+        assert opened.masks("track")[0] == found
 
 
 def test_a_store_of_a_later_version_is_refused(path: Path) -> None:
@@ -210,5 +224,5 @@ def test_a_migration_that_fails_changes_nothing(
         with pytest.raises(StoreError, match="disk full"):
             TrackStore(path)
     assert (columns(path), version(path)) == (before, 0)
-    with closing(TrackStore(path)) as store:
-        assert len(store.masks("track")) == 3
+    with closing(TrackStore(path)) as opened:
+        assert len(opened.masks("track")) == 3

@@ -26,6 +26,29 @@ def test_a_prediction_replaces_those_that_show_nothing_else(tmp_path: Path) -> N
     store.close()
 
 
+def test_sightings_say_what_the_masks_say(tmp_path: Path) -> None:
+    empty, whole = np.zeros((5, 7), bool), np.ones((5, 7), bool)
+    part = whole.copy()
+    part[:2] = part[:, 6:] = False
+    store = TrackStore(tmp_path / "tracks.sqlite3")
+    for name in ("cat", "dog"):
+        masks = [
+            TrackedMask(name, frame, "a", PackedMask.pack(mask), 0.5, 2.0, frame == 0, frame + 1)
+            for frame, mask in enumerate((empty, whole, part))
+        ]
+        store.put_masks("track", masks, job_id="", done=0)
+    for found, mask in zip(store.sightings("track"), store.masks("track"), strict=True):
+        assert (found.object_id, found.frame, found.anchor) == (
+            *(mask.object_id, mask.frame, mask.anchor),
+        )
+        assert (found.height, found.width, found.area) == (5, 7, mask.area)
+        assert (found.box, found.centroid) == (mask.mask.box, mask.centroid)
+        assert (found.iou, found.presence) == (mask.iou, mask.presence)
+        assert (found.prompted, found.stride) == (mask.prompted, mask.stride)
+    assert {found.object_id for found in store.sightings("track", "dog")} == {"dog"}
+    store.close()
+
+
 PUT_AND_DIE = """
 import os, signal, sys
 from pathlib import Path

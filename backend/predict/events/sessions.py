@@ -337,7 +337,7 @@ class TrackSessions:
             tracked = middle
             while tracked > low and order.is_prompted(tracked):
                 tracked -= 1
-            if all(self._masks(track, *order[each]) is not None for each in (middle, tracked)):
+            if all(self._store.has_masks(track, *order[each]) for each in (middle, tracked)):
                 low = middle + 1
             else:
                 high = middle
