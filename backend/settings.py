@@ -270,7 +270,8 @@ class Settings:
     )
     speck_percent: float = _masks(
         0.5,
-        "specks and holes below this share of the object's area are removed; 0: none",
+        "specks and holes below this share of the object's area are removed, and of the answer to "
+        "clicks also doubtful pieces far off; 0: none",
         read=_number(float, lambda n: 0 <= n <= 100, "a percentage between 0 and 100"),
     )
     zoom_small_objects: bool = _masks(

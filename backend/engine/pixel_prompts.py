@@ -32,6 +32,8 @@ class PixelPrompt:
         box: float32 ``[4]``, x0, y0, x1, y1; None where there is none.
         mask: bool ``[H, W]`` of a drawn shape; None where there is none.
         logits: float32 ``[1, h, w]``, an earlier ``Segment.logits`` to refine, or None.
+        hints: how many of the last points nobody clicked: they help to find the object, but the
+            answer need not agree with them.
     """
 
     points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
@@ -39,6 +41,7 @@ class PixelPrompt:
     box: np.ndarray | None = None
     mask: np.ndarray | None = None
     logits: np.ndarray | None = None
+    hints: int = 0
 
 
 def pixel_prompt(prompt: ObjectPrompt, width: int, height: int) -> PixelPrompt:
@@ -53,10 +56,12 @@ def pixel_prompt(prompt: ObjectPrompt, width: int, height: int) -> PixelPrompt:
     points = points_to_pixels(clicks, width, height)
     positive = np.array([point.positive for point in prompt.points], dtype=bool)
     box = mask = None
+    hints = 0
     if prompt.box is not None:
         box = box_to_pixels(prompt.box, width, height)
         extra, signs = _rotation_points(prompt.box, width, height)
         points, positive = np.concatenate([points, extra]), np.concatenate([positive, signs])
+        hints = len(extra)
     if prompt.shape is not None:
         try:
             mask = rasterise(prompt.shape, width, height)
@@ -65,7 +70,7 @@ def pixel_prompt(prompt: ObjectPrompt, width: int, height: int) -> PixelPrompt:
         hull = mask_to_box(mask)
         if box is None and hull is not None:
             box = box_to_pixels(hull, width, height)
-    return PixelPrompt(points=points, positive=positive, box=box, mask=mask)
+    return PixelPrompt(points=points, positive=positive, box=box, mask=mask, hints=hints)
 
 
 def _rotation_points(box: Box, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
