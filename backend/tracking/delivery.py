@@ -127,7 +127,7 @@ class Deliveries:
                 self._wait(job_id, self._pauses[-1], failures)
                 continue
             if job := due.get(job_id):  # otherwise its track was cleared meanwhile
-                with serving(project=str(job.request.get("project")), job=job_id):
+                with serving(project=job.project, job=job_id):
                     self.attempt(job, failures)
 
     def _next(self) -> tuple[str, int] | None:

@@ -220,7 +220,7 @@ class JobRunner:
         with self._changed:
             if job.id not in self._taken:
                 self._taken.add(job.id)
-                with serving(project=str(job.request.get("project")), job=job.id):
+                with serving(project=job.project, job=job.id):
                     logger.info("the job begins")
                     self._pool.submit(self._run, job.id)
 

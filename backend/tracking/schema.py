@@ -77,7 +77,27 @@ def _measure_masks(connection: sqlite3.Connection) -> None:
         connection.execute(f"ALTER TABLE masks ADD COLUMN {name} {kind}")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_number_the_schema, _count_crashes, _measure_masks)
+def _part_requests_from_jobs(connection: sqlite3.Connection) -> None:
+    """Requests in a table of their own; those of older jobs are moved later, until when their
+    ``kind`` is NULL."""
+    for name in ("project", "task", "kind"):
+        connection.execute(f"ALTER TABLE jobs ADD COLUMN {name} TEXT")
+    connection.execute(
+        "CREATE TABLE requests "
+        "(job TEXT PRIMARY KEY, own BLOB NOT NULL, task TEXT, label_config TEXT)"
+    )
+    connection.execute("CREATE TABLE shared (digest TEXT PRIMARY KEY, content BLOB NOT NULL)")
+    for columns in ("track, created", "state, created", "created", "project", "kind"):
+        name = "jobs_by_" + columns.partition(",")[0]
+        connection.execute(f"CREATE INDEX {name} ON jobs ({columns})")
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    _number_the_schema,
+    _count_crashes,
+    _measure_masks,
+    _part_requests_from_jobs,
+)
 
 
 class SchemaError(ExpectedError):

@@ -19,6 +19,7 @@ from typing import Any
 from backend.engine.packed_masks import PackedMask
 from backend.job_state import JobState
 from backend.tracking.database import Database
+from backend.tracking.requests import StoredRequest, write_request
 
 # An editor's draft may still show a mask that has just been found anew.
 _KEEP_EARLIER = (
@@ -31,6 +32,10 @@ _MASK = (
 )
 _SIGHTING = _MASK.replace("runs, ", "").replace("track, ", "")
 _MEASURED_AT_ONCE = 200  # masks of earlier versions
+_JOB = (
+    "id, track, digest, state, done, total, message, deliver, created, updated, crashes, "
+    "under_way, project, task, kind, CASE WHEN kind IS NULL THEN request END AS request"
+)
 _UNFINISHED = "state IN ('queued', 'running')"
 _PLACE = "track = ? AND object = ? AND frame = ?"
 
@@ -40,9 +45,11 @@ class Job:
     """A job as it stands.
 
     Attributes:
-        request: JSON: everything needed to run it again.
+        request: JSON: everything needed to run it again; read when it is looked into.
         crashes: starts that did not end cleanly since it stored a mask, known at the next start.
         under_way: it was started, and this start has not ended cleanly yet.
+        project, task, kind: of the request: Label Studio's ``<id>.<creation time>``, the task's
+            id, what is to be done.
     """
 
     id: str
@@ -58,6 +65,9 @@ class Job:
     updated: float
     crashes: int = 0
     under_way: bool = False
+    project: str = ""
+    task: int | str | None = None
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,20 +173,21 @@ class TrackStore:
         """
         now = time.time()
         with self.database.transaction() as connection:
-            same = f"SELECT * FROM jobs WHERE digest = ? AND {_UNFINISHED}"  # noqa: S608
+            same = f"SELECT {_JOB} FROM jobs WHERE digest = ? AND {_UNFINISHED}"  # noqa: S608
             if connection.execute(same, (digest,)).fetchone() is None:
                 connection.execute(
                     "INSERT INTO jobs "
                     "(id, track, digest, request, state, created, updated, crashes) "
-                    "VALUES (?, ?, ?, ?, 'queued', ?, ?, "
+                    "VALUES (?, ?, ?, '', 'queued', ?, ?, "
                     "(SELECT COALESCE(MAX(crashes + under_way), 0) FROM jobs "
                     "WHERE digest = ? AND state = 'failed'))",
-                    (job_id, track, digest, json.dumps(request), now, now, digest),
+                    (job_id, track, digest, now, now, digest),
                 )
+                write_request(connection, job_id, request)
             row = connection.execute(same, (digest,)).fetchone()
             if deliver:
                 _ask_delivery(connection, row["id"])
-        return _job(row)
+        return self._job(row)
 
     def update_job(self, job_id: str, **changes: Any) -> None:
         """Set columns of a job: state, done, total, message, under_way."""
@@ -198,15 +209,40 @@ class TrackStore:
 
     def job(self, job_id: str) -> Job | None:
         """The job called ``job_id``."""
-        rows = self.database.read("SELECT * FROM jobs WHERE id = ?", job_id)
-        return _job(rows[0]) if rows else None
+        rows = self.database.read(f"SELECT {_JOB} FROM jobs WHERE id = ?", job_id)  # noqa: S608
+        return self._job(rows[0]) if rows else None
 
-    def jobs(self, *, track: str | None = None, unfinished: bool = False) -> list[Job]:
-        """Jobs, the newest first; of one track, or only those that have not ended."""
-        query = "SELECT * FROM jobs WHERE track = COALESCE(?, track)"
-        if unfinished:
-            query += f" AND {_UNFINISHED}"
-        return [_job(row) for row in self.database.read(query + " ORDER BY created DESC", track)]
+    def jobs(
+        self,
+        *,
+        track: str | None = None,
+        kind: str | None = None,
+        unfinished: bool = False,
+        limit: int = -1,
+    ) -> list[Job]:
+        """Jobs, the newest first: of one track, of one kind, only those that have not ended; at
+        most ``limit`` where that is not negative."""
+        asked = {"track = ?": track, "(kind = ? OR kind IS NULL)": kind}
+        given = {words: value for words, value in asked.items() if value is not None}
+        words = " AND ".join([*given, *([_UNFINISHED] if unfinished else [])]) or "TRUE"
+        query = f"SELECT {_JOB} FROM jobs WHERE {words} ORDER BY created DESC LIMIT ?"  # noqa: S608
+        jobs = map(self._job, self.database.read(query, *given.values(), limit))
+        return [job for job in jobs if kind in (None, job.kind)]
+
+    def _job(self, row: sqlite3.Row) -> Job:
+        """A row of ``_JOB``, whose columns are named as the attributes."""
+        known = dict(row)
+        if known["request"] is None:
+            known["request"] = StoredRequest(self.database, row["id"])
+            known["task"] = json.loads(row["task"])
+        else:  # an earlier version stored it
+            request = known["request"] = json.loads(row["request"])
+            known["project"] = str(request.get("project", ""))
+            known["task"] = request.get("task", {}).get("id")
+            known["kind"] = str(request.get("kind", ""))
+        for name in ("deliver", "under_way"):
+            known[name] = bool(known[name])
+        return Job(**{**known, "state": JobState(row["state"])})
 
     def states(self) -> dict[str, int]:
         """How many jobs are in each state."""
@@ -236,10 +272,10 @@ class TrackStore:
     def due(self) -> list[Job]:
         """Jobs that ended, but whose result was not delivered; the oldest first."""
         rows = self.database.read(
-            "SELECT jobs.* FROM jobs JOIN due ON due.job = jobs.id "
+            f"SELECT {_JOB} FROM jobs JOIN due ON due.job = jobs.id "  # noqa: S608
             "WHERE state IN ('done', 'failed') ORDER BY created"
         )
-        return [_job(row) for row in rows]
+        return [self._job(row) for row in rows]
 
     def replace_predictions(self, track: str, prediction: int, objects: Iterable[str]) -> list[int]:
         """Remember the prediction of Label Studio that shows ``objects`` of a track now.
@@ -430,10 +466,3 @@ def _tracked_mask(row: sqlite3.Row) -> TrackedMask:
 
 def _mask(row: sqlite3.Row) -> PackedMask:
     return PackedMask(row["runs"], row["height"], row["width"])
-
-
-def _job(row: sqlite3.Row) -> Job:
-    """A row of ``jobs``, whose columns are named as the attributes."""
-    read = {"request": json.loads(row["request"]), "state": JobState(row["state"])}
-    flags = {name: bool(row[name]) for name in ("deliver", "under_way")}
-    return Job(**{**dict(row), **read, **flags})

@@ -50,7 +50,7 @@ class TrackCommands:
                     self.store.forget_masks(track)
                 return self.run(track, request)
             case Word.STATUS:
-                jobs = self.store.jobs(track=track)
+                jobs = self.store.jobs(track=track, limit=1)
                 return jobs[0] if jobs else self.engine.status().detail
             case Word.STOP:
                 stopped = self.cancel(track)

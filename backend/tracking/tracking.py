@@ -122,7 +122,7 @@ class Tracking:
 
     def _deliver(self, job: Job) -> None:
         """Store the result of a job that outlived its request as a prediction of the task."""
-        task_id = job.request["task"].get("id")
+        task_id = job.task
         label_studio = self._label_studio
         if label_studio is None or type(task_id) is not int:
             return

@@ -139,7 +139,9 @@ def _add_jobs(app: Flask, service: Dispatcher) -> None:
     @app.get("/jobs")
     def jobs() -> Response:
         unfinished = request.args.get("unfinished") in ("1", "true")
-        return jsonify(jobs=[_job(job) for job in store.jobs(unfinished=unfinished)[:MAX_JOBS]])
+        return jsonify(
+            jobs=[_job(job) for job in store.jobs(unfinished=unfinished, limit=MAX_JOBS)]
+        )
 
     @app.get("/jobs/<job_id>")
     def one_job(job_id: str) -> Response:
@@ -211,8 +213,8 @@ def _job(job: Job) -> dict[str, Any]:
         "done": job.done,
         "total": job.total,
         "message": job.message,
-        "project": job.request.get("project"),
-        "task": job.request.get("task", {}).get("id"),
+        "project": job.project,
+        "task": job.task,
         "created": iso_time(job.created),
         "updated": iso_time(job.updated),
     }

@@ -187,8 +187,7 @@ class TrackSessions:
             Busy: too many tracks are running.
         """
         self.expire()
-        running = self._store.jobs(unfinished=True)
-        if sum(job.request.get("kind") == KIND for job in running) >= MAX_RUNNING:
+        if len(self._store.jobs(kind=KIND, unfinished=True)) >= MAX_RUNNING:
             raise Busy(f"{MAX_RUNNING} tracks are waiting; cancel one or try again in a moment")
         digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
         track = f"{KIND}-{digest[:32]}"
@@ -258,14 +257,12 @@ class TrackSessions:
     def _stored_sessions(self) -> list[TrackSession]:
         """The tracks of an earlier process; those that ended long ago are forgotten."""
         found = []
-        for job in self._store.jobs():
-            if job.request.get("kind") != KIND:
-                continue
+        for job in self._store.jobs(kind=KIND):
             age = max(time.time() - job.updated, 0.0)
             if job.state.ended and age > KEPT_SECONDS:
                 self._store.forget(job.track)
                 continue
-            task = (str(job.request.get("project")), str(job.request["task"].get("id")))
+            task = job.project, str(job.task)
             found.append(TrackSession(job.id, job.track, task, self._clock()))
         return found
 
