@@ -133,15 +133,19 @@ class Wiring:
             verify=self.verify,
         )
 
+    def decoder(self, warm: int = 2) -> ImageDecoder:
+        """What decodes images and masks, in so many processes that are kept ready."""
+        return ImageDecoder(max_pixels=self.settings.max_image_pixels, warm=warm)
+
     @cached_property
     def pixels(self) -> PixelResolver:
         """What turns recipes into pixels, for the engine and for the service, which closes it.
         Raises as ``media`` and ``label_studio`` do."""
         metrics = self.metrics
-        opened, max_pixels = self._opened, self.settings.max_image_pixels
+        opened = self._opened
         resolver = opened.enter_context(closing(self.media(self._label_studio)))
-        decoder = opened.enter_context(closing(ImageDecoder(max_pixels=max_pixels)))
-        pixels = opened.enter_context(closing(PixelResolver(resolver, metrics, decoder.load)))
+        decoder = opened.enter_context(closing(self.decoder()))
+        pixels = opened.enter_context(closing(PixelResolver(resolver, metrics, decoder)))
         _count_media(metrics, resolver)
         metrics.gauge(
             "sam2_decoders_lost",

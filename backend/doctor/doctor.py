@@ -34,7 +34,6 @@ from backend.labelstudio.label_config import LabelConfigError, parse_label_confi
 from backend.labelstudio.tags import LabelConfig
 from backend.logs import Redactor
 from backend.media.errors import MediaError
-from backend.pixels.sandbox.image_decoding import ImageDecoder
 from backend.runs.command_line import CommandError, say
 from backend.runs.projects import read_task
 from backend.settings import SettingsError
@@ -170,7 +169,7 @@ def _media(
         resolver = wiring.media(client)
     except (SettingsError, MediaError, OSError, RuntimeError):
         return  # among the problems of the settings
-    decoder = ImageDecoder(max_pixels=wiring.settings.max_image_pixels, warm=1)
+    decoder = wiring.decoder(warm=1)
     with closing(resolver), closing(decoder):
         yield from media_findings(resolver, decoder, config, tasks)
 

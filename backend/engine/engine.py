@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from backend.engine.packed_masks import PackedMask
-from backend.engine.pixel_prompts import PixelPrompt
+from backend.engine.pixel_prompts import PixelPrompt, UnusableShape
 from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
 from backend.labelstudio.prompts import ObjectPrompt
@@ -145,8 +145,8 @@ class Engine(Protocol):
         *,
         zoom: bool = False,
         refine: bool = False,
-    ) -> list[Answer]:
-        """One mask for each prompt on an image, in order.
+    ) -> list[Answer | UnusableShape]:
+        """One mask for each prompt on an image, in order; or why its region cannot be used.
 
         Args:
             timeout: seconds, encoding the image included where it is not encoded yet.
@@ -156,7 +156,6 @@ class Engine(Protocol):
                 of such answers stay here.
 
         Raises:
-            UnusableShape: a drawn mask cannot be decoded.
             NotReady, Busy: as above; the encode goes on for those who ask later.
             MediaError, VideoError: the image cannot be had, or decoded.
         """

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -25,10 +25,10 @@ from backend.engine.embedding_cache import EmbeddingCache
 from backend.engine.engine import Answer, Frames, NotReady, State, Status
 from backend.engine.interpolation import StridedTracker
 from backend.engine.packed_masks import PackedMask
-from backend.engine.pixel_prompts import PixelPrompt, pixel_prompt
+from backend.engine.pixel_prompts import PixelPrompt, UnusableShape, pixel_prompt
 from backend.engine.queued_tracker import QueuedTracker
 from backend.engine.scheduler import InferenceThread, Job, Priority
-from backend.engine.segmenting import Segment, batches, segment_batch
+from backend.engine.segmenting import Segment, batch_size, batches, segment_batch
 from backend.engine.zoom import window_for
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
@@ -152,7 +152,7 @@ class LocalEngine:
         *,
         zoom: bool = False,
         refine: bool = False,
-    ) -> list[Answer]:
+    ) -> list[Answer | UnusableShape]:
         """See ``Engine``."""
         deadline = time.monotonic() + timeout
         found = self._pixels.find(image, deadline)
@@ -160,13 +160,28 @@ class LocalEngine:
         request = _Request(model, priority, deadline, zoom, refine)
         whole = self._embed(found, request)
         height, width = whole.original_size
-        pixels = [pixel_prompt(each, width, height) for each in prompts]
-        if zoom or refine:
-            pairs = zip(prompts, pixels, strict=True)
-            masks = [self._segment_closely(found, whole, *pair, request) for pair in pairs]
-        else:
-            masks = self._segment(whole, pixels, request)
-        return [Answer(PackedMask.pack(each.mask), each.score) for each in masks]
+        decode = self._pixels.masks(max(deadline - time.monotonic(), 0.0))
+        answers: dict[int, Answer | UnusableShape] = {}
+
+        def usable() -> Iterator[tuple[int, PixelPrompt]]:
+            for number, prompt in enumerate(prompts):
+                try:
+                    yield number, pixel_prompt(prompt, width, height, decode)
+                except UnusableShape as error:
+                    answers[number] = error
+
+        # Prompts are made, and masks packed, batch by batch: a mask is as large as the picture.
+        for batch in batches(usable(), 1 if zoom or refine else batch_size(width, height)):
+            numbers, pixels = zip(*batch, strict=True)
+            if zoom or refine:
+                prompt = prompts[numbers[0]]
+                masks = [self._segment_closely(found, whole, prompt, pixels[0], request)]
+            else:
+                masks = self._segment(whole, pixels, request)
+            for number, mask in zip(numbers, masks, strict=True):
+                answers[number] = Answer(PackedMask.pack(mask.mask), mask.score)
+            del masks, mask
+        return [answers[number] for number in range(len(prompts))]
 
     def open_tracker(
         self, frames: FramesRecipe, chosen: Sequence[int] | None = None
@@ -359,16 +374,10 @@ class LocalEngine:
     def _segment(
         self, image: ImageEmbedding, prompts: Sequence[PixelPrompt], request: _Request
     ) -> list[Segment]:
-        """One mask for each prompt, in order."""
-        found: dict[int, Segment] = {}
-        for batch in batches(prompts):
-            chosen = [prompts[number] for number in batch]
-            predictor = request.model.predictor
-            call = partial(segment_batch, predictor, image, chosen, self._speck_share)
-            found |= zip(batch, self._run(call, request), strict=True)
-        return [found[number] for number in range(len(prompts))]
+        """One mask for each prompt of a batch, in order; more urgent work goes before it."""
+        predictor = request.model.predictor
+        call = partial(segment_batch, predictor, image, prompts, self._speck_share)
 
-    def _run(self, call: Callable[[], list[Segment]], request: _Request) -> list[Segment]:
         def run() -> list[Segment]:
             with self._metrics.stage("prompt"):
                 return self._with_memory(call)

@@ -15,7 +15,7 @@ from backend.labelstudio.geometry import (
     points_to_pixels,
 )
 from backend.labelstudio.prompts import ObjectPrompt
-from backend.labelstudio.read_results import rasterise
+from backend.labelstudio.read_results import DecodeMask, rasterise
 
 
 class UnusableShape(ExpectedError):
@@ -44,10 +44,13 @@ class PixelPrompt:
     hints: int = 0
 
 
-def pixel_prompt(prompt: ObjectPrompt, width: int, height: int) -> PixelPrompt:
+def pixel_prompt(prompt: ObjectPrompt, width: int, height: int, decode: DecodeMask) -> PixelPrompt:
     """``prompt`` in pixels of an image of ``width`` and ``height``.
 
     Percentages hold for any size, so a wrong ``original_width`` does no harm here.
+
+    Args:
+        decode: a drawn mask.
 
     Raises:
         UnusableShape: a drawn mask that cannot be decoded.
@@ -64,7 +67,7 @@ def pixel_prompt(prompt: ObjectPrompt, width: int, height: int) -> PixelPrompt:
         hints = len(extra)
     if prompt.shape is not None:
         try:
-            mask = rasterise(prompt.shape, width, height)
+            mask = rasterise(prompt.shape, width, height, decode)
         except ValueError as error:
             raise UnusableShape(f"a region cannot be read: {error}") from error
         hull = mask_to_box(mask)

@@ -5,7 +5,7 @@ clicked as background.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sam2model import ImageEmbedding, ImagePredictor, Prediction
 
 MAX_BATCH = 32  # boxes decoded at once; clicks wait for no more than these
+MAX_BATCH_PIXELS = 1 << 26  # of their masks together: a byte each, and four while one is made
 # Pieces of an answer that hold no click are islands where they lie farther from those that do than
 # this, in sides of a square as large as these, and the model is nowhere surer of them than by this
 # share of the highest logit of these.
@@ -72,15 +73,27 @@ class Clicks:
         return bool((self.on(mask) == self.positive).all())
 
 
-def batches(prompts: Sequence[PixelPrompt]) -> Iterator[list[int]]:
-    """The positions of prompts to be answered together: up to ``MAX_BATCH`` bare boxes, or one
-    prompt of another kind."""
-    boxes = [number for number, prompt in enumerate(prompts) if _is_bare_box(prompt)]
-    for start in range(0, len(boxes), MAX_BATCH):
-        yield boxes[start : start + MAX_BATCH]
-    for number, prompt in enumerate(prompts):
+def batch_size(width: int, height: int) -> int:
+    """Boxes on a picture of that size that are decoded at once, at least one."""
+    return max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // (width * height)))
+
+
+def batches(
+    prompts: Iterable[tuple[int, PixelPrompt]], size: int
+) -> Iterator[list[tuple[int, PixelPrompt]]]:
+    """Numbered prompts to be answered together: up to ``size`` bare boxes, or one prompt of another
+    kind. ``prompts`` are asked for as they are needed."""
+    boxes = []
+    for number, prompt in prompts:
         if not _is_bare_box(prompt):
-            yield [number]
+            yield [(number, prompt)]
+            continue
+        boxes.append((number, prompt))
+        if len(boxes) >= size:
+            yield boxes
+            boxes = []
+    if boxes:
+        yield boxes
 
 
 def segment_batch(

@@ -46,8 +46,12 @@ def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
     if not arguments.task and arguments.project is None:
         raise CommandError("Say what to export: --task N (may be repeated) or --project N.")
     client = wiring.connect()
-    with closing(wiring.media(client)) as resolver, closing(wiring.tracks()) as store:
-        reader = MaskReader(store, wiring.base_model().version)
+    with (
+        closing(wiring.media(client)) as resolver,
+        closing(wiring.tracks()) as store,
+        closing(wiring.decoder(warm=1)) as decoder,
+    ):
+        reader = MaskReader(store, wiring.base_model().version, decoder.masks)
         export = _Export(arguments, reader, resolver, wiring.settings.state_dir.expanduser())
         for task in _chosen_tasks(client, arguments.task, arguments.project):
             export.task(task)

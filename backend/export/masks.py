@@ -26,7 +26,15 @@ from backend.labelstudio.json_values import Results, number
 from backend.labelstudio.keyframes import box_at
 from backend.labelstudio.media_refs import media_uri, page_count
 from backend.labelstudio.project_task import ProjectTask
-from backend.labelstudio.read_results import Point, Region, joined_labels, rasterise, read_results
+from backend.labelstudio.read_results import (
+    DecodeMask,
+    Point,
+    Region,
+    joined_labels,
+    no_masks,
+    rasterise,
+    read_results,
+)
 from backend.labelstudio.tags import ImageTag, LabelConfig, VideoTag
 from backend.labelstudio.video_regions import VideoRegion, read_video_regions
 from backend.labelstudio.write_results import part_id
@@ -124,10 +132,12 @@ class MaskReader:
     Attributes:
         store: knows which regions the service sent, and the masks behind boxes of videos.
         family: of models whose tracks count; see ``ModelChoice``.
+        masks: makes what decodes the masks of a page, see ``ImageDecoder.masks``.
     """
 
     store: TrackStore
     family: str
+    masks: Callable[[], DecodeMask]
 
     def pictures(self, task: ProjectTask, results: Results) -> Iterator[Media]:
         """The images and sequences of a task that have masks.
@@ -152,7 +162,7 @@ class MaskReader:
                 kind=Kind.SEQUENCE if tag.is_sequence else Kind.IMAGE,
                 names={page: media_name(uri, identifier) for page, uri in enumerate(addresses)},
                 times={},
-                pages=partial(_picture_pages, drawn, owners, scores),
+                pages=partial(_picture_pages, drawn, owners, scores, self.masks),
             )
 
     def videos(
@@ -179,7 +189,7 @@ class MaskReader:
             for part in range(1, MAX_PARTS)
         }
         if tag.is_sequence:
-            sequence = FrameSequence(task, tag, self.family, self.store)
+            sequence = FrameSequence(task, tag, self.family, self.store, no_masks)
             owners |= {(r.id, r.item_index or 0): r.id for r in regions if r.id in sequence.known}
             owners |= {(name, s.page): s.object_id for name, s in sequence.sent_ids().items()}
         return owners
@@ -239,7 +249,7 @@ class MaskReader:
             asked = found.prompted and found.anchor == box_digest(box)
             if asked or box_iou(found.mask.box, box_to_pixels(box, width, height)) >= SAME_PLACE:
                 return found.mask.unpack(), Origin.TRACKED, found.iou
-        return rasterise(box, width, height), Origin.BOX, None
+        return rasterise(box, width, height, no_masks), Origin.BOX, None
 
 
 def _is_mask(region: Region, tag: ImageTag, config: LabelConfig) -> bool:
@@ -260,6 +270,7 @@ def _picture_pages(
     regions: Sequence[Region],
     owners: Mapping[tuple[str, int], str],
     scores: Mapping[str, float | None],
+    masks: Callable[[], DecodeMask],
 ) -> Iterator[MaskPage]:
     by_page: dict[int, list[Region]] = defaultdict(list)
     for region in regions:
@@ -268,7 +279,8 @@ def _picture_pages(
     numbers: dict[str, int] = {}
     for page in sorted(by_page):
         width, height = _size(by_page[page][0])
-        drawn = [(region, _mask(region, width, height)) for region in by_page[page]]
+        decode = masks()
+        drawn = [(region, _mask(region, width, height, decode)) for region in by_page[page]]
         merged: dict[str, ObjectMask] = {}
         for (region, mask), name in zip(drawn, linker.assign(page, drawn), strict=True):
             if name in merged:
@@ -288,9 +300,9 @@ def _size(region: Region) -> tuple[int, int]:
     return region.original_width, region.original_height
 
 
-def _mask(region: Region, width: int, height: int) -> Mask:
+def _mask(region: Region, width: int, height: int, decode: DecodeMask) -> Mask:
     try:
-        own = rasterise(region.geometry, *_size(region))
+        own = rasterise(region.geometry, *_size(region), decode)
     except ValueError as error:
         raise CommandError(f"region {region.id} cannot be read: {error}.") from error
     return resize_mask(own, width, height)

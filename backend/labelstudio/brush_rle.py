@@ -9,11 +9,13 @@ https://github.com/thi-ng/umbrella/blob/develop/packages/rle-pack/src/index.ts
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.labelstudio.geometry import Mask
+if TYPE_CHECKING:  # at run time it would bring OpenCV into the decoding processes
+    from backend.labelstudio.geometry import Mask
 
 MAX_MASK_PIXELS = 100_000_000
 """Largest picture a mask is made for: 100 megapixels, 100 MB as a bool array."""
@@ -67,7 +69,8 @@ def decode_brush(rle: bytes, width: int, height: int) -> Mask:
     """The mask of a brush region's ``rle``, bool [height, width].
 
     A pixel belongs to the mask if its alpha is not 0, as in the editor (``utils/canvas.js``).
-    Only the mask is allocated, never the RGBA picture the RLE declares.
+    Only the mask is allocated, never the RGBA picture the RLE declares. It goes through the values
+    bit by bit: of what others sent it is called in a decoding process, see ``DecodeMask``.
 
     Raises:
         ValueError: ``rle`` ends early or declares another picture size, or the size is refused.

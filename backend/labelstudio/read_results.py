@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import cv2
 import numpy as np
 
-from backend.labelstudio.brush_rle import MAX_MASK_PIXELS, check_size, decode_brush
+from backend.labelstudio.brush_rle import MAX_MASK_PIXELS, check_size
 from backend.labelstudio.commands import TypedText, read_text
 from backend.labelstudio.geometry import (
     Box,
@@ -74,6 +73,23 @@ class Bitmask:
     """A bitmask region as its PNG file, not yet decoded."""
 
     png: bytes
+
+
+EncodedMask = BrushStrokes | Bitmask
+"""A mask that has to be decoded."""
+
+DecodeMask = Callable[[EncodedMask], Mask]
+"""Decodes a mask, in its own size, outside of the process that serves: whoever sent it chose every
+byte. Raises UnreadableMask."""
+
+
+class UnreadableMask(ValueError):
+    """Why a mask cannot be decoded."""
+
+
+def no_masks(encoded: EncodedMask) -> Mask:
+    """``DecodeMask`` for where nothing has to be decoded."""
+    raise UnreadableMask("its mask is not decoded here")
 
 
 Area = Polygon | Ellipse | BrushStrokes | Bitmask
@@ -407,13 +423,14 @@ def _png(url: object) -> bytes:
 # --- from geometry to a mask -----------------------------------------------------------------
 
 
-def rasterise(geometry: Geometry, width: int, height: int) -> Mask:
+def rasterise(geometry: Geometry, width: int, height: int, decode: DecodeMask) -> Mask:
     """The pixels a geometry covers, bool [height, width]; a point covers none.
 
     A mask drawn on a picture of another size is resized (nearest neighbour).
 
     Raises:
-        ValueError: an RLE or PNG that cannot be decoded, or a size that is refused.
+        UnreadableMask: an RLE or PNG that cannot be decoded, or whose size is refused.
+        ValueError: the size of the picture is refused.
     """
     check_size(width, height)
     match geometry:
@@ -425,27 +442,21 @@ def rasterise(geometry: Geometry, width: int, height: int) -> Mask:
             return fill_polygon(points_to_pixels(geometry.points, width, height), width, height)
         case Ellipse():
             return fill_polygon(ellipse_to_polygon(geometry, width, height), width, height)
-        case BrushStrokes():
-            drawn = decode_brush(geometry.rle, geometry.width, geometry.height)
-            return resize_mask(drawn, width, height)
-        case Bitmask():
-            return resize_mask(_decode_png(geometry.png), width, height)
+    try:
+        size = (
+            _png_size(geometry.png)
+            if isinstance(geometry, Bitmask)
+            else (geometry.width, geometry.height)
+        )
+        check_size(*size)
+    except ValueError as error:
+        raise UnreadableMask(str(error)) from error
+    return resize_mask(decode(geometry), width, height)
 
 
-def _decode_png(png: bytes) -> Mask:
+def _png_size(png: bytes) -> tuple[int, int]:
+    """Width and height that a PNG declares."""
     # IHDR comes first: signature 8, length 4, "IHDR", then width and height
     if png[:8] != b"\x89PNG\r\n\x1a\n" or png[12:16] != b"IHDR" or len(png) < 24:
         raise ValueError("the bitmask is not a PNG")
-    check_size(int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big"))
-    try:
-        picture = cv2.imdecode(np.frombuffer(png, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ValueError("the bitmask's PNG cannot be decoded") from error
-    if picture is None:
-        raise ValueError("the bitmask's PNG cannot be decoded")
-    channels = picture.reshape(*picture.shape[:2], -1)
-    if channels.shape[2] == 4:
-        channels = channels[..., 3:]
-    # Of an opaque picture what is not black. (The editor would colour all of it.)
-    covered: Mask = np.any(channels > 0, axis=2)
-    return covered
+    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")

@@ -43,12 +43,15 @@ _DECODER_ERRORS = (
 
 
 @contextmanager
-def opened_image(file: BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
+def opened_image(
+    file: BinaryIO, max_pixels: int, formats: tuple[str, ...] = _FORMATS
+) -> Iterator[Image.Image]:
     """An image whose header is read and within the limit, and nothing decoded yet.
 
     Args:
         file: binary, seekable.
         max_pixels: width times height that is allowed.
+        formats: as Pillow calls them.
 
     Raises:
         MediaError: it is no image, of an unknown format, damaged, truncated or too large; raised
@@ -56,7 +59,7 @@ def opened_image(file: BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
     """
     try:
         _check_webp_size(file, max_pixels)
-        with Image.open(file, formats=_FORMATS) as image:
+        with Image.open(file, formats=formats) as image:
             _check_pixels(*image.size, max_pixels)
             yield image
     except UnidentifiedImageError:
@@ -93,6 +96,18 @@ def strips(image: Image.Image, kind: str | None) -> Iterator[np.ndarray]:
         convert = partial(_eight_bit, low=low, high=high)
     for strip in _cut(image):
         yield np.asarray(convert(strip))
+
+
+def mask_strips(image: Image.Image) -> Iterator[np.ndarray]:
+    """What a bitmask covers, in strips as above, bool [rows, W]: what is not transparent; of
+    an opaque picture what is not black. (The editor would colour all of it.)"""
+    for strip in _cut(image):
+        if strip.mode in _WIDE_MODES:
+            yield np.asarray(strip).astype(bool)
+        elif strip.has_transparency_data:
+            yield np.asarray(strip.convert("RGBA").getchannel("A")).astype(bool)
+        else:
+            yield np.asarray(strip.convert("RGB")).max(axis=2).astype(bool)
 
 
 def _cut(image: Image.Image) -> Iterator[Image.Image]:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
+from backend.labelstudio.read_results import DecodeMask
 from backend.media.task_media import Fetcher, TaskMedia
 from backend.metrics import Metrics
 from backend.pixels.open_videos import OpenVideos
@@ -35,22 +37,30 @@ class ImageSource:
     load: Callable[[], np.ndarray]
 
 
+class Decoder(Protocol):
+    """What is needed of ``ImageDecoder``."""
+
+    def load(self, source: Path, /) -> np.ndarray: ...
+
+    def masks(self, seconds: float = ..., /) -> DecodeMask: ...
+
+
 class PixelResolver:
     """Turns recipes into pixels; safe to share between threads.
 
     Args:
         fetcher: has the credentials that addresses need.
-        decode: turns an image file into uint8 RGB [H, W, 3].
+        decoder: of images and masks.
 
     Attributes:
         videos: reads their indexes and frames.
+        masks: what decodes the masks of a request, see ``ImageDecoder.masks``.
     """
 
-    def __init__(
-        self, fetcher: Fetcher, metrics: Metrics, decode: Callable[[Path], np.ndarray]
-    ) -> None:
+    def __init__(self, fetcher: Fetcher, metrics: Metrics, decoder: Decoder) -> None:
         self._media = TaskMedia(fetcher, metrics)
-        self._decode = decode
+        self._decoder = decoder
+        self.masks = decoder.masks
         self.videos = OpenVideos(self._media)
 
     def find(self, image: ImageRecipe, deadline: float) -> ImageSource:
@@ -68,7 +78,7 @@ class PixelResolver:
             key = f"{image.content_key}:frame:{image.index}"
             return ImageSource(key, partial(self.videos.read, image, deadline))
         file = self._media.file(image.address, image.task_id, deadline)
-        return ImageSource(file.content_key, lambda: self._decode(file.path))
+        return ImageSource(file.content_key, lambda: self._decoder.load(file.path))
 
     def frames(self, recipe: FramesRecipe) -> VideoFrames | ImageSequence:
         """All frames of a video or a sequence for one reader, who closes them. Waits as long as a

@@ -20,6 +20,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+from backend.engine.pixel_prompts import UnusableShape
 from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
 from backend.job_state import JobState
@@ -121,10 +122,10 @@ class Retrieval:
             deadline: on ``time.monotonic``.
         """
         made: list[Scored] = []
-        errors = []
+        errors: list[Exception] = []
         for _, page in groupby(sorted(prompts, key=_page), key=_page):
             try:
-                made += self._predict_page(task, list(page), deadline)
+                self._predict_page(task, list(page), deadline, made, errors)
             except Exception as error:  # noqa: BLE001 - logged or raised by whoever asked
                 errors.append(error)
         return Found(self._prediction(made), errors)
@@ -152,14 +153,21 @@ class Retrieval:
         return self._pool.submit(run)
 
     def _predict_page(
-        self, task: ProjectTask, prompts: list[ObjectPrompt], deadline: float
-    ) -> list[Scored]:
+        self,
+        task: ProjectTask,
+        prompts: list[ObjectPrompt],
+        deadline: float,
+        made: list[Scored],
+        errors: list[Exception],
+    ) -> None:
+        """Add what the page gives to ``made``, and what cannot be used to ``errors``."""
         answers = self._segmenter.answer(task, prompts, Priority.RETRIEVE, deadline)
-        made: list[Scored] = []
         for prompt, answer in zip(prompts, answers, strict=True):
+            if isinstance(answer, UnusableShape):
+                errors.append(answer)
+                continue
             regions = self._segmenter.regions(prompt, answer, task.config, region_id(prompt))
             made.append((regions, [answer.score] if regions else []))
-        return made
 
     def _prediction(self, made: Sequence[Scored]) -> Prediction | None:
         regions = [region for results, _ in made for region in results]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from backend.engine.engine import Answer, Engine
+from backend.engine.pixel_prompts import UnusableShape
 from backend.engine.scheduler import Priority
 from backend.labelstudio.json_values import Results
 from backend.labelstudio.media_refs import MissingMedia
@@ -50,33 +51,39 @@ class Segmenter:
         prompts: Sequence[ObjectPrompt],
         priority: Priority,
         deadline: float,
-    ) -> list[Answer]:
-        """One mask for each of ``prompts``, which all belong to one picture of ``task``.
+    ) -> list[Answer | UnusableShape]:
+        """One mask for each of ``prompts``, which all belong to one picture of ``task``; or why its
+        region cannot be used.
 
         Raises:
-            UnusableShape: a drawn mask cannot be decoded.
             MissingMedia, MediaError, EngineError, Busy: as ``encode``.
         """
         picture, timeout = _picture(task, prompts[0]), deadline - time.monotonic()
         answers = self._engine.answer(picture, prompts, priority, timeout)
-        _warn_of_other_size(task, prompts[0], answers[0])
+        for prompt, answer in zip(prompts, answers, strict=True):
+            if isinstance(answer, Answer):
+                _warn_of_other_size(task, prompt, answer)
+                break
         return answers
 
     def answer_frame(self, frame: Frame, prompt: ObjectPrompt, deadline: float) -> Answer:
-        """The mask for a prompt on a frame of a video; raises as ``answer`` does."""
+        """The mask for a prompt on a frame of a video; raises as ``answer_click`` does."""
         timeout = deadline - time.monotonic()
-        [answer] = self._engine.answer(frame, [prompt], Priority.CLICK, timeout)
-        return answer
+        return _only(self._engine.answer(frame, [prompt], Priority.CLICK, timeout))
 
     def answer_click(self, task: ProjectTask, prompt: ObjectPrompt, deadline: float) -> Answer:
         """The mask for a click or a box of an annotator, as good as the model makes it: with a
         closer look at a small object, and as a correction of the answer before the last click.
 
-        Raises as ``answer`` does.
+        Raises:
+            UnusableShape: a drawn mask cannot be decoded.
+            MissingMedia, MediaError, EngineError, Busy: as ``encode``.
         """
         picture, timeout = _picture(task, prompt), deadline - time.monotonic()
-        [answer] = self._engine.answer(
-            picture, [prompt], Priority.CLICK, timeout, zoom=self._zoom, refine=True
+        answer = _only(
+            self._engine.answer(
+                picture, [prompt], Priority.CLICK, timeout, zoom=self._zoom, refine=True
+            )
         )
         _warn_of_other_size(task, prompt, answer)
         return answer
@@ -94,6 +101,13 @@ class Segmenter:
             return region_results(
                 prompt, mask, score=answer.score, config=config, region_id=region_id
             )
+
+
+def _only(answers: list[Answer | UnusableShape]) -> Answer:
+    [answer] = answers
+    if isinstance(answer, UnusableShape):
+        raise answer
+    return answer
 
 
 def _picture(task: ProjectTask, prompt: ObjectPrompt) -> Picture:

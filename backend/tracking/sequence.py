@@ -16,7 +16,8 @@ answer deletes all of those (``acceptAllSuggestions``).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -34,7 +35,13 @@ from backend.labelstudio.json_values import Results
 from backend.labelstudio.media_refs import media_uri, page_count
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
-from backend.labelstudio.read_results import newest_results, rasterise
+from backend.labelstudio.read_results import (
+    DecodeMask,
+    EncodedMask,
+    UnreadableMask,
+    newest_results,
+    rasterise,
+)
 from backend.labelstudio.tags import ImageTag, Shape
 from backend.labelstudio.write_results import part_id, region_id, region_results
 from backend.tracking.store import TrackedMask, TrackStore, track_name
@@ -79,12 +86,16 @@ class FrameSequence:
 
     Attributes:
         model_version: part of the track's name, as other weights find other masks.
+        decode: the masks of regions.
+        unreadable: why regions were left out.
     """
 
     task: ProjectTask
     tag: ImageTag
     model_version: str
     store: TrackStore
+    decode: DecodeMask
+    unreadable: list[str] = field(default_factory=list)
 
     @cached_property
     def pages(self) -> int:
@@ -125,7 +136,8 @@ class FrameSequence:
         """The objects that a human marked on any page of ``results``, in the order of their first
         marked pages.
 
-        A region whose id the service gave is a mark where a human changed it since.
+        A region whose id the service gave is a mark where a human changed it since. One whose mask
+        cannot be decoded is left out; ``unreadable`` says why.
         """
         objects = {name: replace(known, prompts={}) for name, known in self.known.items()}
         others: list[ObjectPrompt] = []
@@ -140,16 +152,34 @@ class FrameSequence:
                 others.append(prompt)
                 continue
             shown.add((sent.object_id, sent.page))
-            if sent.object_id in objects and self._touched(sent, prompt):
-                objects[sent.object_id].add(prompt)
+            if sent.object_id in objects:
+                with self._leaving_out(prompt):
+                    if self._touched(sent, prompt):
+                        self._add(objects[sent.object_id], prompt)
         for prompt in sorted(others, key=_page):
-            owner = self._owner(prompt, objects.values(), shown)
-            if owner is None:
-                name = prompt.source_ids[0] if prompt.source_ids else region_id(prompt)
-                owner = objects[name] = SequenceObject(name, prompt.labels, prompt.from_name)
-            owner.add(prompt)
+            with self._leaving_out(prompt):
+                owner = self._owner(prompt, objects.values(), shown)
+                if owner is None:
+                    name = prompt.source_ids[0] if prompt.source_ids else region_id(prompt)
+                    owner = SequenceObject(name, prompt.labels, prompt.from_name)
+                self._add(owner, prompt)
+                objects[owner.id] = owner
         marked = [each for each in objects.values() if each.prompts]
         return sorted(marked, key=lambda each: min(each.prompts))
+
+    def _add(self, owner: SequenceObject, prompt: ObjectPrompt) -> None:
+        """Keep a prompt, if it can be read: the job that follows would stop at it."""
+        if isinstance(prompt.shape, EncodedMask):
+            self.decode(prompt.shape)
+        owner.add(prompt)
+
+    @contextmanager
+    def _leaving_out(self, prompt: ObjectPrompt) -> Iterator[None]:
+        """Leave a region out whose mask cannot be decoded in the block."""
+        try:
+            yield
+        except UnreadableMask as error:
+            self.unreadable.append(f"a region on page {_page(prompt) + 1} is left out: {error}")
 
     def _owner(
         self,
@@ -165,7 +195,9 @@ class FrameSequence:
         """
         page = _page(prompt)
         alike = [each for each in objects if each.labels == prompt.labels]
-        overlaps = {each.id: _overlap(prompt, self._mask(each.id, page)) for each in alike}
+        overlaps = {
+            each.id: _overlap(prompt, self._mask(each.id, page), self.decode) for each in alike
+        }
         best = max(alike, key=lambda each: overlaps[each.id], default=None)
         if best is not None and overlaps[best.id] >= SAME_OBJECT:
             return best
@@ -302,7 +334,10 @@ class FrameSequence:
         [drawn] = self._drawn([region])
         back = self._drawn([saved])
         size = region["original_height"], region["original_width"]
-        return bool(back) and not _differs(drawn, back[0], *size)
+        try:
+            return bool(back) and not _differs(drawn, back[0], *size, self.decode)
+        except UnreadableMask:
+            return False
 
     def _touched(self, sent: SentRegion, prompt: ObjectPrompt) -> bool:
         """Whether a human changed the shape or the label of a region that the service sent, or
@@ -319,7 +354,7 @@ class FrameSequence:
         """Whether a region shows ``found``, as it was sent."""
         size = found.mask.height, found.mask.width
         return any(
-            drawn.labels == prompt.labels and not _differs(drawn, prompt, *size)
+            drawn.labels == prompt.labels and not _differs(drawn, prompt, *size, self.decode)
             for drawn in self._drawn(self.results(found, sent.generation))
             if drawn.source_ids == prompt.source_ids
         )
@@ -344,7 +379,7 @@ def _weight(prompt: ObjectPrompt) -> int:
     return 2 if prompt.shape is not None else 1 if prompt.box is not None else 0
 
 
-def _overlap(prompt: ObjectPrompt, mask: np.ndarray | None) -> float:
+def _overlap(prompt: ObjectPrompt, mask: np.ndarray | None, decode: DecodeMask) -> float:
     """IoU of the prompt's area with ``mask`` (of a box with the box around it); for clicks 1 if
     all positive ones are in it."""
     around = None if mask is None else mask_bounds(mask)
@@ -352,7 +387,7 @@ def _overlap(prompt: ObjectPrompt, mask: np.ndarray | None) -> float:
         return 0.0
     height, width = mask.shape
     if prompt.shape is not None:
-        return mask_iou(rasterise(prompt.shape, width, height), mask)
+        return mask_iou(rasterise(prompt.shape, width, height, decode), mask)
     if prompt.box is not None:
         return box_iou(box_to_pixels(prompt.box, width, height), around)
     clicks = [(point.x, point.y) for point in prompt.points if point.positive]
@@ -361,13 +396,15 @@ def _overlap(prompt: ObjectPrompt, mask: np.ndarray | None) -> float:
     return float(bool(inside) and all(inside))
 
 
-def _differs(sent: ObjectPrompt, back: ObjectPrompt, height: int, width: int) -> bool:
+def _differs(
+    sent: ObjectPrompt, back: ObjectPrompt, height: int, width: int, decode: DecodeMask
+) -> bool:
     """Whether a human touched a region: a box that is not the same, or a mask of which more pixels
     differ than a round trip through the editor's canvas explains."""
     if sent.shape is None or back.shape is None:
         return sent.box != back.box
-    before = rasterise(sent.shape, width, height)
-    after = rasterise(back.shape, width, height)
+    before = rasterise(sent.shape, width, height, decode)
+    after = rasterise(back.shape, width, height, decode)
     different = int(np.count_nonzero(before != after))
     return different > max(8, UNTOUCHED * int(before.sum()))
 

@@ -14,6 +14,7 @@ from backend.labelstudio.json_values import Result, Results
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import prompts_from_context
+from backend.labelstudio.read_results import DecodeMask
 from backend.labelstudio.tags import LabelConfig
 from backend.pixels.pixel_resolver import PixelResolver
 from backend.pixels.recipes import Pages, Picture
@@ -32,6 +33,8 @@ from backend.tracking.track_commands import (
 MAX_REGIONS = 300  # in one reply: each costs the editor time, and the reply memory
 MANY_MASKS = 100  # brush masks cost the browser 60-85 ms each at 720p
 MANY_PIXELS = 640 * 480
+MANY_REASONS = 3  # of regions that are left out
+JOB_SECONDS = 600.0  # for all masks that a job begins with
 
 Reply = tuple[Results, str | None]
 """Regions for the editor, and the text for the text box; None empties it."""
@@ -51,7 +54,8 @@ class _Marked:
     def plan(self, parsed: ParsedCommand) -> JobRequest | str:
         """The request of the job that a command asks for, or why there is none."""
         if not self.objects:
-            return "nothing is marked yet: click on an object first, then track"
+            nothing = "nothing is marked yet: click on an object first, then track"
+            return "; ".join([nothing, *self.sequence.unreadable[:MANY_REASONS]])
         frames = frames_asked_for(parsed, 0, self.sequence.pages - 1)
         if isinstance(frames, str):
             return frames
@@ -82,8 +86,13 @@ class SequenceCommands:
         self._store = commands.store
         self._pixels = pixels
 
-    def sequence(self, task: ProjectTask, image: str) -> FrameSequence:
+    def sequence(
+        self, task: ProjectTask, image: str, decode: DecodeMask | None = None
+    ) -> FrameSequence:
         """The sequence that the Image tag called ``image`` shows for ``task``.
+
+        Args:
+            decode: the masks of regions; for a request where it is left out.
 
         Raises:
             MissingMedia: the label config has no such tag.
@@ -91,7 +100,9 @@ class SequenceCommands:
         tag = task.config.image(image)
         if tag is None:
             raise MissingMedia(f"the label config has no <Image name={image}>")
-        return FrameSequence(task, tag, self._commands.engine.family, self._store)
+        family = self._commands.engine.family
+        decode = decode or self._pixels.masks()
+        return FrameSequence(task, tag, family, self._store, decode)
 
     def command(
         self,
@@ -167,7 +178,8 @@ class SequenceCommands:
         if left:
             rest = f"type status for those next nearest to page {page + 1}"
             text += f"; {left} {'mask is' if left == 1 else 'masks are'} not shown yet: {rest}"
-        return regions, text + _warn_of_brushes(found, regions)
+        left_out = "".join(f"; {reason}" for reason in sequence.unreadable[:MANY_REASONS])
+        return regions, text + _warn_of_brushes(found, regions) + left_out
 
     def _regions(
         self, marked: _Marked, wanted: Sequence[Sighting], shown: Collection[tuple[str, int]]
@@ -192,14 +204,14 @@ class SequenceCommands:
 
     def open(self, task: ProjectTask, request: JobRequest) -> Work:
         """See ``JobKind``."""
-        sequence = self.sequence(task, request["image"])
+        sequence = self.sequence(task, request["image"], self._pixels.masks(JOB_SECONDS))
         tag, count = sequence.tag, sequence.pages
         pages = Pages(tuple(Picture.of(task, tag, page) for page in range(count)))
         with closing(self._pixels.frames(pages)) as frames:
             # Pages are tracked at the size of the first one; percentages hold for any size.
             size = frames.frame_size(0)
         goals = [
-            plan_goal(each["id"], _prompts(each, task.config, *size), request)
+            plan_goal(each["id"], _prompts(each, task.config, *size, sequence.decode), request)
             for each in request["objects"]
         ]
         return Work(pages, goals, request.get("stride"))
@@ -244,13 +256,13 @@ def _with_fresh(saved: Results, fresh: Results) -> Results:
 
 
 def _prompts(
-    described: Mapping[str, Any], config: LabelConfig, width: int, height: int
+    described: Mapping[str, Any], config: LabelConfig, width: int, height: int, decode: DecodeMask
 ) -> dict[int, PixelPrompt]:
     """By page, the prompts of an object in a job's request."""
     prompts = {}
     for page, results in described["prompts"].items():
         [prompt, *_] = prompts_from_context({"result": results}, config).objects
-        prompts[int(page)] = pixel_prompt(prompt, width, height)
+        prompts[int(page)] = pixel_prompt(prompt, width, height, decode)
     return prompts
 
 

@@ -1,6 +1,11 @@
-"""``python -m benchmarks.load.fuzz``: 10,000 bodies that nobody should send, to a real service.
+"""``python -m benchmarks.load.fuzz``: what nobody should send, to a real service.
 
-Half are mutations of the requests recorded from Label Studio, half arbitrary JSON (hypothesis).
+1. ``bodies``: 10,000, half of them mutations of the requests recorded from Label Studio, half
+   arbitrary JSON (hypothesis).
+2. ``masks``: 20,000 regions with broken PNGs and brush RLEs, in tasks that are opened, in
+   interactive requests and in the drafts of sequences to be tracked; and the same PNGs as ``data:``
+   addresses of pictures. They may cost decoding processes, never the one that serves.
+
 It fails on one answer of 5xx, on one traceback in the log, or where the process has died.
 """
 
@@ -8,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
+import re
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,23 +27,31 @@ import requests
 from hypothesis import HealthCheck, given, settings
 
 from benchmarks.support.fuzz_bodies import ROUTES, Mutator, arbitrary, like_requests, recorded
-from benchmarks.support.server import CONFIG, SEQUENCE, TRACEBACK, Server
+from benchmarks.support.fuzz_masks import HEIGHT, WIDTH, masks, png_address
+from benchmarks.support.server import CONFIG, SEQUENCE, TRACEBACK, Server, body, click, typed
 from benchmarks.support.table import table
 
 CONFIGS = (CONFIG, SEQUENCE)
+BOXES = """<View>
+  <Image name="image" value="$image"/>
+  <RectangleLabels name="mask" toName="image"><Label value="Cat"/></RectangleLabels>
+  <TextArea name="status" toName="image" editable="false" maxSubmissions="0"/>
+</View>"""  # where drawn masks are prompts
+REGIONS = 25  # of a body
 
 
 class Tally:
-    """What came back, by route."""
+    """What came back, by route or by what was sent there."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._session = requests.Session()
-        self.answers: dict[str, Counter[int]] = {route: Counter() for route in ROUTES}
-        self.slowest = dict.fromkeys(ROUTES, 0.0)
+        self.answers: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        self.slowest: defaultdict[str, float] = defaultdict(float)
         self.first_defect = ""
 
-    def send(self, route: str, data: bytes) -> None:
+    def send(self, route: str, data: bytes, name: str = "") -> None:
+        name = name or route
         begun = time.monotonic()
         reply = self._session.post(
             self._server.url + route,
@@ -44,8 +59,8 @@ class Tally:
             headers={"Content-Type": "application/json"},
             timeout=60,
         )
-        self.slowest[route] = max(self.slowest[route], time.monotonic() - begun)
-        self.answers[route][reply.status_code // 100] += 1
+        self.slowest[name] = max(self.slowest[name], time.monotonic() - begun)
+        self.answers[name][reply.status_code // 100] += 1
         if reply.status_code >= 500 and not self.first_defect:
             self.first_defect = f"{route} {reply.status_code} {data[:2000]!r}"
 
@@ -53,10 +68,10 @@ class Tally:
         log = self._server.text()
         tracebacks = self._server.tracebacks()
         rows = []
-        for route, answers in self.answers.items():
+        for name, answers in self.answers.items():
             counts = [answers[2], answers[4], answers[5]]
-            rows.append([route, answers.total(), *counts, f"{self.slowest[route]:.2f}"])
-        print(table(["route", "bodies", "2xx", "4xx", "5xx", "slowest, s"], rows))
+            rows.append([name, answers.total(), *counts, f"{self.slowest[name]:.2f}"])
+        print(table(["sent to", "bodies", "2xx", "4xx", "5xx", "slowest, s"], rows))
         print(f"tracebacks in the log: {tracebacks}")
         if tracebacks:
             print(log[log.index(TRACEBACK) - 500 :][:4000])
@@ -81,6 +96,52 @@ def run(server: Server, count: int, seed: int) -> int:
     return tally.report()
 
 
+def run_masks(server: Server, count: int, seed: int) -> int:
+    """Send ``count`` broken masks; returns the exit code."""
+    tally, worker = Tally(server), server.worker()
+    source, values = random.Random(seed), masks(seed)
+    picture = {"image": server.picture(0)}
+    for number in range(-(-count // REGIONS)):
+        drawn = [_region(name, value) for name, value in enumerate(islice(values, REGIONS))]
+        task: dict[str, Any] = {"id": number, "data": picture}
+        match number % 3:
+            case 0:
+                kind = "opened task"
+                task["annotations"] = [{"id": 1, "result": drawn}]
+                sent = body(task, None, config=BOXES)
+            case 1:
+                kind = "interactive request"
+                sent = body(task, drawn, config=BOXES)
+            case _:
+                kind = "draft to be tracked"
+                task["data"] = {"frames": ["/data/upload/1/missing.png"] * REGIONS}
+                paged = [{**item, "item_index": page} for page, item in enumerate(drawn)]
+                task["drafts"] = [{"id": 1, "result": paged}]
+                sent = body(task, [typed("track")], config=SEQUENCE)
+        tally.send("/predict", json.dumps(sent).encode(), kind)
+        sent = body({"id": number, "data": {"image": png_address(source)}}, [click(0)])
+        tally.send("/predict", json.dumps(sent).encode(), "data: address")
+    server.check()
+    code = tally.report()
+    metrics = requests.get(server.url + "/metrics", timeout=60).text
+    [lost] = re.findall(r"^sam2_decoders_lost (.*)", metrics, re.MULTILINE)
+    died = worker != server.worker()
+    print(f"masks: {count}; decoding processes lost: {lost}; the service died: {died}")
+    return code or int(died)
+
+
+def _region(number: int, value: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": f"mask-{number}",
+        "type": "brushlabels",
+        "from_name": "mask",
+        "to_name": "image",
+        "original_width": WIDTH,
+        "original_height": HEIGHT,
+        "value": {**value, "brushlabels": ["Cat"]},
+    }
+
+
 def _send_arbitrary(tally: Tally, route: str, count: int) -> None:
     @settings(
         max_examples=count,
@@ -99,16 +160,23 @@ def _send_arbitrary(tally: Tally, route: str, count: int) -> None:
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("part", nargs="?", choices=("bodies", "masks"))
+    parser.add_argument("--count", type=int, default=10_000, help="of bodies")
+    parser.add_argument("--masks", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
-    given_arguments = parser.parse_args()
+    chosen = parser.parse_args()
+    code = 0
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder), {"CLICK_BUDGET_SECONDS": "5"})
         try:
             server.wait_ready()
-            return run(server, given_arguments.count, given_arguments.seed)
+            if chosen.part in (None, "bodies"):
+                code |= run(server, chosen.count, chosen.seed)
+            if chosen.part in (None, "masks"):
+                code |= run_masks(server, chosen.masks, chosen.seed)
         finally:
             server.stop()
+    return code
 
 
 if __name__ == "__main__":

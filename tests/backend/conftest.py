@@ -35,7 +35,7 @@ from backend.tracking.tracking import Tracking
 from backend.web.app import create_app
 from backend.wiring import Wiring
 from tests.backend.fakes import FakePredictor, FakeVideoTracker, Gate
-from tests.pixels.in_process import decoded_image
+from tests.pixels.in_process import InProcessDecoder
 from tests.waiting import LONGER, PATIENCE
 
 CONFIG = """
@@ -82,7 +82,9 @@ class Shelf:
         path = self.folder / f"{key}.png"
         if not path.exists():
             pixels = np.random.default_rng(len(uri)).integers(0, 255, (*self.size, 3), np.uint8)
-            cv2.imwrite(str(path), pixels)
+            part = self.folder / f"{key}-{threading.get_ident()}.png"
+            cv2.imwrite(str(part), pixels)
+            part.replace(path)  # whole, for others who ask for it now
         return MediaFile(path, key, path.stat().st_size)
 
 
@@ -100,7 +102,7 @@ class Bench:
         self.track_hold = Gate()
         self.published: list[dict] = []
         self.deleted: list[int] = []
-        self.pixels = PixelResolver(self.shelf, self.metrics, decoded_image)
+        self.pixels = PixelResolver(self.shelf, self.metrics, InProcessDecoder())
         self.engine = LocalEngine(
             ModelChoice("demo"),
             self.pixels,

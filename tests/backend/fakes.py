@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from tests.pixels.in_process import decoded_mask
 from tests.waiting import LONGER
 
 
@@ -34,6 +35,9 @@ class AsGiven:
 
     def find(self, image, deadline):
         return image
+
+    def masks(self, seconds):
+        return decoded_mask
 
     def frames(self, frames):
         return GivenFrames(frames)

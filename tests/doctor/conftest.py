@@ -17,7 +17,7 @@ from PIL import Image
 from backend.__main__ import main
 from benchmarks.support.recording_server import RecordingServer, Reply, Seen, recording_server
 from tests.media.servers import PERSONAL_ACCESS_TOKEN, FakeLabelStudio
-from tests.pixels.in_process import decoded_image
+from tests.pixels.in_process import InProcessDecoder
 
 SETTINGS = ("LABEL_STUDIO_", "SAM2_", "BASIC_AUTH_", "AUTH_TOKEN", "CACHE_", "STATE_", "MEDIA_")
 CONFIG = """<View><Image name="image" value="$image"/>
@@ -103,19 +103,6 @@ class Ran:
         return [line[len(level) :].strip() for line in self.lines if line.startswith(level)]
 
 
-class DecoderHere:
-    """``ImageDecoder`` without a process of its own, which takes a second to start."""
-
-    def __init__(self, *, max_pixels: int, warm: int) -> None:
-        self._max_pixels = max_pixels
-
-    def load(self, path: Path) -> Any:
-        return decoded_image(path, max_pixels=self._max_pixels)
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
 @pytest.fixture
 def setup(tmp_path: Path) -> Iterator[SetUp]:
     with recording_server() as server, recording_server() as backend:
@@ -140,7 +127,7 @@ def doctor(
 ):
     """``doctor("--project", 1)``: the command with the settings of the set-up."""
     if request.node.name != "test_a_good_set_up":
-        monkeypatch.setattr("backend.doctor.doctor.ImageDecoder", DecoderHere)
+        monkeypatch.setattr("backend.wiring.ImageDecoder", InProcessDecoder)
     for name in list(os.environ):
         if name.startswith((*SETTINGS, "AWS_")):
             monkeypatch.delenv(name)

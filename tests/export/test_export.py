@@ -16,6 +16,7 @@ from backend.export.formats import run_lengths
 from backend.labelstudio.brush_rle import decode_brush, encode_brush
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.project_task import ProjectTask
+from backend.labelstudio.read_results import no_masks
 from backend.tracking.sequence import FrameSequence, SequenceObject
 from backend.tracking.store import TrackedMask, TrackStore, track_name
 from tests.command_line import LabelStudio, Ran, Run
@@ -242,7 +243,7 @@ def test_objects_that_were_tracked_are_known_by_their_ids(
     task = {"id": 7, "data": frames()}
     config = parse_label_config(SEQUENCE)
     sequence = FrameSequence(
-        ProjectTask(PROJECT, task, SEQUENCE, config), config.images[0], "demo", store
+        ProjectTask(PROJECT, task, SEQUENCE, config), config.images[0], "demo", store, no_masks
     )
     sequence.remember([SequenceObject(name, ("Cat",), "mask") for name in ("first", "other")])
     masks = {
@@ -273,7 +274,7 @@ def test_an_answer_in_several_polygons_is_one_object(
     config = parse_label_config(POLYGONS)
     task = {"id": 7, "data": frames()}
     sequence = FrameSequence(
-        ProjectTask(PROJECT, task, POLYGONS, config), config.images[0], "demo", store
+        ProjectTask(PROJECT, task, POLYGONS, config), config.images[0], "demo", store, no_masks
     )
     sequence.remember([SequenceObject("cat", ("Cat",), "mask")])
     drawn = area(5, 5, 10, 10) | area(30, 5, 10, 10)

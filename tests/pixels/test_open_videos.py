@@ -14,7 +14,7 @@ from backend.metrics import Metrics
 from backend.pixels.pixel_resolver import PixelResolver
 from backend.pixels.recipes import Frame, Video
 from tests.pixels.clips import steady, write_clip
-from tests.pixels.in_process import decoded_image
+from tests.pixels.in_process import InProcessDecoder
 from tests.waiting import PATIENCE
 
 
@@ -52,7 +52,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
 
 
 def test_a_video_whose_storage_failed_is_opened_anew(storage: Storage) -> None:
-    pixels = PixelResolver(storage, Metrics(), decoded_image)  # type: ignore[arg-type]
+    pixels = PixelResolver(storage, Metrics(), InProcessDecoder())  # type: ignore[arg-type]
     video = Video("/data/upload/1/a.mp4", 2)
 
     def frame(index: int) -> np.ndarray:

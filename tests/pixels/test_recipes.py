@@ -44,7 +44,7 @@ def digests(cache: str, recipes: list[ImageRecipe | FramesRecipe]) -> list[list[
         cache_directory=Path(cache), cache_bytes=10**8, allowed_private_hosts=["127.0.0.1"]
     )
     decoder = ImageDecoder(max_pixels=10**6, warm=1)
-    pixels = PixelResolver(resolver, Metrics(), decoder.load)
+    pixels = PixelResolver(resolver, Metrics(), decoder)
     with closing(resolver), closing(decoder), closing(pixels):
         return [_digest(pixels, recipe) for recipe in recipes]
 

@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
-
-import numpy as np
 
 from backend.export.masks import MaskPage, MaskReader, Media, ObjectMask, Origin
 from backend.labelstudio.geometry import Box, box_iou, box_to_pixels, mask_to_box
@@ -29,6 +27,7 @@ from backend.labelstudio.media_refs import MissingMedia, media_uri
 from backend.labelstudio.read_results import Region, joined_labels, newest_results, read_results
 from backend.media.cache import MediaFile
 from backend.media.errors import MediaError
+from backend.pixels.pixel_resolver import Decoder
 from backend.runs.command_line import CommandError
 from backend.runs.projects import Project
 from backend.tracking.store import TrackStore
@@ -53,7 +52,7 @@ class Reader:
 
     Attributes:
         project: whose label config says what is what.
-        decode: a picture file to uint8 RGB ``[H, W, 3]``.
+        decoder: of pictures and masks.
         store: knows which regions of different pages are one object.
         passed_over: by reason, how many tasks or boxes.
     """
@@ -61,7 +60,7 @@ class Reader:
     project: Project
     store: TrackStore
     fetcher: Fetcher
-    decode: Callable[[Path], np.ndarray]
+    decoder: Decoder
     passed_over: Counter[str] = field(default_factory=Counter)
 
     def pages(self, tasks: Iterable[Mapping[str, Any]]) -> Iterator[AnnotatedPage]:
@@ -81,7 +80,9 @@ class Reader:
             if isinstance(region.geometry, Box)
         ]
         # The store names objects by the model; whose they are does not matter here.
-        media = MaskReader(self.store, "").pictures(self.project.with_task(task), results)
+        media = MaskReader(self.store, "", self.decoder.masks).pictures(
+            self.project.with_task(task), results
+        )
         for each in media:
             for page in islice(each.pages(), MAX_PAGES):
                 yield from self._page(task, each, page, boxes)
@@ -109,7 +110,7 @@ class Reader:
             page=page.index,
             is_sequence=sequence,
             content=file.content_key,
-            pixels=self.decode(Path(file.path)),
+            pixels=self.decoder.load(Path(file.path)),
             objects=[_object(each, near) for each in drawn],
         )
 

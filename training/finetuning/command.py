@@ -29,7 +29,6 @@ from backend.expected import ExpectedError
 from backend.files import replace_text, replacing
 from backend.finetune.registry import ModelRegistry
 from backend.labelstudio.label_config import parse_label_config
-from backend.pixels.sandbox.image_decoding import ImageDecoder
 from backend.runs.command_line import CommandError
 from backend.runs.projects import Project, read_project
 from backend.settings import Settings
@@ -175,9 +174,9 @@ def _open(arguments: argparse.Namespace, wiring: Wiring, stack: ExitStack) -> So
         project, tasks = _read_export(arguments)
         digest = hashlib.sha256(str(arguments.annotations.resolve()).encode()).hexdigest()[:8]
         name = f"file-{arguments.annotations.stem}-{digest}"
-    decoder = ImageDecoder(max_pixels=settings.max_image_pixels, warm=1)
+    decoder = wiring.decoder(warm=1)
     stack.callback(decoder.close)
-    reader = Reader(project, store, resolver, decoder.load)
+    reader = Reader(project, store, resolver, decoder)
 
     def pages() -> Iterator[AnnotatedPage]:
         yield from reader.pages(tasks)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.engine.engine import Answer, Engine
+from backend.engine.pixel_prompts import UnusableShape
 from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
 from backend.job_state import JobState
@@ -267,13 +268,16 @@ class VideoProtocol:
 def _masks(
     call: _EventCall,
     prompts: EventPrompts,
-    answers: Sequence[Answer],
+    answers: Sequence[Answer | UnusableShape],
     places: Sequence[Mapping[str, Any]],
 ) -> Reply:
     """The masks of ``prompts``; ``places`` name their frames."""
     items = []
     empty = []
     for prompted, answer, at in zip(prompts.usable, answers, places, strict=True):
+        if isinstance(answer, UnusableShape):
+            empty.append(str(answer))
+            continue
         if not answer.mask.area:
             empty.append(f"no object there ({prompted.object_id}); try another spot or a box")
             continue

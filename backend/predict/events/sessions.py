@@ -18,6 +18,7 @@ from backend.labelstudio.geometry import Box
 from backend.labelstudio.json_values import Results
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
+from backend.labelstudio.read_results import no_masks
 from backend.pixels.open_videos import OpenVideos
 from backend.threads.fair_queue import Busy
 from backend.tracking.runner import Goal, JobRunner, Work, plan_goal
@@ -148,7 +149,7 @@ class InteractiveJobs:
 
         def read_goal(described: Mapping[str, Any], width: int, height: int) -> Goal:
             prompts = {
-                int(frame): pixel_prompt(_read_prompt(written), width, height)
+                int(frame): pixel_prompt(_read_prompt(written), width, height, no_masks)
                 for frame, written in described["prompts"].items()
             }
             return plan_goal(described["id"], prompts, request)
