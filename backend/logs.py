@@ -1,7 +1,9 @@
 """Log lines: for people or for machines, each with its request and job, none with a secret.
 
 Bodies are never logged. What libraries put into their messages and tracebacks (addresses with
-signatures, Authorization headers) is struck out here, in the one place that every line passes.
+signatures, Authorization headers) is struck out here, in the one place that every line passes, and
+under the lock of logging: so lines are cut, and no pattern looks at a character more than a few
+times.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 
 from gunicorn.glogging import Logger as GunicornBase
 
+from backend.expected import cut
 from backend.settings import Settings
 from backend.threads.caller import caller
 
@@ -34,12 +37,15 @@ _TALKATIVE = (
     "httpcore2",
     "huggingface_hub",
 )
-# The query of an address may be a signature; what comes before an @ may be a password.
+LONGEST_TEXT = 4096
+_LONGEST_HEAD, _LONGEST_TAIL = 4096, 12288  # of a traceback, whose last line says most
+# A match that fails must not be tried again from the next character of the same run: each pattern
+# takes a whole run or nothing of it (possessive quantifiers); the query is looked at afterwards.
+_QUERY = re.compile(r"(?<=[\w/.%~-])\?[^\s\"'<>]*+")
 _SECRETS = (
-    (re.compile(r"(?<=[\w/.%~-])\?[^\s\"'<>]*=[^\s\"'<>)]*"), f"?{HIDDEN}"),
-    (re.compile(r"(?<=://)[^\s/@\"']+@"), f"{HIDDEN}@"),
-    (re.compile(r"\b(Bearer|Token|Basic)\s+[A-Za-z0-9._~+/=-]{8,}"), rf"\1 {HIDDEN}"),
-    (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*)?"), HIDDEN),
+    (re.compile(r"(?<=://)[^\s/@\"']++@"), f"{HIDDEN}@"),
+    (re.compile(r"\b(Bearer|Token|Basic)\s++[A-Za-z0-9._~+/=-]{8,}+"), rf"\1 {HIDDEN}"),
+    (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]*+){0,2}+"), HIDDEN),
 )
 
 
@@ -61,11 +67,37 @@ class Redactor:
         self._secrets = sorted((value for value in secrets if value), key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
+        """``text`` without secrets, cut to about ``LONGEST_TEXT`` characters."""
+        return _struck_out(cut(self._without_known(text), LONGEST_TEXT))
+
+    def traceback(self, text: str) -> str:
+        """Likewise the beginning and the end of a traceback, whole where it is not long."""
+        text = self._without_known(text)
+        if len(text) <= _LONGEST_HEAD + _LONGEST_TAIL:
+            return _struck_out(text)
+        # What makes a secret known as one may stand before it: so twice as much is looked at as is
+        # kept, and what is kept begins with a whole word.
+        tail = _struck_out(text[-2 * _LONGEST_TAIL :])[-_LONGEST_TAIL:]
+        return f"{_struck_out(cut(text, _LONGEST_HEAD))}\n{tail.partition(' ')[2]}"
+
+    def _without_known(self, text: str) -> str:
         for value in self._secrets:
             text = text.replace(value, HIDDEN)
-        for pattern, instead in _SECRETS:
-            text = pattern.sub(instead, text)
         return text
+
+
+def _struck_out(text: str) -> str:
+    text = _QUERY.sub(_without_values, text)
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def _without_values(query: re.Match[str]) -> str:
+    """A query may be a signature; without a value it is a question mark. What follows the bracket
+    behind its last value does not belong to it."""
+    before, equals, last = query[0].rpartition("=")
+    return f"?{HIDDEN}{''.join(last.partition(')')[1:])}" if equals else before + last
 
 
 class _Formatter(logging.Formatter):
@@ -90,7 +122,7 @@ class _Formatter(logging.Formatter):
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
-            found["exception"] = self._redact(self.formatException(record.exc_info))
+            found["exception"] = self._redact.traceback(self.formatException(record.exc_info))
         return {name: value for name, value in found.items() if value not in ("", None)}
 
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from backend.expected import LONGEST_SENTENCE, cut
 from backend.labelstudio.json_values import item_value, text, texts, whole_number
 
 STATUS_PREFIX = "SAM 2: "
@@ -185,7 +186,9 @@ def kept(entries: Iterable[str], *, shared: bool) -> tuple[str, ...]:
 
 
 def status_line(line: str) -> str:
-    """A line of the service as it is shown: with STATUS_PREFIX, once."""
+    """A line of the service as it is shown: with STATUS_PREFIX, once, and not longer than anybody
+    reads."""
+    line = cut(line, LONGEST_SENTENCE)
     return line if line.startswith(STATUS_PREFIX) else STATUS_PREFIX + line
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from backend.expected import cut
 from backend.labelstudio.brush_rle import MAX_MASK_PIXELS, check_size
 from backend.labelstudio.commands import TypedText, read_text
 from backend.labelstudio.geometry import (
@@ -41,6 +42,7 @@ Item = Mapping[str, object]
 """One item of a ``result`` list."""
 
 _REGIONLESS_TYPES = ("choices", "rating", "number", "taxonomy", "relation", "pairwise", "datetime")
+LONGEST_NAME = 100  # in a sentence
 _EDGE = 0.5  # percent: a click on the picture's rim may come out a little outside
 
 
@@ -211,7 +213,9 @@ def read_results(results: object, config: LabelConfig) -> ReadResults:
         try:
             read.regions.append(_region(identifier, items, config))
         except ValueError as error:
-            name = f"region {identifier}" if identifier else "a region without id"
+            name = (
+                f"region {cut(identifier, LONGEST_NAME)}" if identifier else "a region without id"
+            )
             read.ignored.append(f"{name}: {error}")
     return read
 
@@ -229,11 +233,12 @@ def by_region(items: Iterable[Item]) -> Iterator[tuple[str, list[Item]]]:
 def _global_text(item: Item, config: LabelConfig) -> TypedText | str:
     """What an item of a global text area holds, or why it cannot be used."""
     name = text(item.get("from_name")) or ""
+    shown = cut(name, LONGEST_NAME)
     area = next((area for area in config.text_areas if area.name == name), None)
     if area is None:
-        return f"text for {name or 'no tag'}, which is no global <TextArea>"
+        return f"text for {shown or 'no tag'}, which is no global <TextArea>"
     typed = read_text(item)
-    return replace(typed, to_name=area.to_name) if typed else f"text for {name} without text"
+    return replace(typed, to_name=area.to_name) if typed else f"text for {shown} without text"
 
 
 def _region(identifier: str, items: list[Item], config: LabelConfig) -> Region:
@@ -241,7 +246,8 @@ def _region(identifier: str, items: list[Item], config: LabelConfig) -> Region:
     geometry that can be used."""
     image = _image_name(items, config)
     if image is None:
-        raise ValueError(f"{_first_text(items, 'to_name') or 'its tag'} is no <Image>")
+        name = cut(_first_text(items, "to_name") or "its tag", LONGEST_NAME)
+        raise ValueError(f"{name} is no <Image>")
     width, height = _picture_size(items)
     item, geometry = _geometry(items, width, height)
     if isinstance(geometry, Box):

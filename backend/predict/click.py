@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
+MANY_REASONS = 5  # in one text
+
 
 class OnlyBackground(ExpectedError):
     """Every click of a prompt says where the object is not."""
@@ -147,7 +149,7 @@ class Clicks:
         if context.commands:
             return self._on_command(request, context.commands[-1])
         if context.ignored and request.config.images:
-            text = f"no usable click or box: {'; '.join(context.ignored)}"
+            text = f"no usable click or box: {'; '.join(context.ignored[:MANY_REASONS])}"
             return self.message(request, text, "ignored")
         return Reply([], "empty")
 
@@ -166,7 +168,7 @@ class Clicks:
             else:
                 reasons.append("no object there; try another spot or a box")
         outcome = failed if not regions else "partial" if reasons else "ok"
-        text = "; ".join(dict.fromkeys(reasons)) or None
+        text = "; ".join(list(dict.fromkeys(reasons))[:MANY_REASONS]) or None
         if regions and self._tracking.on_prompt:
             more = attempt(
                 request, "the other frames", self._carry_on, request, prompts[0].image, regions

@@ -139,16 +139,16 @@ class Dispatcher:
         event = event_of(context) if protocol is not None else None
         if protocol is not None and event is Event.CAPABILITIES:  # the same for all projects
             return {"results": [self._prediction(event, protocol.capabilities())]}
+        project = str(body.get("project"))[:MAX_PROJECT]
         xml: Any = body.get("label_config")
         try:
             config = self.config(xml)
         except (BadRequest, LabelConfigError) as error:
-            logger.warning("project %s: no predictions: %s", body.get("project"), error)
+            logger.warning("project %s: no predictions: %s", project, error)
             kind = "batch" if context is None else "interactive"
             self._metrics.predictions.labels(kind, "bad_config").inc()
             # An empty list stores nothing, but the editor wants an object.
             return {"results": [[] if context is None else {"result": []} for _ in tasks]}
-        project = str(body.get("project"))[:MAX_PROJECT]
         with serving(project=project):
             if context is None:
                 whole = [ProjectTask(project, task, xml, config) for task in tasks]

@@ -21,13 +21,14 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from backend import __version__
 from backend.doctor.doctor import diagnose
 from backend.engine.engine import Engine, State
+from backend.expected import LONGEST_SENTENCE, cut
 from backend.finetune.finetune_jobs import FinetuneJob
 from backend.finetune.finetuning import Finetuning
 from backend.job_state import iso_time
-from backend.labelstudio.json_values import text, whole_number
+from backend.labelstudio.json_values import whole_number
 from backend.labelstudio.model_names import shown_version
 from backend.metrics import Metrics
-from backend.predict.dispatch import BadRequest, Dispatcher
+from backend.predict.dispatch import MAX_PROJECT, BadRequest, Dispatcher
 from backend.tracking.store import Job
 from backend.web.guard import guard, refuse
 from backend.wiring import Wiring
@@ -38,6 +39,7 @@ DESCRIPTION = Path(__file__).with_name("openapi.json")  # tests/operate compares
 MAX_JOBS = 500  # listed at once, the newest first
 MAX_OBJECTS = 2_000_000  # lists and objects of a body; MAX_BODY_MB of keyframes holds about as many
 MAX_VALUES = 32_000_000  # of all kinds; most are run lengths of masks
+MAX_PROBLEMS = 20  # of a label config that are told
 STUCK_SECONDS = 600.0  # no single run of the model takes so long
 
 
@@ -101,9 +103,10 @@ def _add_contract(
         fields = body if isinstance(body, dict) else {}
         config = service.config(fields.get("schema"))
         if not config.usable:
-            return refuse(HTTPStatus.BAD_REQUEST, "; ".join(config.problems))
-        for problem in config.problems:
-            logger.warning("project %s: %s", text(fields.get("project")), problem)
+            problems = "; ".join(config.problems[:MAX_PROBLEMS])
+            return refuse(HTTPStatus.BAD_REQUEST, cut(problems, LONGEST_SENTENCE))
+        for problem in config.problems[:MAX_PROBLEMS]:
+            logger.warning("project %s: %s", str(fields.get("project"))[:MAX_PROJECT], problem)
         version = shown_version(service.engine.model_version)
         return jsonify(model_version=version, problems=list(config.problems))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.expected import ExpectedError
 from backend.logs import HIDDEN, JsonFormatter, Redactor, TextFormatter, request_id
 from backend.threads.caller import keep_caller, serving
 from tests.waiting import PATIENCE
@@ -111,6 +112,59 @@ for part in type(get_session()).__mro__[:-1]:
     )
     assert "heard" in done.stderr
     assert "hub.example" not in done.stderr
+
+
+def test_the_worst_texts_cost_what_their_length_says():
+    """In a process of its own, as the pattern that is quadratic in one of these holds up everything
+    for an hour."""
+    command = [sys.executable, "-m", "benchmarks.load.log_lines"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert "web tokens with points" in done.stdout, done.stderr
+
+
+SECRET = "abc123def456ghi789"
+KINDS = {
+    "known": SECRET,
+    "known, in words": f"my {SECRET} words",
+    "token": f"Bearer {SECRET}",
+    "query": f"https://h/a.png?x=1&sig={SECRET}",
+    "query, its value far behind": f"https://h/a.png?{SECRET}&x=1",
+    "password": f"http://u:{SECRET}@h/",
+    "web token": f"eyJ{SECRET}.{SECRET}.{SECRET}",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_secret_that_is_cut_in_half_does_not_leave_a_half(kind):
+    redact, secret = Redactor([SECRET, f"my {SECRET} words"]), KINDS[kind]
+    words, long = "word " * 4_000, " more" * 4_000
+    for inside in range(len(secret) + 2):
+        begins = f"{words[: 4096 - inside]}\n{secret} end{long}"
+        ends = f"{long} {secret} {words[: 12288 - inside]}"
+        for shown in (redact(begins), redact.traceback(begins), redact.traceback(ends)):
+            assert not any(SECRET[at : at + 4] in shown for at in range(len(SECRET) - 3))
+            assert len(shown) < 20_000
+
+
+def test_a_long_line_is_cut_and_a_long_traceback_keeps_its_end(written):
+    log, stream = written(JsonFormatter)
+    try:
+        raise ValueError("a word " * 100_000 + "and the end")
+    except ValueError:
+        log.exception("task %s: no mask", "very long " * 100_000)
+    [line] = stream.getvalue().splitlines()
+    assert len(line) < 30_000
+    parts = json.loads(line)
+    assert parts["message"].startswith("task very long")
+    assert "[cut, 1000014 characters]" in parts["message"]
+    assert parts["exception"].startswith("Traceback")
+    assert parts["exception"].endswith("and the end")
+
+
+def test_what_users_wrote_makes_no_long_sentence():
+    error = ExpectedError("label " + "x y" * 100_000 + " is not in the config")
+    assert str(error).startswith("label x yx")
+    assert len(str(error)) < 2_100
 
 
 def test_ordinary_sentences_are_left_alone():
