@@ -12,6 +12,7 @@ from backend.engine.pixel_prompts import PixelPrompt, pixel_prompt
 from backend.engine.segmenting import Clicks, segment_batch, settle, without_islands
 from backend.labelstudio.geometry import Box
 from backend.labelstudio.prompts import ObjectPrompt
+from backend.labelstudio.read_results import no_masks
 from benchmarks.quality.demo_photos import subjects
 from sam2model import ImagePredictor, build_model
 from tests.backend.fakes import FakePrediction
@@ -129,6 +130,6 @@ def test_the_last_click_on_a_pixel_counts_and_clicks_beside_the_picture_do_not()
 
 
 def test_what_a_turned_box_hints_at_is_no_click():
-    prompt = pixel_prompt(ObjectPrompt("image", box=Box(50, 10, 40, 20, 45)), SIDE, SIDE)
+    prompt = pixel_prompt(ObjectPrompt("image", box=Box(50, 10, 40, 20, 45)), SIDE, SIDE, no_masks)
     assert len(prompt.points) > 0
     assert len(Clicks.of(prompt, SIDE, SIDE).xy) == 0
