@@ -78,6 +78,7 @@ fuzz: $(VENV)/.test
 
 load: $(VENV)/.test
 	@$(BIN)/python -m benchmarks.load.concurrent
+	@$(BIN)/python -m benchmarks.load.owners
 
 soak: $(VENV)/.test
 	@$(BIN)/python -m benchmarks.load.soak

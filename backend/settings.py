@@ -280,7 +280,9 @@ class Settings:
     track_on_prompt: bool = _tracking(
         False, "track on, in the background, from every click and box on a frame sequence"
     )
-    track_jobs: int = _tracking(2, "tracks that advance side by side")
+    track_jobs: int = _tracking(
+        2, "tracks of one project that advance side by side; as many of all others may beside them"
+    )
     track_stride: int = _tracking(
         1,
         "track every n-th frame and interpolate the masks between; docs/performance.md",
@@ -309,6 +311,11 @@ class Settings:
         30.0,
         "media that nobody used for so many days are removed",
         read=_number(float, lambda n: 0 < n < 100_000, "a number of days above 0"),
+    )
+    media_min_kib_per_second: float = _media(
+        16.0,
+        "slowest download that is waited for, in KiB/s averaged over 10 s; 0: any",
+        read=_number(float, lambda n: 0 <= n < 1_000_000, "a number of KiB per second, or 0"),
     )
     max_media_bytes: int = _media(
         512 * MIB,

@@ -130,6 +130,7 @@ class Wiring:
             max_bytes=settings.max_media_bytes,
             max_stream_bytes=settings.max_video_bytes,
             allowed_private_hosts=settings.allowed_private_hosts,
+            timeouts=Timeouts(least=settings.media_min_kib_per_second * 1024),
             verify=self.verify,
         )
 

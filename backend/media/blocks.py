@@ -60,6 +60,7 @@ class PartialObject:
         self._stored = cache.index.blocks(entry.content_key)  # block: checksum
         self._verified: set[int] = set()
         self._under_way: dict[int, Future[bytes]] = {}
+        self._begun: set[int] = set()  # those of them that a thread fetches
         self._unstored: OrderedDict[int, bytes] = OrderedDict()
         self.changed = False
         if len(self._stored) == self.count:  # the last process ended before it could say so
@@ -75,8 +76,13 @@ class PartialObject:
             with self._lock:
                 if self.changed:
                     raise _changed(source)
-                flight = self._under_way.get(block)
+                flight, begun = self._under_way.get(block), block in self._begun
             if flight is not None:
+                if not begun:  # it may be another project's, whose turn is late
+                    with suppress(Busy):
+                        self._pool.submit_for(
+                            source.host, self._fetch_run, range(block, block + 1), source
+                        )
                 try:
                     return flight.result()
                 except MediaError:
@@ -99,7 +105,7 @@ class PartialObject:
             self._under_way |= claimed
         for run in _runs(missing):
             try:
-                self._pool.submit(self._fetch_run, run, source)
+                self._pool.submit_for(source.host, self._fetch_run, run, source)
             except Busy as busy:
                 self._fail(run, MediaError(f"{source.name}: {busy}.", reason=Reason.TIMEOUT))
         return claimed
@@ -124,7 +130,14 @@ class PartialObject:
         return min(BLOCK_BYTES, self.size - block * BLOCK_BYTES)
 
     def _fetch_run(self, run: range, source: RangedObject) -> None:
-        """In the pool: fetch blocks that are announced as on their way."""
+        """In the pool: fetch those of the blocks that nobody has begun to fetch yet."""
+        with self._lock:
+            left = [each for each in run if each in self._under_way and each not in self._begun]
+            self._begun.update(left)
+        for stretch in _runs(left):
+            self._fetch_stretch(stretch, source)
+
+    def _fetch_stretch(self, run: range, source: RangedObject) -> None:
         error = MediaError(f"{source.name} cannot be read.", reason=Reason.FAILED)
         try:
             self._cache.stats.add("ranges")
@@ -145,6 +158,7 @@ class PartialObject:
         """Tell those who wait for blocks that did not arrive."""
         with self._lock:
             left = [self._under_way.pop(block, None) for block in run]
+            self._begun.difference_update(run)
         for flight in left:
             if flight is not None:
                 flight.set_exception(error)
@@ -161,6 +175,7 @@ class PartialObject:
                 if len(self._unstored) > _UNSTORED_BLOCKS:
                     self._unstored.popitem(last=False)
             flight = self._under_way.pop(block, None)
+            self._begun.discard(block)
             whole = len(self._stored) == self.count
         if flight is not None:
             flight.set_result(content)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from urllib.parse import urljoin
 
 import requests
@@ -106,11 +107,13 @@ class HttpObject(RangedObject):
     Args:
         transport: how to get there.
         url: where it is; may carry a signature.
-        identity, name: see ``RangedObject``.
+        identity, name, host: see ``RangedObject``.
     """
 
-    def __init__(self, transport: HttpTransport, url: str, *, identity: str, name: str) -> None:
-        super().__init__(identity=identity, name=name, timeouts=transport.timeouts)
+    def __init__(
+        self, transport: HttpTransport, url: str, *, identity: str, name: str, host: str
+    ) -> None:
+        super().__init__(identity=identity, name=name, host=host, timeouts=transport.timeouts)
         self._transport = transport
         self._url = url
 
@@ -205,7 +208,8 @@ def _body(response: requests.Response, deadline: Deadline) -> Iterator[bytes]:
     """The body as it arrives. ``read1`` returns what is there, so that a server that sends a
     byte now and then cannot get round the deadline."""
     try:
-        while chunk := response.raw.read1(_READ_BYTES, decode_content=True):
+        read = partial(response.raw.read1, _READ_BYTES, decode_content=True)
+        while chunk := deadline.receive(read):
             yield chunk
             deadline.check()
     except (Urllib3Error, OSError):

@@ -21,7 +21,7 @@ from backend.labelstudio.connection import has_dot_segments
 from backend.media.addresses import parse_http_url
 from backend.media.errors import MediaError, Reason, shown
 from backend.media.http import HttpObject, HttpTransport
-from backend.media.sources import Deadline, RangeRequest, Validators
+from backend.media.sources import Deadline, RangeRequest, Validators, host_of
 
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
 _CLOUD_PREFIXES = tuple(f"{scheme}://" for scheme in CLOUD_SCHEMES)
@@ -83,6 +83,7 @@ class LabelStudioMedia:
             target,
             identity=f"label-studio {url}",
             name=shown(local_files_path(target) or path.rsplit("/", 1)[-1] or path),
+            host="",
             is_alias="://" in uri and not self._client.server.owns(uri),
         )
 
@@ -99,6 +100,7 @@ class LabelStudioMedia:
             f"/tasks/{task_id}/presign/?fileuri={encoded}",
             identity=f"label-studio {self._client.url} task {task_id} {uri}",
             name=shown(uri),
+            host=host_of(uri),
         )
 
     def _path_and_query(self, uri: str) -> str | None:
@@ -126,7 +128,7 @@ class LabelStudioObject(HttpObject):
 
     Args:
         target: path and query on Label Studio.
-        identity, name: see ``RangedObject``.
+        identity, name, host: see ``RangedObject``.
 
     Attributes:
         is_alias: its address in the task was a URL of another host.
@@ -140,9 +142,11 @@ class LabelStudioObject(HttpObject):
         *,
         identity: str,
         name: str,
+        host: str,
         is_alias: bool = False,
     ) -> None:
-        super().__init__(transport, client.server.absolute(target), identity=identity, name=name)
+        url = client.server.absolute(target)
+        super().__init__(transport, url, identity=identity, name=name, host=host)
         self.is_alias = is_alias
         self._client = client
         self._path = target.partition("?")[0]

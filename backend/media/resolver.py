@@ -15,7 +15,7 @@ from backend.media.http import HttpObject, HttpTransport, unsigned_url
 from backend.media.label_studio_media import CLOUD_SCHEMES, LabelStudioMedia, local_files_path
 from backend.media.local_files import LocalFiles
 from backend.media.s3 import S3, S3Settings
-from backend.media.sources import RemoteObject, Timeouts
+from backend.media.sources import RemoteObject, Timeouts, host_of
 from backend.media.stream import MediaStream, StreamCache
 
 Found = TypeVar("Found")
@@ -124,6 +124,33 @@ class MediaResolver:
             return MediaStream.of_file(found)
         return _first_that_works(found, self._streams.open)
 
+    def at_hand(self, uri: str, *, task_id: int | None = None) -> MediaFile | None:
+        """The file, where no server and no mounted folder need be waited for: it is in the cache
+        and its source need not be asked, or it is in the address itself.
+
+        Args:
+            uri, task_id: as for ``fetch``.
+
+        Raises:
+            MediaError: as ``fetch``.
+        """
+        sources = self._sources(uri, task_id)
+        data = next((source for source in sources if isinstance(source, DataUri)), None)
+        return self._cache.fetch(data) if data else self._fresh(sources)
+
+    def stream_at_hand(self, uri: str, *, task_id: int | None = None) -> MediaStream | None:
+        """The same as a file of which, where it is read in ranges, some may be missing."""
+        if file := self.at_hand(uri, task_id=task_id):
+            return MediaStream.of_file(file)
+        streams = map(self._streams.fresh, self._sources(uri, task_id))
+        return next((stream for stream in streams if stream), None)
+
+    def _sources(self, uri: str, task_id: int | None) -> list[RemoteObject]:
+        """The ways to an object but for the mounted folder, which is looked at first."""
+        self._refuse_malformed(uri)
+        mounted = self._local is not None and local_files_path(uri)
+        return [] if mounted else self._candidates(uri, task_id)
+
     def _file_or_sources(
         self, uri: str, task_id: int | None, *, whole: bool
     ) -> MediaFile | list[RemoteObject]:
@@ -134,10 +161,10 @@ class MediaResolver:
         if local:
             return local
         candidates = self._candidates(uri, task_id)
-        for source in candidates:
-            if found := self._cache.fresh(source):
-                return found
-        return candidates
+        return self._fresh(candidates) or candidates
+
+    def _fresh(self, candidates: list[RemoteObject]) -> MediaFile | None:
+        return next((found for found in map(self._cache.fresh, candidates) if found), None)
 
     def _refuse_malformed(self, uri: str) -> None:
         is_data = uri[:5].lower() == "data:"
@@ -185,8 +212,9 @@ class MediaResolver:
                 reason=Reason.REFUSED,
             )
         url = parse_http_url(uri)
+        identity = f"http {unsigned_url(url.url)}"
         direct = HttpObject(
-            self._transport, url.url, identity=f"http {unsigned_url(url.url)}", name=shown(uri)
+            self._transport, url.url, identity=identity, name=shown(uri), host=host_of(url.url)
         )
         if served is None:
             return [direct]

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +24,7 @@ import boto3
 import botocore.exceptions
 from botocore import UNSIGNED
 from botocore.config import Config
+from urllib3.exceptions import HTTPError as Urllib3Error
 
 from backend.media.errors import MediaError, Reason, shown
 from backend.media.sources import (
@@ -35,6 +36,7 @@ from backend.media.sources import (
     Restart,
     Timeouts,
     Validators,
+    host_of,
     parse_content_range,
 )
 from backend.retries import WORTH_RETRYING, pause_before_retry
@@ -249,7 +251,8 @@ class S3Object(RangedObject):
     ) -> None:
         names = [parameters[name] for name in ("Bucket", "Key", "VersionId") if name in parameters]
         identity = " ".join(["s3", client.meta.endpoint_url, *names])
-        super().__init__(identity=identity, name=name, timeouts=timeouts)
+        host = host_of(f"s3://{parameters['Bucket']}/")
+        super().__init__(identity=identity, name=name, host=host, timeouts=timeouts)
         self._client = client
         self._parameters = parameters
 
@@ -363,11 +366,14 @@ def _pause(
 
 
 def _body(body: Any, deadline: Deadline) -> Iterator[bytes]:
+    """The body as it arrives: botocore itself would wait for all that is asked for, however
+    slowly it comes."""
     try:
-        while chunk := body.read(_READ_BYTES):
-            yield chunk
-            deadline.check()
-    except (botocore.exceptions.BotoCoreError, OSError):
+        with body as raw:  # urllib3's
+            while chunk := deadline.receive(partial(raw.read1, _READ_BYTES)):
+                yield chunk
+                deadline.check()
+    except (Urllib3Error, OSError):
         raise BodyBrokeOff from None
 
 

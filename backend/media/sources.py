@@ -14,41 +14,78 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from backend.media.errors import MediaError, Reason
 
+AVERAGED_S = 10.0
 _RESUMES_WITHOUT_PROGRESS = 2
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds to wait: for a connection, for the next bytes, for one object or stretch of it."""
+    """How long to wait for a server.
+
+    Attributes:
+        connect, read, total: seconds, for a connection, for the next bytes, for one object or
+            stretch of it.
+        least: bytes a second that must arrive, averaged over ``AVERAGED_S`` of waiting; 0: any.
+        clock: seconds, counted as by ``time.monotonic``.
+    """
 
     connect: float = 5.0
     read: float = 15.0
     total: float = 120.0
+    least: float = 16 * 1024.0
+    clock: Callable[[], float] = time.monotonic
 
 
 class Deadline:
-    """When to give up on an object, or a stretch of it, as a whole.
+    """When to give up on an object, or a stretch of it: after its time, and before that where too
+    little of it arrives.
 
     Attributes:
         end: on ``time.monotonic``.
     """
 
-    def __init__(self, seconds: float, name: str) -> None:
-        self.end = time.monotonic() + seconds
-        self._seconds = seconds
-        self._name = name
+    def __init__(self, timeouts: Timeouts, name: str) -> None:
+        self._timeouts, self._name = timeouts, name
+        self.end = timeouts.clock() + timeouts.total
+        self._waited, self._arrived, self._forgiven = 0.0, 0, False
 
     def check(self) -> None:
-        """Raises MediaError (timeout) once the time is over."""
-        if time.monotonic() >= self.end:
-            raise MediaError(
-                f"{self._name} did not arrive within {self._seconds:g} s.",
-                "The server or the connection to it is too slow.",
-                reason=Reason.TIMEOUT,
+        """Raises MediaError (timeout) once the time is over, or too little has arrived."""
+        timeouts = self._timeouts
+        if timeouts.clock() >= self.end:
+            raise self._too_slow(f"did not arrive within {timeouts.total:g} s")
+        if self._waited < AVERAGED_S:
+            return
+        if self._arrived < timeouts.least * self._waited:
+            rate = self._arrived / self._waited / 1024
+            raise self._too_slow(
+                f"arrives too slowly: {rate:.1f} KiB/s over {self._waited:.0f} s; the backend "
+                f"waits for at least {timeouts.least / 1024:g} KiB/s"
             )
+        self._waited, self._arrived, self._forgiven = 0.0, 0, False
+
+    def receive(self, read: Callable[[], bytes]) -> bytes:
+        """What ``read`` returns; the time it takes is waited for the server, and no other is."""
+        began = self._timeouts.clock()
+        try:
+            chunk = read()
+        finally:
+            self._waited += self._timeouts.clock() - began
+        self._arrived += len(chunk)
+        return chunk
+
+    def note_break(self) -> None:
+        """Forgive a stall that a new connection may end, but not one after the other."""
+        if not self._forgiven:
+            self._waited, self._forgiven = min(self._waited, AVERAGED_S / 2), True
+
+    def _too_slow(self, how: str) -> MediaError:
+        hint = "The server or the connection to it is too slow."
+        return MediaError(f"{self._name} {how}.", hint, reason=Reason.TIMEOUT)
 
 
 @dataclass(frozen=True)
@@ -182,12 +219,14 @@ class RangedObject(ABC):
     Args:
         identity: its name in the cache.
         name: how to call it in a message; without secrets.
+        host: what its requests wait for; "" for Label Studio itself.
         timeouts: ``total`` is for one download, or one stretch.
     """
 
-    def __init__(self, *, identity: str, name: str, timeouts: Timeouts) -> None:
+    def __init__(self, *, identity: str, name: str, host: str, timeouts: Timeouts) -> None:
         self.identity = identity
         self.name = name
+        self.host = host
         self.timeouts = timeouts
 
     @abstractmethod
@@ -201,7 +240,7 @@ class RangedObject(ABC):
 
     def download(self, known: Validators | None) -> Download | None:
         """See ``RemoteObject.download``."""
-        deadline = Deadline(self.timeouts.total, self.name)
+        deadline = Deadline(self.timeouts, self.name)
         part = self._send(RangeRequest(known=known), deadline)
         if part is None:
             return None
@@ -220,7 +259,7 @@ class RangedObject(ABC):
         Raises:
             MediaError: it cannot be had.
         """
-        deadline = Deadline(self.timeouts.total, self.name)
+        deadline = Deadline(self.timeouts, self.name)
         part = self._send(RangeRequest(length=length, known=known), deadline)
         if part is None:
             return None
@@ -239,7 +278,7 @@ class RangedObject(ABC):
             Restart: the object is another one now.
             MediaError: they cannot all be had.
         """
-        deadline = Deadline(self.timeouts.total, self.name)
+        deadline = Deadline(self.timeouts, self.name)
         part = self._same(RangeRequest(start, stop - start, version=version), deadline)
         yield from self._follow(part, stop, deadline)
 
@@ -277,6 +316,7 @@ class RangedObject(ABC):
                     ended = True
                 except BodyBrokeOff:
                     pass
+                deadline.note_break()
                 part.close()
                 if stop is None:
                     # Headers cut short look complete, and announce no size: an empty body is
@@ -302,6 +342,15 @@ class RangedObject(ABC):
             "Try again; if it stays, the stored file or the connection is damaged.",
             reason=Reason.TRUNCATED,
         )
+
+
+def host_of(address: str) -> str:
+    """What fetching an address waits for: a server, or a bucket; "" where that is Label Studio
+    itself, or nothing."""
+    parts = urlsplit(address)
+    if parts.scheme in ("http", "https"):
+        return parts.netloc.rpartition("@")[2].lower()
+    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else ""
 
 
 def _opaque(etag: str | None) -> str | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import sqlite3
 import threading
+from contextlib import suppress
 from typing import BinaryIO
 from weakref import WeakValueDictionary
 
@@ -21,7 +23,7 @@ from backend.media.sources import (
 )
 from backend.threads.fair_pool import FairPool
 
-THREADS = 8
+THREADS = 16
 
 
 class MediaStream(io.RawIOBase, BinaryIO):
@@ -141,12 +143,28 @@ class StreamCache:
         with opening:
             return self._cache.using_index(lambda: self._open(key, source))
 
+    def fresh(self, source: RemoteObject) -> MediaStream | None:
+        """The object, where some of it is stored and its source need not be asked whether it is
+        still the same; makes no request, and waits for nobody who does."""
+        if not isinstance(source, RangedObject):
+            return None
+        with suppress(sqlite3.Error):  # ``open`` will see to it
+            return self._fresh(self._cache.index.find(identity_key(source.identity)), source)
+        return None
+
+    def _fresh(self, entry: Entry | None, source: RangedObject) -> MediaStream | None:
+        if entry is None or not self._cache.is_fresh(entry):
+            return None
+        found = self._cached(entry, source)
+        if found:
+            self._cache.stats.add("hits")
+        return found
+
     def _open(self, key: str, source: RangedObject) -> MediaStream:
         entry = self._cache.index.find(key)
+        if found := self._fresh(entry, source):
+            return found
         cached = self._cached(entry, source) if entry else None
-        if entry and cached and self._cache.is_fresh(entry):
-            self._cache.stats.add("hits")
-            return cached
         part = source.begin(BLOCK_BYTES, entry.validators if entry and cached else None)
         if part is not None:
             return self._begin(key, entry, source, part)

@@ -9,6 +9,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Protocol, TypeVar
 
 from backend.media.cache import MediaFile
+from backend.media.sources import host_of
 from backend.media.stream import MediaStream
 from backend.metrics import Metrics
 from backend.threads.fair_pool import FairPool
@@ -16,7 +17,7 @@ from backend.threads.fair_queue import Busy
 
 Fetched = TypeVar("Fetched")
 
-_THREADS = 8
+_THREADS = 16
 
 
 class Fetcher(Protocol):
@@ -26,9 +27,14 @@ class Fetcher(Protocol):
 
     def open(self, uri: str, *, task_id: int | None = None) -> MediaStream: ...
 
+    def at_hand(self, uri: str, *, task_id: int | None = None) -> MediaFile | None: ...
+
+    def stream_at_hand(self, uri: str, *, task_id: int | None = None) -> MediaStream | None: ...
+
 
 class TaskMedia:
-    """Fetches in threads of its own, so that a slow server cannot hold a click for ever."""
+    """Fetches in threads of its own, so that a slow server cannot hold a click for ever, nor those
+    of other projects and servers at all. What is at hand waits for no thread."""
 
     def __init__(self, fetcher: Fetcher, metrics: Metrics) -> None:
         self._fetcher = fetcher
@@ -46,11 +52,13 @@ class TaskMedia:
             MediaError: it cannot be fetched.
             Busy: it is still being downloaded at the deadline.
         """
-        return self._wait_for(self._fetcher.fetch, address, task_id, deadline)
+        found = self._fetcher.at_hand(address, task_id=task_id)
+        return found or self._wait_for(self._fetcher.fetch, address, task_id, deadline)
 
     def stream(self, address: str, task_id: int | None, deadline: float) -> MediaStream:
         """The same as a file of which only what is read is fetched."""
-        return self._wait_for(self._fetcher.open, address, task_id, deadline)
+        found = self._fetcher.stream_at_hand(address, task_id=task_id)
+        return found or self._wait_for(self._fetcher.open, address, task_id, deadline)
 
     def close(self) -> None:
         """Stop; downloads under way are abandoned."""
@@ -63,7 +71,7 @@ class TaskMedia:
             with self._metrics.stage("fetch"):
                 return fetch(address, task_id=task_id)
 
-        return wait_for_media(self._pool.submit(timed), deadline)
+        return wait_for_media(self._pool.submit_for(host_of(address), timed), deadline)
 
 
 def wait_for_media(future: Future[Fetched], deadline: float) -> Fetched:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from backend.media.sources import host_of
 from backend.media.stream import MediaStream
 from backend.media.task_media import TaskMedia, wait_for_media
 from backend.pixels.frame_table import FrameTable
@@ -19,9 +20,11 @@ from backend.pixels.recipes import Frame, Video
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.pixels.video_limits import VideoError
 from backend.pixels.videos import VideoFrames
+from backend.threads.fair_pool import FairPool
 from backend.threads.fair_queue import Busy
 
 KEPT_INDEXES = 64
+THREADS = 16
 SHORTEST_WAIT_S = 5.0  # for an index; where the file has one it takes a moment
 MAX_OPEN = 8
 MAX_FRAME_BYTES = 64 << 20  # decoded frames that one open video keeps
@@ -64,15 +67,17 @@ class Indexes:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._read: OrderedDict[str, Future[VideoIndex]] = OrderedDict()
+        self._pool = FairPool(THREADS, "index")
 
-    def get(self, file: MediaStream, deadline: float) -> VideoIndex:
+    def get(self, file: MediaStream, deadline: float, host: str = "") -> VideoIndex:
         """See ``read_index``.
 
         Args:
             deadline: when to give up waiting, on ``time.monotonic``; not before five seconds.
+            host: what reading the file waits for.
 
         Raises:
-            Busy: it is still being read at the deadline.
+            Busy: it is still being read at the deadline, or too many others are.
         """
         with self._lock:
             future = self._read.get(file.content_key)
@@ -81,19 +86,25 @@ class Indexes:
                 self._read.move_to_end(file.content_key)
                 if len(self._read) > KEPT_INDEXES:
                     self._read.popitem(last=False)
-                reading = threading.Thread(
-                    target=_fill, args=(future, file.another()), name="index", daemon=True
-                )
-                reading.start()
+        if not (future.running() or future.done()):  # nor may it wait for another project's turn
+            self._pool.submit_for(host, self._fill, future, file.another())
         return wait_for_media(future, max(deadline, time.monotonic() + SHORTEST_WAIT_S))
 
+    def close(self) -> None:
+        """Read no more; what is being read is abandoned."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
-def _fill(future: Future[VideoIndex], file: MediaStream) -> None:
-    try:
+    def _fill(self, future: Future[VideoIndex], file: MediaStream) -> None:
+        """In the pool; several times for one that several projects want."""
         with file:
-            future.set_result(read_index(file))
-    except BaseException as error:  # noqa: BLE001 - handed to all who wait
-        future.set_exception(error)
+            with self._lock:
+                if future.running() or future.done():
+                    return
+                future.set_running_or_notify_cancel()
+            try:
+                future.set_result(read_index(file))
+            except BaseException as error:  # noqa: BLE001 - handed to all who wait
+                future.set_exception(error)
 
 
 class OpenVideos:
@@ -115,7 +126,7 @@ class OpenVideos:
             MediaError, VideoError, Busy: it cannot be had, read, or not in time.
         """
         with self._media.stream(video.address, video.task_id, deadline) as file:
-            return self._indexes.get(file, deadline)
+            return self._indexes.get(file, deadline, host_of(video.address))
 
     def open(self, video: Video, deadline: float, **options: Any) -> tuple[str, VideoFrames]:
         """The content key of a video, and all its frames for one reader, who closes them; else as
@@ -126,7 +137,7 @@ class OpenVideos:
         """
         file = self._media.stream(video.address, video.task_id, deadline)
         try:
-            table = self._indexes.get(file, deadline).table
+            table = self._indexes.get(file, deadline, host_of(video.address)).table
             frames = open_video(file, table=table, **options)
         except BaseException:
             file.close()
@@ -156,6 +167,7 @@ class OpenVideos:
     def close(self) -> None:
         for video in list(self._readers):
             self.release(video)
+        self._indexes.close()
 
 
 class _Reader:

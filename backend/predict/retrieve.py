@@ -11,10 +11,10 @@ on in the background and is there when Label Studio asks again.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -31,6 +31,7 @@ from backend.labelstudio.prompts import ObjectPrompt, prompts_from_task
 from backend.labelstudio.write_results import region_id
 from backend.predict.segment import Segmenter
 from backend.threads.fair_pool import FairPool
+from backend.threads.fair_queue import Busy
 from backend.tracking.store import Job
 from backend.tracking.tracking import Tracking
 
@@ -83,10 +84,9 @@ class Retrieval:
         self._version = model_version
         self._open_seconds = open_seconds
         self._retrieve_seconds = retrieve_seconds
-        self._pool = FairPool(2, "retrieve")
+        self._pool = FairPool(4, "retrieve")
         # Of their own: encoding ahead waits for everything else, and must let nobody wait for it.
-        self._ahead = FairPool(2, "ahead")
-        self._prefetches = threading.BoundedSemaphore(MAX_PREFETCHES)
+        self._ahead = FairPool(4, "ahead", capacity=MAX_PREFETCHES)
 
     def reply(self, tasks: Sequence[ProjectTask]) -> tuple[list[Any], str]:
         """One entry per task, in order: a prediction, or an empty list where there is none; and
@@ -206,14 +206,9 @@ class Retrieval:
     def _prefetch(self, task: ProjectTask) -> None:
         """Encode the images of ``task`` (of a sequence: the first page) in the background."""
         for tag in task.config.images:
-            if not self._prefetches.acquire(blocking=False):
-                return  # enough is waiting already; the click will encode
             page = 0 if tag.is_sequence else None
-            try:
+            with suppress(Busy):  # enough is waiting already; the click will encode
                 self._ahead.submit(self._encode, task, ObjectPrompt(tag.name, page))
-            except BaseException:
-                self._prefetches.release()
-                raise
 
     def _encode(self, task: ProjectTask, prompt: ObjectPrompt) -> None:
         try:
@@ -223,8 +218,6 @@ class Retrieval:
             logger.info("task %s: not encoded ahead: %s", task.task_id, error)
         except Exception:  # thread boundary: the click that follows reports the cause
             logger.exception("task %s: not encoded ahead", task.task_id)
-        finally:
-            self._prefetches.release()
 
 
 def _page(prompt: ObjectPrompt) -> tuple[str, int]:

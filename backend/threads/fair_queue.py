@@ -49,11 +49,11 @@ class FairQueue(Generic[T]):
         """
         with self._changed:
             if self._closed:
-                raise _busy("the service is stopping")
+                raise busy("the service is stopping")
             if len(self._places) >= self._capacity:
-                raise _busy(f"{len(self._places)} requests are waiting already")
+                raise busy(f"{len(self._places)} requests are waiting already")
             if owner and self._owned[owner] >= self._share:
-                raise _busy(f"{self._share} requests of this project are waiting already")
+                raise busy(f"{self._share} requests of this project are waiting already")
             self._owned[owner] += 1
             self._insert(item, priority, owner)
             self._changed.notify()
@@ -113,5 +113,5 @@ class FairQueue(Generic[T]):
             del self._levels[priority]
 
 
-def _busy(reason: str) -> Busy:
+def busy(reason: str) -> Busy:
     return Busy(f"the service is busy ({reason}); try again in a moment")

@@ -111,7 +111,7 @@ class Work:
 
 
 class JobRunner:
-    """Runs jobs of a store, ``workers`` at a time.
+    """Runs jobs of a store: ``workers`` of a project at a time, and as many of all others.
 
     Args:
         open_work: turns a job's request into work; called on the job's thread, and again after a
@@ -135,7 +135,7 @@ class JobRunner:
         self._open = open_work
         self._hand_over = hand_over
         self._stride = stride
-        self._pool = FairPool(workers, "track")
+        self._pool = FairPool(2 * workers, "track")
         self._changed = threading.Condition()
         self._cancelled: set[str] = set()
         self._taken: set[str] = set()  # jobs that this process runs or has run

@@ -73,6 +73,11 @@ class Shelf:
     def open(self, uri, *, task_id=None):
         return MediaStream.of_file(self.fetch(uri, task_id=task_id))
 
+    def at_hand(self, uri, *, task_id=None):
+        return None
+
+    stream_at_hand = at_hand
+
     def fetch(self, uri, *, task_id=None):
         self.fetched.append(uri)
         assert self.hold.wait(LONGER)

@@ -10,16 +10,19 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from email.utils import formatdate
 from itertools import count
 from pathlib import Path
 
 import pytest
 
+from backend.media.blocks import BLOCK_BYTES
 from backend.media.errors import MediaError, Reason
 from backend.media.http import unsigned_url
 from backend.media.resolver import MediaResolver
-from backend.media.sources import Timeouts
+from backend.media.s3 import Bucket, S3Settings
+from backend.media.sources import Deadline, Timeouts
 from benchmarks.support.recording_server import RecordingServer, Reply, Seen, file_reply
 from tests.waiting import LONGER, PATIENCE
 
@@ -343,6 +346,103 @@ def test_dripping_server_meets_the_deadline(
     with pytest.raises(MediaError, match=r"did not arrive within 0.5 s"):
         resolver.fetch(server.url + "/a.jpg")
     assert time.monotonic() - start < PATIENCE
+
+
+class Hurried:
+    """A clock that is three seconds on whenever somebody looks at it."""
+
+    def __init__(self) -> None:
+        self._now = time.monotonic()
+
+    def __call__(self) -> float:
+        self._now += 3
+        return self._now
+
+
+@pytest.mark.parametrize("ranged", [False, True])
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+def test_dripping_server_is_given_up(
+    server: RecordingServer, make_resolver: MakeResolver, scheme: str, ranged: bool
+) -> None:
+    """By the throughput, long before the time for the whole is over."""
+    body = b"x" * (BLOCK_BYTES + 1)
+
+    def drip(seen: Seen) -> Reply:
+        reply = file_reply(seen, body, {"ETag": '"1"'})
+        reply.length, reply.body = len(reply.body), reply.body[:1000]
+        return replace(reply, drip=LONGER / 1000)
+
+    server.route("/media/a.mp4", drip)
+    timeouts = Timeouts(PATIENCE, PATIENCE, total=10_000, clock=Hurried())
+    s3 = S3Settings(Bucket(endpoint=server.url, anonymous=True))
+    resolver = make_resolver(timeouts=timeouts, s3=s3)
+    uri = "s3://media/a.mp4" if scheme == "s3" else server.url + "/media/a.mp4"
+    with pytest.raises(MediaError, match=r"too slowly: 0.\d KiB/s .* at least 16 KiB/s") as caught:
+        (resolver.open if ranged else resolver.fetch)(uri)
+    assert caught.value.reason is Reason.TIMEOUT
+
+
+class Scripted:
+    """A clock that stands still but for what a test makes pass."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def passes(self, seconds: float, content: bytes) -> bytes:
+        self.now += seconds
+        return content
+
+
+class TestThroughput:
+    @pytest.fixture
+    def clock(self) -> Scripted:
+        return Scripted()
+
+    @pytest.fixture
+    def deadline(self, clock: Scripted) -> Deadline:
+        return Deadline(Timeouts(total=1000, least=1024, clock=clock), "a.mp4")
+
+    def receive(self, clock: Scripted, deadline: Deadline, seconds: float, size: int) -> None:
+        deadline.receive(lambda: clock.passes(seconds, bytes(size)))
+        deadline.check()
+
+    def test_just_enough_is_waited_for(self, clock: Scripted, deadline: Deadline) -> None:
+        for _ in range(50):
+            self.receive(clock, deadline, 2.5, 2560)
+
+    def test_each_ten_seconds_count_for_themselves(
+        self, clock: Scripted, deadline: Deadline
+    ) -> None:
+        self.receive(clock, deadline, 10, 2**20)
+        self.receive(clock, deadline, 9, 0)
+        with pytest.raises(MediaError, match=r"a\.mp4 arrives too slowly: 0\.5 KiB/s over 10"):
+            self.receive(clock, deadline, 1, 5120)
+
+    def test_only_waiting_counts(self, clock: Scripted, deadline: Deadline) -> None:
+        for _ in range(20):
+            self.receive(clock, deadline, 0.1, 1024)
+            clock.now += 30  # our own disk
+
+    def test_one_stall_is_forgiven_but_not_one_after_the_other(
+        self, clock: Scripted, deadline: Deadline
+    ) -> None:
+        for _ in range(2):
+            deadline.receive(lambda: clock.passes(15, b""))
+            deadline.note_break()
+            deadline.check()
+            self.receive(clock, deadline, 5, 20_000)
+        deadline.receive(lambda: clock.passes(15, b""))
+        deadline.note_break()
+        deadline.receive(lambda: clock.passes(15, b""))
+        deadline.note_break()
+        with pytest.raises(MediaError, match="over 20 s"):
+            deadline.check()
+
+    def test_none_need_be_asked_for(self, clock: Scripted) -> None:
+        deadline = Deadline(Timeouts(total=1000, least=0, clock=clock), "a.mp4")
+        self.receive(clock, deadline, 900, 1)
 
 
 def test_unreachable_server_is_named(make_resolver: MakeResolver) -> None:

@@ -22,7 +22,7 @@ from backend.media.blocks import BLOCK_BYTES
 from backend.media.errors import MediaError, Reason
 from backend.media.resolver import MediaResolver
 from backend.media.sources import Timeouts
-from backend.media.stream import THREADS, MediaStream
+from backend.media.stream import MediaStream
 from backend.pixels.sandbox.video_decoding import open_video
 from benchmarks.support.recording_server import RecordingServer, Reply, Seen, file_reply
 from tests.media.servers import FakeLabelStudio, proxied
@@ -47,10 +47,9 @@ def read_at(stream: MediaStream, position: int, length: int) -> bytes:
 
 
 def settled(resolver: MediaResolver) -> None:
-    """Wait until reading ahead has ended: until its threads have nothing to do but to meet."""
-    pool, together = resolver._streams._pool, threading.Barrier(THREADS)
-    for meeting in [pool.submit(together.wait, PATIENCE) for _ in range(THREADS)]:
-        meeting.result(PATIENCE)
+    """Wait until reading ahead has ended."""
+    pool = resolver._streams._pool
+    until(lambda: not pool._waiting and not pool._runs)
 
 
 def whole_files(tmp_path: Path) -> list[str]:

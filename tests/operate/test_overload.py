@@ -127,9 +127,9 @@ def test_a_project_that_retrieves_a_lot_does_not_hold_up_another(bench):
         flood = pool.submit(retrieve, "flood", 20)
         assert bench.predictor.entered.wait(PATIENCE)
         quiet = pool.submit(retrieve, "quiet", 2)
-        # Of the flood one is being encoded and one waits for that; all others wait for a thread.
-        waiting = bench.service.retrieval._pool._queue
-        until(lambda: bench.engine._thread.waiting == 1 and len(waiting) == 18 + 2)
+        # One is being encoded, one more of each project waits for that, all others for a thread.
+        waiting = bench.service.retrieval._pool._waits
+        until(lambda: bench.engine._thread.waiting == 2 and waiting == {"flood": 18, "quiet": 1})
         bench.predictor.hold.set()
         assert len([r for r in quiet.result(PATIENCE) if r]) == 2
         assert len([r for r in flood.result(PATIENCE) if r]) == 20

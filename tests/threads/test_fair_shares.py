@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 
 import pytest
 
 from backend.threads.caller import caller, serving
 from backend.threads.fair_pool import FairPool
 from backend.threads.fair_queue import Busy, FairQueue
-from tests.waiting import LONGER, PATIENCE
+from tests.waiting import LONGER, PATIENCE, until
 
 
 def drained(queue):
@@ -104,3 +105,63 @@ class TestFairPool:
         assert waiting.cancelled()
         with pytest.raises(Busy, match="stopping"):
             pool.submit(lambda: None)
+
+
+class TestWhatRuns:
+    """Calls that never end until ``gate`` opens: what the others get meanwhile."""
+
+    @pytest.fixture
+    def pool(self):
+        pool = FairPool(16, "test", capacity=200)
+        yield pool
+        pool.shutdown(cancel_futures=True)
+
+    @pytest.fixture
+    def hold(self, pool):
+        """Submits so many calls of a project that hang on a host; returns how many began."""
+        gate = threading.Event()
+        begun = Counter()
+
+        def hang(project):
+            begun[project] += 1
+            assert gate.wait(LONGER)
+
+        def submit(project, host, count):
+            with serving(project=project):
+                for _ in range(count):
+                    pool.submit_for(host, hang, project)
+
+        submit.begun = begun
+        yield submit
+        gate.set()
+
+    def ask(self, pool, project, host=""):
+        with serving(project=project):
+            return pool.submit_for(host, lambda: "answered")
+
+    def test_a_project_runs_no_more_than_half_and_the_next_half_of_the_rest(self, pool, hold):
+        for project, share in (("a", 8), ("b", 4), ("c", 2), ("d", 1)):
+            hold(project, f"{project}.example", 40)
+            until(lambda project=project, share=share: hold.begun[project] == share)
+        assert self.ask(pool, "e").result(PATIENCE) == "answered"
+        assert hold.begun == {"a": 8, "b": 4, "c": 2, "d": 1}
+
+    def test_a_host_runs_no_more_than_three_quarters_and_holds_up_no_other(self, pool, hold):
+        for project in "abcd":
+            hold(project, "slow.example", 8)
+        until(lambda: sum(hold.begun.values()) == 12)
+        waiting = self.ask(pool, "e", "slow.example")
+        assert self.ask(pool, "e", "fast.example").result(PATIENCE) == "answered"
+        assert not waiting.done()
+        assert sum(hold.begun.values()) == 12
+
+    def test_what_waited_for_a_share_goes_when_the_share_is_free(self, hold, pool):
+        gate = threading.Event()
+        with serving(project="a"):
+            first = [pool.submit(gate.wait, LONGER) for _ in range(8)]
+            last = pool.submit(lambda: "answered")
+        assert self.ask(pool, "b").result(PATIENCE) == "answered"
+        assert not last.done()
+        gate.set()
+        assert last.result(PATIENCE) == "answered"
+        assert all(each.result(PATIENCE) for each in first)

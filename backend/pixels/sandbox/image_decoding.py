@@ -22,6 +22,8 @@ from backend.labelstudio.read_results import (
 )
 from backend.media.errors import MediaError, Reason
 from backend.pixels.sandbox.process import WORKER, Cause, DecoderGone, DecodingProcess, plain
+from backend.threads.caller import caller
+from backend.threads.fair_pool import may_take
 
 _SECONDS = 15.0
 _PIXELS_PER_SECOND = 2_000_000
@@ -37,7 +39,8 @@ class ImageDecoder:
     Args:
         max_pixels: larger images are refused before they are decoded.
         warm: processes that are kept ready.
-        most: images decoded at the same time; further ones wait for their turn.
+        most: images decoded at the same time, half of them for one project; further ones wait for
+            their turn.
         seconds: what decoding may take for any image; large ones get more.
         module: what the processes run; a test may run one that misbehaves.
     """
@@ -56,7 +59,7 @@ class ImageDecoder:
         self._changed = threading.Condition()
         self._closed = False
         self._idle = [self._start() for _ in range(warm)]
-        self._busy: set[DecodingProcess] = set()
+        self._busy: dict[DecodingProcess, str] = {}  # and for which project
         self._finalizer = weakref.finalize(self, _close_all, self._idle)
         self.failures = 0  # processes lost
 
@@ -181,17 +184,13 @@ class ImageDecoder:
     def _take(self, seconds: float) -> DecodingProcess:
         """A process for one file: a warm one, a new one, or the next one that is free."""
         deadline = time.monotonic() + seconds
+        owner = caller().project
         with self._changed:
             while not self._closed:
-                while self._idle:
-                    process = self._idle.pop()
-                    if process.alive:
-                        self._busy.add(process)
-                        return process
-                    process.close()
-                if len(self._busy) < self._most:
-                    process = self._start()
-                    self._busy.add(process)
+                running = sum(each == owner for each in self._busy.values())
+                if may_take(running, self._most - len(self._busy)):
+                    process = self._warm_one() or self._start()
+                    self._busy[process] = owner
                     return process
                 if not self._changed.wait(deadline - time.monotonic()):
                     break
@@ -203,15 +202,23 @@ class ImageDecoder:
             reason=Reason.TIMEOUT,
         )
 
+    def _warm_one(self) -> DecodingProcess | None:
+        while self._idle:
+            process = self._idle.pop()
+            if process.alive:
+                return process
+            process.close()
+        return None
+
     def _give_back(self, process: DecodingProcess) -> None:
         with self._changed:
-            self._busy.remove(process)
+            del self._busy[process]
             keep = process.alive and not self._closed and len(self._idle) < self._warm
             if keep:
                 self._idle.append(process)
             while not self._closed and len(self._idle) < self._warm:
                 self._idle.append(self._start())
-            self._changed.notify()
+            self._changed.notify_all()
         if not keep:
             process.close()
 

@@ -154,7 +154,7 @@ class Prewarmer:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._lock = threading.Lock()
-        self._pool = FairPool(1, "prewarm")
+        self._pool = FairPool(2, "prewarm")
 
     def ask(self, video: EditorVideo, frames: Sequence[int]) -> tuple[list[int], list[int]]:
         """Have ``frames`` encoded, in this order; frames asked for earlier and no longer wanted

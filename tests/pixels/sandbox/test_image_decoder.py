@@ -21,6 +21,7 @@ from PIL import Image
 from backend.media.errors import MediaError, Reason
 from backend.pixels.sandbox.image_decoding import ImageDecoder
 from backend.pixels.sandbox.process import DecodingProcess
+from backend.threads.caller import keep_caller, serving
 from tests.pixels.in_process import decoded_image
 from tests.pixels.sandbox.conftest import FAULTY
 from tests.processes import running
@@ -227,6 +228,25 @@ def test_too_many_at_once_wait_for_their_turn(faulty: Callable, photo: Path) -> 
         assert waiting.result(PATIENCE).shape == (300, 400, 3)
         with pytest.raises(MediaError):
             hanging.result(PATIENCE)
+
+
+def test_a_project_whose_images_hang_leaves_processes_to_the_others(
+    faulty: Callable, photo: Path
+) -> None:
+    decoder = faulty(most=4)
+    with ThreadPoolExecutor(6) as threads:
+        with serving(project="slow"):
+            hangs = [keep_caller(decoder.load) for _ in range(6)]
+        hanging = [threads.submit(hang, io.BytesIO(b"hang:")) for hang in hangs]
+        held = until(lambda: list(decoder._busy) if len(decoder._busy) == 2 else [])
+        for project in ("another", "a third"):
+            with serving(project=project):
+                assert decoder.load(photo).shape == (300, 400, 3)
+        assert list(decoder._busy) == held
+        decoder.close()
+        for each in hanging:
+            with pytest.raises(MediaError):
+                each.result(PATIENCE)
 
 
 def test_one_whose_turn_does_not_come_is_told(faulty: Callable, photo: Path) -> None:
