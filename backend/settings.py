@@ -26,6 +26,7 @@ VARIANTS = (
     "edgetam",
     *(f"{family}_hiera_{size}" for family in ("sam2.1", "sam2") for size in SIZES),
 )
+AUTO = "auto"  # the variant for the device
 # Kubernetes sets these for every Service of the namespace, whatever the Service is called.
 _SERVICE_LINK = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)")
 Number = TypeVar("Number", int, float)
@@ -217,9 +218,10 @@ class Settings:
     )
     variant: str = _model(
         "demo",
-        f"model variant: {', '.join(VARIANTS)}",
+        f"model variant: {', '.join(VARIANTS)}; auto: sam2.1_hiera_base_plus on a CUDA device with "
+        "8 GB free, sam2.1_hiera_tiny on one with less, edgetam elsewhere",
         variable="SAM2_VARIANT",
-        read=_choice(*VARIANTS),
+        read=_choice(AUTO, *VARIANTS),
     )
     checkpoint: Path | None = _model(
         None, "weights file; unset: the published ones for the variant", variable="SAM2_CHECKPOINT"

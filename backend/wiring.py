@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
-from backend.engine.building import ModelChoice
+from backend.engine.building import ModelChoice, variant_for
 from backend.engine.local import LocalEngine
 from backend.finetune.finetune_jobs import FinetuneJobs
 from backend.finetune.finetuning import Finetuning
@@ -31,7 +31,7 @@ from backend.predict.events.sessions import InteractiveJobs
 from backend.predict.recent import RecentPrompts
 from backend.predict.retrieve import Retrieval
 from backend.predict.segment import Segmenter
-from backend.settings import Settings, SettingsError
+from backend.settings import AUTO, Settings, SettingsError
 from backend.tracking.database import StoreError, check_file
 from backend.tracking.store import TrackStore
 from backend.tracking.tracking import Tracking
@@ -177,7 +177,7 @@ class Wiring:
         settings = self.settings
         compiled = settings.cache_dir.expanduser() / "compiled" if settings.compile else None
         return ModelChoice(
-            variant=settings.variant,
+            variant=self._variant,
             checkpoint=settings.checkpoint,
             device=settings.device,
             dtype=settings.dtype,
@@ -185,6 +185,12 @@ class Wiring:
             num_mask_memories=settings.num_maskmem,
             compile_cache=compiled,
         )
+
+    @cached_property
+    def _variant(self) -> str:
+        """Asked once: with the model on it, a device has less memory free."""
+        settings = self.settings
+        return variant_for(settings.device) if settings.variant == AUTO else settings.variant
 
     def model(self) -> ModelChoice:
         """The model that answers: the fine-tuned version in use, if there is one. Nothing is

@@ -176,7 +176,7 @@ def _weights(choice: ModelChoice) -> Iterator[Finding]:
     seconds = time.monotonic() - begun
     yield ok(subject, f"{choice.variant} loads strictly from {file} in {seconds:.1f} s")
     if is_demo:
-        fix = "set SAM2_VARIANT=sam2.1_hiera_base_plus for real work"
+        fix = "set SAM2_VARIANT=auto for real work"
         yield warning(subject, "the demo weights are rough", fix)
 
 

@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 HISTORY_FRAMES = 16  # what a step of a tracker reads
 _COMPILING = "compiling"  # names the thread
+_ROOM_FOR_BASE_PLUS = 8 * 10**9  # bytes free on a CUDA device
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,26 @@ class ModelChoice:
         if self.image_size is not None:
             parts.append(f"{self.image_size}px")
         return "-".join(parts)
+
+
+def variant_for(device: str) -> str:
+    """The variant for a device, as it is at the moment; imports torch.
+
+    Args:
+        device: as an operator names it, "auto" included.
+    """
+    import torch
+
+    from sam2model.precision import resolve_device
+
+    try:
+        resolved = resolve_device(device)
+    except ValueError:  # which building the model reports
+        return "edgetam"
+    if resolved.type != "cuda":
+        return "edgetam"
+    free, _ = torch.cuda.mem_get_info(resolved)
+    return "sam2.1_hiera_base_plus" if free >= _ROOM_FOR_BASE_PLUS else "sam2.1_hiera_tiny"
 
 
 def build_predictor(choice: ModelChoice, yield_to: Callable[[], None]) -> ImagePredictor:

@@ -22,6 +22,7 @@ from benchmarks.speed.embedding import DTYPES
 from benchmarks.support.pairing import COMPARED, compared, load, machine, take_turns
 from benchmarks.support.reference import Pair, make_pair
 from benchmarks.support.table import earlier_rows, table
+from sam2model.mask_decoder import to_tokens
 from sam2model.sam2 import MAX_OBJECT_POINTERS, NUM_MASK_MEMORIES, ObjectPointer, SpatialMemory
 
 _FRAME = 20
@@ -68,8 +69,8 @@ class Frame:
             ``[O, C, h, w]``.
         """
         near = range(_FRAME - NUM_MASK_MEMORIES + 1, _FRAME)
-        memories = [SpatialMemory(0, self._memories[0])]
-        memories += [SpatialMemory(_FRAME - t, self._memories[t]) for t in near]
+        memories = [SpatialMemory(0, to_tokens(self._memories[0]))]
+        memories += [SpatialMemory(_FRAME - t, to_tokens(self._memories[t])) for t in near]
         pointers = [ObjectPointer(_FRAME - t, vector) for t, vector in self._pointers.items()]
         return self._pair.ours.condition_on_memory(
             embedding, memories, pointers, MAX_OBJECT_POINTERS - 1

@@ -28,7 +28,7 @@ def test_a_good_set_up(doctor, setup):
     assert ran.of("broken") == []
     assert ran.code == 0
     assert ran.of("warning") == [
-        "model: the demo weights are rough; set SAM2_VARIANT=sam2.1_hiera_base_plus for real work"
+        "model: the demo weights are rough; set SAM2_VARIANT=auto for real work"
     ]
     said = "\n".join(ran.of("ok"))
     assert "service: none runs at http://127.0.0.1:9, so" in said

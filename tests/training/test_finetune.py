@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.support.reference import draw_weights
 from sam2model import build_model
 from sam2model.checkpoints import encoder_digest
 from sam2model.sam2 import SAM2
@@ -31,6 +32,7 @@ from training.finetuning import tuner as tuner_module
 from training.finetuning.parts import What, trained_names
 from training.finetuning.scores import Scores, compare, evaluate
 from training.finetuning.tuner import Plan, Tuner
+from training.unroll import clip_losses
 
 ROOT = Path(__file__).parents[2]
 
@@ -358,6 +360,41 @@ class TestOfficialLayout:
         better = build_model("sam2.1_hiera_tiny", out)  # strict
         assert set(load_file(out)) == set(model.state_dict())
         assert encoder_digest(better.state_dict()) == encoder_digest(model.state_dict())
+
+
+class TestEdgeTAM:
+    """With random weights, for which every object is present; 256 pixels, the fewest it takes."""
+
+    @pytest.fixture
+    def model(self) -> SAM2:
+        model = SAM2(get_variant("edgetam"), 256)
+        weights = draw_weights(model.state_dict(), seed=11)
+        weights["sam_mask_decoder.pred_obj_score_head.layers.2.bias"] += 1000
+        model.load_state_dict(weights)
+        return model
+
+    def test_all_of_it_learns_but_the_statistics_of_its_batch_norms(self, model: SAM2) -> None:
+        before = {name: value.clone() for name, value in model.named_buffers()}
+        masks = np.zeros((1, 3, 256, 256), bool)
+        masks[..., 64:128, 64:160] = True
+        frames = torch.randn(3, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+        clip_losses(model.train(), frames, masks, np.random.default_rng(0)).total().backward()
+        parts = ("image_encoder.trunk.", "spatial_perceiver.", "memory_attention.")
+        for name, parameter in model.named_parameters():
+            if name.startswith(parts):
+                assert parameter.grad is not None and bool(parameter.grad.any()), name
+        for name, value in model.named_buffers():
+            assert torch.equal(value, before[name]), name
+        assert "spatial_perceiver.latents" in trained_names(model, What.DECODER_AND_MEMORY)
+
+    @pytest.mark.slow
+    def test_the_command_takes_it(self, finetune: Bench, model: SAM2) -> None:
+        checkpoint = finetune.folder / "edgetam.pt"
+        torch.save({"model": model.state_dict()}, checkpoint)
+        which = ("--variant", "edgetam", "--checkpoint", checkpoint, "--image-size", 256)
+        ran = finetune.on(TASKS[:8], *which, "--steps", 2)
+        assert ran.code == 0, ran.err
+        assert len(finetune.progress["curve"]) == 2
 
 
 def test_the_rate_rises_and_falls() -> None:

@@ -12,6 +12,7 @@ _PRESENCE = "sam_mask_decoder.pred_obj_score_head."
 _MEMORY = (
     "memory_attention.",
     "memory_encoder.",
+    "spatial_perceiver.",
     "mask_downsample.",
     "maskmem_tpos_enc",
     "no_obj_ptr",

@@ -1,0 +1,89 @@
+"""Which variant ``SAM2_VARIANT`` means, and an engine with EdgeTAM, which differs most from the
+others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from backend.engine.building import ModelChoice
+from backend.engine.local import LocalEngine
+from backend.engine.pixel_prompts import PixelPrompt
+from backend.engine.scheduler import Priority
+from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
+from backend.metrics import Metrics
+from backend.pixels.pixel_resolver import ImageSource
+from backend.settings import Settings
+from backend.wiring import Wiring
+from benchmarks.support.clips import MovingDiscs
+from benchmarks.support.reference import draw_weights
+from sam2model.sam2 import SAM2
+from sam2model.variants import VARIANTS
+from tests.backend.fakes import AsGiven
+from tests.waiting import PATIENCE
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("asked", "free", "variant"),
+    [
+        ({}, 80 * GB, "demo"),
+        ({"SAM2_VARIANT": "auto"}, 8 * GB, "sam2.1_hiera_base_plus"),
+        ({"SAM2_VARIANT": "auto"}, 7 * GB, "sam2.1_hiera_tiny"),
+        ({"SAM2_VARIANT": "auto"}, None, "edgetam"),
+        ({"SAM2_VARIANT": "auto", "SAM2_DEVICE": "cpu"}, 80 * GB, "edgetam"),
+        ({"SAM2_VARIANT": "auto", "SAM2_DEVICE": "cuda"}, None, "edgetam"),
+    ],
+)
+def test_the_variant_for_the_device(monkeypatch, asked, free, variant):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: free is not None)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 * GB))
+    wiring = Wiring(Settings.from_env(asked))
+    assert wiring.base_model().variant == variant
+    # With the model on it, the device has less free.
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 80 * GB))
+    assert wiring.base_model().variant == variant
+
+
+@pytest.fixture(scope="module")
+def edgetam(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
+    """An engine with random weights, for which every object is present."""
+    weights = draw_weights(SAM2(VARIANTS["edgetam"], 256).state_dict(), seed=11)
+    weights["sam_mask_decoder.pred_obj_score_head.layers.2.bias"] += 1000
+    path = tmp_path_factory.mktemp("weights") / "edgetam.safetensors"
+    save_file({name: value.contiguous() for name, value in weights.items()}, path)
+    choice = ModelChoice("edgetam", Path(path), device="cpu", dtype="float32", image_size=256)
+    engine = LocalEngine(choice, AsGiven(), cache_bytes=10**8, metrics=Metrics())
+    engine.wait_ready(PATIENCE)
+    yield engine
+    engine.close()
+
+
+@pytest.mark.parametrize("zoom", [False, True])
+def test_edgetam_answers_clicks(edgetam, zoom):
+    picture = np.asarray(MovingDiscs(1, 1024)[0])
+    image = ImageSource("discs", lambda: picture)
+    prompt = ObjectPrompt("image", points=(PointPrompt(40.0, 30.0, positive=True),))
+    [answer] = edgetam.answer(image, [prompt], Priority.CLICK, PATIENCE, zoom=zoom)
+    assert (answer.mask.width, answer.mask.height) == (1024, 1024)
+    assert answer.mask.area
+
+
+def test_edgetam_tracks(edgetam):
+    tracker = edgetam.open_tracker(MovingDiscs(5, 256))
+    for name, x in (("left", 0.4), ("right", 0.7)):
+        points = np.array([[x * 256, 0.35 * 256]], np.float32)
+        tracker.prompt(0, name, PixelPrompt(points, np.array([True])))
+    tracked = {
+        frame: [each.object_id for each in found if each.mask.area]
+        for frame, found in tracker.step(1, 4, reverse=False)
+    }
+    tracker.close()
+    assert tracked == {key: ["left", "right"] for key in range(1, 5)}
