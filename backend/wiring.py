@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from backend.engine.building import ModelChoice, variant_for
@@ -16,7 +16,7 @@ from backend.finetune.finetune_jobs import FinetuneJobs
 from backend.finetune.finetuning import Finetuning
 from backend.finetune.registry import ModelRegistry
 from backend.labelstudio.client import LabelStudioClient
-from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.label_config import RecentConfigs
 from backend.labelstudio.tags import LabelConfig
 from backend.media.resolver import MediaResolver
 from backend.media.s3 import S3, Bucket, S3Settings, read_buckets
@@ -216,7 +216,7 @@ class Wiring:
         """
         settings, metrics = self.settings, self.metrics
         videos = self.pixels.videos
-        parse = lru_cache(maxsize=64)(parse_label_config)
+        parse = RecentConfigs().parse
         tracking = self._tracking(engine, parse)
         segmenter = Segmenter(engine, metrics, zoom=settings.zoom_small_objects)
         protocol, budget = None, settings.click_budget_seconds

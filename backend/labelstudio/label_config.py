@@ -6,9 +6,11 @@ editor (``core/Tree.tsx`` of Label Studio 1.23.2 lowercases both).
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from backend.expected import ExpectedError
 from backend.labelstudio.json_values import number
@@ -26,11 +28,16 @@ from backend.labelstudio.tags import (
     VideoTag,
     tags_on,
 )
+from backend.recent_values import Recent
 
 _VIDEO_VECTORS = ("videovectorlabels", "videovector")
 _CONTROLS = {"labels", "textarea", "timelinelabels", "videorectangle", *_VIDEO_VECTORS} | {
     f"{shape}{suffix}" for shape in Shape for suffix in ("", "labels")
 }
+MAX_CHARACTERS = 2**20
+KEPT_CHARACTERS = 4 * MAX_CHARACTERS  # of what was read, which takes about 20 bytes for each
+MAX_TAGS = 2000  # pictures, videos, and what draws on them
+MAX_PROBLEMS = 50  # told; they are mended one after another
 _ANSWER_TAGS = "BrushLabels, BitmaskLabels, PolygonLabels, VectorLabels or RectangleLabels"
 
 
@@ -43,9 +50,12 @@ def parse_label_config(xml: str) -> LabelConfig:
 
     Raises:
         LabelConfigError: not XML, or XML with a document type (label configs have none, and
-            entity definitions are how a small file grows without bound).
+            entity definitions are how a small file grows without bound), or more than anybody
+            annotates with.
     """
-    elements = [(node.tag.lower(), node) for node in _parse_xml(xml).iter()]
+    root = _parse_xml(xml)
+    elements = [(node.tag.lower(), node) for node in root.iter()]
+    labels = _labels(root)
     media = [node for tag, node in elements if tag in ("image", "video")]
     names = [node.attrib["name"] for node in media if "name" in node.attrib]
     if len(names) == 1:
@@ -53,13 +63,21 @@ def parse_label_config(xml: str) -> LabelConfig:
         for _, node in elements:
             node.attrib.setdefault("toname", names[0])
     named = [(tag, node) for tag, node in elements if node.get("name")]
+    count = sum(tag in _CONTROLS or tag in ("image", "video") for tag, _ in named)
+    if count > MAX_TAGS:
+        raise LabelConfigError(
+            f"the label config has {count} images, videos and controls; at most {MAX_TAGS} are "
+            "read: split it over several projects"
+        )
     tied = [(tag, node) for tag, node in named if node.get("toname")]
 
     def tied_tags(kind: str) -> list[ET.Element]:
         return [node for tag, node in tied if tag == kind]
 
-    controls = [control for tag, node in tied if (control := _control(tag, node)) is not None]
-    prompts = tuple(c for c in controls if c.shape in PROMPT_SHAPES and c.smart)
+    controls = [
+        control for tag, node in tied if (control := _control(tag, node, labels)) is not None
+    ]
+    prompts = tuple(control for control in controls if _is_prompt(control))
     # A smart-only tool draws nothing by hand, but its control still takes answers.
     answers = [control for control in controls if control.shape in ANSWER_SHAPES]
     texts = {node.get("name") for tag, node in named if tag == "text"}
@@ -70,14 +88,31 @@ def parse_label_config(xml: str) -> LabelConfig:
         videos=tuple(_video(node) for tag, node in named if tag == "video"),
         prompts=prompts,
         answers=tuple(sorted(answers, key=lambda control: ANSWER_SHAPES.index(control.shape))),
-        labels_tags=tuple(LabelsTag(*_names(n), *_labels(n)) for n in tied_tags("labels")),
+        labels_tags=tuple(LabelsTag(*_names(n), *labels[n]) for n in tied_tags("labels")),
         text_areas=tuple(area for area in text_areas if not area.per_region),
         region_text_areas=tuple(area for area in text_areas if area.per_region),
         video_rectangles=tuple(Tag(*_names(node)) for node in tied_tags("videorectangle")),
         video_vectors=tuple(Tag(*_names(node)) for node in outlines),
-        other_shapes=tuple(c for c in controls if c not in answers and c not in prompts),
+        other_shapes=tuple(
+            c for c in controls if c.shape not in ANSWER_SHAPES and not _is_prompt(c)
+        ),
     )
-    return replace(config, problems=tuple(_problems(config, elements)))
+    return replace(config, problems=tuple(islice(_problems(config, elements), MAX_PROBLEMS)))
+
+
+class RecentConfigs:
+    """Label configs that were read lately, by their text."""
+
+    def __init__(self) -> None:
+        self._read: Recent[LabelConfig] = Recent(entries=KEPT_CHARACTERS, seconds=math.inf)
+
+    def parse(self, xml: str) -> LabelConfig:
+        """``parse_label_config``, once per text."""
+        config = self._read.get(xml)
+        if config is None:
+            config = parse_label_config(xml)
+            self._read.put(xml, config, entries=len(xml))
+        return config
 
 
 def labels_without_answer(config: LabelConfig) -> Iterator[str]:
@@ -107,6 +142,10 @@ class _Builder(ET.TreeBuilder):
 def _parse_xml(xml: str) -> ET.Element:
     if not isinstance(xml, str) or not xml.strip():
         raise LabelConfigError("the label config is empty")
+    if len(xml) > MAX_CHARACTERS:
+        raise LabelConfigError(
+            f"the label config has {len(xml)} characters; at most {MAX_CHARACTERS} are read"
+        )
     try:
         # Document types are refused above, and with them every entity attack.
         return ET.fromstring(xml, ET.XMLParser(target=_Builder()))  # noqa: S314
@@ -132,22 +171,42 @@ def _names(node: ET.Element) -> tuple[str, str]:
     return node.attrib["name"], node.attrib["toname"]
 
 
-def _labels(node: ET.Element) -> tuple[tuple[Label, ...], bool]:
-    """The labels below an element, and whether the task's data says which there are."""
-    named = [child for child in node.iter() if child.tag.lower() == "label"]
-    written = [(child.get("value"), child.get("alias") or None) for child in named]
-    labels = [Label(value or alias or "", alias) for value, alias in written if value or alias]
-    return tuple(labels), node.get("value", "").startswith("$")
+Labels = Mapping[ET.Element, tuple[tuple[Label, ...], bool]]
+"""By element with labels: these, and whether the task's data says which there are."""
 
 
-def _control(tag: str, node: ET.Element) -> Control | None:
+def _labels(root: ET.Element) -> Labels:
+    """The labels of every element that may have some. A label belongs to the nearest of them, so
+    that each is read once, however they are nested."""
+    found: dict[ET.Element, list[Label]] = {}
+    waiting: list[tuple[ET.Element, list[Label]]] = [(root, [])]
+    while waiting:
+        node, around = waiting.pop()
+        tag = node.tag.lower()
+        value, alias = node.get("value"), node.get("alias") or None
+        if tag == "label" and (value or alias):
+            around.append(Label(value or alias or "", alias))
+        elif tag.endswith("labels"):
+            around = found[node] = []
+        waiting.extend((child, around) for child in reversed(node))
+    return {
+        node: (tuple(labels), node.get("value", "").startswith("$"))
+        for node, labels in found.items()
+    }
+
+
+def _is_prompt(control: Control) -> bool:
+    return control.shape in PROMPT_SHAPES and control.smart
+
+
+def _control(tag: str, node: ET.Element, labels: Labels) -> Control | None:
     shape = tag.removesuffix("labels")
     if shape not in list(Shape):
         return None
     has_labels = shape != tag
     return Control(
         *_names(node),
-        *(_labels(node) if has_labels else ()),
+        *(labels[node] if has_labels else ()),
         shape=Shape(shape),
         has_labels=has_labels,
         smart=_flag(node, "smart", "true") or _flag(node, "smartonly"),
@@ -290,6 +349,11 @@ def _image_problems(config: LabelConfig, image: ImageTag) -> Iterator[str]:
             f"<{bare[0].shape.tag}Labels> with the labels of {answers[0].tag}"
         )
     yield from _unreachable(config, image)
+    if config.status_area(image.name) is None:
+        yield (
+            f"no <TextArea> for {image.tag}: annotators are not told why there is no mask, and "
+            f'cannot type commands; add <TextArea name="status" toName="{image.name}"/>'
+        )
 
 
 def _label_sources(config: LabelConfig, image: ImageTag) -> list[LabelsTag]:
@@ -303,6 +367,10 @@ def _label_sources(config: LabelConfig, image: ImageTag) -> list[LabelsTag]:
 
 def _without_answer(config: LabelConfig, image: ImageTag) -> Iterator[str]:
     """Labels of prompts that no answer can have."""
+    holders = [holder for _, holder in config.label_holders(image.name)]
+    if any(holder.dynamic_labels for holder in holders):
+        return
+    known = {name for holder in holders for name in holder.by_name}
     answers, separate = config.answers_for(image.name), tags_on(config.labels_tags, image.name)
     labelled = next((control for control in answers if control.has_labels), None)
     if labelled is not None:
@@ -316,7 +384,7 @@ def _without_answer(config: LabelConfig, image: ImageTag) -> Iterator[str]:
         missing = [
             label.name
             for label in source.labels
-            if config.find_answer(image.name, (label.name,), source.name) is None
+            if known.isdisjoint(config.spellings(label.name, source.name))
         ]
         if missing:
             yield f"label {', '.join(missing)} of {source.tag} {reason}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import ClassVar, TypeVar
 
 
@@ -144,6 +146,27 @@ class LabelsTag(Tag):
     labels: tuple[Label, ...] = ()
     dynamic_labels: bool = False  # value="$labels": known only with the task
 
+    @cached_property
+    def by_name(self) -> Mapping[str, str]:
+        """By value and by alias: the name that results carry, of the first label called so."""
+        found: dict[str, str] = {}
+        for label in self.labels:
+            for name in label.names:
+                found.setdefault(name, label.name)
+        return found
+
+    @cached_property
+    def _namesakes(self) -> Mapping[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for label in self.labels:
+            for name in label.names:
+                found[name] += label.names
+        return found
+
+    def spellings(self, name: str) -> list[str]:
+        """``name``, and what else its labels are called here."""
+        return [name, *self._namesakes.get(name, ())]
+
     @property
     def tag(self) -> str:
         """The tag as people write it, for messages."""
@@ -186,16 +209,11 @@ class AnswerControl:
     labels: tuple[str, ...] = ()
 
 
-def _name_in(holder: LabelsTag, name: str, source: Control | None) -> str | None:
-    """What ``holder`` calls the label that ``source`` calls ``name``."""
+def _name_in(holder: LabelsTag, spellings: Sequence[str]) -> str | None:
+    """What ``holder`` calls the label with these ``spellings``; the first is its prompt's own."""
     if holder.dynamic_labels:
-        return name
-    spellings = [name]
-    for label in source.labels if source else ():
-        if name in label.names:
-            spellings += label.names
-    known = ((each, label) for each in spellings for label in holder.labels)
-    return next((label.name for each, label in known if each in label.names), None)
+        return spellings[0]
+    return next((holder.by_name[each] for each in spellings if each in holder.by_name), None)
 
 
 @dataclass(frozen=True)
@@ -236,8 +254,16 @@ class LabelConfig:
 
     def control(self, name: str) -> Control | None:
         """The control called ``name``, whatever it draws."""
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Control]:
         everything = (*self.answers, *self.prompts, *self.other_shapes)
-        return next((control for control in everything if control.name == name), None)
+        return {control.name: control for control in reversed(everything)}
+
+    @cached_property
+    def _prompt_names(self) -> frozenset[str]:
+        return frozenset(control.name for control in self.prompts)
 
     def answers_for(self, image: str) -> tuple[Control, ...]:
         """Controls that can take a mask on ``image``, the preferred one first.
@@ -245,7 +271,25 @@ class LabelConfig:
         A smart rectangle is a prompt; it is also an answer only where nothing else is.
         """
         answers = tags_on(self.answers, image)
-        return tuple(control for control in answers if control not in self.prompts) or answers
+        no_prompts = (control for control in answers if control.name not in self._prompt_names)
+        return tuple(no_prompts) or answers
+
+    def label_holders(self, image: str) -> Iterator[tuple[Control, LabelsTag]]:
+        """The controls that can take a mask on ``image``, the preferred one first, each with a tag
+        that gives it labels: itself, or separate ``<Labels>``, which come with the first only of
+        the controls that they are for."""
+        separate, told = tags_on(self.labels_tags, image), False
+        for control in self.answers_for(image):
+            if control.has_labels or not separate:
+                yield control, control
+            elif not told:
+                told = True
+                yield from ((control, holder) for holder in separate)
+
+    def spellings(self, name: str, prompt: str | None) -> list[str]:
+        """``name`` of a label of the control ``prompt``, and what else it is called there."""
+        source = self.control(prompt) if prompt else None
+        return source.spellings(name) if source else [name]
 
     def find_answer(
         self, image: str, labels: tuple[str, ...], prompt: str | None = None
@@ -260,16 +304,14 @@ class LabelConfig:
         Returns:
             None where no control of the image has all the labels: nothing is guessed.
         """
-        source = self.control(prompt) if prompt else None
-        for control in self.answers_for(image):
-            if not labels:
-                return AnswerControl(control)
-            separate = () if control.has_labels else tags_on(self.labels_tags, image)
-            for holder in separate or (control,):
-                names = [_name_in(holder, label, source) for label in labels]
-                found = tuple(name for name in names if name is not None)
-                if len(found) == len(labels):
-                    return AnswerControl(control, holder if separate else None, found)
+        if not labels:
+            return next((AnswerControl(control) for control in self.answers_for(image)), None)
+        spelt = [self.spellings(label, prompt) for label in labels]
+        for control, holder in self.label_holders(image):
+            names = [_name_in(holder, spellings) for spellings in spelt]
+            found = tuple(name for name in names if name is not None)
+            if len(found) == len(labels):
+                return AnswerControl(control, None if holder is control else holder, found)
         return None
 
     def text_area(self, name: str) -> TextAreaTag | None:

@@ -152,6 +152,13 @@ class TestSetup:
         assert reply.status_code == 400
         assert "BrushLabels" in reply.status
 
+    def test_a_config_in_which_nothing_can_be_told_says_so(self, bench, caplog):
+        reply = self.setup(bench, schema=CONFIG.replace("TextArea", "Rating"))
+        assert reply.status_code == 200
+        *_, problem = reply.json["problems"]
+        assert "no <TextArea> for <Image name=image>" in problem
+        assert problem in caplog.text
+
     @pytest.mark.parametrize("schema", [None, " ", {}, 5])
     def test_a_body_without_a_label_config_says_so(self, bench, schema):
         reply = self.setup(bench, schema=schema)

@@ -22,7 +22,8 @@ from tests.pixels.in_process import InProcessDecoder
 SETTINGS = ("LABEL_STUDIO_", "SAM2_", "BASIC_AUTH_", "AUTH_TOKEN", "CACHE_", "STATE_", "MEDIA_")
 CONFIG = """<View><Image name="image" value="$image"/>
 <KeyPointLabels name="click" toName="image" smart="true"><Label value="Cat"/></KeyPointLabels>
-<BrushLabels name="mask" toName="image"><Label value="Cat"/></BrushLabels></View>"""
+<BrushLabels name="mask" toName="image"><Label value="Cat"/></BrushLabels>
+<TextArea name="status" toName="image"/></View>"""
 
 
 def picture(width: int = 64, height: int = 48) -> bytes:

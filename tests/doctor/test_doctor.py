@@ -45,6 +45,13 @@ def test_a_good_set_up(doctor, setup):
     assert ran.lines[-1] == "0 broken, 1 warnings"
 
 
+def test_a_config_in_which_nothing_can_be_told_is_a_warning(doctor, setup):
+    setup.config = CONFIG.replace("TextArea", "Rating")
+    ran = doctor("--project", 1)
+    assert ran.code == 0
+    assert any("no <TextArea> for <Image name=image>" in line for line in ran.of("warning"))
+
+
 def test_a_task_stands_for_its_project(doctor):
     ran = doctor("--task", 7)
     assert ran.code == 0

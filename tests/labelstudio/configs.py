@@ -26,6 +26,7 @@ SEPARATE_LABELS = """<View>
   <{tag} name="answer" toName="img" smart="false"/>
   <KeyPoint name="kp" toName="img" smart="true"/>
   <Rectangle name="rect" toName="img" smart="true"/>
+  <TextArea name="status" toName="img" maxSubmissions="0"/>
 </View>"""
 
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
+
 import pytest
 from label_studio_sdk._extensions.label_studio_tools.core.label_config import parse_config
 
-from backend.labelstudio.label_config import LabelConfigError, parse_label_config
+from backend.labelstudio import label_config
+from backend.labelstudio.label_config import (
+    LabelConfigError,
+    RecentConfigs,
+    parse_label_config,
+)
 from backend.labelstudio.tags import Shape, tags_on
 from tests.labelstudio import captured
 from tests.labelstudio.configs import with_answer, with_separate_labels
@@ -15,12 +23,17 @@ def parse(body: str):
     return parse_label_config(f"<View>{body}</View>")
 
 
+IMAGE = '<Image name="i" value="$i"/>'
+STATUS = '<TextArea name="status" toName="{}"/>'
+
+
 def brush_and_click(image: str = '<Image name="img" value="$image"/>', **labels: str):
     answer = labels.get("answer", '<Label value="Cat"/>')
     prompt = labels.get("prompt", '<Label value="Cat"/>')
     return parse(
         f'{image}<BrushLabels name="brush" toName="img">{answer}</BrushLabels>'
         f'<KeyPointLabels name="kp" toName="img" smart="true">{prompt}</KeyPointLabels>'
+        + STATUS.format("img")
     )
 
 
@@ -50,7 +63,8 @@ def test_any_names_and_several_images():
       <BrushLabels name="m1" toName="left eye"><Label value="x"/></BrushLabels>
       <PolygonLabels name="m2" toName="right"><Label value="y"/></PolygonLabels>
       <KeyPointLabels name="k1" toName="left eye"><Label value="x"/></KeyPointLabels>
-      <KeyPointLabels name="k2" toName="right"><Label value="y"/></KeyPointLabels>""")
+      <KeyPointLabels name="k2" toName="right"><Label value="y"/></KeyPointLabels>
+      <TextArea name="t1" toName="left eye"/><TextArea name="t2" toName="right"/>""")
     assert config.problems == ()
     assert config.find_answer("left eye", ("x",), "k1").control.name == "m1"
     assert config.find_answer("right", ("y",), "k2").control.name == "m2"
@@ -76,6 +90,7 @@ def test_a_smart_box_is_an_answer_only_where_nothing_else_is():
     alone = parse(
         '<Image name="i" value="$i"/><RectangleLabels name="r" toName="i"><Label value="A"/>'
         '</RectangleLabels><KeyPointLabels name="k" toName="i"><Label value="A"/></KeyPointLabels>'
+        + STATUS.format("i")
     )
     assert alone.find_answer("i", ("A",), "k").control.name == "r"
     assert alone.problems == ()
@@ -106,7 +121,7 @@ def test_alias_is_the_name_in_results_and_translates_between_tags():
 def test_labels_from_the_task_are_accepted_as_they_come():
     config = parse(
         '<Image name="i" value="$i"/><BrushLabels name="b" toName="i" value="$labels"/>'
-        '<KeyPointLabels name="k" toName="i" value="$labels"/>'
+        '<KeyPointLabels name="k" toName="i" value="$labels"/>' + STATUS.format("i")
     )
     assert config.problems == ()
     assert config.find_answer("i", ("anything",), "k").labels == ("anything",)
@@ -142,7 +157,7 @@ def test_tags_and_attributes_in_any_case():
     config = parse(
         '<image NAME="i" Value="$i"/><brushlabels name="b" toname="i"><label VALUE="A"/>'
         '</brushlabels><KEYPOINTLABELS name="k" TONAME="i" SMART="true"><Label value="A"/>'
-        "</KEYPOINTLABELS>"
+        '</KEYPOINTLABELS><textarea NAME="t" TONAME="i"/>'
     )
     assert config.problems == ()
 
@@ -257,6 +272,19 @@ PROBLEMS = {
         "clicks with <KeyPoint name=k> carry no label, so masks come without one: use "
         "<KeyPointLabels> with the labels of <BrushLabels name=b>",
     ),
+    "no text area": (
+        '<Image name="img" value="$i"/><BrushLabels name="b" toName="img"><Label value="A"/>'
+        '</BrushLabels><KeyPointLabels name="k" toName="img"><Label value="A"/></KeyPointLabels>',
+        "no <TextArea> for <Image name=img>: annotators are not told why there is no mask, and "
+        'cannot type commands; add <TextArea name="status" toName="img"/>',
+    ),
+    "a text area for each region only": (
+        '<Image name="i" value="$i"/><BrushLabels name="b" toName="i"><Label value="A"/>'
+        '</BrushLabels><KeyPointLabels name="k" toName="i"><Label value="A"/></KeyPointLabels>'
+        '<TextArea name="t" toName="i" perRegion="true"/>',
+        "no <TextArea> for <Image name=i>: annotators are not told why there is no mask, and "
+        'cannot type commands; add <TextArea name="status" toName="i"/>',
+    ),
     "toName of nothing": (
         '<Image name="i" value="$i"/><BrushLabels name="b" toName="image"><Label value="A"/>'
         '</BrushLabels><KeyPointLabels name="k" toName="i"><Label value="A"/></KeyPointLabels>',
@@ -328,3 +356,89 @@ def test_unreadable_configs_say_why(xml, reason):
 def test_an_encoding_declaration_does_no_harm():
     xml = '<?xml version="1.0" encoding="latin-1"?><View><Image name="ä" value="$i"/></View>'
     assert parse_label_config(xml).images[0].name == "ä"
+
+
+class TestBombs:
+    """What a config costs grows with its size, and its size has a bound."""
+
+    @staticmethod
+    def nested(count):
+        inside = [f'<BrushLabels name="n{n}" toName="i"><Label value="{n}"/>' for n in range(count)]
+        return IMAGE + "".join(inside) + "</BrushLabels>" * count
+
+    @staticmethod
+    def side_by_side(count):
+        pairs = [
+            f'<BrushLabels name="b{n}" toName="i"><Label value="{n}"/></BrushLabels>'
+            f'<KeyPointLabels name="k{n}" toName="i"><Label value="{-n}"/></KeyPointLabels>'
+            for n in range(count // 2)
+        ]
+        return IMAGE + "".join(pairs)
+
+    @staticmethod
+    def with_separate_labels(count):
+        tags = [
+            f'<Brush name="b{n}" toName="i"/><KeyPoint name="k{n}" toName="i"/>'
+            f'<Labels name="l{n}" toName="i"><Label value="{n}"/></Labels>'
+            for n in range(count // 3)
+        ]
+        return IMAGE + "".join(tags)
+
+    @staticmethod
+    def namesakes(count):
+        labels = "".join(f'<Label value="a" alias="{n}"/>' for n in range(count))
+        return IMAGE + "".join(
+            f'<{tag} name="{tag}" toName="i">{labels}</{tag}>'
+            for tag in ("BrushLabels", "KeyPointLabels")
+        )
+
+    KINDS = ("nested", "side_by_side", "with_separate_labels", "namesakes")
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_twice_the_size_takes_twice_the_work(self, kind):
+        def both(body):
+            config = parse(body)
+            config.find_answer("i", ("nothing", "a", "1"), "k1")
+
+        small, large = (steps(partial(both, getattr(self, kind)(count))) for count in (150, 300))
+        assert large / small < 2.5
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_the_largest_are_read(self, kind):
+        count = label_config.MAX_TAGS - 3 if kind != "namesakes" else 15_000
+        config = parse(getattr(self, kind)(count))
+        assert len(config.problems) <= label_config.MAX_PROBLEMS
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_beyond_there_is_a_sentence(self, kind):
+        with pytest.raises(LabelConfigError, match=r"at most \d+ are read"):
+            parse(getattr(self, kind)(40_000 if kind == "namesakes" else 2010))
+
+    def test_one_text_is_read_once_and_kept_for_what_it_takes(self, monkeypatch):
+        configs = RecentConfigs()
+        small = [f"<View><Image name='i{n}' value='$i'/></View>" for n in range(100)]
+        kept = [configs.parse(xml) for xml in small]
+        assert all(configs.parse(xml) is config for xml, config in zip(small, kept, strict=True))
+        large = label_config.MAX_CHARACTERS - 100
+        for n in range(4):
+            configs.parse(f"<View><Image name='x{n}' value='$i'/>{' ' * large}</View>")
+        assert configs.parse(small[0]) is not kept[0]
+
+
+def steps(call):
+    """How many steps of Python ``call`` takes, whatever the machine."""
+    taken = 0
+
+    def trace(frame, event, argument):
+        nonlocal taken
+        frame.f_trace_opcodes = True
+        taken += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return taken

@@ -133,6 +133,7 @@ def test_framerates_that_work(framerate):
 IMAGE = (
     '<Image name="i" value="$i"/><BrushLabels name="b" toName="i"><Label value="A"/></BrushLabels>'
     '<KeyPointLabels name="k" toName="i"><Label value="A"/></KeyPointLabels>'
+    '<TextArea name="s" toName="i"/>'
 )
 
 
