@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from backend import __version__
+from backend import __version__, state
 from backend.doctor import doctor
 from backend.doctor.machine import start_problems
 from backend.engine.building import end_while_compiling
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     shown.add_argument(
         "--example", action="store_true", help="print a commented .env file with the defaults"
     )
-    for command in (doctor, export, frames, preannotate):
+    for command in (doctor, export, frames, preannotate, state):
         command.add_parser(commands)
     for each in (parser, *commands.choices.values()):
         each.add_argument(

@@ -303,6 +303,12 @@ class Settings:
         Path("~/.local/state/label-studio-sam2"),
         "folder for tracking jobs and their masks; keep it over restarts",
     )
+    state_keep_days: float = _folders(
+        30.0,
+        "tracking jobs leave with their masks so many days after they ended, if their result was "
+        "delivered or was to be shown only; 0 keeps them for ever",
+        read=_number(float, lambda n: 0 <= n < 100_000, "a number of days, 0 or more"),
+    )
     media_cache_bytes: int = _media(
         4096 * MIB,
         "disk space for downloaded media, in MiB",

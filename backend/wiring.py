@@ -5,6 +5,7 @@ No other file makes a ``LabelStudioClient``, so all of them trust the same certi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import cached_property, partial
@@ -260,6 +261,7 @@ class Wiring:
 
     def _tracking(self, engine: LocalEngine, parse: Callable[[str], LabelConfig]) -> Tracking:
         settings = self.settings
+        keep_days = settings.state_keep_days
         tracking = Tracking(
             self.tracks(),
             engine,
@@ -271,6 +273,13 @@ class Wiring:
             on_prompt=settings.track_on_prompt,
             kinds=[InteractiveJobs(self.pixels.videos)],
             parse=parse,
+            keep_seconds=keep_days * 86_400 if keep_days else math.inf,
+        )
+        self.metrics.gauges(
+            "sam2_state_bytes",
+            "Tracks on the disk, and what of that is free in their file",
+            "part",
+            partial(_sizes, tracking.store),
         )
         self.metrics.gauges(
             "sam2_jobs", "Tracking jobs, by state", "state", partial(_states, tracking.store)
@@ -287,6 +296,13 @@ def _states(store: TrackStore) -> dict[str, int]:
     try:
         return store.states()
     except StoreError:  # whoever asks for a track gets it; the other metrics are needed now
+        return {}
+
+
+def _sizes(store: TrackStore) -> dict[str, int]:
+    try:
+        return store.database.sizes
+    except StoreError:  # likewise
         return {}
 
 

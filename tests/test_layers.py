@@ -20,7 +20,7 @@ PACKAGES = ("backend", "sam2model", "training")
 LAYERS = [
     {"backend.__main__", "backend.wsgi", "backend.label_studio_ml", "training"},
     {"backend.web"},
-    {"backend.doctor", "backend.export"},
+    {"backend.doctor", "backend.export", "backend.state"},
     {"backend.runs"},
     {"backend.wiring"},
     {"backend.finetune"},

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from backend.expected import ExpectedError
 from backend.tracking.schema import check_schema, migrate
 
 Value = str | int | float | bytes | None
+
+_STEP_PAGES = 2_000  # given back at once
+_WORTH_REWRITING = 64 << 20  # bytes that are free in a file of an earlier version
 
 
 class StoreError(ExpectedError):
@@ -23,7 +28,8 @@ class Database:
     """One file, of the newest schema; safe to share between threads, and with other processes.
 
     Whoever writes waits for the one that writes. Whoever reads waits for nobody: readers have
-    connections of their own, and see what was committed when their query began.
+    connections of their own, and see what was committed when their query began. Beside the file
+    lies another one that is locked while this one is in use, so that nobody replaces it.
 
     Every method raises ``StoreError`` where the file cannot be read or written.
     """
@@ -36,15 +42,20 @@ class Database:
         self._closed = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._lease = lock(path, fcntl.LOCK_SH)
             self._connection = _connect(path)
+        except BlockingIOError as error:
+            raise StoreError(f"{path.parent} (STATE_DIR) is being restored: wait.") from error
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"{path.parent} (STATE_DIR) cannot be used: {error}.") from error
         try:
             with _explained():
+                if check_schema(self._connection) == 0:  # as fresh files are
+                    self._connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 migrate(self._connection)
         except ExpectedError:
-            self._connection.close()
+            self.close()
             raise
 
     def close(self) -> None:
@@ -54,6 +65,7 @@ class Database:
             self._connection.close()
             while self._idle:
                 self._idle.pop().close()
+            self._lease.close()
 
     def read(self, query: str, *values: Value) -> list[sqlite3.Row]:
         """All rows that a query finds."""
@@ -83,6 +95,41 @@ class Database:
                     connection.execute("ROLLBACK")
                 raise
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes on the disk, and those of them that are free in the file."""
+        with _explained(), self._reader() as connection:
+            free, page = (_number(connection, name) for name in ("freelist_count", "page_size"))
+        files = (self._path.with_name(self._path.name + end) for end in ("", "-wal", "-shm"))
+        stored = sum(each.stat().st_size for each in files if each.exists())
+        return {"tracks": stored, "tracks_free": free * page}
+
+    def give_back(self) -> bool:
+        """Give some of the file's free room back to the disk; False where none is left to give.
+
+        A file of an earlier version is rewritten for that, once and where it is worth it.
+        """
+        with _explained(), self._writing:
+            connection, free = self._connection, _number(self._connection, "freelist_count")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            if _number(connection, "auto_vacuum") == 0:
+                if free * _number(connection, "page_size") < _WORTH_REWRITING:
+                    return False
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                connection.execute("VACUUM")
+            elif free:
+                # Not ``execute``, which would take one step of the statement: one page.
+                connection.executescript(f"PRAGMA incremental_vacuum({_STEP_PAGES})")
+            left = _number(connection, "freelist_count")
+            if not left:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            return 0 < left < free
+
+    def back_up(self, target: Path) -> None:
+        """Copy the file, as it is at one moment, while others read and write it."""
+        with _explained(), self._reader() as connection, closing(sqlite3.connect(target)) as copy:
+            connection.backup(copy)
+
     @contextmanager
     def _reader(self) -> Iterator[sqlite3.Connection]:
         with self._lending:
@@ -99,6 +146,25 @@ class Database:
                     self._idle.append(connection)
 
 
+def lock(path: Path, kind: int) -> BinaryIO:
+    """Lock the store at ``path`` until the file that this returns is closed, or the process ends.
+
+    Args:
+        kind: ``fcntl.LOCK_SH`` to use it, ``LOCK_EX`` to replace it.
+
+    Raises:
+        BlockingIOError: somebody else holds it in another way.
+        OSError: there can be no such file.
+    """
+    file = path.with_suffix(".lock").open("ab")
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
 def check_file(path: Path) -> None:
     """Look whether a store can be used, without changing it; one that is not there yet can.
 
@@ -113,6 +179,10 @@ def check_file(path: Path) -> None:
                 check_schema(connection)
             finally:
                 connection.close()
+
+
+def _number(connection: sqlite3.Connection, pragma: str) -> int:
+    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
 
 
 def _connect(path: Path) -> sqlite3.Connection:

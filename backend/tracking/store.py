@@ -413,6 +413,20 @@ class TrackStore:
                 "DELETE FROM due WHERE job IN (SELECT id FROM jobs WHERE track = ?)", (track,)
             )
 
+    def forget_ended(self, kind: str, before: float) -> None:
+        """Drop what was found by jobs of a kind, on tracks whose jobs all ended before a moment
+        (seconds since 1970); the jobs stay as a record."""
+        ended = (
+            "SELECT track FROM jobs WHERE kind = ? GROUP BY track "  # noqa: S608
+            f"HAVING MAX(updated) < ? AND NOT MAX({_UNFINISHED})"
+        )
+        with self.database.transaction(wait_for_disk=False) as connection:
+            for table in ("masks", "earlier_masks", "objects"):
+                connection.execute(
+                    f"DELETE FROM {table} WHERE track IN ({ended})",  # noqa: S608
+                    (kind, before),
+                )
+
     def forget_masks(self, track: str) -> None:
         """Drop what was found on a track, and keep what its objects are."""
         with self.database.transaction() as connection:

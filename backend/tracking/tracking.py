@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.write_results import with_note
 from backend.pixels.pixel_resolver import PixelResolver
 from backend.tracking.delivery import Deliveries
+from backend.tracking.purge import Housekeeping
 from backend.tracking.runner import JobRunner, Work
 from backend.tracking.sequence_commands import SequenceCommands
 from backend.tracking.store import Job, TrackStore
@@ -54,6 +56,7 @@ class Tracking:
         on_prompt: track on, in the background, from every prompt on a frame sequence.
         kinds: of jobs, beside those of the text box.
         parse: reads a label config, from memory where a request has brought it already.
+        keep_seconds: how long jobs and their masks stay after they ended.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Tracking:
         on_prompt: bool = False,
         kinds: Sequence[JobKind] = (),
         parse: Callable[[str], LabelConfig] = parse_label_config,
+        keep_seconds: float = math.inf,
     ) -> None:
         self.store = store
         self.on_prompt = on_prompt
@@ -84,6 +88,7 @@ class Tracking:
         commands = TrackCommands(store, engine, self.jobs, budget_seconds)
         self.sequences = SequenceCommands(commands, pixels)
         self.videos = VideoCommands(commands, pixels.videos)
+        self._housekeeping = Housekeeping(store.database, keep_seconds)
         self._engine = engine
         self._label_studio = label_studio
         self._parse = parse
@@ -91,14 +96,17 @@ class Tracking:
         self._kinds = {each.kind: each for each in [*of_text_box, *kinds]}
 
     def resume(self) -> None:
-        """Take up what a stopped process left: unfinished jobs, and results not delivered."""
+        """Take up what a stopped process left: unfinished jobs, and results not delivered; and keep
+        the store small from here on."""
         self.deliveries.resume()  # first: a job that ends from here on is handed over by its thread
         self.jobs.resume()
+        self._housekeeping.start()
 
     def close(self) -> None:
         """Stop after the frames under way; unfinished jobs go on at the next start."""
         self.jobs.close()
         self.deliveries.close()
+        self._housekeeping.close()
         self.store.close()
 
     def outcome(self, job: Job) -> tuple[Iterable[Result], list[float]]:

@@ -257,15 +257,13 @@ class TrackSessions:
 
     def _stored_sessions(self) -> list[TrackSession]:
         """The tracks of an earlier process; those that ended long ago are forgotten."""
-        found = []
-        for job in self._store.jobs(kind=KIND):
-            age = max(time.time() - job.updated, 0.0)
-            if job.state.ended and age > KEPT_SECONDS:
-                self._store.forget(job.track)
-                continue
-            task = job.project, str(job.task)
-            found.append(TrackSession(job.id, job.track, task, self._clock()))
-        return found
+        before = time.time() - KEPT_SECONDS
+        self._store.forget_ended(KIND, before)
+        return [
+            TrackSession(job.id, job.track, (job.project, str(job.task)), self._clock())
+            for job in self._store.jobs(kind=KIND)
+            if not job.state.ended or job.updated >= before
+        ]
 
     def _session(self, task: ProjectTask, job_id: str) -> TrackSession:
         with self._lock:

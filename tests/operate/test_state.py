@@ -1,0 +1,144 @@
+"""``python -m backend state``: a backup of a store in use, and its way back."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backend.engine.packed_masks import PackedMask
+from backend.job_state import JobState
+from backend.tracking.database import StoreError
+from backend.tracking.schema import MIGRATIONS
+from backend.tracking.store import TrackedMask, TrackStore
+from tests.command_line import Run, run
+from tests.waiting import until
+
+__all__ = ["run"]
+
+MASK = PackedMask.pack(np.eye(4, dtype=bool))
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def store(state: Path) -> Iterator[TrackStore]:
+    """A store with a job of project 12 that is done."""
+    with closing(TrackStore(state / "tracks.sqlite3")) as made:
+        made.add_job("job", "track", "digest", {"project": "12.100", "task": {"id": 7}})
+        put(made, 0)
+        made.update_job("job", state=JobState.DONE)
+        yield made
+
+
+def put(store: TrackStore, frame: int) -> None:
+    found = TrackedMask("cat", frame, "anchor", MASK, 0.5, 2.0)
+    store.put_masks("track", [found], job_id="job", done=frame + 1)
+
+
+def frames(folder: Path) -> list[int]:
+    with closing(TrackStore(folder / "tracks.sqlite3")) as store:
+        return [mask.frame for mask in store.masks("track")]
+
+
+def test_a_store_in_use_is_backed_up_as_it_is_at_one_moment(
+    run: Run, store: TrackStore, state: Path, tmp_path: Path
+) -> None:
+    (state / "models").mkdir()
+    (state / "models" / "weights").write_text("weights")
+    stop, stored = threading.Event(), [0]
+
+    def track() -> None:
+        for frame in count(1):
+            if stop.is_set():
+                return
+            put(store, frame)
+            stored.append(frame)
+
+    thread = threading.Thread(target=track)
+    thread.start()
+    try:
+        until(lambda: len(stored) > 5)
+        least = stored[-1]
+        assert run("state", "--backup", tmp_path / "saved").code == 0
+        most = stored[-1] + 1
+    finally:
+        stop.set()
+        thread.join()
+    saved = frames(tmp_path / "saved")
+    assert saved == list(range(len(saved)))
+    assert least < len(saved) <= most + 1
+    assert (tmp_path / "saved" / "models" / "weights").read_text() == "weights"
+    assert "name a new folder" in run("state", "--backup", tmp_path / "saved").err
+
+
+def test_a_backup_is_restored_and_what_was_there_is_kept(
+    run: Run, store: TrackStore, state: Path, tmp_path: Path
+) -> None:
+    saved = tmp_path / "saved"
+    run("state", "--backup", saved)
+    put(store, 1)
+    refused = run("state", "--restore", saved)
+    assert (refused.code, "is in use: stop the service" in refused.err) == (1, True)
+    store.close()
+    assert run("state", "--restore", saved).code == 0
+    assert frames(state) == [0]
+    [aside] = state.glob("before-restore-*")
+    assert frames(aside) == [0, 1]
+    assert frames(saved) == [0]
+
+
+def test_a_store_is_not_used_while_it_is_restored(
+    store: TrackStore, state: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run
+) -> None:
+    run("state", "--backup", tmp_path / "saved")
+    store.close()
+    from backend import state as command
+
+    copy = command._copy
+
+    def meanwhile(source: Path, target: Path) -> None:
+        with pytest.raises(StoreError, match="is being restored"):
+            TrackStore(state / "tracks.sqlite3")
+        copy(source, target)
+
+    monkeypatch.setattr(command, "_copy", meanwhile)
+    assert run("state", "--restore", tmp_path / "saved").code == 0
+
+
+def test_what_is_no_backup_is_not_restored(run: Run, store: TrackStore, tmp_path: Path) -> None:
+    store.close()
+    assert "is no backup" in run("state", "--restore", tmp_path / "nowhere").err
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "tracks.sqlite3").write_bytes(b"not a database, but as long as a header is" * 200)
+    assert run("state", "--restore", damaged).code == 1
+    later = tmp_path / "later"
+    later.mkdir()
+    with closing(sqlite3.connect(later / "tracks.sqlite3")) as connection:
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    assert "later version" in run("state", "--restore", later).err
+    assert frames(tmp_path / "state") == [0]
+
+
+def test_a_project_is_forgotten(run: Run, store: TrackStore) -> None:
+    assert "0 jobs of project 1 " in run("state", "--forget-project", 1).err
+    assert "1 jobs of project 12 " in run("state", "--forget-project", 12).err
+    assert store.jobs() == []
+    assert store.masks("track") == []
+
+
+@pytest.mark.usefixtures("store")
+def test_without_an_option_it_says_what_is_there(run: Run) -> None:
+    said = run("state").out
+    assert said.startswith("tracks    0 MiB")
+    assert "jobs      1 done" in said
