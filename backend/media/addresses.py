@@ -31,8 +31,10 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _MAX_URL = 8192
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# Global to Python, some of it or in some versions: protocol assignments, and IPv6 site-local.
-_NEVER_PUBLIC = [ipaddress.ip_network(text) for text in ("192.0.0.0/24", "fec0::/10")]
+# All that IANA has given out for public use; a special purpose may be anywhere else.
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+# Global to Python, some of it or in some versions: protocol assignments, and documentation.
+_NEVER_PUBLIC = [ipaddress.ip_network(text) for text in ("192.0.0.0/24", "3fff::/20")]
 
 
 def parse_http_url(url: str) -> Url:
@@ -127,6 +129,8 @@ def is_public(address: IPAddress) -> bool:
     """Whether an address belongs to the public internet."""
     if any(address in network for network in _NEVER_PUBLIC):
         return False
+    if isinstance(address, ipaddress.IPv6Address) and address not in _NAT64:
+        return address in _GLOBAL_UNICAST and address.is_global
     return address.is_global and not address.is_multicast
 
 

@@ -30,9 +30,11 @@ from typing import TypeVar
 from backend.media.cache_index import CacheIndex, Entry, identity_key
 from backend.media.errors import MediaError, Reason
 from backend.media.sources import Download, RemoteObject, Restart
+from backend.recent_values import Recent
 
 logger = logging.getLogger(__name__)
 
+KEPT_PROOFS = 10_000
 _LOOK_FOR_OLD_EVERY_S = 3600.0
 Result = TypeVar("Result")
 
@@ -121,7 +123,8 @@ class MediaCache:
         self._max_age = max_age
         self._look_for_old_at = 0.0
         self._under_way_lock = threading.Lock()
-        self._under_way: dict[str, Future[MediaFile]] = {}
+        self._under_way: dict[tuple[str, str], Future[MediaFile]] = {}
+        self._proven: Recent[bool] = Recent(entries=KEPT_PROOFS, seconds=fresh_seconds, clock=clock)
         try:
             self.index = self._open_index()
         except (sqlite3.Error, OSError) as error:
@@ -217,6 +220,11 @@ class MediaCache:
                 return True
         return False
 
+    def note_answer(self, source: RemoteObject) -> None:
+        """Note that the source answered, so that its proof is good."""
+        if source.proof:
+            self._proven.put(identity_key(f"{source.identity} {source.proof}"), True)
+
     def note_unchanged(self, key: str) -> None:
         """Note that the source confirmed what is stored of an object."""
         self.index.note_checked(key, self.now())
@@ -265,28 +273,33 @@ class MediaCache:
         """The file, where it is stored and its source need not be asked; makes no request."""
         try:
             entry = self.index.find(identity_key(source.identity))
-            found = self.lease(entry) if entry and self.is_fresh(entry) else None
+            found = self.lease(entry) if entry and self.is_fresh(entry, source) else None
         except sqlite3.Error:
             return None  # ``fetch`` will see to it
         if found:
             self.stats.add("hits")
         return found
 
-    def is_fresh(self, entry: Entry) -> bool:
-        """Whether the source need not be asked about an entry."""
+    def is_fresh(self, entry: Entry, source: RemoteObject) -> bool:
+        """Whether the source need not be asked about an entry: it was lately, and also whether
+        it lets whoever comes with this proof read it."""
         age = self.now() - entry.checked_at
-        return entry.validators.immutable or 0 <= age < self._fresh_seconds
+        if not (entry.validators.immutable or 0 <= age < self._fresh_seconds):
+            return False
+        key = identity_key(f"{source.identity} {source.proof}")
+        return not source.proof or self._proven.get(key) is not None
 
     def fetch(self, source: RemoteObject) -> MediaFile:
-        """The file; asks the source where it must. Callers that come together share one answer.
+        """The file; asks the source where it must. Callers that come together, with the same
+        proof, share one answer.
 
         Raises:
             MediaError: the source cannot deliver it, or there is no room for it.
         """
         key = identity_key(source.identity)
         with self._under_way_lock:
-            another = self._under_way.get(key)
-            flight = self._under_way.setdefault(key, Future())
+            another = self._under_way.get((key, source.proof))
+            flight = self._under_way.setdefault((key, source.proof), Future())
         if another is not None:
             return another.result()
         try:
@@ -296,7 +309,7 @@ class MediaCache:
             raise
         finally:
             with self._under_way_lock:
-                del self._under_way[key]
+                del self._under_way[key, source.proof]
         return flight.result()
 
     def keep(self, source: RemoteObject, download: Download) -> MediaFile:
@@ -319,13 +332,14 @@ class MediaCache:
     def _fetch(self, key: str, source: RemoteObject) -> MediaFile:
         entry = self.index.find(key)
         cached = self.lease(entry) if entry else None
-        if entry and cached and self.is_fresh(entry):
+        if entry and cached and self.is_fresh(entry, source):
             self.stats.add("hits")
             return cached
         known = entry.validators if entry and cached else None
         problem = "The media changes while it is being read."
         for _ in range(2):
             answer = source.download(known)
+            self.note_answer(source)
             if isinstance(answer, Download):
                 try:
                     return self.keep(source, answer)

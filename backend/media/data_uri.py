@@ -18,6 +18,8 @@ class DataUri:
         uri: ``data:[<type>][;base64],<data>``.
     """
 
+    proof = ""
+
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self.identity = "data:" + hashlib.sha256(uri.encode()).hexdigest()

@@ -6,7 +6,6 @@ for it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from urllib.parse import urljoin
@@ -34,10 +33,19 @@ _READ_BYTES = 256 * 1024
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTS = 5
 
-_SIGNATURES = {"x-amz-signature", "x-goog-signature", "signature", "sig"}
-_SIGNING = re.compile(
-    r"x-amz-.*|x-goog-.*|awsaccesskeyid|googleaccessid|signature|expires|policy|key-pair-id"
-    r"|s[rivpet]|spr|sig|sk(oid|tid|t|e|s|v)"
+_V4 = ("algorithm", "credential", "date", "expires", "signedheaders", "signature")
+# What a signed address must have to be one of this kind, and what belongs to its signature besides.
+_SIGNATURES: tuple[tuple[set[str], set[str]], ...] = (
+    ({"x-amz-signature"}, {*(f"x-amz-{each}" for each in _V4), "x-amz-security-token"}),
+    ({"x-goog-signature"}, {f"x-goog-{each}" for each in _V4}),
+    ({"awsaccesskeyid", "signature", "expires"}, {"x-amz-security-token"}),
+    ({"googleaccessid", "signature", "expires"}, set()),
+    ({"key-pair-id", "signature"}, {"expires", "policy", "hash-algorithm"}),  # CloudFront
+    (  # Azure's shared access signature
+        {"sv", "sig"},
+        {"ss", "srt", "sr", "sp", "st", "se", "spr", "sip", "si", "sdd", "scid", "skoid", "sktid"}
+        | {"skt", "ske", "sks", "skv", "saoid", "suoid"},
+    ),
 )
 
 # Asked for the headers of each hop, as only the hop's address says what may be sent there.
@@ -107,13 +115,22 @@ class HttpObject(RangedObject):
     Args:
         transport: how to get there.
         url: where it is; may carry a signature.
-        identity, name, host: see ``RangedObject``.
+        identity, name, host, proof: see ``RangedObject``.
     """
 
     def __init__(
-        self, transport: HttpTransport, url: str, *, identity: str, name: str, host: str
+        self,
+        transport: HttpTransport,
+        url: str,
+        *,
+        identity: str,
+        name: str,
+        host: str,
+        proof: str = "",
     ) -> None:
-        super().__init__(identity=identity, name=name, host=host, timeouts=transport.timeouts)
+        super().__init__(
+            identity=identity, name=name, host=host, timeouts=transport.timeouts, proof=proof
+        )
         self._transport = transport
         self._url = url
 
@@ -169,19 +186,23 @@ class HttpObject(RangedObject):
         )
 
 
-def unsigned_url(url: str) -> str:
-    """A URL without its signature, if it has one: what stays the same when it is signed anew.
+def split_signature(url: str) -> tuple[str, str]:
+    """A URL without its signature: what stays the same when it is signed anew; and the signature,
+    "" where there is none.
 
-    Knows the query signatures of S3 (versions 2 and 4), Google Cloud Storage, CloudFront and
-    Azure's shared access signatures.
+    Taken for signatures are the parameters of the storages that are known, where they stand
+    together and once each: all others may say which object is meant.
     """
     address, _, query = url.partition("#")[0].partition("?")
     pairs = [pair for pair in query.split("&") if pair]
-    names = {pair.partition("=")[0].lower() for pair in pairs}
-    if not names & _SIGNATURES:
-        return f"{address}?{query}" if query else address
-    kept = [pair for pair in pairs if not _SIGNING.fullmatch(pair.partition("=")[0].lower())]
-    return f"{address}?{'&'.join(kept)}" if kept else address
+    names = [pair.partition("=")[0].lower() for pair in pairs]
+    for needed, others in _SIGNATURES:
+        signing = [name for name in names if name in needed or name in others]
+        if needed.issubset(signing) and len(signing) == len(set(signing)):
+            kept = [pair for pair, name in zip(pairs, names, strict=True) if name not in signing]
+            signed = [pair for pair, name in zip(pairs, names, strict=True) if name in signing]
+            return f"{address}?{'&'.join(kept)}" if kept else address, "&".join(signed)
+    return f"{address}?{query}" if query else address, ""
 
 
 def _start_and_size(response: requests.Response) -> tuple[int, int | None]:

@@ -87,6 +87,10 @@ class LabelStudioMedia:
             is_alias="://" in uri and not self._client.server.owns(uri),
         )
 
+    def owns(self, uri: str) -> bool:
+        """Whether an address is a URL of this Label Studio, by the name that the backend has."""
+        return self._client.server.owns(uri)
+
     def cloud(self, uri: str, task_id: int) -> LabelStudioObject:
         """The object behind a cloud storage URI that a task of this Label Studio holds.
 
@@ -194,6 +198,7 @@ class LabelStudioObject(HttpObject):
             if left:
                 # A signed URL: the signature is the authorisation, and S3 answers 400 to two.
                 return request.headers
+            self._refuse_elsewhere(hop)
             if self._proxied:
                 length = min(request.length or _PROXY_RANGE_BYTES, _PROXY_RANGE_BYTES)
                 # Some storages refuse more than there is.
@@ -203,6 +208,16 @@ class LabelStudioObject(HttpObject):
             return {**auth, **request.headers}
 
         return self._transport.get(self._url, headers_for, deadline)
+
+    def _refuse_elsewhere(self, hop: str) -> None:
+        """Refuse to follow Label Studio, with the credential, to where it keeps no media."""
+        path = (parse_http_url(hop).path or "/")[len(self._client.server.prefix) :]
+        if has_dot_segments(path) or not _MEDIA_PATHS.fullmatch(path):
+            raise MediaError(
+                f"Label Studio leads from {self.name} to {shown(hop)}, where it keeps no media.",
+                "Open the address in a browser to see where it leads.",
+                reason=Reason.REFUSED,
+            )
 
     def _validators(self, response: requests.Response) -> Validators:
         found = super()._validators(response)

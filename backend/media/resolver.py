@@ -11,7 +11,7 @@ from backend.media.addresses import AddressPolicy, parse_http_url
 from backend.media.cache import CacheStats, MediaCache, MediaFile
 from backend.media.data_uri import DataUri
 from backend.media.errors import MediaError, Reason, shown
-from backend.media.http import HttpObject, HttpTransport, unsigned_url
+from backend.media.http import HttpObject, HttpTransport, split_signature
 from backend.media.label_studio_media import CLOUD_SCHEMES, LabelStudioMedia, local_files_path
 from backend.media.local_files import LocalFiles
 from backend.media.s3 import S3, S3Settings
@@ -148,7 +148,7 @@ class MediaResolver:
     def _sources(self, uri: str, task_id: int | None) -> list[RemoteObject]:
         """The ways to an object but for the mounted folder, which is looked at first."""
         self._refuse_malformed(uri)
-        mounted = self._local is not None and local_files_path(uri)
+        mounted = self._local is not None and self._path_in_folder(uri)
         return [] if mounted else self._candidates(uri, task_id)
 
     def _file_or_sources(
@@ -179,7 +179,7 @@ class MediaResolver:
 
     def _from_mounted_folder(self, uri: str, *, whole: bool) -> MediaFile | None:
         """The file where it lies, if the local files folder is mounted and holds it."""
-        if self._local is None or not (relative := local_files_path(uri)):
+        if self._local is None or not (relative := self._path_in_folder(uri)):
             return None
         try:
             return self._local.find(relative, whole=whole)
@@ -187,6 +187,13 @@ class MediaResolver:
             if error.reason is Reason.NOT_FOUND and self._label_studio:
                 return None
             raise
+
+    def _path_in_folder(self, uri: str) -> str | None:
+        """The file of Label Studio's local files folder that an address names. An address of
+        another host may be an old name of Label Studio, or anybody's: these are asked."""
+        is_path = uri.startswith("/") and not uri.startswith("//")
+        own = is_path or (self._label_studio is not None and self._label_studio.owns(uri))
+        return local_files_path(uri) if own else None
 
     def _candidates(self, uri: str, task_id: int | None) -> list[RemoteObject]:
         """The ways to an object, the best first."""
@@ -212,9 +219,14 @@ class MediaResolver:
                 reason=Reason.REFUSED,
             )
         url = parse_http_url(uri)
-        identity = f"http {unsigned_url(url.url)}"
+        unsigned, signature = split_signature(url.url)
         direct = HttpObject(
-            self._transport, url.url, identity=identity, name=shown(uri), host=host_of(url.url)
+            self._transport,
+            url.url,
+            identity=f"http {unsigned}",
+            name=shown(uri),
+            host=host_of(url.url),
+            proof=signature,
         )
         if served is None:
             return [direct]

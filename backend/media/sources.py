@@ -165,6 +165,11 @@ class RemoteObject(Protocol):
     def identity(self) -> str:
         """Names the object for the cache; the same for every spelling and signature."""
 
+    @property
+    def proof(self) -> str:
+        """The signature, or what else shows that it may be read, where that is part of its address;
+        "" for others."""
+
     def download(self, known: Validators | None) -> Download | None:
         """Ask for the object.
 
@@ -221,10 +226,14 @@ class RangedObject(ABC):
         name: how to call it in a message; without secrets.
         host: what its requests wait for; "" for Label Studio itself.
         timeouts: ``total`` is for one download, or one stretch.
+        proof: see ``RemoteObject``.
     """
 
-    def __init__(self, *, identity: str, name: str, host: str, timeouts: Timeouts) -> None:
+    def __init__(
+        self, *, identity: str, name: str, host: str, timeouts: Timeouts, proof: str = ""
+    ) -> None:
         self.identity = identity
+        self.proof = proof
         self.name = name
         self.host = host
         self.timeouts = timeouts

@@ -153,7 +153,7 @@ class StreamCache:
         return None
 
     def _fresh(self, entry: Entry | None, source: RangedObject) -> MediaStream | None:
-        if entry is None or not self._cache.is_fresh(entry):
+        if entry is None or not self._cache.is_fresh(entry, source):
             return None
         found = self._cached(entry, source)
         if found:
@@ -166,6 +166,7 @@ class StreamCache:
             return found
         cached = self._cached(entry, source) if entry else None
         part = source.begin(BLOCK_BYTES, entry.validators if entry and cached else None)
+        self._cache.note_answer(source)
         if part is not None:
             return self._begin(key, entry, source, part)
         if cached is None:

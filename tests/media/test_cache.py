@@ -26,6 +26,8 @@ MIB = 2**20
 class Source:
     """A remote object whose body and validators a test can change."""
 
+    proof = ""
+
     def __init__(self, identity: str, body: bytes = b"body", **validators: str) -> None:
         self.identity = identity
         self.body = body

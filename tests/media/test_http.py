@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from email.utils import formatdate
@@ -19,7 +20,7 @@ import pytest
 
 from backend.media.blocks import BLOCK_BYTES
 from backend.media.errors import MediaError, Reason
-from backend.media.http import unsigned_url
+from backend.media.http import split_signature
 from backend.media.resolver import MediaResolver
 from backend.media.s3 import Bucket, S3Settings
 from backend.media.sources import Deadline, Timeouts
@@ -48,16 +49,80 @@ def test_second_fetch_makes_no_request(
     assert (stats.fetches, stats.bytes_fetched, stats.hits) == (1, len(BODY), 1)
 
 
-def test_another_signature_is_the_same_object(
+@pytest.mark.parametrize("read", ["fetch", "open"])
+def test_another_signature_is_the_same_object_once_its_server_took_it(
+    server: RecordingServer, make_resolver: MakeResolver, read: str
+) -> None:
+    server.serve("/a.jpg", BODY * 20, etag='"1"')
+    resolver = make_resolver()
+    get = getattr(resolver, read)
+    for signature, asked in [("1", 1), ("1", 1), ("3", 2), ("3", 2), ("1", 2)]:
+        get(f"{server.url}/a.jpg?X-Amz-Signature={signature}&X-Amz-Date=2&v=1")
+        assert server.count() == asked
+    assert server.seen[1].headers["if-none-match"] == '"1"'
+    get(f"{server.url}/a.jpg?X-Amz-Signature=3&X-Amz-Date=4&v=2")
+    assert server.count() == 3
+
+
+@pytest.mark.parametrize("read", ["fetch", "open"])
+def test_a_forged_signature_gets_nothing_from_the_cache(
+    server: RecordingServer, make_resolver: MakeResolver, read: str
+) -> None:
+    good = f"{server.url}/a.jpg?X-Amz-Credential=k&X-Amz-Signature=good"
+
+    def signed(request: Seen) -> Reply:
+        return Reply(200, BODY * 20) if "Signature=good" in request.target else Reply(403)
+
+    server.route("/a.jpg", signed)
+    resolver = make_resolver()
+    get = getattr(resolver, read)
+    get(good)
+    for address in (good.replace("good", "forged"), good.replace("=k&", "=k2&").replace("d", "x")):
+        with pytest.raises(MediaError) as caught:
+            get(address)
+        assert caught.value.reason is Reason.UNAUTHORIZED
+        assert resolver.at_hand(address) is None
+        assert resolver.stream_at_hand(address) is None
+    before = server.count()
+    get(good)
+    assert server.count() == before
+
+
+def test_a_forged_signature_does_not_join_a_download_under_way(
     server: RecordingServer, make_resolver: MakeResolver
 ) -> None:
-    server.serve("/a.jpg", BODY)
+    under_way, go_on = threading.Event(), threading.Event()
+
+    def signed(request: Seen) -> Reply:
+        if "good" not in request.target:
+            return Reply(403)
+        under_way.set()
+        assert go_on.wait(PATIENCE)
+        return Reply(200, BODY)
+
+    server.route("/a.jpg", signed)
     resolver = make_resolver()
-    resolver.fetch(server.url + "/a.jpg?X-Amz-Signature=1&X-Amz-Date=2&v=1")
-    resolver.fetch(server.url + "/a.jpg?X-Amz-Signature=3&X-Amz-Date=4&v=1")
-    assert server.count() == 1
-    resolver.fetch(server.url + "/a.jpg?X-Amz-Signature=3&X-Amz-Date=4&v=2")
-    assert server.count() == 2
+    with ThreadPoolExecutor(1) as pool:
+        good = pool.submit(resolver.fetch, f"{server.url}/a.jpg?X-Amz-Signature=good")
+        assert under_way.wait(PATIENCE)
+        try:
+            with pytest.raises(MediaError):
+                resolver.fetch(f"{server.url}/a.jpg?X-Amz-Signature=forged")
+        finally:
+            go_on.set()
+        assert good.result().size == len(BODY)
+
+
+@pytest.mark.parametrize("query", ["sig=1&st={}", "signature={}", "x-amz-meta={}", "expires={}",
+                                   "signature=s&expires={}", "sv=1&st={}",
+                                   "X-Amz-Signature=s&X-Amz-Date=1&X-Amz-Date={}"])  # fmt: skip
+def test_what_only_resembles_a_signature_says_which_object_is_meant(
+    server: RecordingServer, make_resolver: MakeResolver, query: str
+) -> None:
+    server.route("/a.jpg", lambda request: Reply(200, request.target.encode()))
+    resolver = make_resolver()
+    files = [resolver.fetch(f"{server.url}/a.jpg?{query.format(value)}") for value in (1, 2)]
+    assert files[0].content_key != files[1].content_key
 
 
 @pytest.mark.parametrize(
@@ -73,7 +138,11 @@ def test_another_signature_is_the_same_object(
     ],
 )
 def test_signatures_are_not_part_of_an_identity(url: str, unsigned: str) -> None:
-    assert unsigned_url(url) == unsigned
+    address, signature = split_signature(url)
+    assert address == unsigned
+    assert sorted(f"{address}&{signature}".replace("?", "&").strip("&").split("&")) == sorted(
+        url.partition("#")[0].replace("?", "&").split("&")
+    )
 
 
 def test_changed_object_gets_another_content_key(

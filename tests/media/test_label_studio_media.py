@@ -194,6 +194,23 @@ def test_the_api_cannot_be_called_through_task_data(
     assert label_studio.server.seen == []
 
 
+@pytest.mark.parametrize(
+    "place", ["/api/users/", "/user/login/?next=/", "/data/upload/%2e%2e/%2e%2e/api/users/", "/"]
+)
+@pytest.mark.parametrize("first", [UPLOAD, "/data/local-files/?d=a.jpg"])
+def test_label_studio_cannot_lead_the_token_to_its_api(
+    label_studio: FakeLabelStudio, resolver: MediaResolver, first: str, place: str
+) -> None:
+    server = label_studio.server
+    server.route(first, Reply(302, headers={"Location": server.url + place}))
+    server.route("/api/users/", Reply(200, b"secret"))
+    with pytest.raises(MediaError):
+        resolver.fetch(first)
+    assert [seen.path for seen in server.seen if seen.headers.get("authorization")] == [
+        first.partition("?")[0]
+    ]
+
+
 @pytest.mark.parametrize("path", ["/api/users/", "/data/upload/../../api/users/"])
 def test_own_urls_outside_media_get_no_token(
     label_studio: FakeLabelStudio, resolver: MediaResolver, path: str
@@ -427,11 +444,27 @@ def test_mounted_folder_is_read_in_place(
     (root / "a b" / "\u00fc%.jpg").write_bytes(BODY)
     resolver = make_resolver(label_studio=client, local_root=root)
     uri = "/data/local-files/?d=" + quote("a b/\u00fc%.jpg")
-    for address in (uri, "https://annotate.example/ls" + uri):
+    for address in (uri, label_studio.url + uri):
         found = resolver.fetch(address)
         assert found.path == root / "a b" / "\u00fc%.jpg"
         assert found.size == len(BODY)
     assert label_studio.server.seen == []
+
+
+@pytest.mark.parametrize("host", ["http://evil.example", "https://annotate.example/ls"])
+def test_mounted_folder_is_not_read_for_the_address_of_another_host(
+    label_studio: FakeLabelStudio,
+    make_resolver: MakeResolver,
+    client: LabelStudioClient,
+    tmp_path: Path,
+    host: str,
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"of the folder")
+    label_studio.add("/data/local-files/?d=a.jpg", BODY)
+    address = host + "/data/local-files/?d=a.jpg"
+    assert make_resolver(label_studio=client, local_root=tmp_path).fetch(address).size == len(BODY)
+    with pytest.raises(MediaError):
+        make_resolver(local_root=tmp_path, allowed_private_hosts=[]).fetch(address)
 
 
 def test_file_missing_from_the_mounted_folder_is_asked_of_label_studio(

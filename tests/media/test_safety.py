@@ -20,7 +20,10 @@ PRIVATE = [
     "169.254.169.254", "100.64.0.1", "100.100.100.200", "192.0.0.192", "198.18.0.1",
     "224.0.0.1", "239.255.255.250", "240.0.0.1", "255.255.255.255",
     "::", "::1", "fe80::1", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1",
-    "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:7f00:1::",
+    "64:ff9b:1::808:808", "64:ff9b:1:ffff::1", "::808:808", "::ffff:0:808:808", "5f00::1",
+    "3fff::1", "3fff:fff::1", "2001:db8::1", "100::1", "4000::1", "8000::1", "fe00::1",
+    "64:ff9b:0:0:0:1:808:808", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::a00:1",
+    "2002:7f00:1::",
 ]  # fmt: skip
 
 
@@ -31,7 +34,17 @@ def test_addresses_that_are_not_public_are_refused(address: str) -> None:
     assert caught.value.reason is Reason.REFUSED
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "8.8.8.8",
+        "1.1.1.1",
+        "2606:4700:4700::1111",
+        "64:ff9b::808:808",
+        "2400:cb00::1",
+        "2a00:1450::1",
+    ],
+)
 def test_public_addresses_are_not(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))
     assert AddressPolicy().addresses(address, 80) == [address]
