@@ -26,6 +26,7 @@ from backend.threads.caller import caller
 
 HIDDEN = "***"
 MAX_ID = 128
+_PLAIN = re.compile(r"[\w.,:/+@%&;*#~!?<>-]*")
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._:/+=-]{{1,{MAX_ID}}}")
 # At DEBUG these log signatures; the hub's client and its httpx2 log every address.
 _TALKATIVE = (
@@ -115,11 +116,16 @@ class _Formatter(logging.Formatter):
             "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname,
             "logger": record.name,
-            "message": self._redact(record.getMessage()),
+            "message": record.getMessage(),
             "request_id": served.request_id,
             "project": served.project,
             "job": served.job,
             **getattr(record, "fields", {}),
+        }
+        # Projects, and fields, are as whoever asks wrote them.
+        found = {
+            name: self._redact(value) if isinstance(value, str) else value
+            for name, value in found.items()
         }
         if record.exc_info:
             found["exception"] = self._redact.traceback(self.formatException(record.exc_info))
@@ -130,7 +136,8 @@ class JsonFormatter(_Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(self.parts(record), ensure_ascii=False, default=str)
+        line = json.dumps(self.parts(record), ensure_ascii=False, default=str)
+        return _printable(line)  # JSON itself leaves a terminal's 8-bit codes as they are
 
 
 class TextFormatter(_Formatter):
@@ -141,14 +148,29 @@ class TextFormatter(_Formatter):
         exception = parts.pop("exception", None)
         head = " ".join(str(parts.pop(name, "")) for name in ("time", "level", "logger"))
         message = _printable(" ".join(str(parts.pop("message", "")).splitlines()))
-        rest = " ".join(f"{name}={value}" for name, value in parts.items())
+        rest = " ".join(f"{name}={_quoted(str(value))}" for name, value in parts.items())
         line = f"{head}: {message}" + (f" [{rest}]" if rest else "")
-        return f"{line}\n{exception}" if exception else line
+        if exception is None:
+            return line
+        # Indented, because the text of an exception may hold what looks like a line of the log.
+        return "\n".join([line, *(f"    {_printable(part)}" for part in exception.splitlines())])
+
+
+def _quoted(value: str) -> str:
+    """A value that cannot be taken for several, or for the end of all."""
+    return value if _PLAIN.fullmatch(value) else _printable(json.dumps(value, ensure_ascii=False))
 
 
 def _printable(text: str) -> str:
-    """``text`` with what would move a terminal's cursor written out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """``text`` with what would move a terminal's cursor written out, as JSON does it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _written_out(c) for c in text)
+
+
+def _written_out(char: str) -> str:
+    code = ord(char)
+    return f"\\u{code:04x}" if code < 0x10000 else json.dumps(char)[1:-1]
 
 
 def configure(settings: Settings) -> None:

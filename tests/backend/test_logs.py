@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -67,6 +68,43 @@ def test_a_message_cannot_forge_a_line_of_text(written):
     log.info("task \x1b[2K\x00 of %r", "\ud800")
     assert "request_id=r-1" in stream.getvalue()
     assert stream.getvalue().replace("\n", "").isprintable()
+
+
+FORGED = [
+    "1.1\n2026-01-01T00:00:00.000Z ERROR backend.access: forged",
+    "1.1\r\x1b[2K\x1b[1A2026-01-01 ERROR forged",
+    "1.1] forged [job=j-2",
+    "1.1 job=j-2",
+    '1.1" job="j-2',
+    "1.1\x85\u2028\u2029\x9b2J\x7f\x0b\x0c\x1c",
+    "1.1\ud800\U000e0001",
+]
+
+
+@pytest.mark.parametrize("form", [JsonFormatter, TextFormatter])
+@pytest.mark.parametrize("name", FORGED)
+@pytest.mark.parametrize("place", ["project", "field", "message", "exception"])
+def test_nothing_that_is_sent_looks_like_a_line_of_its_own(written, form, name, place):
+    log, stream = written(form)
+    with serving(request_id="r-1", project=name if place == "project" else "1.1"):
+        try:
+            raise ValueError(name if place == "exception" else "broken")
+        except ValueError:
+            fields = {"route": name if place == "field" else "predict"}
+            log.warning(
+                "said %s",
+                name if place == "message" else "nothing",
+                exc_info=place == "exception",
+                extra={"fields": fields},
+            )
+    first, *rest = stream.getvalue().removesuffix("\n").split("\n")
+    assert all(line.isprintable() for line in (first, *rest))
+    assert all(line.startswith("    ") for line in rest)
+    if form is JsonFormatter:
+        assert json.loads(first).get("job") is None
+    else:
+        unquoted = re.sub(r'"(\\.|[^"\\])*"', "quoted", first)
+        assert place == "message" or "job=" not in unquoted
 
 
 @pytest.mark.parametrize("form", [JsonFormatter, TextFormatter])
