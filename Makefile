@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := docker/constraints.txt
 LOCK_VENV := .venv-lock
 
-.PHONY: help demo serve wheel check test lint format screenshot clean secrets audit rehearse-image lock fuzz load soak
+.PHONY: help demo serve wheel image check test lint format screenshot clean secrets audit rehearse-image lock fuzz load soak
 
 help:
 	@echo "make demo    Label Studio with sample photos and this backend, on this machine"
@@ -56,13 +56,19 @@ format: $(VENV)/.test
 secrets:
 	@$(PYTHON) deploy/make_secrets.py
 
+# The one place where the version stands.
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' backend/__init__.py)
+
+image:
+	docker build -f docker/Dockerfile --build-arg VERSION=$(VERSION) -t label-studio-sam2:$(VERSION) .
+
 # Known weaknesses of the pinned versions.
 audit: $(VENV)/.test
 	@$(BIN)/python deploy/audit.py
 
-# The Dockerfile's install step and entry point, without Docker.
+# The Dockerfile's steps and entry point, without Docker; BUILD_ARGS="--build-arg NAME=VALUE ...".
 rehearse-image: $(VENV)/.run
-	@$(BIN)/python deploy/rehearse.py
+	@$(BIN)/python -m deploy.rehearse $(BUILD_ARGS)
 
 # After a change of requirements.txt, or to take what was released since: test it before it is kept.
 lock:

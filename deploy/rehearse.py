@@ -1,9 +1,11 @@
 """Carries out what the Dockerfile says on a machine without Docker, as far as that goes.
 
-``python deploy/rehearse.py`` makes a folder with exactly the files that the image gets, runs the
-Dockerfile's own install step in a fresh virtual environment there, starts its own entry point,
-waits until ``/ready`` answers and clicks on a picture. ``--venv FOLDER`` takes an environment that
-is there instead of installing; ``--build-arg NAME=VALUE`` is as in ``docker build``.
+``python -m deploy.rehearse`` carries out every step of the Dockerfile in a Debian root made with
+debootstrap (as root, where debootstrap is installed), starts its entry point there as the image's
+user on a read-only root, waits until ``/ready`` answers and clicks on a picture. Elsewhere it makes
+a folder with exactly the files that the image gets, runs the Dockerfile's own install step in a
+fresh virtual environment, and goes on likewise. ``--venv FOLDER`` takes an environment that is
+there instead of installing; ``--build-arg NAME=VALUE`` is as in ``docker build``.
 """
 
 from __future__ import annotations
@@ -25,10 +27,14 @@ import urllib.request
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from deploy.debian_root import DebianRoot
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 READY_SECONDS = 180.0
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SIDE = 256  # of the picture that is clicked on
 CONFIG = """<View>
   <Image name="image" value="$image"/>
@@ -133,19 +139,83 @@ def rehearse(folder: Path, venv: Path | None, arguments: dict[str, str], port: i
     variables = {name: value.replace("/data", str(data)) for name, value in variables.items()}
     variables["PATH"] = f"{venv / 'bin'}:{os.environ['PATH']}"
     variables |= {"PORT": str(port), "HOST": "127.0.0.1"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            entry_point(steps), cwd=app, env=variables, stdout=log, stderr=log
-        )
+    options = {"cwd": app, "env": variables}
+    return _served(entry_point(steps), health_check(steps), port, folder / "log", **options)
+
+
+def _served(start: list[str], check: list[str], port: int, log: Path, **options: Any) -> str:
+    """Start the service and click; returns what ``/ready`` said and what the click gave."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(start, stdout=output, stderr=output, **options)
     try:
-        answer = wait_ready(process, port, folder / "log")
-        checked = subprocess.run(health_check(steps), cwd=app, env=variables, check=False)
-        if checked.returncode:
+        answer = wait_ready(process, port, log)
+        if subprocess.run(check, check=False, **options).returncode:
             raise SystemExit("the health check failed on a service that is ready")
         return answer + click(port)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+
+
+def rehearse_in_root(folder: Path, arguments: dict[str, str], port: int) -> str:
+    """Carry out all steps in two Debian roots, one a stage; run and click as ``rehearse`` does.
+
+    Returns:
+        What ``/ready`` said and the click gave, the size of the last root, and the seconds taken.
+
+    Raises:
+        SystemExit: a step failed; the text says which.
+    """
+    begun = time.monotonic()
+    steps = instructions(DOCKERFILE.read_text(encoding="utf-8"))
+    arguments = {**defaults(steps), **arguments}
+    build = DebianRoot(folder / "build")
+    build.make()
+    roots = [build, build.copy_to(folder / "image")]
+    made = time.monotonic()
+    for step in steps:
+        _carry_out(step, roots, arguments)
+    built = time.monotonic()
+    image = roots[-1]
+    size = int(subprocess.check_output(["du", "-sm", str(image.path)]).split()[0])
+    user = next(step.text for step in steps if step.name == "USER")
+    variables = {**environment(steps, arguments), "PORT": str(port), "HOST": "127.0.0.1"}
+    options: dict[str, Any] = {"directory": "/app", "environment": variables, "user": user}
+    options |= {"read_only": True, "mounted": {image.path / "data": "/data"}}
+    answer = _served(
+        image.command(entry_point(steps), **options),
+        image.command(health_check(steps), **options),
+        port,
+        folder / "log",
+    )
+    return (
+        f"{answer}\nin a Debian root of {size} MB ({made - begun:.0f} s to make it, "
+        f"{built - made:.0f} s for the steps, {time.monotonic() - built:.0f} s to a click)"
+    )
+
+
+def _carry_out(step: Instruction, roots: list[DebianRoot], arguments: dict[str, str]) -> None:
+    """Have a step change files, if it is one that does."""
+    if step.name not in ("COPY", "RUN"):
+        return
+    root = roots[step.stage]
+    if step.name == "COPY" and "--from=build" in step.text:
+        _, source, target = step.text.split()
+        root.copy(roots[0].path / source.lstrip("/"), root.path / target.lstrip("/"))
+    elif step.name == "COPY":
+        copy_sources([step], root.path / "app")
+    else:
+        (root.path / "app").mkdir(exist_ok=True)
+        pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+        links = [Path(each) for each in pip.get("PIP_FIND_LINKS", "").split() if "://" not in each]
+        command = root.command(
+            ["sh", "-c", step.text],
+            directory="/app" if step.stage == 0 else "/",
+            environment={"PATH": PATH, "HOME": "/root", **pip, **arguments},
+            mounted={path: str(path) for path in links if path.is_dir()},
+        )
+        if code := subprocess.run(command, check=False).returncode:
+            raise SystemExit(f"a step failed with {code}: {step.text}")
 
 
 def wait_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> str:
@@ -229,7 +299,11 @@ def main() -> int:
     pairs = (each.partition("=") for each in given.build_arg)
     arguments = {name: value for name, _, value in pairs}
     with tempfile.TemporaryDirectory() as folder:
-        print(rehearse(Path(folder), given.venv, arguments, given.port), file=sys.stderr)
+        if given.venv is None and DebianRoot.possible():
+            said = rehearse_in_root(Path(folder), arguments, given.port)
+        else:
+            said = rehearse(Path(folder), given.venv, arguments, given.port)
+        print(said, file=sys.stderr)
     return 0
 
 

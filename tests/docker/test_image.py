@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from demo.processes import free_port
 from deploy import rehearse
+from deploy.debian_root import DebianRoot
 
 ROOT = Path(__file__).parents[2]
 STEPS = rehearse.instructions(rehearse.DOCKERFILE.read_text(encoding="utf-8"))
@@ -118,6 +120,42 @@ def test_the_entry_point_serves_from_the_files_of_the_image_alone(tmp_path):
     for path in (tmp_path / "app").rglob("*"):
         place = ROOT / path.relative_to(tmp_path / "app")
         assert place.exists() or "__pycache__" in path.parts, f"{path} was written"
+
+
+class RecordedRoot(DebianRoot):
+    """Made of nothing; its commands are written down instead of run."""
+
+    said: ClassVar[list[str]] = []
+
+    def make(self):
+        (self.path / "data").mkdir(parents=True)
+
+    @staticmethod
+    def copy(source, target):
+        RecordedRoot.said.append(f"copy {source} {target}")
+
+    def copy_to(self, path):
+        (path / "data").mkdir(parents=True)
+        return RecordedRoot(path)
+
+    def command(self, arguments, *, user="0:0", read_only=False, **options):
+        self.said.append(f"{self.path.name} {user} {read_only} {arguments[-1]}")
+        return ["true"]
+
+
+def test_every_step_is_carried_out_in_the_root_of_its_stage(tmp_path, monkeypatch):
+    monkeypatch.setattr(rehearse, "DebianRoot", RecordedRoot)
+    monkeypatch.setattr(rehearse, "_served", lambda start, check, port, log: "served")
+    monkeypatch.setattr(RecordedRoot, "said", [])
+    assert rehearse.rehearse_in_root(tmp_path, {}, 1).startswith("served")
+    said = "\n".join(RecordedRoot.said)
+    for step in STEPS:
+        if step.name == "RUN":
+            assert f"{('build', 'image')[step.stage]} 0:0 False {step.text}" in said
+    assert f"copy {tmp_path}/build/opt {tmp_path}/image/opt" in said
+    assert "image 10001:10001 True serve" in said
+    assert (tmp_path / "build/app/backend/__main__.py").is_file()
+    assert (tmp_path / "build/app/docker/constraints.txt").is_file()
 
 
 def test_a_step_that_fails_is_told(tmp_path, monkeypatch):
