@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := docker/constraints.txt
 LOCK_VENV := .venv-lock
 
-.PHONY: help demo serve wheel image check test lint format screenshot clean secrets audit rehearse-image lock fuzz load soak
+.PHONY: help demo serve wheel up image version compat check-weights check test lint format screenshot clean secrets audit rehearse-image lock fuzz load soak
 
 help:
 	@echo "make demo    Label Studio with sample photos and this backend, on this machine"
@@ -59,8 +59,28 @@ secrets:
 # The one place where the version stands.
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' backend/__init__.py)
 
+version:
+	@echo $(VERSION)
+
+# Published weights beside the official package; takes a network the first time.
+VARIANT ?= sam2.1_hiera_tiny
+check-weights: $(VENV)/.test
+	@$(BIN)/python -m benchmarks.quality.official_weights $(VARIANT)
+
+# The contract and one browser test against the oldest and the newest Label Studio that is
+# supported, each in a virtual environment of its own.
+compat: $(VENV)/.test
+	@sh tests/e2e/ensure_chromium.sh
+	@$(BIN)/python -m tests.e2e.compat
+
 image:
 	docker build -f docker/Dockerfile --build-arg VERSION=$(VERSION) -t label-studio-sam2:$(VERSION) .
+
+# Label Studio, backend, store, Prometheus and Grafana in containers, connected.
+PROFILE ?= cpu
+up: secrets
+	VERSION=$(VERSION) docker compose -f docker/docker-compose.yml --profile $(PROFILE) up -d --build
+	@echo "Label Studio: http://localhost:8080 admin@example.com, password in docker/secrets/label_studio_password"
 
 # Known weaknesses of the pinned versions.
 audit: $(VENV)/.test

@@ -29,8 +29,8 @@ def main(folder: Path = FOLDER) -> list[str]:
             f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"
         ),
         "s3_config": json.dumps({"identities": [identity]}, indent=2) + "\n",
-        # A placeholder until Label Studio has given a personal access token.
-        "label_studio_api_key": "0" * 40 + "\n",
+        # Label Studio takes it for its user's token at the first start.
+        "label_studio_api_key": secrets.token_hex(20) + "\n",
     }
     for name in ("auth_token", "basic_auth_pass", "grafana_password", "label_studio_password"):
         contents[name] = secrets.token_urlsafe(24) + "\n"

@@ -25,15 +25,18 @@ class S3Server(Child):
     Args:
         directory: for the objects and the log.
         port: on 127.0.0.1.
+        keys: access key and secret key.
     """
 
-    def __init__(self, directory: Path, port: int) -> None:
+    def __init__(
+        self, directory: Path, port: int, keys: tuple[str, str] = (ACCESS_KEY, SECRET_KEY)
+    ) -> None:
         self.url = f"http://127.0.0.1:{port}"
         objects = directory / "objects"
         objects.mkdir(parents=True)
         command = [str(Path(sys.executable).with_name("nanio")), "serve", "--no-access-log"]
         command += ["--data-dir", str(objects), "--host", "127.0.0.1", "--port", str(port)]
-        credentials = {"NANIO_ACCESS_KEY": ACCESS_KEY, "NANIO_SECRET_KEY": SECRET_KEY}
+        credentials = {"NANIO_ACCESS_KEY": keys[0], "NANIO_SECRET_KEY": keys[1]}
         super().__init__(
             "nanio",
             command,

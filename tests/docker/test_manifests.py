@@ -71,11 +71,12 @@ class TestCompose:
         for service in compose["services"].values():
             for name, value in service.get("environment", {}).items():
                 if any(word in name for word in ("PASS", "KEY", "TOKEN", "SECRET")):
-                    assert str(value).startswith("/run/secrets/"), name
+                    is_switch = value in ("true", "false")
+                    assert is_switch or str(value).startswith("/run/secrets/"), name
 
     def test_the_settings_of_both_backends_are_settings(self, compose, secrets, tmp_path):
         _, folder = secrets
-        for name in ("backend-cpu", "backend-gpu"):
+        for name in ("backend-cpu", "backend-gpu", "connect-cpu", "connect-gpu"):
             service = compose["services"][name]
             environ = {
                 key: str(value).replace("/run/secrets", str(folder))
@@ -89,13 +90,15 @@ class TestCompose:
         profiles = {}
         for name, service in compose["services"].items():
             for profile in service.get("profiles", []):
-                profiles[profile] = service
                 assert service["read_only"] is True, name
                 assert service["cap_drop"] == ["ALL"]
-                assert "backend" in service["networks"]["default"]["aliases"]
+                assert service["image"].startswith("label-studio-sam2:")
+                if name.startswith("backend"):
+                    profiles[profile] = service
+                    assert "backend" in service["networks"]["default"]["aliases"]
         assert set(profiles) == {"cpu", "gpu"}
         assert profiles["gpu"]["deploy"]["resources"]["reservations"]["devices"]
-        assert set(profiles["gpu"]["build"]["args"]) <= {"BASE_IMAGE", "TORCH_INDEX"}
+        assert set(profiles["gpu"]["build"]["args"]) == {"VERSION", "BASE_IMAGE", "TORCH_INDEX"}
 
     def test_volumes_and_mounted_files_exist(self, compose):
         for service in compose["services"].values():
@@ -115,7 +118,9 @@ class TestCompose:
             for name, service in compose["services"].items()
             if profile in service.get("profiles", [profile])
         }
-        assert [name for name in started if name.startswith("backend")] == [f"backend-{profile}"]
+        ours = {name for name, service in started.items() if "profiles" in service}
+        assert ours == {f"backend-{profile}", f"connect-{profile}"}
+        assert set(started[f"connect-{profile}"]["depends_on"]) < set(started)
         assert misfits(compose | {"services": started}, tmp_path) == ""
 
     @pytest.mark.parametrize(

@@ -162,9 +162,11 @@ class Editor:
         """Choose a smart tool, ``key-point-tool`` or ``rectangle-tool``, in its hover menu."""
         button = self.page.locator(".lsf-toolbar__group").last.locator("> button.lsf-tool_smart")
         button.hover()
-        self.page.locator(f'.lsf-toolbar__smart button[aria-label="{tool}"]').first.click(
-            force=True
-        )
+        named = self.page.locator(f'.lsf-toolbar__smart button[aria-label="{tool}"]')
+        # Label Studio 1.20 gives its buttons no names; they stand in the order of the config.
+        place = ("key-point-tool", "rectangle-tool").index(tool)
+        unnamed = self.page.locator(".lsf-toolbar__smart button:not([aria-label])").nth(place)
+        named.or_(unnamed).first.click(force=True)
         self.page.mouse.move(5, 5)
         self._wait_until(lambda: (self.state().tool or "").startswith("smart"))
 

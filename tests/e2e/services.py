@@ -132,11 +132,15 @@ def any_free_port() -> int:
     return free_port(random.randrange(20_000, 32_000))
 
 
+def installed_version(venv: Path) -> str | None:
+    """The version of Label Studio in a virtual environment; None where there is none."""
+    found = venv.glob("lib/python*/site-packages/label_studio-*.dist-info")
+    return next((path.name.split("-")[1].removesuffix(".dist") for path in found), None)
+
+
 def empty_label_studio() -> Path:
     """A data directory with an empty database, made once per version: it takes half a minute."""
-    requirements = (REPOSITORY / "requirements-label-studio.txt").read_text()
-    version = requirements.split("label-studio==")[1].split()[0]
-    template = STATE / f"empty-label-studio-{version}"
+    template = STATE / f"empty-label-studio-{installed_version(LABEL_STUDIO_VENV)}"
     if not template.exists():
         unfinished = STATE / f"unfinished-{os.getpid()}"
         server = LabelStudio(
