@@ -15,6 +15,7 @@ from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
 from backend.labelstudio.prompts import ObjectPrompt
 from backend.pixels.recipes import FramesRecipe, ImageRecipe
+from backend.threads.fair_queue import Busy
 
 
 class EngineError(ExpectedError):
@@ -51,6 +52,11 @@ class Answer:
 
     mask: PackedMask
     score: float
+
+
+Outcome = Answer | UnusableShape | Busy
+"""What became of a prompt: its mask, or why its region cannot be used, or that there was no
+time."""
 
 
 class Frames(Protocol):
@@ -145,8 +151,8 @@ class Engine(Protocol):
         *,
         zoom: bool = False,
         refine: bool = False,
-    ) -> list[Answer | UnusableShape]:
-        """One mask for each prompt on an image, in order; or why its region cannot be used.
+    ) -> list[Outcome]:
+        """What becomes of each prompt on an image, in order.
 
         Args:
             timeout: seconds, encoding the image included where it is not encoded yet.
@@ -156,7 +162,8 @@ class Engine(Protocol):
                 of such answers stay here.
 
         Raises:
-            NotReady, Busy: as above; the encode goes on for those who ask later.
+            NotReady, Busy: as above, before the first prompt; the encode goes on for those who ask
+                later.
             MediaError, VideoError: the image cannot be had, or decoded.
         """
 

@@ -22,7 +22,7 @@ from backend.engine.building import (
 )
 from backend.engine.device_memory import MemoryRetry, model_bytes, used_bytes
 from backend.engine.embedding_cache import EmbeddingCache
-from backend.engine.engine import Answer, Frames, NotReady, State, Status
+from backend.engine.engine import Answer, Frames, NotReady, Outcome, State, Status
 from backend.engine.interpolation import StridedTracker
 from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt, UnusableShape, pixel_prompt
@@ -31,6 +31,7 @@ from backend.engine.scheduler import InferenceThread, Job, Priority
 from backend.engine.segmenting import Segment, batch_size, batches, segment_batch
 from backend.engine.zoom import window_for
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
+from backend.labelstudio.read_results import DecodeMask
 from backend.metrics import Metrics
 from backend.pixels.pixel_resolver import ImageSource, PixelResolver
 from backend.pixels.recipes import FramesRecipe, ImageRecipe
@@ -46,6 +47,7 @@ T = TypeVar("T")
 
 KEPT_LOGITS = 128  # of 256 KiB at 1024 px
 LOGITS_SECONDS = 600.0
+NO_TIME = "the model had no time to answer yet; try again in a moment"
 STOPPING = "the service is being restarted; try again in a moment"
 
 
@@ -152,7 +154,7 @@ class LocalEngine:
         *,
         zoom: bool = False,
         refine: bool = False,
-    ) -> list[Answer | UnusableShape]:
+    ) -> list[Outcome]:
         """See ``Engine``."""
         deadline = time.monotonic() + timeout
         found = self._pixels.find(image, deadline)
@@ -160,28 +162,38 @@ class LocalEngine:
         request = _Request(model, priority, deadline, zoom, refine)
         whole = self._embed(found, request)
         height, width = whole.original_size
-        decode = self._pixels.masks(max(deadline - time.monotonic(), 0.0))
-        answers: dict[int, Answer | UnusableShape] = {}
+        pixels = partial(pixel_prompt, width=width, height=height, decode=self._masks(request))
+        answers: dict[int, Outcome] = {}
+        late = Busy(NO_TIME)
 
         def usable() -> Iterator[tuple[int, PixelPrompt]]:
             for number, prompt in enumerate(prompts):
+                if time.monotonic() > deadline:
+                    raise late
                 try:
-                    yield number, pixel_prompt(prompt, width, height, decode)
+                    yield number, pixels(prompt)
                 except UnusableShape as error:
                     answers[number] = error
 
         # Prompts are made, and masks packed, batch by batch: a mask is as large as the picture.
-        for batch in batches(usable(), 1 if zoom or refine else batch_size(width, height)):
-            numbers, pixels = zip(*batch, strict=True)
-            if zoom or refine:
-                prompt = prompts[numbers[0]]
-                masks = [self._segment_closely(found, whole, prompt, pixels[0], request)]
-            else:
-                masks = self._segment(whole, pixels, request)
-            for number, mask in zip(numbers, masks, strict=True):
-                answers[number] = Answer(PackedMask.pack(mask.mask), mask.score)
-            del masks, mask
-        return [answers[number] for number in range(len(prompts))]
+        closely = zoom or refine
+        try:
+            for batch in batches(usable(), 1 if closely else batch_size(width, height)):
+                numbers, asked = zip(*batch, strict=True)
+                if closely:
+                    pair = prompts[numbers[0]], asked[0]
+                    masks = [self._segment_closely(found, whole, *pair, request)]
+                else:
+                    masks = self._segment(whole, asked, request)
+                packed = [Answer(PackedMask.pack(each.mask), each.score) for each in masks]
+                answers |= zip(numbers, packed, strict=True)
+                del masks
+        except Busy as error:
+            late = error
+        return [answers.get(number, late) for number in range(len(prompts))]
+
+    def _masks(self, request: _Request) -> DecodeMask:
+        return self._pixels.masks(max(request.deadline - time.monotonic(), 0.0))
 
     def open_tracker(
         self, frames: FramesRecipe, chosen: Sequence[int] | None = None

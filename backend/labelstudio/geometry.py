@@ -107,12 +107,31 @@ def box_iou(one: Sequence[float] | Points, other: Sequence[float] | Points) -> f
 
 def point_in_box(x: float, y: float, box: Box, width: int, height: int) -> bool:
     """Whether the percent position (x, y) lies in the (turned) rectangle, edges included."""
-    from_pivot = points_to_pixels([(x - box.x, y - box.y)], width, height)
-    [(along, below)] = _turned(from_pivot, -box.rotation)
-    slack = 1e-6 * max(width, height)  # a click on the edge must not depend on rounding
-    inside_x = -slack <= along <= box.width * width / 100.0 + slack
-    inside_y = -slack <= below <= box.height * height / 100.0 + slack
-    return bool(inside_x and inside_y)
+    return bool(points_in_boxes([(x, y)], [box], [(width, height)])[0, 0])
+
+
+def points_in_boxes(
+    points: Sequence[tuple[float, float]], boxes: Sequence[Box], sizes: Sequence[tuple[int, int]]
+) -> NDArray[np.bool_]:
+    """Which percent positions lie in which (turned) rectangles, edges included.
+
+    Args:
+        sizes: width and height of the picture that each rectangle is on.
+
+    Returns:
+        bool ``[points, boxes]``.
+    """
+    drawn, size = np.array(boxes, np.float64), np.array(sizes, np.float64)
+    x, y = (np.array(points, np.float64)[:, None] - drawn[:, :2]).transpose(2, 0, 1)
+    x, y = x * size[:, 0] / 100.0, y * size[:, 1] / 100.0  # from the pivot, in pixels
+    angle = np.radians(drawn[:, 4])
+    along, below = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    slack = 1e-6 * size.max(axis=1)  # a click on the edge must not depend on rounding
+    extent = drawn[:, 2:4] * size / 100.0 + slack[:, None]
+    inside_x = (along >= -slack) & (along <= extent[:, 0])
+    inside_y = (below >= -slack) & (below <= extent[:, 1])
+    inside: NDArray[np.bool_] = inside_x & inside_y
+    return inside
 
 
 def ellipse_to_polygon(ellipse: Ellipse, width: int, height: int) -> Points:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
+import numpy as np
+
 from backend.labelstudio.commands import TypedText
-from backend.labelstudio.geometry import Box, point_in_box
+from backend.labelstudio.geometry import Box, points_in_boxes
 from backend.labelstudio.read_results import (
     Area,
     Bitmask,
@@ -21,6 +24,10 @@ from backend.labelstudio.read_results import (
     read_results,
 )
 from backend.labelstudio.tags import LabelConfig, Shape
+
+MAX_POINTS = 500  # of one object: the network looks at all of them together
+MAX_PAIRS = 1 << 24  # of points and boxes that are looked at: 4,096 of each on a page
+_PAIRS_AT_ONCE = 1 << 18
 
 
 class PointPrompt(NamedTuple):
@@ -73,10 +80,17 @@ def prompts_from_context(context: object, config: LabelConfig) -> ContextPrompts
     if not isinstance(context, Mapping):
         return ContextPrompts(ignored=("context is not an object",))
     read = read_results(context.get("result"), config)
-    return ContextPrompts(tuple(_objects(read.regions)), tuple(read.texts), tuple(read.ignored))
+    found = _objects(read.regions)
+    ignored = (*read.ignored, *found.ignored)
+    return ContextPrompts(found.objects, tuple(read.texts), ignored)
 
 
 def prompts_from_task(task: Mapping[str, object], config: LabelConfig) -> list[ObjectPrompt]:
+    """The objects of ``task_prompts``."""
+    return list(task_prompts(task, config).objects)
+
+
+def task_prompts(task: Mapping[str, object], config: LabelConfig) -> ContextPrompts:
     """What a task already holds that can be turned into masks, for requests without a context.
 
     From the latest annotation that was not cancelled and is not empty; without one, from the newest
@@ -85,23 +99,24 @@ def prompts_from_task(task: Mapping[str, object], config: LabelConfig) -> list[O
     Never raises.
     """
     if not isinstance(task, Mapping):
-        return []
+        return ContextPrompts()
     annotated = newest_results(task, "annotations")
     if annotated:
         return _convertible(annotated, config)
     for prediction in newest_first(task.get("predictions")):
         found = _convertible(prediction.get("result"), config)
-        if found:
+        if found.objects:
             return found
-    return []
+    return ContextPrompts()
 
 
-def _convertible(results: object, config: LabelConfig) -> list[ObjectPrompt]:
-    regions = read_results(results, config).regions
+def _convertible(results: object, config: LabelConfig) -> ContextPrompts:
+    read = read_results(results, config)
     # A key point without a sign was not made by a smart tool: it marks an object of its own.
-    return _objects(
-        [region for region in regions if not _is_answer(region, config)], marks_apart=True
+    found = _objects(
+        [region for region in read.regions if not _is_answer(region, config)], marks_apart=True
     )
+    return replace(found, ignored=(*read.ignored, *found.ignored))
 
 
 def _is_answer(region: Region, config: LabelConfig) -> bool:
@@ -119,65 +134,107 @@ def _is_answer(region: Region, config: LabelConfig) -> bool:
     return False
 
 
-def _objects(regions: list[Region], *, marks_apart: bool = False) -> list[ObjectPrompt]:
-    """Regions as objects, in the order in which they first appear. With ``marks_apart``, points
-    that are no clicks of a smart tool are objects of their own, not gathered by label."""
-    objects: dict[int, ObjectPrompt] = {}  # by position of the region that began the object
-    for position, region in enumerate(regions):
-        if not isinstance(region.geometry, Point):
-            objects[position] = _single(region)
+def _objects(regions: Sequence[Region], *, marks_apart: bool = False) -> ContextPrompts:
+    """Regions as objects, in the order in which they first appear, and what was left out. With
+    ``marks_apart``, points that are no clicks of a smart tool are objects of their own, not
+    gathered by label."""
+    boxes, unseen = _boxes_around(regions)
+    points: defaultdict[int, list[Region]] = defaultdict(list)  # by who began the object
     groups: dict[tuple[str, int | None, tuple[str, ...]], int] = {}
     for position, region in enumerate(regions):
-        if not isinstance(region.geometry, Point):
+        if not isinstance(region.geometry, Point) or position in unseen:
             continue
-        home = _enclosing_box(region, region.geometry, regions)
+        home = boxes.get(position)
         if home is None and marks_apart and region.positive is None:
             home = position
         elif home is None:
             key = (region.image, region.item_index, region.labels)
             home = groups.setdefault(key, position)
-        known = objects.get(home)
-        objects[home] = _single(region) if known is None else _with_point(known, region)
-    return [objects[position] for position in sorted(objects)]
+        points[home].append(region)
+    objects = [
+        _object(region, points[position])
+        for position, region in enumerate(regions)
+        if position in points or not isinstance(region.geometry, Point)
+    ]
+    ignored = []
+    if unseen:
+        ignored.append(
+            f"{len(unseen)} points are left out: there are too many beside too many boxes"
+        )
+    if any(len(gathered) > MAX_POINTS for gathered in points.values()):
+        ignored.append(f"of an object only the first {MAX_POINTS} points count")
+    return ContextPrompts(objects=tuple(objects), ignored=tuple(ignored))
 
 
-def _enclosing_box(region: Region, point: Point, regions: list[Region]) -> int | None:
-    """The smallest box around a point, on its page and with its label (or one has no label)."""
-    areas: dict[int, float] = {}
-    for position, other in enumerate(regions):
-        box = other.geometry
-        if not isinstance(box, Box) or not _same_place(region, other):
-            continue
-        # without a size a square picture: the angle of a turned box is then approximate
-        width, height = other.original_width or 100, other.original_height or 100
-        if point_in_box(point.x, point.y, box, width, height):
-            areas[position] = box.width * box.height
-    return min(areas, key=lambda position: areas[position], default=None)
+def _boxes_around(regions: Sequence[Region]) -> tuple[dict[int, int], set[int]]:
+    """By position of each point in a box: the position of the smallest box around it that is on its
+    page and has its label (or one of them has none). And the points that are too many to be looked
+    up."""
+    pages: defaultdict[tuple[str, int | None], tuple[list[int], list[int]]]
+    pages = defaultdict(lambda: ([], []))
+    for position, region in enumerate(regions):
+        if isinstance(region.geometry, Box | Point):
+            on_page = pages[region.image, region.item_index]
+            on_page[isinstance(region.geometry, Point)].append(position)
+    found: dict[int, int] = {}
+    unseen: set[int] = set()
+    pairs = MAX_PAIRS
+    for boxes, points in pages.values():
+        if boxes:
+            count = min(len(points), pairs // len(boxes))
+            pairs -= count * len(boxes)
+            unseen.update(points[count:])
+            found |= _smallest_around(regions, points[:count], boxes)
+    return found, unseen
 
 
-def _same_place(one: Region, other: Region) -> bool:
-    same_label = not one.labels or not other.labels or one.labels == other.labels
-    return same_label and (one.image, one.item_index) == (other.image, other.item_index)
+def _smallest_around(
+    regions: Sequence[Region], points: Sequence[int], boxes: Sequence[int]
+) -> dict[int, int]:
+    """``_boxes_around`` for the points and boxes of one page, given by their positions."""
+    shapes = ((position, regions[position].geometry) for position in boxes)
+    drawn = [(position, shape) for position, shape in shapes if isinstance(shape, Box)]
+    drawn.sort(key=lambda each: each[1].width * each[1].height)
+    owners = [regions[position] for position, _ in drawn]
+    # Without a size a square picture: the angle of a turned box is then approximate.
+    sizes = [(each.original_width or 100, each.original_height or 100) for each in owners]
+    numbers: dict[tuple[str, ...], int] = {(): 0}
+    label_of_box = np.array([numbers.setdefault(each.labels, len(numbers)) for each in owners])
+    found: dict[int, int] = {}
+    step = max(1, _PAIRS_AT_ONCE // len(boxes))
+    for start in range(0, len(points), step):
+        part = points[start : start + step]
+        places = [(g.x, g.y) for p in part if isinstance(g := regions[p].geometry, Point)]
+        labels = [numbers.setdefault(regions[p].labels, len(numbers)) for p in part]
+        label = np.array(labels)[:, None]
+        alike = (label == label_of_box) | (label == 0) | (label_of_box == 0)
+        inside = points_in_boxes(places, [box for _, box in drawn], sizes) & alike
+        smallest = inside.argmax(axis=1)
+        for row in np.flatnonzero(inside.any(axis=1)).tolist():
+            found[part[row]] = drawn[smallest[row]][0]
+    return found
 
 
-def _single(region: Region) -> ObjectPrompt:
-    """One region as an object of its own."""
-    drawn = {each.name: getattr(region, each.name) for each in fields(OnPicture)}
-    prompt = ObjectPrompt(**drawn, source_ids=(region.id,) if region.id else ())
-    match region.geometry:
-        case Point(x, y):
-            return replace(prompt, points=(PointPrompt(x, y, region.positive is not False),))
-        case Box() as box:
-            return replace(prompt, box=box)
-        case shape:
-            return replace(prompt, shape=shape)
-
-
-def _with_point(prompt: ObjectPrompt, point: Region) -> ObjectPrompt:
-    added = _single(point)
-    return replace(
-        prompt,
-        labels=prompt.labels or point.labels,
-        points=prompt.points + added.points,
-        source_ids=prompt.source_ids + added.source_ids,
+def _object(first: Region, points: Sequence[Region]) -> ObjectPrompt:
+    """The object that ``first`` began, with the points that belong to it; ``first`` is among them
+    where it is one."""
+    drawn = {each.name: getattr(first, each.name) for each in fields(OnPicture)}
+    points = points[:MAX_POINTS]
+    shape = first.geometry
+    sources = points if isinstance(shape, Point) else (first, *points)
+    prompt = ObjectPrompt(
+        **{**drawn, "labels": next((each.labels for each in sources if each.labels), ())},
+        points=tuple(
+            PointPrompt(place.x, place.y, each.positive is not False)
+            for each in points
+            if isinstance(place := each.geometry, Point)
+        ),
+        source_ids=tuple(each.id for each in sources if each.id),
     )
+    match shape:
+        case Point():
+            return prompt
+        case Box():
+            return replace(prompt, box=shape)
+        case _:
+            return replace(prompt, shape=shape)

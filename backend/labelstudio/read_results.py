@@ -43,6 +43,8 @@ Item = Mapping[str, object]
 
 _REGIONLESS_TYPES = ("choices", "rating", "number", "taxonomy", "relation", "pairwise", "datetime")
 LONGEST_NAME = 100  # in a sentence
+MAX_REGIONS = 50_000  # of one list: 5,000 pages with ten each
+MAX_CORNERS = 20_000  # of one outline: each costs a pass over the rows that it crosses
 _EDGE = 0.5  # percent: a click on the picture's rim may come out a little outside
 
 
@@ -209,7 +211,10 @@ def read_results(results: object, config: LabelConfig) -> ReadResults:
                 read.texts.append(found)
         elif item.get("type") not in _REGIONLESS_TYPES:
             drawn.append(item)
-    for identifier, items in by_region(drawn):
+    groups = list(by_region(drawn))
+    if len(groups) > MAX_REGIONS:
+        read.ignored.append(f"of {len(groups)} regions only the first {MAX_REGIONS} are read")
+    for identifier, items in groups[:MAX_REGIONS]:
         try:
             read.regions.append(_region(identifier, items, config))
         except ValueError as error:
@@ -400,6 +405,8 @@ def _polygon(value: Mapping[str, object], key: str) -> Polygon:
                 raise ValueError("a point is not a pair of numbers")
             point = dict(zip("xy", point, strict=True))
         ring.append((percent(point, "x"), percent(point, "y")))
+    if len(ring) > MAX_CORNERS:
+        raise ValueError(f"it has {len(ring)} corners, more than {MAX_CORNERS}")
     if len(ring) < 3:
         raise ValueError("fewer than three points enclose nothing")
     return Polygon(tuple(ring))

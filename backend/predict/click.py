@@ -158,7 +158,11 @@ class Clicks:
         regions: Results = []
         reasons: list[str] = []
         failed = "error"
-        for prompt in prompts:
+        for number, prompt in enumerate(prompts):
+            if number and time.monotonic() > deadline:
+                left = len(prompts) - number
+                reasons.insert(0, f"{left} of {len(prompts)} prompts had no time and are left out")
+                break
             answer = attempt(request, "this prompt", self._answer, request, prompt, deadline)
             if isinstance(answer, Failure):
                 reasons.append(answer.text)

@@ -3,9 +3,12 @@
 Both ask "what do you predict for these tasks?" and look alike on the wire. Label Studio
 1.23 asks on opening only for a single task that has no prediction yet
 (``label_studio/tasks/api.py``, ``TaskAPI.get``), so several tasks, or one that has
-predictions, are certainly a retrieval and get its whole time budget. A single task without
-predictions may be a page that waits: it gets ``open_seconds``; what is not done by then goes
-on in the background and is there when Label Studio asks again.
+predictions, are certainly a retrieval and get its whole time budget; what is done by then is
+the reply, with a sentence that says what is left out. A single task without predictions may be
+a page that waits: it gets ``open_seconds``; what is not done by then goes on in the background
+and is there when Label Studio asks again.
+
+Reading what a task holds is part of the work: of a large task it takes longer than a page waits.
 """
 
 from __future__ import annotations
@@ -15,20 +18,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from typing import Any
 
-from backend.engine.pixel_prompts import UnusableShape
+from backend.engine.engine import Answer
 from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
 from backend.job_state import JobState
 from backend.labelstudio.json_values import Results
 from backend.labelstudio.model_names import shown_version
 from backend.labelstudio.project_task import ProjectTask
-from backend.labelstudio.prompts import ObjectPrompt, prompts_from_task
-from backend.labelstudio.write_results import region_id
+from backend.labelstudio.prompts import ObjectPrompt, task_prompts
+from backend.labelstudio.read_results import newest_results
+from backend.labelstudio.write_results import region_id, status_results
 from backend.predict.segment import Segmenter
 from backend.threads.fair_pool import FairPool
 from backend.threads.fair_queue import Busy
@@ -44,6 +48,35 @@ Scored = tuple[Results, list[float]]
 PREFETCH_SECONDS = 120.0
 MAX_PREFETCHES = 8
 WORTH_WAITING = 2  # videos of one request
+PROMPTS_AT_ONCE = 64  # what is done of a page is known after so many
+MANY_REASONS = 3  # in one text
+
+
+@dataclass
+class Progress:
+    """What has come of a task so far: the thread that works on it writes, that which replies reads.
+
+    Attributes:
+        prompts, done: how many there are, and how many were looked at.
+        errors: why there is less than was asked for.
+        ignored: what the task holds that cannot be used.
+    """
+
+    prompts: int = 0
+    done: int = 0
+    made: list[Scored] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+    ignored: Sequence[str] = ()
+
+    @property
+    def left_out(self) -> str | None:
+        """A line that says what is left out; None where nothing is."""
+        reasons = [*dict.fromkeys(str(e) for e in self.errors if isinstance(e, ExpectedError))]
+        reasons += self.ignored
+        if self.done < self.prompts:
+            left = self.prompts - self.done
+            reasons.insert(0, f"{left} of {self.prompts} prompts had no time")
+        return "; ".join(["left out", *reasons[:MANY_REASONS]]) if reasons else None
 
 
 @dataclass(frozen=True)
@@ -100,40 +133,76 @@ class Retrieval:
         kind = "retrieve" if retrieval else "open"
         if retrieval and tasks[0].config.video_rectangles:
             return self._track_all(tasks), kind
-        prompts = [prompts_from_task(task.task, task.config) for task in tasks]
-        if tasks and not retrieval and not prompts[0]:
-            self._prefetch(tasks[0])
         deadline = time.monotonic() + self._retrieve_seconds
-        asked = {
-            number: self._submit(task, partial(self.predict, task, found, deadline))
-            for number, (task, found) in enumerate(zip(tasks, prompts, strict=True))
-            if found
-        }
+        progress = {number: Progress() for number in range(len(tasks))}
+        asked = {}
+        for number, task in enumerate(tasks):
+            if any(newest_results(task.task, kind) for kind in ("annotations", "predictions")):
+                find = partial(self._find, task, deadline, progress[number], retrieval)
+                asked[number] = self._submit(task, find)
+            elif not retrieval:
+                self._prefetch(task)
         seconds = self._retrieve_seconds if retrieval else self._open_seconds
         results, late = _in_time(asked, len(tasks), seconds)
-        for each in late:
-            each.cancel()  # not begun: asked again, it gets its turn
+        for number, each in asked.items():
+            if each in late and not each.cancel() and retrieval:
+                logger.warning("task %s: %s", tasks[number].task_id, progress[number].left_out)
+                results[number] = self._told(tasks[number], progress[number]) or []
         return results, kind
 
-    def predict(self, task: ProjectTask, prompts: Sequence[ObjectPrompt], deadline: float) -> Found:
+    def predict(
+        self,
+        task: ProjectTask,
+        prompts: Sequence[ObjectPrompt],
+        deadline: float,
+        progress: Progress | None = None,
+    ) -> Found:
         """Masks for ``prompts``, page by page; a page that fails spoils no other.
 
         Args:
-            deadline: on ``time.monotonic``.
+            deadline: on ``time.monotonic``; what is not done by then is left out.
+            progress: what to note there how far it is.
         """
-        made: list[Scored] = []
-        errors: list[Exception] = []
-        for _, page in groupby(sorted(prompts, key=_page), key=_page):
-            try:
-                self._predict_page(task, list(page), deadline, made, errors)
-            except Exception as error:  # noqa: BLE001 - logged or raised by whoever asked
-                errors.append(error)
-        return Found(self._prediction(made), errors)
+        progress = progress or Progress()
+        progress.prompts = len(prompts)
+        for _, on_page in groupby(sorted(prompts, key=_page), key=_page):
+            page = list(on_page)
+            for start in range(0, len(page), PROMPTS_AT_ONCE):
+                if time.monotonic() > deadline:
+                    return Found(self._prediction(progress.made), _reasons(progress))
+                part = page[start : start + PROMPTS_AT_ONCE]
+                try:
+                    self._predict_part(task, part, deadline, progress)
+                except Exception as error:  # noqa: BLE001 - logged or raised by whoever asked
+                    progress.errors.append(error)
+                    progress.done += len(page) - start
+                    break
+        return Found(self._prediction(progress.made), _reasons(progress))
 
     def close(self) -> None:
         """Stop; what runs is abandoned."""
         for pool in (self._pool, self._ahead):
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _find(
+        self, task: ProjectTask, deadline: float, progress: Progress, retrieval: bool
+    ) -> Found:
+        """Read a task, and predict what it asks for."""
+        read = task_prompts(task.task, task.config)
+        progress.ignored = read.ignored
+        if not read.objects and not retrieval:
+            self._prefetch(task)
+        found = self.predict(task, read.objects, deadline, progress)
+        return replace(found, prediction=self._told(task, progress))
+
+    def _told(self, task: ProjectTask, progress: Progress) -> Prediction | None:
+        """The prediction, with a line that says what is left out where the label config has a place
+        for it."""
+        made = self._prediction(list(progress.made))
+        left_out = progress.left_out
+        if made is not None and left_out is not None:
+            made["result"] += status_results(left_out, task.config, task.config.images[0].name)
+        return made
 
     def _submit(self, task: ProjectTask, find: Callable[[], Found]) -> Future[Found]:
         """Begin to find what there is of ``task``; what goes wrong is logged."""
@@ -143,7 +212,7 @@ class Retrieval:
                 found = find()
             except Exception as error:  # noqa: BLE001 - one task must not spoil the others
                 found = Found(errors=[error])
-            for reason in found.errors:
+            for reason in list({str(each): each for each in found.errors}.values())[:MANY_REASONS]:
                 if isinstance(reason, ExpectedError):
                     logger.warning("task %s: not predicted: %s", task.task_id, reason)
                 else:
@@ -152,22 +221,20 @@ class Retrieval:
 
         return self._pool.submit(run)
 
-    def _predict_page(
-        self,
-        task: ProjectTask,
-        prompts: list[ObjectPrompt],
-        deadline: float,
-        made: list[Scored],
-        errors: list[Exception],
+    def _predict_part(
+        self, task: ProjectTask, prompts: list[ObjectPrompt], deadline: float, progress: Progress
     ) -> None:
-        """Add what the page gives to ``made``, and what cannot be used to ``errors``."""
+        """Note what becomes of some prompts of a page."""
         answers = self._segmenter.answer(task, prompts, Priority.RETRIEVE, deadline)
         for prompt, answer in zip(prompts, answers, strict=True):
-            if isinstance(answer, UnusableShape):
-                errors.append(answer)
-                continue
-            regions = self._segmenter.regions(prompt, answer, task.config, region_id(prompt))
-            made.append((regions, [answer.score] if regions else []))
+            if isinstance(answer, Busy):
+                continue  # counted as not done
+            if isinstance(answer, Answer):
+                regions = self._segmenter.regions(prompt, answer, task.config, region_id(prompt))
+                progress.made.append((regions, [answer.score] if regions else []))
+            else:
+                progress.errors.append(answer)
+            progress.done += 1
 
     def _prediction(self, made: Sequence[Scored]) -> Prediction | None:
         regions = [region for results, _ in made for region in results]
@@ -222,6 +289,14 @@ class Retrieval:
 
 def _page(prompt: ObjectPrompt) -> tuple[str, int]:
     return prompt.image, -1 if prompt.item_index is None else prompt.item_index
+
+
+def _reasons(progress: Progress) -> list[Exception]:
+    """Why there is less than was asked for: no time is a reason of its own."""
+    reasons = list(progress.errors)
+    if progress.done < progress.prompts and not reasons:
+        reasons.append(Busy(f"{progress.left_out} (RETRIEVE_BUDGET_SECONDS)"))
+    return reasons
 
 
 def _in_time(

@@ -6,8 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from backend.engine.engine import Answer, Engine
-from backend.engine.pixel_prompts import UnusableShape
+from backend.engine.engine import Answer, Engine, Outcome
 from backend.engine.scheduler import Priority
 from backend.labelstudio.json_values import Results
 from backend.labelstudio.media_refs import MissingMedia
@@ -51,9 +50,8 @@ class Segmenter:
         prompts: Sequence[ObjectPrompt],
         priority: Priority,
         deadline: float,
-    ) -> list[Answer | UnusableShape]:
-        """One mask for each of ``prompts``, which all belong to one picture of ``task``; or why its
-        region cannot be used.
+    ) -> list[Outcome]:
+        """What becomes of each of ``prompts``, which all belong to one picture of ``task``.
 
         Raises:
             MissingMedia, MediaError, EngineError, Busy: as ``encode``.
@@ -103,11 +101,11 @@ class Segmenter:
             )
 
 
-def _only(answers: list[Answer | UnusableShape]) -> Answer:
-    [answer] = answers
-    if isinstance(answer, UnusableShape):
-        raise answer
-    return answer
+def _only(outcomes: list[Outcome]) -> Answer:
+    [outcome] = outcomes
+    if isinstance(outcome, Answer):
+        return outcome
+    raise outcome
 
 
 def _picture(task: ProjectTask, prompt: ObjectPrompt) -> Picture:

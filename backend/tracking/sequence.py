@@ -16,6 +16,7 @@ answer deletes all of those (``acceptAllSuggestions``).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -141,6 +142,9 @@ class FrameSequence:
         """
         objects = {name: replace(known, prompts={}) for name, known in self.known.items()}
         others: list[ObjectPrompt] = []
+        alike: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)  # objects by label
+        for name, known in objects.items():
+            alike[known.labels].append(name)
         shown: set[tuple[str, int]] = set()  # objects and pages whose answer the editor has
         prompts = prompts_from_context({"result": list(results)}, self.task.config).objects
         sent_ids = self.sent_ids() if prompts else {}
@@ -158,11 +162,13 @@ class FrameSequence:
                         self._add(objects[sent.object_id], prompt)
         for prompt in sorted(others, key=_page):
             with self._leaving_out(prompt):
-                owner = self._owner(prompt, objects.values(), shown)
+                owner = self._owner(prompt, objects, alike[prompt.labels], shown)
                 if owner is None:
                     name = prompt.source_ids[0] if prompt.source_ids else region_id(prompt)
                     owner = SequenceObject(name, prompt.labels, prompt.from_name)
                 self._add(owner, prompt)
+                if owner.id not in objects:
+                    alike[owner.labels].append(owner.id)
                 objects[owner.id] = owner
         marked = [each for each in objects.values() if each.prompts]
         return sorted(marked, key=lambda each: min(each.prompts))
@@ -184,26 +190,35 @@ class FrameSequence:
     def _owner(
         self,
         prompt: ObjectPrompt,
-        objects: Iterable[SequenceObject],
+        objects: Mapping[str, SequenceObject],
+        alike: Sequence[str],
         shown: Collection[tuple[str, int]],
     ) -> SequenceObject | None:
-        """The object that ``prompt`` belongs to; None for a new one.
+        """The object that ``prompt`` belongs to; None for a new one. ``alike`` have its label.
 
         By overlap with what was tracked on its page; else the only object of its label, provided
         that the page shows nothing of it: no prompt, and no answer, which would be another object
         (an answer that the annotator deleted was wrong).
         """
         page = _page(prompt)
-        alike = [each for each in objects if each.labels == prompt.labels]
-        overlaps = {
-            each.id: _overlap(prompt, self._mask(each.id, page), self.decode) for each in alike
+        overlaps = {  # what is new has no masks yet
+            name: _overlap(prompt, self._mask(name, page), self.decode)
+            for name in self._known_by_label.get(prompt.labels, ())
         }
-        best = max(alike, key=lambda each: overlaps[each.id], default=None)
-        if best is not None and overlaps[best.id] >= SAME_OBJECT:
-            return best
-        if len(alike) == 1 and page not in alike[0].prompts and (alike[0].id, page) not in shown:
-            return alike[0]
+        best = max(overlaps, key=lambda name: overlaps[name], default=None)
+        if best is not None and overlaps[best] >= SAME_OBJECT:
+            return objects[best]
+        only = objects[alike[0]] if len(alike) == 1 else None
+        if only is not None and page not in only.prompts and (only.id, page) not in shown:
+            return only
         return None
+
+    @cached_property
+    def _known_by_label(self) -> dict[tuple[str, ...], list[str]]:
+        found: dict[tuple[str, ...], list[str]] = {}
+        for name, known in self.known.items():
+            found.setdefault(known.labels, []).append(name)
+        return found
 
     def corrected_object(self, prompt: ObjectPrompt, mask: np.ndarray) -> str | None:
         """The tracked object that a fresh mask on a page corrects: same label, same place."""

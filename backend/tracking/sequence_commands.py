@@ -33,6 +33,7 @@ from backend.tracking.track_commands import (
 MAX_REGIONS = 300  # in one reply: each costs the editor time, and the reply memory
 MANY_MASKS = 100  # brush masks cost the browser 60-85 ms each at 720p
 MANY_PIXELS = 640 * 480
+MANY_OBJECTS = 500
 MANY_REASONS = 3  # of regions that are left out
 JOB_SECONDS = 600.0  # for all masks that a job begins with
 
@@ -56,21 +57,27 @@ class _Marked:
         if not self.objects:
             nothing = "nothing is marked yet: click on an object first, then track"
             return "; ".join([nothing, *self.sequence.unreadable[:MANY_REASONS]])
+        if len(self.objects) > MANY_OBJECTS:
+            return (
+                f"{len(self.objects)} objects are marked, and {MANY_OBJECTS} can be tracked at "
+                "once: take marks away"
+            )
         frames = frames_asked_for(parsed, 0, self.sequence.pages - 1)
         if isinstance(frames, str):
             return frames
         self.sequence.remember(self.objects)
+        results = by_id(self.results)
         return {
             **job_request(self.sequence.task, parsed, *frames),
             "kind": SequenceCommands.kind,
             "image": self.sequence.tag.name,
-            "objects": [self._as_json(each) for each in self.objects],
+            "objects": [self._as_json(each, results) for each in self.objects],
         }
 
-    def _as_json(self, marked: SequenceObject) -> dict[str, Any]:
+    def _as_json(self, marked: SequenceObject, results: Mapping[str, Results]) -> dict[str, Any]:
         """An object with the result items that its prompts were read from."""
         prompts = {
-            str(page): [item for item in self.results if item.get("id") in prompt.source_ids]
+            str(page): [item for name in prompt.source_ids for item in results.get(name, ())]
             for page, prompt in marked.prompts.items()
         }
         return {"id": marked.id, "prompts": prompts}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 
 import pytest
 
-from backend.labelstudio.geometry import Box, Ellipse
+from backend.labelstudio.geometry import Box, Ellipse, point_in_box, points_in_boxes
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.prompts import PointPrompt, prompts_from_context
 from backend.labelstudio.read_results import BrushStrokes, Polygon
@@ -314,7 +315,72 @@ def test_several_images():
     assert region_id(one) != region_id(two)
 
 
-def test_thousands_of_prompts_are_read_in_a_moment():
-    items = [box(i % 90, i // 90, 3, 3, id=f"b{i}") for i in range(300)]
-    items += [click(i % 100, i // 20, id=f"p{i}") for i in range(2000)]
-    assert len(objects(*items)) <= 301
+def scattered(boxes, points):
+    """Boxes, turned and not, and points all over each other on one page."""
+    chance = random.Random(0)
+    labels = [("Cat", "Dog")[number % 2] for number in range(boxes + points)]
+    items = [
+        box(
+            *(chance.uniform(0, 60) for _ in "xy"), *(chance.uniform(1, 40) for _ in "wh"),
+            labels[number], id=f"b{number}", rotation=chance.choice((0, 0, 30, 200)),
+        )
+        for number in range(boxes)
+    ]  # fmt: skip
+    items += [
+        click(chance.uniform(0, 100), chance.uniform(0, 100), labels[number], id=f"p{number}")
+        for number in range(points)
+    ]
+    chance.shuffle(items)
+    return items
+
+
+def test_points_belong_to_the_smallest_box_around_them(monkeypatch):
+    monkeypatch.setattr("backend.labelstudio.prompts._PAIRS_AT_ONCE", 1000)
+    items = scattered(60, 300)
+    found = read(*items).objects
+    owners = {name: prompt for prompt in found for name in prompt.source_ids}
+    boxes = [prompt for prompt in found if prompt.box]
+    for item in items:
+        if item["type"] != "keypointlabels":
+            continue
+        x, y, labels = item["value"]["x"], item["value"]["y"], tuple(item["value"]["labels"])
+        around = [b for b in boxes if b.labels == labels and point_in_box(x, y, b.box, 80, 60)]
+        smallest = min(around, key=lambda each: each.box.width * each.box.height, default=None)
+        assert owners[item["id"]] is smallest or (smallest is None and not owners[item["id"]].box)
+
+
+def test_no_more_points_and_boxes_are_compared_than_a_bound(monkeypatch):
+    pairs = []
+
+    def counted(points, boxes, sizes):
+        pairs.append(len(points) * len(boxes))
+        return points_in_boxes(points, boxes, sizes)
+
+    monkeypatch.setattr("backend.labelstudio.prompts.points_in_boxes", counted)
+    monkeypatch.setattr("backend.labelstudio.prompts.MAX_PAIRS", 50_000)
+    second = ({**each, "id": each["id"] + "-1", "item_index": 1} for each in scattered(300, 500))
+    found = read(*scattered(300, 100), *second)
+    assert sum(pairs) <= 50_000
+    assert "434 points are left out" in found.ignored[0]
+    assert sum(prompt.box is not None for prompt in found.objects) == 600
+
+
+def test_one_object_takes_no_more_points_than_the_network_should_look_at(monkeypatch):
+    monkeypatch.setattr("backend.labelstudio.prompts.MAX_POINTS", 5)
+    found = read(*(click(number, 50, id=f"p{number}") for number in range(8)))
+    [prompt] = found.objects
+    assert [point.x for point in prompt.points] == [0, 1, 2, 3, 4]
+    assert "only the first 5 points count" in found.ignored[0]
+
+
+def test_regions_and_corners_have_a_bound(monkeypatch):
+    monkeypatch.setattr("backend.labelstudio.read_results.MAX_REGIONS", 3)
+    monkeypatch.setattr("backend.labelstudio.read_results.MAX_CORNERS", 4)
+    outline = {**box(0, 0, 1, 1, id="o"), "type": "polygonlabels"}
+    outline["value"] = {"points": [[n, n * n / 10] for n in range(5)], "polygonlabels": ["Cat"]}
+    found = read(outline, *(box(number, 1, 1, 1, id=f"b{number}") for number in range(4)))
+    assert len(found.objects) == 2
+    assert found.ignored == (
+        "of 5 regions only the first 3 are read",
+        "region o: it has 5 corners, more than 4",
+    )

@@ -7,7 +7,10 @@ import time
 import pytest
 
 from backend import __version__
+from backend.labelstudio.prompts import task_prompts
+from backend.predict.retrieve import PROMPTS_AT_ONCE
 from tests.backend.conftest import CONFIG, box
+from tests.backend.fakes import Gate
 from tests.waiting import PATIENCE, until
 
 
@@ -93,6 +96,61 @@ def test_a_single_annotated_task_is_answered_when_quick_else_the_second_time(mak
     bench.predictor.hold.set()
     [found] = until(lambda: [each for each in ask(bench, boxed(1)) if each])
     assert found["result"]
+
+
+def crowded(number, count):
+    marks = [box(20, 20, 40, 40, identifier=f"b{each}") for each in range(count)]
+    return task(number, annotations=[{"id": 1, "result": marks}])
+
+
+def test_opening_does_not_wait_until_the_task_is_read(make_bench, monkeypatch):
+    bench = make_bench(open_budget_seconds=0.2)
+    reading = Gate()
+
+    def held(*args):
+        reading.pass_through()
+        return task_prompts(*args)
+
+    monkeypatch.setattr("backend.predict.retrieve.task_prompts", held)
+    reading.clear()
+    assert ask(bench, boxed(1)) == [[]]
+    assert reading.reached.wait(PATIENCE)
+    reading.set()
+    [found] = until(lambda: [each for each in ask(bench, boxed(1)) if each])
+    assert found["result"]
+
+
+def test_a_retrieval_without_time_for_all_says_what_is_left_out(make_bench, monkeypatch, caplog):
+    """What is done is in the reply, with a line where the label config has a place for it."""
+    bench = make_bench(retrieve_budget_seconds=1.0)
+    bench.engine.wait_ready(PATIENCE)
+    gate, predict_boxes = Gate(), bench.predictor.predict_boxes
+
+    def held(embedding, boxes):
+        if sum(bench.predictor.batches) >= PROMPTS_AT_ONCE:
+            gate.pass_through()
+        return predict_boxes(embedding, boxes)
+
+    monkeypatch.setattr(bench.predictor, "predict_boxes", held)
+    gate.clear()
+    results = []
+    while not any(results):  # encoding may take the whole budget
+        bench.predictor.batches.clear()
+        results = ask(bench, crowded(1, 2 * PROMPTS_AT_ONCE), task(2))
+    gate.set()
+    *masks, line = results[0]["result"]
+    assert len(masks) == PROMPTS_AT_ONCE
+    assert "left out; 64 of 128 prompts had no time" in line["value"]["text"][0]
+    assert "left out; 64 of 128 prompts had no time" in caplog.text
+
+
+def test_a_line_says_which_regions_could_not_be_used(bench):
+    bad = {**box(20, 20, 40, 40, identifier="bad"), "value": {"x": "none", "y": 1}}
+    marks = [box(20, 20, 40, 40), bad]
+    [found, _] = ask(bench, task(1, annotations=[{"id": 1, "result": marks}]), task(2))
+    mask, line = found["result"]
+    assert mask["type"] == "brushlabels"
+    assert line["value"]["text"] == ["SAM 2: left out; region bad: x is not a number"]
 
 
 def test_nothing_is_made_where_the_config_has_no_place(bench):

@@ -10,8 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from backend.engine.engine import Answer, Engine
-from backend.engine.pixel_prompts import UnusableShape
+from backend.engine.engine import Answer, Engine, Outcome
 from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
 from backend.job_state import JobState
@@ -268,14 +267,14 @@ class VideoProtocol:
 def _masks(
     call: _EventCall,
     prompts: EventPrompts,
-    answers: Sequence[Answer | UnusableShape],
+    answers: Sequence[Outcome],
     places: Sequence[Mapping[str, Any]],
 ) -> Reply:
     """The masks of ``prompts``; ``places`` name their frames."""
     items = []
     empty = []
     for prompted, answer, at in zip(prompts.usable, answers, places, strict=True):
-        if isinstance(answer, UnusableShape):
+        if not isinstance(answer, Answer):
             empty.append(str(answer))
             continue
         if not answer.mask.area:
