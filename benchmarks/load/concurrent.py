@@ -6,11 +6,14 @@
    the memory must not grow.
 3. ``slow``: 100 half-sent heads and 100 stalled bodies, some of callers without credentials; probes
    and clicks beside them must be answered, each probe within a second.
+4. ``bombs``: requests that cost more than they weigh, while somebody else clicks. No click may
+   fail, and no bomb may take more than 1 GiB.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import socket
 import sys
@@ -18,20 +21,34 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import requests
 
-from benchmarks.support.server import CONFIG, HEIGHT, WIDTH, Server, body, click, disc_place, typed
+from benchmarks.support.server import (
+    CONFIG,
+    HEIGHT,
+    WIDTH,
+    Server,
+    body,
+    click,
+    disc_place,
+    said,
+    typed,
+)
 from benchmarks.support.table import table
 
 TOKEN = "a-token-of-the-benchmark"
 FLAT = 0.05  # growth of the memory over a run, as a share of it
+MOST_MIB = 1024  # that a bomb may take
+CROWDED = 9000  # pixels a side
 
 
 def masks_equal(folder: Path, *, threads: int, pictures: int) -> int:
@@ -148,7 +165,7 @@ def kinds(
             tasks.append({**on, "annotations": [{"id": 1, "result": [box(seed)]}]})
         return server.predict({**body({}, None), "tasks": tasks})
 
-    def said(source: random.Random) -> requests.Response:
+    def spoken(source: random.Random) -> requests.Response:
         word = source.choice(["help", "status", "clear", "a note", "trakc"])
         return server.predict(body(task(source)[1], [typed(word)]))
 
@@ -169,7 +186,7 @@ def kinds(
         "box": boxed,
         "open a task": opened,
         "retrieve 2 tasks": retrieved,
-        "text": said,
+        "text": spoken,
         "missing picture": missing,
         "setup": connected,
         "probe": probed,
@@ -229,6 +246,104 @@ def half_sent(server: Server, number: int) -> socket.socket:
     return connection
 
 
+def bombs(folder: Path, counts: Sequence[int]) -> int:
+    """See the module; returns the exit code. ``counts`` of boxes and points are tried."""
+    rows, code = [], 0
+    with running(folder / "bombs") as server:
+        for name, sent in _bombs(server, counts):
+            server.predict(body({"id": 1, "data": {"image": server.picture(0)}}, [click(0)]))
+            worker, begun = server.worker(), time.monotonic()
+            with watched(server) as seen, suppress(requests.ConnectionError):
+                server.predict(sent, timeout=3600)
+                seconds = f"{time.monotonic() - begun:.1f}"
+            if worker != server.wait_ready().worker():
+                seconds = "ended the service"
+            more = (max(seen.memory) - seen.memory[0]) / 2**20
+            failed = [text for text in seen.clicks if text]
+            size, slowest = f"{len(json.dumps(sent)) / 1000:,.0f}", f"{max(seen.seconds):.1f}"
+            clicks = [len(seen.clicks), len(failed), slowest]
+            rows.append([name, size, seconds, f"{more:,.0f}", *clicks])
+            code |= int(bool(failed) or more > MOST_MIB or "ended" in seconds)
+        code |= int(bool(server.tracebacks()))
+    head = ["bomb", "KB", "reply, s", "more MiB", "clicks meanwhile", "failed", "slowest, s"]
+    print(table(head, rows))
+    return code
+
+
+def _bombs(server: Server, counts: Sequence[int]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and bodies."""
+    picture = {"image": server.picture(1)}
+    for count in counts:
+        place = random.Random(count)
+        marks = []
+        for number in range(count):
+            x, y = place.uniform(0, 60), place.uniform(0, 60)
+            value = {"x": x, "y": y, "width": 30, "height": 30, "rectanglelabels": ["Cat"]}
+            marks += [{**box(1), "id": f"b{number}", "value": value}]
+            value = {"x": x, "y": y, "width": 0.3, "keypointlabels": ["Cat"]}
+            marks += [{**click(1), "id": f"k{number}", "is_positive": None, "value": value}]
+        task = {"id": 7, "data": picture, "annotations": [{"id": 1, "result": marks}]}
+        yield f"open a task with {count:,} boxes and points", body(task, None, project="2.1")
+        sent = body({"id": 7, "data": picture}, marks, project="2.1")
+        yield f"the same in an interactive request ({count:,})", sent
+    cv2.imwrite(str(server.media / "crowded.png"), np.zeros((CROWDED, CROWDED), np.uint8))
+    crowded = {"image": "/data/local-files/?d=crowded.png"}
+    marks = [{**box(1), "id": f"b{n}", "value": {**box(1)["value"], "x": n}} for n in range(60)]
+    task = {"id": 8, "data": crowded, "annotations": [{"id": 1, "result": marks}]}
+    yield "60 boxes on 81 megapixels", {**body({}, None, project="2.1"), "tasks": [task, {"id": 9}]}
+    task = {"id": 10, "data": {"a?" * 150_000: picture["image"]}}
+    yield "a key of 300 KB", body(task, [click(0)], project="2.1")
+
+
+@dataclass
+class Seen:
+    """What the service did meanwhile.
+
+    Attributes:
+        memory: bytes of its process, before and now and then.
+        clicks, seconds: what each click of another project was told instead of a mask, and how
+            long it took.
+    """
+
+    memory: list[int]
+    clicks: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+@contextmanager
+def watched(server: Server) -> Iterator[Seen]:
+    """Click for another project, and look at the memory, until the block ends; at least once."""
+    seen, ended = Seen([server.resident()]), threading.Event()
+    task = {"id": 1, "data": {"image": server.picture(0)}}
+
+    def clicks() -> None:
+        while not seen.clicks or not ended.is_set():
+            begun = time.monotonic()
+            try:
+                reply = server.predict(body(task, [click(0)], project="3.1"), timeout=600)
+                masks = [r for r in reply.json()["results"][0]["result"] if "rle" in r["value"]]
+                seen.clicks.append("" if masks else said(reply) or "nothing")
+            except requests.ConnectionError as error:
+                seen.clicks.append(str(error))
+            seen.seconds.append(time.monotonic() - begun)
+            ended.wait(0.5)
+
+    def memory() -> None:
+        while not ended.wait(0.02):
+            with suppress(OSError):
+                seen.memory.append(server.resident())
+
+    threads = [threading.Thread(target=each) for each in (clicks, memory)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+
+
 def report_memory(memory: list[tuple[int, int]]) -> float:
     """Print how memory went; returns the growth over the second half, as a share.
 
@@ -258,10 +373,11 @@ def running(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=("masks", "mixed", "slow"))
+    parser.add_argument("part", nargs="?", choices=("masks", "mixed", "slow", "bombs"))
     parser.add_argument("--threads", type=int, default=16)
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--prompts", type=int, nargs="*", default=[2_000, 20_000])
     given = parser.parse_args()
     code = 0
     with tempfile.TemporaryDirectory() as name:
@@ -272,6 +388,8 @@ def main() -> int:
             code |= mixed(folder, count=given.requests)
         if given.part in (None, "slow"):
             code |= slow_senders(folder)
+        if given.part in (None, "bombs"):
+            code |= bombs(folder, given.prompts)
     return code
 
 
