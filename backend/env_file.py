@@ -2,45 +2,41 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from dotenv.parser import parse_stream
+
 from backend.settings import Settings, SettingsError
 
 DEFAULT = Path(".env")  # of the working folder
-_LINE = re.compile(r"(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*(?P<value>.*)")
-_QUOTED = re.compile(r"(?P<quote>['\"])(?P<inside>.*)(?P=quote)(\s+#.*)?")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=~-]*")
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """By name: the values in a file. Lines that begin with # are comments, and so is what follows
-    " #"; a value may stand in quotes; nothing is expanded.
+    """By name: the values in a file, as python-dotenv reads them; nothing is expanded.
 
     Raises:
         SettingsError: the file cannot be read, or a line is not of that form; one line each,
             without what may be a secret.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise SettingsError(f"{path}: must be text") from None
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror})") from None
     found, problems = {}, []
-    for number, line in enumerate(lines, 1):
-        text = line.strip()
-        if not text or text.startswith("#"):
-            continue
-        match = _LINE.fullmatch(text)
-        if match is None:
-            problems.append(f"{path}: line {number} must have the form NAME=value")
-            continue
-        quoted = _QUOTED.fullmatch(match["value"])
-        plain = re.split(r"(?:^|\s)#", match["value"], maxsplit=1)[0].strip()
-        found[match["name"]] = quoted["inside"] if quoted else plain
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error or (binding.key is not None and binding.value is None):
+            text = binding.original.string
+            line = binding.original.line + len(text) - len(text.lstrip("\n"))
+            problems.append(f"{path}: line {line} must have the form NAME=value")
+        elif binding.key is not None:
+            found[binding.key] = binding.value or ""
     if problems:
         raise SettingsError("\n".join(problems))
     return found

@@ -20,7 +20,7 @@ export LABEL_STUDIO_URL=http://ls:8080   # where it is
   STATE_DIR = '/srv/sam 2#'
 AUTH_TOKEN="it's#1" # quoted
 S3_REGION=
-SAM2_DEVICE=#none
+SAM2_DEVICE= # none
 """
 
 
@@ -55,7 +55,7 @@ def test_what_is_written_is_read_again_and_by_a_shell_too() -> None:
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        (b"PORT=1\nsecret-word", "line 2 must have the form NAME=value"),
+        (b"PORT=1\n\nsecret-word", "line 3 must have the form NAME=value"),
         (b"\xff\xfe", "must be text"),
         (None, "cannot be read"),
     ],
