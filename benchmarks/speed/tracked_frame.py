@@ -1,4 +1,4 @@
-"""Time of a tracked frame with a full memory, beside the official ``sam2`` package.
+"""Time of a tracked frame with a full memory, beside the official ``sam2`` package and others.
 
     python -m benchmarks.speed.tracked_frame [--objects 1 4 8] [--rounds 2] [--out FILE]
 
@@ -6,53 +6,86 @@ One step of tracking: the image encoder, then for every object memory attention 
 memories and 16 pointers, mask decoder and memory encoder. The official package does the second part
 object by object, as its ``SAM2VideoPredictor`` does. Memories are noise and weights random: time
 does not depend on values. "differing" are the mask pixels that differ, of all.
+
+EdgeTAM is compared with that of ``transformers``, object by object too, and with SAM 2.1 tiny, ours
+and the official one, which have other weights and so no masks to compare.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.speed.embedding import DTYPES
-from benchmarks.support.pairing import COMPARED, compared, load, machine, take_turns
+from benchmarks.speed.embedding import DTYPES, TINY
+from benchmarks.support import edgetam_peer, timm_stand_in
+from benchmarks.support.pairing import compared, load, machine, take_turns
 from benchmarks.support.reference import Pair, make_pair
 from benchmarks.support.table import earlier_rows, table
-from sam2model.mask_decoder import to_tokens
-from sam2model.sam2 import MAX_OBJECT_POINTERS, NUM_MASK_MEMORIES, ObjectPointer, SpatialMemory
+from sam2model.sam2 import (
+    MAX_OBJECT_POINTERS,
+    NUM_MASK_MEMORIES,
+    SAM2,
+    ObjectPointer,
+    SpatialMemory,
+)
+from sam2model.variants import VARIANTS
 
 _FRAME = 20
-SHOWN = ("sam2.1_hiera_tiny", "sam2.1_hiera_base_plus")
-HEAD = ("variant", "dtype", "objects", *COMPARED, "differing", "load")
+_LENGTH = 100  # of the video
+SHOWN = (TINY, "sam2.1_hiera_base_plus", edgetam_peer.NAME)
+HEAD = (
+    "variant",
+    "dtype",
+    "objects",
+    "peer",
+    "ours, s",
+    "peer, s",
+    "times faster",
+    "ours, CPU s",
+    "peer, CPU s",
+    "times less CPU",
+    "differing",
+    "load",
+)
+
+
+Runs = Mapping[str, Callable[[], Tensor]]  # by whose it is, ours first
+Runners = Callable[[int], Runs]  # for a number of objects
 
 
 class Frame:
-    """One frame to be tracked, and what both implementations remember before it."""
+    """One frame to be tracked, and what is remembered before it.
 
-    def __init__(self, pair: Pair, objects: int) -> None:
-        self._pair = pair
-        self._objects = objects
+    Attributes:
+        image: float32 ``[1, 3, S, S]``.
+        memories: by frame, bfloat16 tokens ``[O, M, 64]``.
+        pointers: by frame, float32 ``[O, C]``.
+    """
+
+    def __init__(self, model: SAM2, objects: int) -> None:
+        self.model = model
+        self.objects = objects
         self._generator = torch.Generator().manual_seed(0)
-        model = pair.ours
-        side, dim = model.embedding_size, model.variant.d_model
         self.image = self._noise(1, 3, model.image_size, model.image_size)
         # Frame 0 is prompted, as always; the frames before this one are tracked.
         remembered = [0, *range(_FRAME - MAX_OBJECT_POINTERS + 1, _FRAME)]
-        self._memories = {
-            t: self._noise(objects, 64, side, side).to(torch.bfloat16) for t in remembered
+        num_tokens = model.memory_position.shape[1]
+        self.memories = {
+            t: self._noise(objects, num_tokens, 64).to(torch.bfloat16) for t in remembered
         }
-        self._pointers = {t: self._noise(objects, dim) for t in remembered}
+        self.pointers = {t: self._noise(objects, model.variant.d_model) for t in remembered}
 
     def _noise(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self._generator)
 
     def ours(self) -> Tensor:
         """All objects together; their masks ``[O, 1, S/4, S/4]``."""
-        model = self._pair.ours
+        model = self.model
         features = model.encode_image(self.image)
         conditioned = self.conditioned(features.embedding)
         found = model.segment_object(conditioned, features.high_res, multimask=True)
@@ -69,20 +102,28 @@ class Frame:
             ``[O, C, h, w]``.
         """
         near = range(_FRAME - NUM_MASK_MEMORIES + 1, _FRAME)
-        memories = [SpatialMemory(0, to_tokens(self._memories[0]))]
-        memories += [SpatialMemory(_FRAME - t, to_tokens(self._memories[t])) for t in near]
-        pointers = [ObjectPointer(_FRAME - t, vector) for t, vector in self._pointers.items()]
-        return self._pair.ours.condition_on_memory(
+        memories = [SpatialMemory(0, self.memories[0])]
+        memories += [SpatialMemory(_FRAME - t, self.memories[t]) for t in near]
+        pointers = [ObjectPointer(_FRAME - t, vector) for t, vector in self.pointers.items()]
+        return self.model.condition_on_memory(
             embedding, memories, pointers, MAX_OBJECT_POINTERS - 1
         )
 
+
+class OfficialFrame(Frame):
+    """The same for both implementations of a pair."""
+
+    def __init__(self, pair: Pair, objects: int) -> None:
+        super().__init__(pair.ours, objects)
+        self._official = pair.official
+
     def official(self) -> Tensor:
-        """The same, object by object."""
-        model = self._pair.official
+        """All objects, one by one; their masks ``[O, 1, S/4, S/4]``."""
+        model = self._official
         output = model.forward_image(self.image)
         _, features, positions, sizes = model._prepare_backbone_features(output)
         masks = []
-        for i in range(self._objects):
+        for i in range(self.objects):
             found = model.track_step(
                 frame_idx=_FRAME,
                 is_init_cond_frame=False,
@@ -92,72 +133,95 @@ class Frame:
                 point_inputs=None,
                 mask_inputs=None,
                 output_dict=self._official_outputs(i),
-                num_frames=100,
+                num_frames=_LENGTH,
             )
             masks.append(found["pred_masks"] > 0)
         return torch.cat(masks)
 
-    def official_conditioned(self) -> Tensor:
-        """The official memory attention, object by object, ``[O, C, h, w]``."""
-        model = self._pair.official
-        output = model.forward_image(self.image)
-        _, features, positions, sizes = model._prepare_backbone_features(output)
-        return torch.cat(
-            [
-                model._prepare_memory_conditioned_features(
-                    frame_idx=_FRAME,
-                    is_init_cond_frame=False,
-                    current_vision_feats=features[-1:],
-                    current_vision_pos_embeds=positions[-1:],
-                    feat_sizes=sizes[-1:],
-                    output_dict=self._official_outputs(i),
-                    num_frames=100,
-                )
-                for i in range(self._objects)
-            ]
-        )
-
     def _official_outputs(self, i: int) -> dict[str, dict[int, Any]]:
+        position = self._as_map(self.model.memory_position)
         outputs = {
             t: {
-                "maskmem_features": memory[i : i + 1],
-                "maskmem_pos_enc": [self._position],
-                "obj_ptr": self._pointers[t][i : i + 1],
+                "maskmem_features": self._as_map(tokens[i : i + 1]),
+                "maskmem_pos_enc": [position],
+                "obj_ptr": self.pointers[t][i : i + 1],
             }
-            for t, memory in self._memories.items()
+            for t, tokens in self.memories.items()
         }
         first = outputs.pop(0)
         return {"cond_frame_outputs": {0: first}, "non_cond_frame_outputs": outputs}
 
-    @property
-    def _position(self) -> Tensor:
-        side = self._pair.ours.embedding_size
-        return self._pair.ours.memory_position.mT.unflatten(2, (side, side))
+    def _as_map(self, tokens: Tensor) -> Tensor:
+        side = self.model.embedding_size
+        return tokens.mT.unflatten(2, (side, side))
 
 
-def rows(variant: str, counts: list[int], dtypes: list[str], rounds: int) -> Iterator[list[str]]:
-    """A row per dtype and number of objects."""
-    pair = make_pair(variant)
-    # Every object is present: absent ones all have the same mask.
-    for model in (pair.official, pair.ours):
-        model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias += 1000
+def rows(
+    variant: str, counts: list[int], dtypes: list[str], rounds: int, size: int | None = None
+) -> Iterator[list[str]]:
+    """A row per dtype, number of objects and peer.
+
+    Args:
+        size: side of the square input in pixels; the variant's own where None.
+    """
+    size = VARIANTS[variant].image_size if size is None else size
+    edgetam = variant == edgetam_peer.NAME
+    runners = (
+        _edgetam_runners(size) if edgetam else _runners(make_pair(variant, size), "ours", "sam2")
+    )
     for name in dtypes:
         dtype = DTYPES[name]
         for count in counts:
-            frame = Frame(pair, count)
+            runs = runners(count)
             with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-                runs = {"ours": frame.ours, "sam2": frame.official}
                 # The first number of objects warms up for all.
                 timings, masks = take_turns(runs, rounds, warm_up=count == counts[0])
-            differing = float((masks["ours"] != masks["sam2"]).float().mean())
-            yield [
-                variant,
-                name,
-                str(count),
-                *compared(timings, "ours", "sam2"),
-                f"{differing:.1e}",
-                load(),
-            ]
+            for peer in list(runs)[1:]:
+                differing = ""
+                if peer in ("sam2", "transformers"):
+                    differing = f"{float((masks['ours'] != masks[peer]).float().mean()):.1e}"
+                figures = compared(timings, "ours", peer)
+                yield [variant, name, str(count), peer, *figures, differing, load()]
+
+
+def _runners(pair: Pair, ours: str, theirs: str) -> Runners:
+    _show_all(pair.ours.sam_mask_decoder, pair.official.sam_mask_decoder)
+
+    def runs(objects: int) -> Runs:
+        frame = OfficialFrame(pair, objects)
+        return {ours: frame.ours, theirs: frame.official}
+
+    return runs
+
+
+def _edgetam_runners(size: int) -> Runners:
+    tiny = _runners(make_pair(TINY, size), f"our {TINY}", f"sam2 {TINY}")
+    if not timm_stand_in.is_installed():
+        model = SAM2(VARIANTS[edgetam_peer.NAME], size).eval()
+        return lambda objects: {"ours": Frame(model, objects).ours, **tiny(objects)}
+    pair = edgetam_peer.make_pair(size)
+    _show_all(pair.ours.sam_mask_decoder, pair.peer.mask_decoder)
+
+    def runs(objects: int) -> Runs:
+        frame = Frame(pair.ours, objects)
+
+        def peer() -> Tensor:
+            return edgetam_peer.tracked_masks(
+                pair, frame.image, frame.memories, frame.pointers, _FRAME, _LENGTH
+            )
+
+        return {"ours": frame.ours, "transformers": peer, **tiny(objects)}
+
+    return runs
+
+
+def _show_all(*decoders: Any) -> None:
+    """Make every object present: absent ones all have the same mask."""
+    for decoder in decoders:
+        head = decoder.pred_obj_score_head
+        last = getattr(head, "proj_out", None) or head.layers[-1]
+        with torch.no_grad():
+            last.bias += 1000
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ Its batch norms and branches are computed one by one, ours are merged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
@@ -169,3 +169,50 @@ class PeerTracker:
             "point_coords": torch.from_numpy(scaled.astype(np.float32))[None, None],
             "point_labels": torch.tensor(given, dtype=torch.int32)[None, None],
         }
+
+
+def tracked_masks(
+    pair: EdgeTAMPair,
+    image: Tensor,
+    memories: Mapping[int, Tensor],
+    pointers: Mapping[int, Tensor],
+    frame: int,
+    length: int,
+) -> Tensor:
+    """The peer's masks of a tracked frame, object by object: bool ``[O, 1, S/4, S/4]``.
+
+    Args:
+        image: ``[1, 3, S, S]``.
+        memories: by frame, tokens ``[O, 512, 64]``; frame 0 is the prompted one.
+        pointers: by frame, ``[O, C]``.
+        frame: index of the frame.
+        length: of the video.
+    """
+    from transformers import EdgeTamVideoInferenceSession
+
+    session = EdgeTamVideoInferenceSession(dtype=torch.float32)
+    session.processed_frames = dict.fromkeys(range(length), image[0])
+    masks = []
+    for i in range(len(pointers[0])):
+        index = session.obj_id_to_idx(i)
+        outputs = session.output_dict_per_obj[index]
+        for t, tokens in memories.items():
+            kind = "cond_frame_outputs" if t == 0 else "non_cond_frame_outputs"
+            outputs[kind][t] = {
+                "maskmem_features": tokens[i : i + 1].to(image.dtype),
+                "maskmem_pos_enc": pair.ours.memory_position,
+                "object_pointer": pointers[t][i : i + 1],
+            }
+        answer = pair.peer._run_single_frame_inference(
+            inference_session=session,
+            frame_idx=frame,
+            obj_idx=index,
+            batch_size=1,
+            is_init_cond_frame=False,
+            point_inputs=None,
+            mask_inputs=None,
+            reverse=False,
+            run_mem_encoder=True,
+        )
+        masks.append(answer["pred_masks"] > 0)
+    return torch.cat(masks)

@@ -72,16 +72,6 @@ def compared(timings: Mapping[str, Timing], ours: str, theirs: str) -> list[str]
     ]
 
 
-COMPARED = (
-    "ours, s",
-    "sam2, s",
-    "times faster",
-    "ours, CPU s",
-    "sam2, CPU s",
-    "times less CPU",
-)
-
-
 def machine() -> str:
     """One line: processor, threads, versions."""
     cpuinfo = Path("/proc/cpuinfo")

@@ -33,6 +33,19 @@ def test_every_peer_computes_the_same_features():
         assert float(row["times less CPU"]) > 0
 
 
+@pytest.mark.slow
+def test_edgetam_is_compared_with_its_peer_and_with_tiny():
+    with torch.inference_mode():
+        found = [dict(zip(HEAD, row, strict=True)) for row in rows("edgetam", 1, size=256)]
+    tiny = "sam2.1_hiera_tiny"
+    peers = ["transformers", f"our {tiny}", f"sam2 {tiny}"]
+    assert [row["peer"] for row in found if row["dtype"] == "float32"] == peers
+    for row in found:
+        bound = 1e-4 if row["dtype"] == "float32" else 0.05
+        assert float(row["error, ours"]) <= bound
+        assert (row["error, peer"] == "") == (row["peer"] != "transformers")
+
+
 def test_a_missing_peer_is_told():
     [told] = [row for row in measure(transformers=False) if row["peer"] == "transformers"][:1]
     assert told["ours, s"] == "not installed"

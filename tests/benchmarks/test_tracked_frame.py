@@ -1,14 +1,32 @@
 """The benchmark of tracked frames compares the same masks."""
 
+import pytest
 import torch
 
 from benchmarks.speed.tracked_frame import HEAD, rows
 
 
-def test_both_track_the_same():
+@pytest.mark.parametrize(
+    ("variant", "peers"),
+    [
+        ("demo", ["sam2"]),
+        pytest.param(
+            "edgetam",
+            ["transformers", "our sam2.1_hiera_tiny", "sam2 sam2.1_hiera_tiny"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_all_track_the_same(variant, peers):
     with torch.inference_mode():
-        [row] = rows("demo", [2], ["float32"], 1)
-    measured = dict(zip(HEAD, row, strict=True))
-    assert (measured["variant"], measured["objects"]) == ("demo", "2")
-    assert float(measured["differing"]) <= 1e-3
-    assert float(measured["times less CPU"]) > 0
+        measured = [
+            dict(zip(HEAD, row, strict=True)) for row in rows(variant, [2], ["float32"], 1, 256)
+        ]
+    assert [row["peer"] for row in measured] == peers
+    for row in measured:
+        assert (row["variant"], row["objects"]) == (variant, "2")
+        assert float(row["times less CPU"]) > 0
+        if row["peer"] == peers[0]:
+            assert float(row["differing"]) <= 1e-3
+        else:
+            assert row["differing"] == ""
