@@ -13,6 +13,7 @@ import os
 import shlex
 import signal
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from types import FrameType
 from demo.api import ApiError, LabelStudioApi
 from demo.backend import REPOSITORY, Backend
 from demo.label_studio import START_SECONDS, Account, LabelStudio, NotInstalledError
+from demo.model import choose_variant
 from demo.processes import Child, NotReadyError, ProcessDiedError, free_port
 from demo.projects import PHOTO_PROJECT, PROJECTS, SEQUENCE_PROJECT, VIDEO_PROJECT
 
@@ -60,9 +62,7 @@ INSTRUCTIONS = """
      follow both. A click on a box shows its own text box, which tracks that one
      alone.
 
-  The demo's small weights are rough: one object that stands out from what is
-  around it, such as those in the sample photos. For the official ones:
-  SAM2_VARIANT=sam2.1_hiera_tiny make demo
+{model}
 
   COMMAND LINE, in another terminal: what is wrong, label ahead, export
   cd {folder}
@@ -136,7 +136,9 @@ def run(stop: StopFlag) -> None:
             label_studio.url + "/health", seconds=START_SECONDS, interrupted=stop.check
         )
         api = _log_in(label_studio, account, directory)
-        backend = _start_backend(directory, api, account)
+        variant, model = choose_variant(os.environ.get("SAM2_VARIANT"), interrupted=stop.check)
+        print(model, flush=True)
+        backend = _start_backend(directory, api, account, variant)
         children.enter_context(running(backend))
         numbers = {}
         for project in PROJECTS:
@@ -155,6 +157,7 @@ def run(stop: StopFlag) -> None:
                 photos=url.format(numbers[PHOTO_PROJECT]),
                 sequence=url.format(numbers[SEQUENCE_PROJECT]),
                 video=url.format(numbers[VIDEO_PROJECT]),
+                model=textwrap.indent(model, "  "),
                 email=account.email,
                 password=account.password,
                 folder=shlex.quote(str(REPOSITORY)),
@@ -212,10 +215,10 @@ def _log_in(label_studio: LabelStudio, account: Account, directory: Path) -> Lab
         ) from error
 
 
-def _start_backend(directory: Path, api: LabelStudioApi, account: Account) -> Backend:
+def _start_backend(directory: Path, api: LabelStudioApi, account: Account, variant: str) -> Backend:
     # Whoever asks for no credentials tells nobody what is wrong with it (/diagnostics).
     settings = {"BASIC_AUTH_USER": account.email, "BASIC_AUTH_PASS": account.password}
-    settings["SAM2_VARIANT"] = os.environ.get("SAM2_VARIANT") or "demo"
+    settings["SAM2_VARIANT"] = variant
     print("Starting the backend ...", flush=True)
     return Backend(
         port=_port("PORT", 9090),

@@ -72,6 +72,7 @@ def test_the_demo_sets_everything_up_and_leaves_no_process_behind(tmp_path: Path
             env={
                 **os.environ,
                 "DEMO_DIR": str(tmp_path / "state"),
+                "SAM2_VARIANT": "demo",
                 "LABEL_STUDIO_VENV": str(LABEL_STUDIO_VENV.resolve()),
                 "LABEL_STUDIO_PORT": str(wanted),
                 "PORT": str(any_free_port()),
