@@ -102,6 +102,15 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _proxy(value: str) -> str:
+    value = value if "://" in value else f"http://{value}"
+    parts = urlsplit(value)
+    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/"):
+        raise ValueError("must be the URL of an HTTP proxy such as http://proxy:3128")
+    parts.port  # noqa: B018 - raises ValueError where it is none
+    return value.rstrip("/")
+
+
 def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise ValueError("must be auto, cpu, mps, cuda, or cuda: and a number")
@@ -348,6 +357,14 @@ class Settings:
         "hosts in private networks that task data may point to, comma separated",
         read=_comma_separated,
     )
+    https_proxy: str | None = _media(
+        None,
+        "HTTP proxy for https media of others than Label Studio and ALLOWED_PRIVATE_HOSTS, for "
+        "S3 and published weights; asked for addresses that were checked",
+        read=_proxy,
+        secret=True,
+    )
+    no_proxy: str = _media("", "hosts, and ends of their names, that need no proxy")
     ca_bundle: Path | None = _media(
         None, "PEM file that verifies TLS certificates, instead of the usual"
     )

@@ -19,6 +19,7 @@ from backend.finetune.registry import ModelRegistry
 from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.label_config import RecentConfigs
 from backend.labelstudio.tags import LabelConfig
+from backend.media.proxy import Proxy
 from backend.media.resolver import MediaResolver
 from backend.media.s3 import S3, Bucket, S3Settings, read_buckets
 from backend.media.sources import Timeouts
@@ -133,6 +134,7 @@ class Wiring:
             allowed_private_hosts=settings.allowed_private_hosts,
             timeouts=Timeouts(least=settings.media_min_kib_per_second * 1024),
             verify=self.verify,
+            proxy=Proxy(settings.https_proxy, settings.no_proxy) if settings.https_proxy else None,
         )
 
     def decoder(self, warm: int = 2) -> ImageDecoder:

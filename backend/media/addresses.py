@@ -25,6 +25,7 @@ from urllib3.util import Url, parse_url
 
 from backend.labelstudio.session import CONNECTIONS, new_session
 from backend.media.errors import MediaError, Reason, shown
+from backend.media.proxy import Proxy
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -106,7 +107,7 @@ class AddressPolicy:
                 reason=Reason.UNREACHABLE,
             ) from None
         texts = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-        if (name, port) in self._hosts or (name, None) in self._hosts:
+        if self.names(name, port):
             return texts
         allowed = [text for text in texts if self._address_allowed(text)]
         if not allowed:
@@ -116,6 +117,11 @@ class AddressPolicy:
                 reason=Reason.REFUSED,
             )
         return allowed
+
+    def names(self, host: str, port: int) -> bool:
+        """Whether the operator named this very server."""
+        name = host.strip("[]").rstrip(".").lower()
+        return (name, port) in self._hosts or (name, None) in self._hosts
 
     def _address_allowed(self, text: str) -> bool:
         address = ipaddress.ip_address(text.partition("%")[0])
@@ -146,7 +152,11 @@ def _embedded(address: IPAddress) -> list[IPAddress]:
 
 
 def guarded_session(
-    policy: AddressPolicy, *, answer_seconds: float, verify: bool | str = True
+    policy: AddressPolicy,
+    *,
+    answer_seconds: float,
+    verify: bool | str = True,
+    proxy: Proxy | None = None,
 ) -> requests.Session:
     """A session that connects only where the policy allows; see ``new_session``.
 
@@ -156,16 +166,18 @@ def guarded_session(
             of an answer. A socket's time-out starts anew with every byte, so it alone could be
             stretched for hours.
         verify: True, False, or the path of a CA bundle.
+        proxy: makes TLS connections to servers that the operator did not name, to addresses that
+            the policy allows like all others.
     """
     adapter = HTTPAdapter(pool_maxsize=CONNECTIONS)
-    adapter.poolmanager.pool_classes_by_scheme = _pool_classes(policy, answer_seconds)
+    adapter.poolmanager.pool_classes_by_scheme = _pool_classes(policy, answer_seconds, proxy)
     session = new_session(verify, adapter)
     session.headers["User-Agent"] = "label-studio-sam2"
     return session
 
 
 def _pool_classes(
-    policy: AddressPolicy, answer_seconds: float
+    policy: AddressPolicy, answer_seconds: float, proxy: Proxy | None
 ) -> dict[str, type[HTTPConnectionPool]]:
     class Guarded(HTTPConnection):
         def _new_conn(self) -> socket.socket:
@@ -184,7 +196,8 @@ def _pool_classes(
                 return super().getresponse()
 
     class GuardedTLS(Guarded, HTTPSConnection):
-        pass
+        def _new_conn(self) -> socket.socket:
+            return _connect(self, policy, proxy)
 
     class GuardedPool(HTTPConnectionPool):
         ConnectionCls = Guarded
@@ -195,16 +208,22 @@ def _pool_classes(
     return {"http": GuardedPool, "https": GuardedTLSPool}
 
 
-def _connect(connection: HTTPConnection, policy: AddressPolicy) -> socket.socket:
-    """Open a socket to the first allowed address that answers.
+def _connect(
+    connection: HTTPConnection, policy: AddressPolicy, proxy: Proxy | None = None
+) -> socket.socket:
+    """Open a socket to the first allowed address that answers, through the proxy to the first.
 
     TLS is none the wiser: the certificate is checked against the host name as ever.
     """
     error: OSError | None = None
     timeout = connection.timeout if isinstance(connection.timeout, int | float) else None
-    for address in policy.addresses(connection.host, connection.port):
+    host, port = connection.host, connection.port
+    addresses = policy.addresses(host, port)
+    if proxy and not policy.names(host, port) and proxy.serves(host, port):
+        return proxy.connect(addresses[0], port, timeout)
+    for address in addresses:
         try:
-            sock = socket.create_connection((address, connection.port), timeout)
+            sock = socket.create_connection((address, port), timeout)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError as failure:
             error = failure

@@ -15,6 +15,7 @@ from urllib3.exceptions import HTTPError as Urllib3Error
 
 from backend.media.addresses import AddressPolicy, guarded_session, parse_http_url
 from backend.media.errors import MediaError, Reason, shown
+from backend.media.proxy import Proxy
 from backend.media.sources import (
     BodyBrokeOff,
     Deadline,
@@ -58,13 +59,19 @@ class HttpTransport:
     Args:
         policy: which addresses may be connected to.
         verify: True, False, or the path of a CA bundle.
+        proxy: see ``guarded_session``.
     """
 
     def __init__(
-        self, policy: AddressPolicy, *, timeouts: Timeouts, verify: bool | str = True
+        self,
+        policy: AddressPolicy,
+        *,
+        timeouts: Timeouts,
+        verify: bool | str = True,
+        proxy: Proxy | None = None,
     ) -> None:
         self._session = guarded_session(
-            policy, answer_seconds=timeouts.connect + timeouts.read, verify=verify
+            policy, answer_seconds=timeouts.connect + timeouts.read, verify=verify, proxy=proxy
         )
         self.timeouts = timeouts
 

@@ -14,6 +14,7 @@ from backend.media.errors import MediaError, Reason, shown
 from backend.media.http import HttpObject, HttpTransport, split_signature
 from backend.media.label_studio_media import CLOUD_SCHEMES, LabelStudioMedia, local_files_path
 from backend.media.local_files import LocalFiles
+from backend.media.proxy import Proxy
 from backend.media.s3 import S3, S3Settings
 from backend.media.sources import RemoteObject, Timeouts, host_of
 from backend.media.stream import MediaStream, StreamCache
@@ -39,6 +40,7 @@ class MediaResolver:
         allowed_private_hosts: see ``AddressPolicy``.
         cache_age, fresh_seconds: ``max_age`` and ``fresh_seconds`` of ``MediaCache``.
         verify: True, False, or the path of a CA bundle, for http(s).
+        proxy: reaches web servers by https.
     """
 
     def __init__(
@@ -56,12 +58,13 @@ class MediaResolver:
         fresh_seconds: float = 300.0,
         timeouts: Timeouts | None = None,
         verify: bool | str = True,
+        proxy: Proxy | None = None,
     ) -> None:
         timeouts, s3 = timeouts or Timeouts(), s3 or S3Settings()
         trusted = [label_studio.url] if label_studio else []
         trusted += s3.endpoints
         policy = AddressPolicy(trusted_urls=trusted, private_hosts=allowed_private_hosts)
-        self._transport = HttpTransport(policy, timeouts=timeouts, verify=verify)
+        self._transport = HttpTransport(policy, timeouts=timeouts, verify=verify, proxy=proxy)
         self._label_studio = (
             LabelStudioMedia(label_studio, self._transport) if label_studio else None
         )
