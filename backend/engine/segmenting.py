@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sam2model import ImageEmbedding, ImagePredictor, Prediction
 
 MAX_BATCH = 32  # boxes decoded at once; clicks wait for no more than these
-MAX_BATCH_PIXELS = 1 << 26  # of their masks together: a byte each, and four while one is made
+MAX_BATCH_PIXELS = 1 << 25  # of their masks together: a byte each, and time in which clicks wait
 # Pieces of an answer that hold no click are islands where they lie farther from those that do than
 # this, in sides of a square as large as these, and the model is nowhere surer of them than by this
 # share of the highest logit of these.

@@ -111,17 +111,20 @@ def point_in_box(x: float, y: float, box: Box, width: int, height: int) -> bool:
 
 
 def points_in_boxes(
-    points: Sequence[tuple[float, float]], boxes: Sequence[Box], sizes: Sequence[tuple[int, int]]
+    points: Sequence[tuple[float, float]],
+    boxes: Sequence[Box] | NDArray[np.float64],
+    sizes: Sequence[tuple[int, int]] | NDArray[np.int64],
 ) -> NDArray[np.bool_]:
     """Which percent positions lie in which (turned) rectangles, edges included.
 
     Args:
+        boxes: as ``Box``, or ``[boxes, 5]``.
         sizes: width and height of the picture that each rectangle is on.
 
     Returns:
         bool ``[points, boxes]``.
     """
-    drawn, size = np.array(boxes, np.float64), np.array(sizes, np.float64)
+    drawn, size = np.asarray(boxes, np.float64), np.asarray(sizes, np.float64)
     x, y = (np.array(points, np.float64)[:, None] - drawn[:, :2]).transpose(2, 0, 1)
     x, y = x * size[:, 0] / 100.0, y * size[:, 1] / 100.0  # from the pivot, in pixels
     angle = np.radians(drawn[:, 4])

@@ -26,7 +26,7 @@ from backend.labelstudio.read_results import (
 from backend.labelstudio.tags import LabelConfig, Shape
 
 MAX_POINTS = 500  # of one object: the network looks at all of them together
-MAX_PAIRS = 1 << 24  # of points and boxes that are looked at: 4,096 of each on a page
+MAX_PAIRS = 1 << 23  # of points and boxes that are looked at: 2,896 of each on a page
 _PAIRS_AT_ONCE = 1 << 18
 
 
@@ -197,9 +197,10 @@ def _smallest_around(
     drawn.sort(key=lambda each: each[1].width * each[1].height)
     owners = [regions[position] for position, _ in drawn]
     # Without a size a square picture: the angle of a turned box is then approximate.
-    sizes = [(each.original_width or 100, each.original_height or 100) for each in owners]
+    sizes = np.array([(o.original_width or 100, o.original_height or 100) for o in owners])
     numbers: dict[tuple[str, ...], int] = {(): 0}
     label_of_box = np.array([numbers.setdefault(each.labels, len(numbers)) for each in owners])
+    outlines = np.array([box for _, box in drawn])
     found: dict[int, int] = {}
     step = max(1, _PAIRS_AT_ONCE // len(boxes))
     for start in range(0, len(points), step):
@@ -208,7 +209,7 @@ def _smallest_around(
         labels = [numbers.setdefault(regions[p].labels, len(numbers)) for p in part]
         label = np.array(labels)[:, None]
         alike = (label == label_of_box) | (label == 0) | (label_of_box == 0)
-        inside = points_in_boxes(places, [box for _, box in drawn], sizes) & alike
+        inside = points_in_boxes(places, outlines, sizes) & alike
         smallest = inside.argmax(axis=1)
         for row in np.flatnonzero(inside.any(axis=1)).tolist():
             found[part[row]] = drawn[smallest[row]][0]

@@ -143,9 +143,10 @@ class Clicks:
         if request.is_on_video:
             results = self._tracking.videos.reply(request, request.context)
             return Reply(results, "ok" if results else "empty")
+        deadline = time.monotonic() + self._budget  # reading thousands of prompts takes seconds
         context = prompts_from_context(request.context, request.config)
         if context.objects:
-            return self._on_prompts(request, context.objects)
+            return self._on_prompts(request, context.objects, deadline)
         if context.commands:
             return self._on_command(request, context.commands[-1])
         if context.ignored and request.config.images:
@@ -153,8 +154,9 @@ class Clicks:
             return self.message(request, text, "ignored")
         return Reply([], "empty")
 
-    def _on_prompts(self, request: Request, prompts: Sequence[ObjectPrompt]) -> Reply:
-        deadline = time.monotonic() + self._budget
+    def _on_prompts(
+        self, request: Request, prompts: Sequence[ObjectPrompt], deadline: float
+    ) -> Reply:
         regions: Results = []
         reasons: list[str] = []
         failed = "error"

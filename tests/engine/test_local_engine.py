@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from backend.engine.building import ModelChoice
 from backend.engine.engine import NotReady, State
 from backend.engine.local import LocalEngine
 from backend.engine.scheduler import Priority
+from backend.engine.segmenting import MAX_BATCH, batch_size
 from backend.labelstudio.geometry import Box
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.labelstudio.read_results import Polygon
@@ -249,6 +251,42 @@ def test_boxes_are_decoded_together_and_answered_in_order(engine, predictor):
     assert predictor.batches == [32, 7]
     for number, answer in enumerate(found):
         assert answer.mask.box[0] == (10 if number == 5 else number)
+
+
+def test_boxes_on_a_large_picture_are_few_at_once_and_their_masks_are_dropped(
+    engine, predictor, monkeypatch
+):
+    """A mask is as large as the picture: no more than a batch of them, and the one that is packed,
+    are there together. The masks are the same."""
+    engine.wait_ready(PATIENCE)
+    prompts = [box(x, x % 7, x + 9, 30) for x in range(40)]
+    prompts[3], prompts[11] = click(30, 30), replace(box(3, 3, 9, 9), points=(point(5, 5),))
+    wanted = engine.answer(source(), prompts, Priority.RETRIEVE, PATIENCE)
+    width, height = 60, 40
+    monkeypatch.setattr("backend.engine.segmenting.MAX_BATCH_PIXELS", 4 * width * height)
+    made: list[weakref.ref] = []
+    alive: list[int] = []
+    predict = predictor.predict
+
+    def counted(*args, **kwargs):
+        found = predict(*args, **kwargs)
+        made.append(weakref.ref(found.masks))
+        alive.append(sum(each() is not None for each in made))
+        return found
+
+    monkeypatch.setattr(predictor, "predict", counted)
+    predictor.batches.clear()
+    found = engine.answer(source(), prompts, Priority.RETRIEVE, PATIENCE)
+    assert predictor.batches == [4] * 9 + [2]
+    assert [each.mask for each in found] == [each.mask for each in wanted]
+    assert len(made) == 40
+    assert max(alive) <= 2 * 4
+
+
+def test_a_picture_as_large_as_they_come_has_one_box_at_a_time():
+    assert batch_size(9_000, 9_000) == batch_size(12_500, 8_000) == 1
+    assert batch_size(1_920, 1_080) == 16
+    assert batch_size(60, 40) == MAX_BATCH
 
 
 def test_a_click_goes_between_the_boxes_of_a_large_batch(engine, predictor):
