@@ -66,8 +66,9 @@ class Intake(HTTPRequestParser):
         """Read the head, and decide over it."""
         try:
             super().parse_header(header_plus)
-        except TransferEncodingNotImplemented as error:
-            raise ParsingError(error.args[0]) from error
+        except (TransferEncodingNotImplemented, ValueError) as error:
+            # A half IPv6 address, and a length of thousands of digits, are ValueErrors.
+            raise ParsingError(str(error)) from error
         door = self._server.door
         refusal = door.refusal(self.path, self._header)
         if refusal is None and self.body_rcv is not None:

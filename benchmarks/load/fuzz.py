@@ -5,6 +5,8 @@
 2. ``masks``: 20,000 regions with broken PNGs and brush RLEs, in tasks that are opened, in
    interactive requests and in the drafts of sequences to be tracked; and the same PNGs as ``data:``
    addresses of pictures. They may cost decoding processes, never the one that serves.
+3. ``bombs``: small inputs that would cost much time or memory: label configs with thousands of
+   controls, side by side and nested, millions of empty lists; and heads that are none.
 
 It fails on one answer of 5xx, on one traceback in the log, or where the process has died.
 """
@@ -15,6 +17,7 @@ import argparse
 import json
 import random
 import re
+import socket
 import sys
 import tempfile
 import time
@@ -26,7 +29,15 @@ from typing import Any
 import requests
 from hypothesis import HealthCheck, given, settings
 
-from benchmarks.support.fuzz_bodies import ROUTES, Mutator, arbitrary, like_requests, recorded
+from benchmarks.support.fuzz_bodies import (
+    HEADS,
+    ROUTES,
+    Mutator,
+    arbitrary,
+    bombs,
+    like_requests,
+    recorded,
+)
 from benchmarks.support.fuzz_masks import HEIGHT, WIDTH, masks, png_address
 from benchmarks.support.server import CONFIG, SEQUENCE, TRACEBACK, Server, body, click, typed
 from benchmarks.support.table import table
@@ -130,6 +141,23 @@ def run_masks(server: Server, count: int, seed: int) -> int:
     return code or int(died)
 
 
+def run_bombs(server: Server) -> int:
+    """Send what is small and would cost much; returns the exit code."""
+    tally = Tally(server)
+    for name, data in bombs():
+        for route in (*ROUTES, "/validate"):
+            tally.send(route, data, name)
+    for head in HEADS:
+        with socket.create_connection((server.host, server.port), timeout=60) as connection:
+            begun = time.monotonic()
+            connection.sendall(head)
+            status = connection.recv(12).split(b" ")[-1]
+        tally.answers["heads"][int(status) // 100] += 1
+        tally.slowest["heads"] = max(tally.slowest["heads"], time.monotonic() - begun)
+    server.check()
+    return tally.report()
+
+
 def _region(number: int, value: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": f"mask-{number}",
@@ -160,7 +188,7 @@ def _send_arbitrary(tally: Tally, route: str, count: int) -> None:
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=("bodies", "masks"))
+    parser.add_argument("part", nargs="?", choices=("bodies", "masks", "bombs"))
     parser.add_argument("--count", type=int, default=10_000, help="of bodies")
     parser.add_argument("--masks", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -174,6 +202,8 @@ def main() -> int:
                 code |= run(server, chosen.count, chosen.seed)
             if chosen.part in (None, "masks"):
                 code |= run_masks(server, chosen.masks, chosen.seed)
+            if chosen.part in (None, "bombs"):
+                code |= run_bombs(server)
         finally:
             server.stop()
     return code

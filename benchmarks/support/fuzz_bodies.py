@@ -91,6 +91,41 @@ KEYS = [
 ]
 
 
+HEADS = (
+    b"GET\r\n\r\n",
+    b"GET /jobs HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic \xff\r\n\r\n",
+    b"GET /jobs/%00%1b%5b2J HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET http://[ HTTP/1.1\r\n\r\n",
+    b"GET /\xff HTTP/1.1\r\n\r\n",
+    b"POST /predict HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
+    b"POST /predict HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+    b"POST /predict HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+    b"POST /webhook HTTP/1.1\r\nOrigin: http://evil.example\r\nContent-Length: 2\r\n\r\n{}",
+    b"GET /jobs HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+    b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n\r\n",
+)
+
+
+def bombs() -> Iterator[tuple[str, bytes]]:
+    """By name: small bodies that would cost much."""
+    image = '<Image name="image" value="$image"/>'
+    brush = '<BrushLabels name="b{0}" toName="image"><Label value="{0}"/>'
+    point = '<KeyPointLabels name="k{0}" toName="image"><Label value="{1}"/></KeyPointLabels>'
+    for count in (1900, 3000):
+        nested = "".join(brush.format(n) for n in range(count)) + "</BrushLabels>" * count
+        beside = "".join(
+            brush.format(n) + "</BrushLabels>" + point.format(n, -n) for n in range(count // 2)
+        )
+        for name, tags in (("nested", nested), ("beside one another", beside)):
+            xml = f"<View>{image}{tags}</View>"
+            config = {"schema": xml, "config": xml, "label_config": xml, "tasks": [{}]}
+            context = {"project": "1.1", "params": {"context": {"result": []}}}
+            yield f"{count} controls {name}", json.dumps({**config, **context}).encode()
+    yield "lists in lists", b'{"tasks":' + b"[" * 1_000_000
+    for one in (b"[],", b"{},", b'{"a":[]},'):
+        yield "millions of empty ones", b'{"tasks":[' + one * (60_000_000 // len(one)) + b"0]}"
+
+
 def recorded(route: str) -> list[Any]:
     """Every body that a running Label Studio sent to ``route``."""
     found = []

@@ -257,6 +257,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         "head", [b"GET\r\n\r\n", b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
+                 b"GET http://[ HTTP/1.1\r\n\r\n", post("9" * 5000), post("-1"), post("1, 1"),
                  b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000]
     )  # fmt: skip
     def test_what_is_no_request_is_the_callers_fault(self, place, head):
