@@ -93,11 +93,16 @@ class LabelStudioApi:
 
     def create_tasks(self, project: int, data: Iterable[dict[str, Any]]) -> list[int]:
         """Create one task per item of ``data``; returns their ids in the same order."""
+        return self.import_tasks(project, ({"data": item} for item in data))
+
+    def import_tasks(self, project: int, tasks: Iterable[dict[str, Any]]) -> list[int]:
+        """Create tasks from what Label Studio imports: ``data``, and ``predictions`` where there
+        are any; returns their ids in the same order."""
         answer = self.request(
             "POST",
             f"/api/projects/{project}/import",
             params={"return_task_ids": "true"},
-            json=[{"data": item} for item in data],
+            json=list(tasks),
         )
         return [int(task) for task in answer["task_ids"]]
 

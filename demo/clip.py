@@ -72,6 +72,11 @@ class SampleClip:
     frames: list[NDArray[np.uint8]]
     masks: dict[str, NDArray[np.bool_]]
 
+    def backwards(self) -> SampleClip:
+        """The same from its end to its beginning."""
+        masks = {name: found[::-1] for name, found in self.masks.items()}
+        return SampleClip(self.frames[::-1], masks)
+
     def write_pages(self, directory: Path) -> list[Path]:
         """Write each frame as a JPEG file; returns the files in order."""
         directory.mkdir(parents=True, exist_ok=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from demo.api import LabelStudioApi
 from demo.clip import PHOTOS, sample_clip
@@ -22,7 +24,7 @@ class DemoProject:
         title: what Label Studio calls it; an existing project of this title is used again.
         config: file with its label config.
         upload: uploads the data, having a directory for what it has to write first; returns
-            the data of each task.
+            the tasks as Label Studio imports them.
     """
 
     title: str
@@ -46,24 +48,59 @@ class DemoProject:
                 show_collab_predictions=True,
             )
         if not api.tasks(project):
-            api.create_tasks(project, self.upload(api, project, directory))
+            api.import_tasks(project, self.upload(api, project, directory))
         return project
 
 
 def _photos(api: LabelStudioApi, project: int, directory: Path) -> list[dict[str, Any]]:
-    names = json.loads((PHOTOS / "truth.json").read_text(encoding="utf-8"))
-    return [{"image": api.upload(project, PHOTOS / name)} for name in names]
+    """The photos; and once more those with known objects, with boxes as a detector draws them."""
+    objects = json.loads((PHOTOS / "truth.json").read_text(encoding="utf-8"))
+    data = {name: {"image": api.upload(project, PHOTOS / name)} for name in objects}
+    detected = [
+        {"data": data[name], "predictions": [_detected(PHOTOS / name, found.values())]}
+        for name, found in objects.items()
+        if found
+    ]
+    return [*({"data": each} for each in data.values()), *detected]
+
+
+def _detected(photo: Path, objects: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The prediction of a detector: a box around each object."""
+    with Image.open(photo) as picture:
+        width, height = picture.size
+    result = []
+    for number, each in enumerate(objects):
+        left, top, right, bottom = each["box"]
+        place = {"x": left, "y": top, "width": right - left, "height": bottom - top, "rotation": 0}
+        result.append(
+            {
+                "id": f"detected-{number}",
+                "from_name": "box",
+                "to_name": "image",
+                "type": "rectanglelabels",
+                "original_width": width,
+                "original_height": height,
+                "image_rotation": 0,
+                "value": {**place, "rectanglelabels": [each["label"]]},
+            }
+        )
+    return {"model_version": "detector", "result": result}
 
 
 def _frames(api: LabelStudioApi, project: int, directory: Path) -> list[dict[str, Any]]:
-    pages = sample_clip().write_pages(directory / "pages")
-    return [{"frames": [api.upload(project, page) for page in pages]}]
+    """The clip, and the clip backwards."""
+    pages = [api.upload(project, page) for page in sample_clip().write_pages(directory / "pages")]
+    return [{"data": {"frames": frames}} for frames in (pages, pages[::-1])]
 
 
 def _video(api: LabelStudioApi, project: int, directory: Path) -> list[dict[str, Any]]:
-    file = directory / "clip.mp4"
-    sample_clip().write_video(file)
-    return [{"video": api.upload(project, file)}]
+    """The clip, and the clip backwards."""
+    tasks = []
+    for name, clip in (("clip", sample_clip()), ("clip_backwards", sample_clip().backwards())):
+        file = directory / f"{name}.mp4"
+        clip.write_video(file)
+        tasks.append({"data": {"video": api.upload(project, file)}})
+    return tasks
 
 
 PHOTO_PROJECT = DemoProject(

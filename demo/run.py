@@ -22,10 +22,11 @@ from types import FrameType
 
 from demo.api import ApiError, LabelStudioApi
 from demo.backend import REPOSITORY, Backend
+from demo.guide import HOW, WALKS, as_text
 from demo.label_studio import START_SECONDS, Account, LabelStudio, NotInstalledError
 from demo.model import choose_variant
 from demo.processes import Child, NotReadyError, ProcessDiedError, free_port
-from demo.projects import PHOTO_PROJECT, PROJECTS, SEQUENCE_PROJECT, VIDEO_PROJECT
+from demo.projects import PHOTO_PROJECT, PROJECTS
 
 INSTRUCTIONS = """
 ------------------------------------------------------------------------
@@ -34,33 +35,9 @@ INSTRUCTIONS = """
   Open      {label_studio}
   Log in    {email}   password {password}
 
-  PHOTOS    {photos}
-  1. Click on the first task to open it.
-  2. Below the picture, switch "Auto-Annotation" on.
-  3. Press M, or choose the last tool beside the picture ("Auto-Detect").
-  4. Press 1 (the label "Flower" in the row "Point"), click on the bud of the
-     flower: a mask appears. Accept it with the tick below the picture.
-  5. To correct a mask before that: press 1 again, then click on what it
-     misses, or Alt+click on what it should not cover.
-  6. For boxes, hover over the same tool, choose the rectangle, press 4, drag.
-     To set points in a box, click into it and hide it with Alt+H first.
+{how}
 
-  FRAME SEQUENCE    {sequence}
-  1. Open its task; switch "Auto-Annotation" and "Auto-Accept Suggestions" on.
-  2. Press M, then 1, and click on the bud. Its mask appears on this page. Wait
-     until it is saved (about 6 seconds).
-  3. Type track into the text box and press Enter: masks on all pages. To correct
-     one, delete it, press 1, click anew, and track again.
-
-  VIDEO    {video}
-  1. Open its task; switch "Auto-Annotation" on.
-  2. Press 1 (Flower), drag a box around the bud, press Escape; press 2 (Animal),
-     drag a box around the bee, press Escape. Label Studio would give the label
-     of a box that is still selected to all. Wait until they are saved (about
-     6 seconds).
-  3. Type track into the text box below the video and press Enter: the boxes
-     follow both. A click on a box shows its own text box, which tracks that one
-     alone.
+{walks}
 
 {model}
 
@@ -154,10 +131,12 @@ def run(stop: StopFlag) -> None:
         print(
             INSTRUCTIONS.format(
                 label_studio=label_studio.url,
-                photos=url.format(numbers[PHOTO_PROJECT]),
-                sequence=url.format(numbers[SEQUENCE_PROJECT]),
-                video=url.format(numbers[VIDEO_PROJECT]),
                 model=textwrap.indent(model, "  "),
+                how=textwrap.indent(textwrap.fill(HOW, 74), "  "),
+                walks="\n\n".join(
+                    f"  {walk.title}    {url.format(numbers[walk.project])}\n{as_text(walk)}"
+                    for walk in WALKS
+                ),
                 email=account.email,
                 password=account.password,
                 folder=shlex.quote(str(REPOSITORY)),

@@ -1,6 +1,6 @@
-"""Writes the generated part of the documentation: docs/settings.md.
+"""Writes the generated parts of the documentation: docs/settings.md, and the steps of the demo.
 
-``python docs/generate.py`` rewrites it; ``--check`` fails if it is out of date.
+``python docs/generate.py`` rewrites them; ``--check`` fails if one is out of date.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from backend.settings import Settings  # noqa: E402
+from demo.guide import HOW, PHOTOS, WALKS, as_markdown  # noqa: E402
+
+START, END = "<!-- steps: demo/guide.py -->", "<!-- end of steps -->"
 
 HEAD = """# Settings
 
@@ -37,13 +40,32 @@ def settings_tables() -> str:
     return "\n\n".join(parts)
 
 
+def pages() -> dict[Path, str]:
+    """The pages with generated parts, as they must be."""
+    walks = "\n\n".join(f"### {walk.title.capitalize()}\n\n{as_markdown(walk)}" for walk in WALKS)
+    return {
+        ROOT / "docs/settings.md": f"{HEAD}{settings_tables()}\n",
+        ROOT / "docs/annotating.md": with_steps("docs/annotating.md", f"{HOW}\n\n{walks}"),
+        ROOT / "README.md": with_steps("README.md", as_markdown(PHOTOS)),
+    }
+
+
+def with_steps(page: str, steps: str) -> str:
+    """A page with ``steps`` between its marks."""
+    before, found, rest = (ROOT / page).read_text(encoding="utf-8").partition(START)
+    _, ended, after = rest.partition(END)
+    if not (found and ended):
+        raise SystemExit(f"{page} has no {START}...{END}")
+    return f"{before}{START}\n\n{steps}\n\n{END}{after}"
+
+
 def main() -> int:
     """Rewrite or check; returns the exit code."""
-    path = ROOT / "docs" / "settings.md"
-    wanted = f"{HEAD}{settings_tables()}\n"
+    wanted = pages()
     if "--check" in sys.argv[1:]:
-        return 0 if wanted == path.read_text(encoding="utf-8") else 1
-    path.write_text(wanted, encoding="utf-8")
+        return int(any(path.read_text("utf-8") != text for path, text in wanted.items()))
+    for path, text in wanted.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -1,4 +1,8 @@
-"""Label Studio's frame numbers <-> the frames of a video file. The only module that converts.
+"""Label Studio's numbers of pages and frames <-> pages of a task and frames of a video file. The
+only module that converts.
+
+The editor counts pages from 1 ("1 of 16"), while ``item_index`` and the lists of a task count from
+0: ``page_number`` and ``page_index``. What people read and type is the editor's.
 
 Label Studio's video editor knows nothing of the frames in the file. It counts its own, from 1, at
 the ``framerate`` of the ``<Video>`` tag, and shows whatever the browser has at a time:
@@ -33,6 +37,16 @@ DEFAULT_FRAMERATE = 24.0
 """Frames per second of a ``<Video>`` tag without ``framerate`` (``tags/object/Video/Video.js``)."""
 
 _BROWSER_PRECISION = 0.002  # seconds; BROWSER_TIME_PRECISION in VideoCanvas.tsx
+
+
+def page_number(index: int) -> int:
+    """The number under which the editor shows the page ``index`` (from 0) of a sequence."""
+    return index + 1
+
+
+def page_index(number: int) -> int:
+    """The page, from 0, that the editor shows under ``number`` (from 1)."""
+    return number - 1
 
 
 def tag_framerate(attribute: str | None, task_data: Mapping[str, object]) -> float:

@@ -13,6 +13,7 @@ from backend.labelstudio.commands import ParsedCommand
 from backend.labelstudio.json_values import Results
 from backend.labelstudio.prompts import prompts_from_task
 from backend.labelstudio.read_results import joined_labels, read_results
+from backend.labelstudio.timing import page_number
 from backend.labelstudio.video_regions import read_video_regions
 from backend.labelstudio.write_results import with_note
 from backend.predict.dispatch import Dispatcher
@@ -132,7 +133,9 @@ class Labeller:
         masks = self._sightings(job)
         for doubt in doubts(masks):
             label = joined_labels(sequence.known[doubt.object_id].labels)
-            made.remarks.append(Remark(doubt.object_id, label, doubt.frame, doubt.reason))
+            made.remarks.append(
+                Remark(doubt.object_id, label, page_number(doubt.frame), doubt.reason)
+            )
             for item in regions.get((doubt.object_id, doubt.frame), ()):
                 _note(item, doubt.reason)
         made.scores += [each.iou for each in masks if each.area]

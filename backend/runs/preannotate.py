@@ -23,7 +23,7 @@ from backend.labelstudio.commands import ParsedCommand, TextKind, Word
 from backend.runs.command_line import CommandError, positive_number, say
 from backend.runs.labeller import Labelled, Labeller, Stopped
 from backend.runs.projects import Project, read_project
-from backend.runs.prompt_sources import mark_kinds, marks_of, own_predictions
+from backend.runs.prompt_sources import mark_kinds, marks_of, own_predictions, why_nothing_to_do
 from backend.runs.review_file import ReviewFile
 from backend.tracking.store import Job
 from backend.wiring import Wiring
@@ -34,7 +34,7 @@ MODEL_SECONDS = 1800.0  # for loading, weights may have to be downloaded
 FETCH_SECONDS = 1800.0  # for one video
 PROGRESS_SECONDS = 5.0
 OUTCOMES = ("stored", "skipped", "failed", "planned")
-UNMARKED = "no box or mask to start from"
+UNMARKED = "no box or click to start from: it holds "
 
 
 def add_parser(commands: Any) -> None:
@@ -51,7 +51,10 @@ def add_parser(commands: Any) -> None:
         "--direction", choices=["forward", "back", "both"], default="both", help="(both)"
     )
     parser.add_argument(
-        "--range", type=_range, metavar="A-B", help="pages (from 0) or frames of a video (from 1)"
+        "--range",
+        type=_range,
+        metavar="A-B",
+        help="pages or frames as the editor counts, from 1",
     )
     parser.add_argument("--csv", type=Path, help="file for the frames that deserve a look")
     parser.add_argument("--limit", type=positive_number, help="look at the first N tasks only")
@@ -114,7 +117,7 @@ class _Report:
             line = f"would be labelled ({' and '.join(sorted(kinds))}) from {len(marks)} results"
             self.add(int(task["id"]), "planned", line)
         else:
-            self.add(int(task["id"]), "skipped", UNMARKED)
+            self.add(int(task["id"]), "skipped", UNMARKED + why_nothing_to_do(marks))
 
     def progress(self, task: int, job: Job) -> None:
         """Say how far things are, every few seconds."""
@@ -131,9 +134,12 @@ class _Report:
         Raises:
             CommandError: no task has anything to start from.
         """
-        if {line for _, line in self._ended.values()} == {UNMARKED}:
+        lines = [line for _, line in self._ended.values()]
+        if lines and all(line.startswith(UNMARKED) for line in lines):
+            there = Counter(line.removeprefix(UNMARKED) for line in lines)
             raise CommandError(
-                f"None of the {len(self._ended)} tasks has a box or mask to start from: "
+                f"None of the {len(lines)} tasks has a box or click to start from "
+                f"({', '.join(f'{count} with {what}' for what, count in there.items())}): "
                 "draw some, or import a detector's boxes as predictions."
             )
         self.show()
@@ -196,7 +202,8 @@ def _label_one(
     try:
         made = labeller.label(task)
         if made is None:
-            report.add(number, "skipped", UNMARKED)
+            marks = marks_of(task, model_version)
+            report.add(number, "skipped", UNMARKED + why_nothing_to_do(marks))
             return
         if review is not None:  # first: a task with a prediction is not looked at again
             review.put(number, made.remarks)
@@ -230,5 +237,5 @@ def _stored(made: Labelled) -> str:
 def _range(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,9})-(\d{1,9})", text)
     if match is None or int(match[1]) > int(match[2]):
-        raise argparse.ArgumentTypeError("must be two numbers such as 0-40, the smaller first")
+        raise argparse.ArgumentTypeError("must be two numbers such as 1-40, the smaller first")
     return int(match[1]), int(match[2])

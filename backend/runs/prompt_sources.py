@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from backend.labelstudio.prompts import prompts_from_task
 from backend.labelstudio.read_results import newest_results, read_results
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.video_regions import read_video_regions
+
+_MASKS = frozenset({"brush", "brushlabels", "bitmask", "bitmasklabels"})
 
 
 def marks_of(task: Mapping[str, Any], model_version: str) -> Results:
@@ -41,6 +44,15 @@ def mark_kinds(marks: Sequence[Mapping[str, object]], config: LabelConfig) -> se
     if any(prompt.image not in sequences for prompt in prompts):
         kinds.add("image")
     return kinds
+
+
+def why_nothing_to_do(marks: Sequence[Mapping[str, object]]) -> str:
+    """What marks are that ``mark_kinds`` finds nothing to do for, in words."""
+    types = Counter(text(mark.get("type")) or "untyped" for mark in marks)
+    masks = {name: types[name] for name in sorted(types) if name in _MASKS}
+    if masks:
+        return f"only masks already ({', '.join(masks)})"
+    return f"only {', '.join(sorted(types))}" if types else "nothing"
 
 
 def own_predictions(task: Mapping[str, Any], model_version: str) -> list[int]:

@@ -20,7 +20,7 @@ class Remark:
 
     Attributes:
         object_id: of the region or object.
-        frame: as the annotator counts: pages from 0, frames of a video from 1; None for an image.
+        frame: the page or the frame of a video, as the editor counts, from 1; None for an image.
     """
 
     object_id: str

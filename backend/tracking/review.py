@@ -24,7 +24,9 @@ def report(
     total: int,
     seconds_left: float | None,
     *,
-    shown_as: Callable[[int], int] = lambda frame: frame,
+    shown_as: Callable[[int], int],
+    unit: str = "frame",
+    marked: Iterable[int] = (),
 ) -> str:
     """What the text box says of a job: see ``progress``, and which frames to look at.
 
@@ -32,16 +34,22 @@ def report(
         masks: what was found, in order of object and frame.
         seconds_left: see ``JobRunner.seconds_left``.
         shown_as: the number under which the editor shows a frame.
+        unit: what a frame is called.
+        marked: the frames that a human marked: they are done too.
     """
-    text = progress(job, (shown_as(mask.frame) for mask in masks), total, seconds_left)
+    done = {mask.frame for mask in masks}
+    done.update(marked if done else ())
+    text = progress(job, map(shown_as, done), total, seconds_left, unit)
     look = sorted({shown_as(doubt.frame) for doubt in doubts(masks)})
     return f"{text}; look at {ranges(look)}" if look else text
 
 
-def progress(job: Job, frames: Iterable[int], total: int, seconds_left: float | None) -> str:
+def progress(
+    job: Job, frames: Iterable[int], total: int, seconds_left: float | None, unit: str = "frame"
+) -> str:
     """One line: which of ``total`` frames are done, and what to expect of the others."""
     shown = ranges(sorted(set(frames)))
-    done = f"frames {shown} of {total} done" if shown else "no frame is done yet"
+    done = f"{unit}s {shown} of {total} done" if shown else f"no {unit} is done yet"
     match job.state:
         case JobState.FAILED:
             return f"{job.message}; {done}"

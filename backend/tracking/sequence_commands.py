@@ -16,6 +16,7 @@ from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import prompts_from_context
 from backend.labelstudio.read_results import DecodeMask
 from backend.labelstudio.tags import LabelConfig
+from backend.labelstudio.timing import page_index, page_number
 from backend.pixels.pixel_resolver import PixelResolver
 from backend.pixels.recipes import Pages, Picture
 from backend.tracking.review import Found, report
@@ -62,9 +63,10 @@ class _Marked:
                 f"{len(self.objects)} objects are marked, and {MANY_OBJECTS} can be tracked at "
                 "once: take marks away"
             )
-        frames = frames_asked_for(parsed, 0, self.sequence.pages - 1)
-        if isinstance(frames, str):
-            return frames
+        asked = frames_asked_for(parsed, page_number(0), self.sequence.pages, "pages")
+        if isinstance(asked, str):
+            return asked
+        frames = (page_index(number) for number in asked)
         self.sequence.remember(self.objects)
         results = by_id(self.results)
         return {
@@ -181,9 +183,17 @@ class SequenceCommands:
         ]
         wanted.sort(key=lambda each: (abs(each.frame - page), each.frame, each.object_id))
         regions, left = self._regions(marked, wanted, shown)
-        text = report(job, found, sequence.pages, self._commands.jobs.seconds_left(job))
+        text = report(
+            job,
+            found,
+            sequence.pages,
+            self._commands.jobs.seconds_left(job),
+            shown_as=page_number,
+            unit="page",
+            marked=(page for _, page in human),
+        )
         if left:
-            rest = f"type status for those next nearest to page {page + 1}"
+            rest = f"type status for those next nearest to page {page_number(page)}"
             text += f"; {left} {'mask is' if left == 1 else 'masks are'} not shown yet: {rest}"
         left_out = "".join(f"; {reason}" for reason in sequence.unreadable[:MANY_REASONS])
         return regions, text + _warn_of_brushes(found, regions) + left_out

@@ -92,12 +92,14 @@ class TrackCommands:
         return bool(running)
 
 
-def frames_asked_for(parsed: ParsedCommand, first: int, last: int) -> tuple[int, int] | str:
-    """The first and the last frame that a command is about, of those from ``first`` to ``last``;
-    or why there are none."""
+def frames_asked_for(
+    parsed: ParsedCommand, first: int, last: int, units: str = "frames"
+) -> tuple[int, int] | str:
+    """The first and the last frame or page that a command is about, of those from ``first`` to
+    ``last``, as the editor counts; or why there are none."""
     begin, end = parsed.frames or (first, last)
     if begin > end or begin > last:
-        return f"there is no range {begin}-{end}: the frames are {first}-{last}"
+        return f"there is no range {begin}-{end}: the {units} are {first}-{last}"
     return max(begin, first), min(end, last)
 
 

@@ -96,7 +96,7 @@ def test_one_click_and_track_fill_every_page(editor):
     for page, masks in editor.masks().items():
         assert len(masks) == 1
         assert columns(masks[0])[0] == start + page
-    assert editor.text == "SAM 2: frames 1-9 of 10 done"
+    assert editor.text == "SAM 2: pages 1-10 of 10 done"
 
 
 def test_asking_again_tracks_nothing_and_sends_nothing(editor, bench):
@@ -179,10 +179,11 @@ def test_a_stride_tracks_few_pages_and_fills_the_others(editor, bench):
 
 def test_ranges_and_directions(editor):
     editor.click(30, 50, page=4)
-    assert sorted(r["item_index"] for r in editor.say("track 2-6")) == [2, 3, 5, 6]
+    assert sorted(r["item_index"] for r in editor.say("track 3-7")) == [2, 3, 5, 6]
     assert sorted(r["item_index"] for r in editor.say("track back")) == [0, 1]
     assert sorted(r["item_index"] for r in editor.say("track both")) == [7, 8, 9]
     assert "no range" in (editor.say("track 20-30"), editor.text)[1]
+    assert "the pages are 1-10" in editor.text
 
 
 def test_a_correction_changes_only_the_pages_behind_it(editor, bench):
@@ -464,7 +465,7 @@ class TestLongTracks:
         assert reached.wait(PATIENCE)
         editor.say("status")
         go_on.set()
-        assert "frames 1-4 of 10 done" in editor.text
+        assert "pages 1-5 of 10 done" in editor.text
         left = int(editor.text.split(" s left")[0].split()[-1])
         assert left <= 300  # a day for 4 frames would be more than one for 5
 
@@ -510,7 +511,7 @@ class TestOnPrompt:
         bench.track_hold.clear()
         [answer] = editor.click(30, 50, page=0)
         assert answer["item_index"] == 0
-        assert "no frame is done yet" in editor.text
+        assert "no page is done yet" in editor.text
         bench.track_hold.set()
         until(lambda: bench.published)
         assert sorted(r["item_index"] for r in editor.say("status")) == list(range(1, PAGES))

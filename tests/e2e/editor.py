@@ -62,6 +62,12 @@ _IN_SIGHT = """(element) => {
   return right > left && left >= 0 && top >= 0 && right <= innerWidth && bottom <= innerHeight
     && (element.contains(above) || above.contains(element));
 }"""
+_TAGS = "[...Htx.annotationStore.selected.names.values()]"
+_LABEL_CONTROLS = f"""() => {_TAGS}
+  .filter((tag) => (tag.children || []).some((child) => child.type === 'label'))
+  .map((tag) => tag.name)"""
+_CHOSEN_LABELS = f"""() => {_TAGS}.flatMap((tag) => tag.children || [])
+  .filter((child) => child.type === 'label' && child.selected).map((child) => child._value)"""
 _SELECTED = """() => {
   const annotation = Htx.annotationStore.selected;
   const tags = [...annotation.names.values()];
@@ -152,16 +158,34 @@ class Editor:
         )
         self.wait_for_image()
 
+    def forget(self) -> None:
+        """Have neither switches nor tool remembered, as in a new browser."""
+        self.page.goto(f"{self.url}/health")
+        self.page.evaluate("localStorage.clear()")
+
     def wait_for_image(self) -> None:
         """Wait until the current image is loaded and drawn."""
         self.page.wait_for_function(_READY)
         # The stage is laid out once more after the image has come.
         self.page.wait_for_timeout(300)
 
+    @property
+    def smart_tool(self) -> Locator:
+        """The button of the smart tools, the last one of the toolbar."""
+        return self.page.locator(".lsf-toolbar__group").last.locator("> button.lsf-tool_smart")
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the controls with labels, in the order of the config."""
+        return list(self.page.evaluate(_LABEL_CONTROLS))
+
+    def chosen_labels(self) -> list[str]:
+        """The labels that are selected."""
+        return list(self.page.evaluate(_CHOSEN_LABELS))
+
     def choose_tool(self, tool: str) -> None:
         """Choose a smart tool, ``key-point-tool`` or ``rectangle-tool``, in its hover menu."""
-        button = self.page.locator(".lsf-toolbar__group").last.locator("> button.lsf-tool_smart")
-        button.hover()
+        self.smart_tool.hover()
         named = self.page.locator(f'.lsf-toolbar__smart button[aria-label="{tool}"]')
         # Label Studio 1.20 gives its buttons no names; they stand in the order of the config.
         place = ("key-point-tool", "rectangle-tool").index(tool)
@@ -307,8 +331,12 @@ class Editor:
         button = self.page.locator(
             "[data-testid=bottombar-submit-button], [data-testid=bottombar-update-button]"
         ).first
+        return self.submitted(button.click)
+
+    def submitted(self, action: Callable[[], None]) -> dict[str, Any]:
+        """Do what submits the annotation; returns what Label Studio has stored."""
         with self.page.expect_response(_is_submit) as caught:
-            button.click()
+            action()
         return dict(caught.value.json())
 
     def go_to_page(self, index: int) -> None:

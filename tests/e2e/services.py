@@ -105,8 +105,8 @@ class Services:
     def demo_tasks(self, title: str, demo: DemoProject) -> tuple[int, ...]:
         """A new project like one of the demo's, with its tasks; returns the ids of all."""
         project = self.project(title, demo.label_config)
-        data = demo.upload(self.api, project, self._directory / "clip")
-        return project, *self.api.create_tasks(project, data)
+        tasks = demo.upload(self.api, project, self._directory / "clip")
+        return project, *self.api.import_tasks(project, tasks)
 
     def demo_task(self, title: str, demo: DemoProject) -> tuple[int, int]:
         """A new project like one of the demo's; returns the ids of it and its first task."""

@@ -106,7 +106,7 @@ def test_boxes_on_images_become_masks(
         assert prediction["score"] == pytest.approx(0.9)
     assert ran.out.splitlines() == [
         *(f"task {10 + number}: stored 1 results, score 0.90" for number in range(4)),
-        "task 20: no box or mask to start from",
+        "task 20: no box or click to start from: it holds nothing",
         "4 stored, 1 skipped",
     ]
 
@@ -150,7 +150,7 @@ def test_only_a_range(
 ) -> None:
     label_studio.add_project(5, SEQUENCE)
     label_studio.add_task(7, 5, {"frames": addresses}, **annotated(box("b", 40, page=3)))
-    assert preannotate(run, "--range", "2-5").code == 0
+    assert preannotate(run, "--range", "3-6").code == 0
     assert sorted(i["item_index"] for i in made(label_studio, 7)["result"]) == [2, 3, 4, 5]
 
 
@@ -416,8 +416,8 @@ def test_frames_that_deserve_a_look(
     file = tmp_path / "review.csv"
     ran = preannotate(run, "--csv", file, "--limit", 1)
     assert "3 masks deserve a look" in ran.out
-    expected = [["7", "b", "Cat", "5", "unsure"], ["7", "b", "Cat", "6", "lost"]]
-    expected.append(["7", "b", "Cat", "7", "found again"])
+    expected = [["7", "b", "Cat", "6", "unsure"], ["7", "b", "Cat", "7", "lost"]]
+    expected.append(["7", "b", "Cat", "8", "found again"])
     rows = list(csv.reader(file.open()))
     assert rows == [["task", "object", "label", "frame", "reason"], *expected]
     notes = {
@@ -479,7 +479,7 @@ def test_a_range_that_is_not_there(
     label_studio.add_task(7, 5, {"frames": addresses}, **annotated(box("b", 40, page=3)))
     ran = preannotate(run, "--range", "20-30")
     assert ran.code == 1
-    assert "task 7: failed: there is no range 20-30: the frames are 0-7" in ran.out
+    assert "task 7: failed: there is no range 20-30: the pages are 1-8" in ran.out
     backwards = preannotate(run, "--range", "9-3")
     assert backwards.code == 2
     assert "the smaller first" in backwards.err
@@ -513,7 +513,11 @@ def test_what_cannot_be_done_is_one_line(
     fails()
     label_studio.add_project(5, IMAGE)
     label_studio.add_task(7, 5, {"image": addresses[0]})
-    assert "None of the 1 tasks has a box or mask" in fails()
+    assert "None of the 1 tasks has a box or click to start from (1 with nothing)" in fails()
+    mask = brush("b", None, np.ones((10, 10), dtype=bool))
+    label_studio.add_task(8, 5, {"image": addresses[0]}, **annotated(mask))
+    there = "(1 with nothing, 1 with only masks already (brushlabels))"
+    assert f"None of the 2 tasks has a box or click to start from {there}" in fails()
     monkeypatch.setenv("LABEL_STUDIO_URL", "http://127.0.0.1:9")
     assert "cannot be reached" in fails()
 
