@@ -111,7 +111,7 @@ def _serve(settings: Settings) -> int:
             "-m",
             "gunicorn",
             "backend.wsgi:application()",
-            f"--bind={settings.host}:{settings.port}",
+            f"--bind={settings.bind}",
             "--workers=1",
             "--worker-class=backend.web.connections.Worker",
             "--timeout=120",

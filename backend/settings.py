@@ -387,6 +387,12 @@ class Settings:
         return self.basic_auth_user is None and self.auth_token is None
 
     @property
+    def bind(self) -> str:
+        """Address and port to listen on."""
+        host = self.host.strip("[]")
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    @property
     def is_local(self) -> bool:
         """Whether only this machine reaches the service."""
         try:

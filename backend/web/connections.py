@@ -208,6 +208,8 @@ class Server(TcpWSGIServer):
         self.clock = clock
         self._large_bodies = settings.max_body_bytes
         self._evicted = 0
+        # A line for every request that waits for a thread; the metrics count what is told "busy".
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         dispatcher = ThreadedTaskDispatcher()
         dispatcher.set_thread_count(settings.threads)
         super().__init__(

@@ -78,6 +78,23 @@ def test_a_proxy_is_read_and_its_password_not_shown(value):
     assert {row.variable: row.value for row in settings.rows()}["HTTPS_PROXY"] == "(set)"
 
 
+@pytest.mark.parametrize(
+    ("host", "bind", "is_local"),
+    [
+        ("", "127.0.0.1:9090", True),
+        ("localhost", "localhost:9090", True),
+        ("127.8.9.1", "127.8.9.1:9090", True),
+        ("::1", "[::1]:9090", True),
+        ("[::]", "[::]:9090", False),
+        ("0.0.0.0", "0.0.0.0:9090", False),
+        ("localhost.example", "localhost.example:9090", False),
+    ],
+)
+def test_where_it_listens(host, bind, is_local):
+    settings = Settings.from_env({"HOST": host})
+    assert (settings.bind, settings.is_local) == (bind, is_local)
+
+
 def test_every_problem_is_told_at_once():
     with pytest.raises(SettingsError) as caught:
         Settings.from_env({"PORT": "x", "THREADS": "none"})

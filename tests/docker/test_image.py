@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import pytest
 
+from backend.settings import Settings
 from demo.processes import free_port
 from deploy import rehearse
 from deploy.debian_root import DebianRoot
@@ -42,6 +43,11 @@ def test_it_runs_as_nobody_in_particular_and_writes_to_data_only():
     for name in ("HOME", "HF_HOME", "CACHE_DIR", "STATE_DIR"):
         assert variables[name].startswith("/data")
     assert variables["PYTHONDONTWRITEBYTECODE"] == "1"
+
+
+def test_it_is_reached_from_outside_and_so_wants_credentials():
+    settings = Settings.from_env({"HOST": rehearse.environment(STEPS, {})["HOST"]})
+    assert settings.is_open and not settings.is_local
 
 
 def test_the_last_stage_installs_no_compiler_and_no_python_packages():

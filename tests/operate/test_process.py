@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,20 @@ def test_a_body_without_a_length_is_limited_too(start):
     assert reply.status_code == 413
     assert "MAX_BODY_MB" in reply.json()["error"]
     assert requests.get(server.url + "/health", timeout=PATIENCE).status_code == 200
+
+
+@pytest.mark.slow
+def test_more_half_sent_heads_than_threads_stop_nobody(start):
+    server = start(THREADS="2").wait_ready()
+    with ExitStack() as opened:
+        place = (server.host, server.port)
+        slow = [opened.enter_context(socket.create_connection(place)) for _ in range(8)]
+        for each in slow:
+            each.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
+        task = {"id": 7, "data": {"image": server.picture(1)}}
+        reply = server.predict(body(task, [click(1)]), timeout=PATIENCE)
+        assert "brushlabels" in reply.text
+        assert requests.get(server.url + "/health", timeout=PATIENCE).status_code == 200
 
 
 def test_a_broken_model_file_is_told_by_the_probe_the_editor_and_the_log(start, tmp_path):
