@@ -15,6 +15,7 @@ for answer in tracker.propagate():
 from sam2model.build import build_model
 from sam2model.checkpoints import CheckpointError
 from sam2model.image_predictor import ImageEmbedding, ImagePredictor, Prediction
+from sam2model.object_memory import KnownMask, ObjectMemory
 from sam2model.variants import VARIANTS
 from sam2model.video_tracker import FrameMasks, VideoTracker
 
@@ -24,6 +25,8 @@ __all__ = [
     "FrameMasks",
     "ImageEmbedding",
     "ImagePredictor",
+    "KnownMask",
+    "ObjectMemory",
     "Prediction",
     "VideoTracker",
     "build_model",

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from sam2model.mask_decoder import DecodedMasks
+from sam2model.object_memory import ObjectMemory
 from sam2model.postprocessing import resize_masks
 from sam2model.preprocessing import preprocess
 from sam2model.prompts import check_boxes, check_mask_logits, check_points, point_prompt
@@ -94,6 +95,7 @@ class ImagePredictor:
         box: ArrayLike | None = None,
         mask: ArrayLike | None = None,
         multimask: bool = True,
+        memory: ObjectMemory | None = None,
     ) -> Prediction:
         """Find one object by its prompts; all prompts given describe the same object.
 
@@ -113,10 +115,14 @@ class ImagePredictor:
             mask: float ``[1, S/4, S/4]``, logits of an earlier prediction to be improved;
                 clicks should come with it.
             multimask: allow three masks for a single click.
+            memory: of the object on other frames, where the image is a frame of a video on which
+                it was tracked: the prompts then correct its mask there, given as ``mask``, as
+                ``SAM2VideoPredictor.add_new_points_or_box`` does on a tracked frame. A single
+                click is answered with three masks there, whether ``mask`` is given or not.
 
         Raises:
             ValueError: no prompt at all, or one of a wrong shape, or with values that are
-                not finite.
+                not finite; a memory of nothing.
         """
         self._check_embedding(embedding)
         checked_points, checked_labels = check_points(points, labels)
@@ -128,10 +134,16 @@ class ImagePredictor:
             checked_points is not None
             and len(checked_points) == 1
             and boxes is None
-            and checked_mask is None
+            and (checked_mask is None or memory is not None)
         )
         return self._predict(
-            embedding, boxes, checked_points, checked_labels, checked_mask, multimask and ambiguous
+            embedding,
+            boxes,
+            checked_points,
+            checked_labels,
+            checked_mask,
+            multimask and ambiguous,
+            memory,
         )[0]
 
     def predict_boxes(self, embedding: ImageEmbedding, boxes: ArrayLike) -> list[Prediction]:
@@ -172,14 +184,19 @@ class ImagePredictor:
         labels: NDArray[np.int64] | None = None,
         mask: NDArray[np.float32] | None = None,
         multimask: bool = False,
+        memory: ObjectMemory | None = None,
     ) -> list[Prediction]:
         """Answer prompts that were checked: one prediction per box, or one for all of them."""
         model, features = self.model, embedding.features
         prompt = point_prompt(boxes, points, labels, embedding.original_size, model.image_size)
         xy, kinds = (None, None) if prompt is None else map(torch.from_numpy, prompt)
         with model.inference(self._yield_to):
+            if memory is None:
+                conditioned = model.without_memory(features.embedding)
+            else:
+                conditioned = memory.condition(model, features)
             decoded = model.decode_masks(
-                model.without_memory(features.embedding),
+                conditioned,
                 features.high_res,
                 None if xy is None else xy.to(model.device),
                 None if kinds is None else kinds.to(model.device),

@@ -59,6 +59,41 @@ Outcome = Answer | UnusableShape | Busy
 time."""
 
 
+@dataclass(frozen=True)
+class SeenMask:
+    """The mask of a tracked object on another page: what a correction builds on.
+
+    Attributes:
+        page: from 0.
+        mask: empty where the object is absent.
+        prompted: a human marked it there, and it was not tracked.
+    """
+
+    image: ImageRecipe
+    page: int
+    mask: PackedMask
+    prompted: bool
+
+
+@dataclass(frozen=True)
+class TrackedPage:
+    """A page of a track, with what is known of one object.
+
+    Attributes:
+        page: from 0.
+        pages: how many there are.
+        mask: what is shown of the object on this page.
+        others: what is known of it on other pages, what matters most first.
+        reverse: it was tracked going towards the first page.
+    """
+
+    page: int
+    pages: int
+    mask: PackedMask
+    others: tuple[SeenMask, ...]
+    reverse: bool = False
+
+
 class Frames(Protocol):
     """A video or a sequence of images; every frame uint8 RGB ``[H, W, 3]``."""
 
@@ -165,6 +200,15 @@ class Engine(Protocol):
             NotReady, Busy: as above, before the first prompt; the encode goes on for those who ask
                 later.
             MediaError, VideoError: the image cannot be had, or decoded.
+        """
+
+    def correct(
+        self, image: ImageRecipe, prompt: ObjectPrompt, seen: TrackedPage, timeout: float
+    ) -> Answer:
+        """The mask of a tracked object on a page, improved by clicks, with all that is known of
+        the object. Pages that are not encoded yet, and would take long, are left out.
+
+        Raises as ``answer`` does.
         """
 
     def open_tracker(self, frames: FramesRecipe, chosen: Sequence[int] | None = None) -> Tracker:

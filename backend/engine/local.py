@@ -22,7 +22,15 @@ from backend.engine.building import (
 )
 from backend.engine.device_memory import MemoryRetry, model_bytes, used_bytes
 from backend.engine.embedding_cache import EmbeddingCache
-from backend.engine.engine import Answer, Frames, NotReady, Outcome, State, Status
+from backend.engine.engine import (
+    Answer,
+    Frames,
+    NotReady,
+    Outcome,
+    State,
+    Status,
+    TrackedPage,
+)
 from backend.engine.interpolation import StridedTracker
 from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt, UnusableShape, pixel_prompt
@@ -40,7 +48,7 @@ from backend.threads.caller import caller, keep_caller
 from backend.threads.fair_queue import Busy
 
 if TYPE_CHECKING:
-    from sam2model import ImageEmbedding, ImagePredictor, VideoTracker
+    from sam2model import ImageEmbedding, ImagePredictor, KnownMask, ObjectMemory, VideoTracker
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -48,6 +56,7 @@ T = TypeVar("T")
 KEPT_LOGITS = 128  # of 256 KiB at 1024 px
 LOGITS_SECONDS = 600.0
 NO_TIME = "the model had no time to answer yet; try again in a moment"
+RECALL_SECONDS = 3.0  # how long a correction may take before it leaves pages out of its memory
 STOPPING = "the service is being restarted; try again in a moment"
 
 
@@ -194,6 +203,44 @@ class LocalEngine:
 
     def _masks(self, request: _Request) -> DecodeMask:
         return self._pixels.masks(max(request.deadline - time.monotonic(), 0.0))
+
+    def correct(
+        self, image: ImageRecipe, prompt: ObjectPrompt, seen: TrackedPage, timeout: float
+    ) -> Answer:
+        """See ``Engine``."""
+        start = time.monotonic()
+        deadline = start + timeout
+        found = self._pixels.find(image, deadline)
+        request = _Request(self._model(deadline - start), Priority.CLICK, deadline)
+        embedding = self._embed(found, request)
+        height, width = embedding.original_size
+        pixels = dataclasses.replace(
+            pixel_prompt(prompt, width, height, self._masks(request)),
+            mask=seen.mask.unpack(),
+            logits=self._logits.get((found.key, seen.mask)),  # of a recent correction
+            memory=self._recall(seen, request, start + RECALL_SECONDS),
+        )
+        [segment] = self._segment(embedding, [pixels], request)
+        answer = Answer(PackedMask.pack(segment.mask), segment.score)
+        self._logits.put((found.key, answer.mask), segment.logits)
+        return answer
+
+    def _recall(self, seen: TrackedPage, request: _Request, until: float) -> ObjectMemory | None:
+        """What is known of an object on the pages that are encoded by ``until``, but for the most
+        important one, which is waited for; None where there is nothing."""
+        from sam2model import KnownMask, ObjectMemory  # brings torch
+
+        known: dict[int, KnownMask] = {}
+        for each in seen.others:
+            if known and time.monotonic() > until:
+                break
+            embedding = self._embed(self._pixels.find(each.image, request.deadline), request)
+            # Whatever comes first stands for what a human marked: nothing is tracked without.
+            prompted = each.prompted or not known
+            known[each.page] = KnownMask(embedding.features, each.mask.unpack(), prompted)
+        if not known:
+            return None
+        return ObjectMemory(seen.page, seen.pages, known, reverse=seen.reverse)
 
     def open_tracker(
         self, frames: FramesRecipe, chosen: Sequence[int] | None = None

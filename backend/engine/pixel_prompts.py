@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from backend.labelstudio.geometry import (
 )
 from backend.labelstudio.prompts import ObjectPrompt
 from backend.labelstudio.read_results import DecodeMask, rasterise
+
+if TYPE_CHECKING:
+    from sam2model import ObjectMemory
 
 
 class UnusableShape(ExpectedError):
@@ -34,6 +38,7 @@ class PixelPrompt:
         logits: float32 ``[1, h, w]``, an earlier ``Segment.logits`` to refine, or None.
         hints: how many of the last points nobody clicked: they help to find the object, but the
             answer need not agree with them.
+        memory: of the object on other frames, where ``mask`` is what was tracked on this one.
     """
 
     points: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
@@ -42,6 +47,7 @@ class PixelPrompt:
     mask: np.ndarray | None = None
     logits: np.ndarray | None = None
     hints: int = 0
+    memory: ObjectMemory | None = None
 
 
 def pixel_prompt(prompt: ObjectPrompt, width: int, height: int, decode: DecodeMask) -> PixelPrompt:

@@ -138,7 +138,7 @@ def _is_bare_box(prompt: PixelPrompt) -> bool:
 
 def _predict(predictor: ImagePredictor, image: ImageEmbedding, prompt: PixelPrompt) -> Prediction:
     one_click = len(prompt.points) == 1 and prompt.box is None
-    ambiguous = one_click and prompt.mask is None and prompt.logits is None
+    starts = prompt.mask is None and prompt.logits is None
     logits = prompt.logits
     if logits is None and prompt.mask is not None:
         logits = _mask_logits(prompt.mask, predictor.model.image_size // 4)
@@ -149,7 +149,8 @@ def _predict(predictor: ImagePredictor, image: ImageEmbedding, prompt: PixelProm
         labels=prompt.positive.astype(np.int32) if has_points else None,
         box=prompt.box,
         mask=logits,
-        multimask=ambiguous,
+        multimask=one_click and (starts or prompt.memory is not None),
+        memory=prompt.memory,
     )
 
 
@@ -238,7 +239,8 @@ def without_islands(mask: np.ndarray, logits: np.ndarray, clicks: Clicks) -> np.
 def settle(mask: np.ndarray, logits: np.ndarray, clicks: Clicks) -> np.ndarray:
     """``mask`` changed where it disagrees with a click.
 
-    A piece that holds background and nothing of the object leaves. Else the model's own doubts say
+    A piece that holds background and nothing of the object leaves (where no click says what the
+    object is, the largest piece is taken for it). Else the model's own doubts say
     how much does: what hangs together with the clicked pixel and is no surer to be the object than
     that pixel, up to half the way to the nearest click of the other kind; and a small disc in any
     case. What is missing around a click on the object comes in by the same rule.
@@ -252,7 +254,10 @@ def settle(mask: np.ndarray, logits: np.ndarray, clicks: Clicks) -> np.ndarray:
     """
     mask = mask.copy()
     _, pieces = cv2.connectedComponents(mask.view(np.uint8))
-    wrong = np.setdiff1d(clicks.on(pieces)[~clicks.positive], clicks.on(pieces)[clicks.positive])
+    meant = clicks.on(pieces)[clicks.positive]
+    if not meant.any():
+        meant = np.array([1 + np.bincount(pieces[mask])[1:].argmax()])
+    wrong = np.setdiff1d(clicks.on(pieces)[~clicks.positive], meant)
     mask[np.isin(pieces, np.setdiff1d(wrong, [0]))] = False
     height, width = mask.shape
     sure = cv2.resize(logits.astype(np.float32), (width, height))
@@ -260,7 +265,7 @@ def settle(mask: np.ndarray, logits: np.ndarray, clicks: Clicks) -> np.ndarray:
     for pixel, positive in zip(clicks.xy, clicks.positive, strict=True):
         if mask[pixel[1], pixel[0]] != positive:
             opposite = clicks.xy[clicks.positive != positive]
-            reach = min(np.linalg.norm(opposite - pixel, axis=1), default=max(mask.shape)) / 2
+            reach = min(np.linalg.norm(opposite - pixel, axis=1), default=np.sqrt(mask.sum())) / 2
             around = _around(pixel, reach, sure if positive else -sure, spot)
             mask[around] = positive
     return mask

@@ -8,9 +8,10 @@ from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backend.labelstudio.commands import TypedText
-from backend.labelstudio.geometry import Box, points_in_boxes
+from backend.labelstudio.geometry import Box, points_in_boxes, points_to_pixels
 from backend.labelstudio.read_results import (
     Area,
     Bitmask,
@@ -36,6 +37,12 @@ class PointPrompt(NamedTuple):
     x: float
     y: float
     positive: bool = True
+
+
+def clicked_pixels(points: Sequence[PointPrompt], height: int, width: int) -> NDArray[np.int64]:
+    """The pixels of a picture that were clicked, ``[N, 2]``: column and row."""
+    pixels = points_to_pixels([(point.x, point.y) for point in points], width, height)
+    return np.clip(pixels.astype(int), 0, np.array([width, height]) - 1)
 
 
 @dataclass(frozen=True)

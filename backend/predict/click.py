@@ -38,6 +38,7 @@ from backend.predict.recent import RecentPrompts
 from backend.predict.segment import Segmenter
 from backend.threads.caller import log_place
 from backend.threads.fair_queue import Busy
+from backend.tracking.corrections import Correction, Corrections
 from backend.tracking.sequence import FrameSequence
 from backend.tracking.tracking import Tracking
 
@@ -192,6 +193,9 @@ class Clicks:
         if known is not None:
             box, region = known
             prompt = replace(prompt, box=box)
+        correction = self._correction(request, prompt)
+        if correction is not None:
+            return self._corrected(request, prompt, correction, deadline)
         if not prompt.has_positive:
             raise OnlyBackground(
                 "Alt+click marks what is not the object; click on the object first"
@@ -204,6 +208,28 @@ class Clicks:
         regions = self._segmenter.regions(prompt, answer, request.config, region)
         self._recent.remember_sent(request, regions)
         return regions + replaced if regions else []
+
+    def _correction(self, request: Request, prompt: ObjectPrompt) -> Correction | None:
+        """The object of a tracked page that clicks are meant for."""
+        sequence = None
+        if prompt.points and prompt.box is None and prompt.shape is None:
+            sequence = self._sequence(request, prompt.image)
+        if sequence is None:
+            return None
+        shown = Corrections(sequence, prompt.item_index or 0, self._recent.fresh(request))
+        return shown.meant_by(prompt)
+
+    def _corrected(
+        self, request: Request, prompt: ObjectPrompt, correction: Correction, deadline: float
+    ) -> Results:
+        """The region of a tracked object on its page, improved by clicks."""
+        region, seen = correction.region, correction.seen
+        clicks = self._recent.corrections(request, prompt, region, seen.mask)
+        prompt = replace(prompt, points=clicks)
+        answer = self._segmenter.correct(request, prompt, seen, deadline)
+        regions = self._segmenter.regions(prompt, answer, request.config, region)
+        self._recent.remember_sent(request, regions)
+        return regions + correction.replaced if regions else []
 
     def _tracked_region(
         self, request: Request, prompt: ObjectPrompt, mask: PackedMask

@@ -10,15 +10,18 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
+from backend.engine.packed_masks import PackedMask
 from backend.labelstudio.commands import kept
 from backend.labelstudio.geometry import Box, point_in_box
 from backend.labelstudio.json_values import Results, item_value, mappings, texts
 from backend.labelstudio.project_task import ProjectTask
-from backend.labelstudio.prompts import ObjectPrompt
+from backend.labelstudio.prompts import ObjectPrompt, PointPrompt, clicked_pixels
 from backend.recent_values import Recent
 
 BOX_SECONDS = 60.0
+MAX_CLICKS = 30  # of one region
 NOTE_SECONDS = 24 * 3600.0
+CLICK_SECONDS = 600.0
 DRAFT_SECONDS = 10.0  # the editor saves its draft after 5
 
 
@@ -27,6 +30,9 @@ class RecentPrompts:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._boxes = Recent[tuple[Box, str]](entries=1000, seconds=BOX_SECONDS, clock=clock)
+        self._clicks = Recent[tuple[PointPrompt, ...]](
+            entries=1000, seconds=CLICK_SECONDS, clock=clock
+        )
         self._sent = Recent[dict[str, Any]](entries=500, seconds=DRAFT_SECONDS, clock=clock)
         self._notes = Recent[bool](entries=10_000, seconds=NOTE_SECONDS, clock=clock)
 
@@ -56,6 +62,29 @@ class RecentPrompts:
         self._boxes.forget(lambda key: key == place)
         return None
 
+    def corrections(
+        self, task: ProjectTask, prompt: ObjectPrompt, region_id: str, shown: PackedMask
+    ) -> tuple[PointPrompt, ...]:
+        """All clicks that correct region ``region_id``: those of the last minutes, and those of
+        ``prompt``, which are remembered.
+
+        With Auto-Accept on, every click comes alone. Earlier ones that the mask that is ``shown``
+        does not agree with were undone in the editor, and are forgotten.
+        """
+        key = (*task.key, prompt.image, prompt.item_index, region_id)
+        earlier = self._clicks.get(key) or ()
+        if earlier:
+            mask = shown.unpack()
+            pixels = clicked_pixels(earlier, *mask.shape)
+            earlier = tuple(
+                click
+                for click, (x, y) in zip(earlier, pixels, strict=True)
+                if mask[y, x] == click.positive and click not in prompt.points
+            )
+        clicks = (*earlier, *prompt.points)[-MAX_CLICKS:]
+        self._clicks.put(key, clicks)
+        return clicks
+
     def remember_sent(self, task: ProjectTask, results: Results) -> None:
         """Regions were sent to the editor, whose draft will hold them in about 5 seconds."""
         for result in results:
@@ -79,8 +108,9 @@ class RecentPrompts:
         )
 
     def forget_boxes(self, task: ProjectTask) -> None:
-        """Drop the boxes of a task."""
-        self._boxes.forget(lambda key: key[:2] == task.key)
+        """Drop the boxes and corrections of a task."""
+        for remembered in (self._boxes, self._clicks):
+            remembered.forget(lambda key: key[:2] == task.key)
 
 
 def _place(task: ProjectTask, prompt: ObjectPrompt) -> Hashable:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from backend.engine.engine import Answer, Engine, Outcome
+from backend.engine.engine import Answer, Engine, Outcome, TrackedPage
 from backend.engine.scheduler import Priority
 from backend.labelstudio.json_values import Results
 from backend.labelstudio.media_refs import MissingMedia
@@ -85,6 +85,14 @@ class Segmenter:
         )
         _warn_of_other_size(task, prompt, answer)
         return answer
+
+    def correct(
+        self, task: ProjectTask, prompt: ObjectPrompt, seen: TrackedPage, deadline: float
+    ) -> Answer:
+        """The mask of a tracked object on a page, improved by the clicks of ``prompt``; raises as
+        ``answer`` does."""
+        picture, timeout = _picture(task, prompt), deadline - time.monotonic()
+        return self._engine.correct(picture, prompt, seen, timeout)
 
     def regions(
         self, prompt: ObjectPrompt, answer: Answer, config: LabelConfig, region_id: str

@@ -272,7 +272,7 @@ class FrameSequence:
         """
         place = found.object_id, found.frame
         last = self.generations.get(place, 0)
-        by_generation = {n: self._saved_parts(place, n, saved) for n in range(last + 1)}
+        by_generation = {n: self.saved_parts(place, n, saved) for n in range(last + 1)}
         shown = [n for n, old in by_generation.items() if old]
         if not shown:
             return self.results(found)
@@ -295,7 +295,7 @@ class FrameSequence:
         old = [
             item
             for n in range(self.generations.get((object_id, page), 0))
-            for name in self._saved_parts((object_id, page), n, saved)
+            for name in self.saved_parts((object_id, page), n, saved)
             for item in saved[name]
         ]
         return self._region_id(object_id, page), _taken_away(old)
@@ -330,7 +330,7 @@ class FrameSequence:
         first = region_id(ObjectPrompt(self.tag.name, page), anchor=object_id)
         return first if generation == 0 else f"{first}-{generation}"
 
-    def _saved_parts(
+    def saved_parts(
         self, place: tuple[str, int], generation: int, saved: Mapping[str, Results]
     ) -> list[str]:
         """The ids in ``saved`` of the regions of one generation."""

@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 
 from tests.pixels.in_process import decoded_mask
@@ -71,6 +72,10 @@ class FakeEmbedding:
     def original_size(self):
         return self.pixels.shape[:2]
 
+    @property
+    def features(self):
+        return self.pixels
+
 
 @dataclass(frozen=True)
 class FakePrediction:
@@ -80,7 +85,8 @@ class FakePrediction:
 
 
 class FakePredictor:
-    """The mask of a prompt is the box, or a disc of 20 pixels around each positive click."""
+    """The mask of a prompt is the box, or a disc of 20 pixels around each positive click; on a
+    tracked frame, what was tracked with that disc, or without the one of a negative click."""
 
     def __init__(self) -> None:
         self.model = SimpleNamespace(image_size=256, state_dict=dict)
@@ -97,13 +103,23 @@ class FakePredictor:
         assert self.hold.wait(LONGER)
         return FakeEmbedding(pixels)
 
-    def predict(self, embedding, points=None, labels=None, box=None, mask=None, multimask=True):
-        self.calls.append(
-            {"points": points, "labels": labels, "box": box, "mask": mask, "multimask": multimask}
-        )
+    def predict(
+        self,
+        embedding,
+        points=None,
+        labels=None,
+        box=None,
+        mask=None,
+        multimask=True,
+        memory=None,
+    ):
+        call = {"points": points, "labels": labels, "box": box, "mask": mask}
+        self.calls.append({**call, "multimask": multimask, "memory": memory})
         height, width = embedding.pixels.shape[:2]
         rows, columns = np.mgrid[:height, :width]
         found = np.zeros((height, width), bool)
+        if memory is not None:  # of an object that was tracked here
+            found = cv2.resize(np.asarray(mask[0], np.float32), (width, height)) > 0
         if box is not None:
             x0, y0, x1, y1 = box
             found |= (columns >= x0) & (columns < x1) & (rows >= y0) & (rows < y1)
@@ -112,7 +128,8 @@ class FakePredictor:
         ):
             disc = (columns - x) ** 2 + (rows - y) ** 2 <= 20**2
             found = found | disc if label else found & ~disc
-        return FakePrediction(found[None], np.array([0.9]), np.zeros((1, 8, 8), np.float32))
+        small = cv2.resize(found.astype(np.float32), (64, 64), interpolation=cv2.INTER_AREA)
+        return FakePrediction(found[None], np.array([0.9]), small[None] * 20 - 10)
 
     def predict_boxes(self, embedding, boxes):
         self.batches.append(len(boxes))

@@ -52,9 +52,10 @@ class Editor:
                 self.regions[item["id"]] = item
         return [i for i in reply["result"] if i["type"] != "textarea" and not i.get("dynamic")]
 
-    def click(self, x, y, page, label="Cat"):
+    def click(self, x, y, page, label="Cat", positive=True):
         name = f"kp-{x}-{y}-{page}-{len(self.regions)}"
-        return self.send(click(x, y, label, identifier=name, page=page))
+        item = click(x, y, label, identifier=name, page=page, positive=positive)
+        return self.send(item)
 
     def say(self, *entries):
         item = {"value": {"text": list(entries)}, "id": "t", "from_name": "cmd"}
@@ -203,6 +204,91 @@ def test_a_correction_changes_only_the_pages_behind_it(editor, bench):
     start, _ = columns(after[5][0])
     assert [columns(after[page][0])[0] - start for page in range(6, 10)] == [1, 2, 3, 4]
     assert min(bench.steps) >= 5
+
+
+@pytest.fixture
+def tracked(editor, bench):
+    """A disc at 30 % of page 0, one pixel farther on each page; what comes fresh is saved."""
+    editor.click(30, 50, page=0)
+    editor.say("track")
+    bench.now += 60
+    bench.predictor.calls.clear()
+    return editor
+
+
+def on(editor, page):
+    """The only region of a page."""
+    [region] = [each for each in editor.regions.values() if each["item_index"] == page]
+    return region
+
+
+@pytest.mark.parametrize("page", [0, 5])  # marked by a human; tracked
+def test_a_click_beside_a_tracked_region_refines_it_in_place(tracked, bench, page):
+    before = on(tracked, page)
+    tracked.click(42, 50, page)
+    after = on(tracked, page)
+    assert after["id"] == before["id"]
+    grown, shown = region_mask(after), region_mask(before)
+    assert grown[shown].mean() > 0.95
+    assert grown[100, 126]
+    memory = bench.predictor.calls[-1]["memory"]
+    known = {frame: known.prompted for frame, known in memory.known.items()}
+    # Of the marked page itself only the tracked ones behind it are left.
+    assert known == ({1: True, 2: False} if page == 0 else {0: True, 4: False, 3: False})
+    assert (memory.frame, memory.num_frames, memory.reverse) == (page, PAGES, page == 0)
+
+
+def test_a_correction_leaves_pages_out_where_time_is_short(tracked, bench, monkeypatch):
+    monkeypatch.setattr("backend.engine.local.RECALL_SECONDS", -1.0)
+    tracked.click(42, 50, page=5)
+    assert list(bench.predictor.calls[-1]["memory"].known) == [0]
+
+
+def test_an_alt_click_takes_away_and_clicks_add_up_though_each_comes_alone(tracked, bench):
+    tracked.click(42, 50, page=5)
+    tracked.click(30, 43, page=5, positive=False)
+    mask = region_mask(on(tracked, 5))
+    assert mask[100, 126]
+    assert not mask[86, 90]
+    call = bench.predictor.calls[-1]
+    assert call["labels"].tolist() == [1, 0]
+    changed = tracked.say("track")
+    assert sorted(region["item_index"] for region in changed) == [6, 7, 8, 9]
+    assert (region_mask(on(tracked, 6)) == np.roll(mask, 1, axis=1)).all()
+
+
+def test_a_click_that_was_undone_in_the_editor_does_not_come_back(tracked, bench):
+    before = on(tracked, 5)
+    tracked.click(42, 50, page=5)
+    tracked.regions[before["id"]] = before
+    bench.now += 60
+    tracked.click(30, 43, page=5, positive=False)
+    assert not region_mask(on(tracked, 5))[100, 126]
+
+
+def test_a_click_far_off_is_another_object(tracked):
+    tracked.click(80, 50, page=5)
+    assert len([each for each in tracked.regions.values() if each["item_index"] == 5]) == 2
+
+
+def test_of_two_objects_the_nearer_one_is_refined(editor, bench):
+    editor.click(30, 30, page=0)
+    editor.click(30, 60, page=0)
+    editor.say("track")
+    bench.now += 60
+    upper, lower = sorted(
+        (each for each in editor.regions.values() if each["item_index"] == 5),
+        key=lambda each: np.nonzero(region_mask(each))[0].mean(),
+    )
+    editor.click(33, 72, page=5)
+    assert (region_mask(editor.regions[upper["id"]]) == region_mask(upper)).all()
+    assert region_mask(editor.regions[lower["id"]])[144, 99]
+    assert len(editor.regions) == 2 * PAGES
+
+
+def test_a_click_with_another_label_is_another_object(tracked):
+    tracked.click(33, 50, page=5, label="Dog")
+    assert len([each for each in tracked.regions.values() if each["item_index"] == 5]) == 2
 
 
 def test_a_correction_between_two_stops_at_the_next(editor):

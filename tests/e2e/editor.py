@@ -200,15 +200,17 @@ class Editor:
         assert index >= 0, f"no label {value} in {control}"
         self.page.locator(".lsf-label:visible").nth(index).click()
 
-    def click(self, x: float, y: float, *, alt: bool = False) -> None:
-        """Click on a point of the image, in percent; with Alt held down it is a negative one."""
+    def click(self, x: float, y: float, *, alt: bool = False, ctrl: bool = False) -> None:
+        """Click on a point of the image, in percent; with Alt held down it is a negative one, with
+        Ctrl it goes through the regions that lie there."""
         position = self._position(x, y)
-        if alt:
-            self.page.keyboard.down("Alt")
+        keys = [key for key, held in (("Control", ctrl), ("Alt", alt)) if held]
+        for key in keys:
+            self.page.keyboard.down(key)
         self.page.mouse.move(*position)
         self.page.mouse.click(*position)
-        if alt:
-            self.page.keyboard.up("Alt")
+        for key in keys:
+            self.page.keyboard.up(key)
 
     def drag(self, left: float, top: float, right: float, bottom: float) -> None:
         """Drag from one point of the image to another, in percent."""
@@ -233,12 +235,20 @@ class Editor:
         return Answer(request, results, body.get("errors", []), seconds)
 
     def point(
-        self, x: float, y: float, label: str, *, control: str = "point", negative: bool = False
+        self,
+        x: float,
+        y: float,
+        label: str,
+        *,
+        control: str = "point",
+        negative: bool = False,
+        through: bool = False,
     ) -> Answer:
-        """Choose the smart key point and a label, click, and wait for the answer."""
+        """Choose the smart key point and a label, click (``through`` the regions that lie there),
+        and wait for the answer."""
         self.choose_tool("key-point-tool")
         self.choose_label(control, label)
-        return self.prompt(lambda: self.click(x, y, alt=negative))
+        return self.prompt(lambda: self.click(x, y, alt=negative, ctrl=through))
 
     def box(
         self, corners: tuple[float, float, float, float], label: str, *, control: str = "box"

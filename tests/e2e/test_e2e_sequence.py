@@ -31,6 +31,12 @@ def by_page(results: list[dict[str, Any]]) -> dict[int, tuple[Mask, dict[str, An
     return found
 
 
+def _holds(mask: Mask, spot: tuple[float, float]) -> bool:
+    """Whether a mask covers a point given in percent."""
+    height, width = mask.shape
+    return bool(mask[int(spot[1] * height / 100), int(spot[0] * width / 100)])
+
+
 def test_one_click_and_track_fill_every_page(editor: Editor, services: Services) -> None:
     project, task = services.demo_task("Track", SEQUENCE_PROJECT)
     editor.open(project, task, auto_accept=True)
@@ -39,11 +45,21 @@ def test_one_click_and_track_fill_every_page(editor: Editor, services: Services)
     tracked = editor.say("track")
     assert sorted(mask.page for mask in editor.state().masks) == list(range(FRAMES))
     assert len(editor.state().text) == 1
+    # A correction in place: a spot inside the region is none of it, though Auto-Accept is on.
+    spot = centre(BUD[CORRECTED])
+    editor.go_to_page(CORRECTED)
+    corrected = editor.point(*spot, "Flower", negative=True, through=True)
+    assert not _holds(by_page(corrected.results)[CORRECTED][0], spot)
+    assert sorted(mask.page for mask in editor.state().masks) == list(range(FRAMES))
+    assert not [region for region in editor.state().regions if region.prompt]
     editor.submit()
 
     [annotation] = services.api.annotations(task)
     saved = by_page(annotation["result"])
     answered = by_page([*clicked.results, *tracked.results])
+    region = answered[CORRECTED][1]["id"]
+    answered |= by_page(corrected.results)
+    assert answered[CORRECTED][1]["id"] == region
     assert sorted(saved) == sorted(answered) == list(range(FRAMES))
     assert len({item["id"] for _, item in saved.values()}) == FRAMES
     for page, (mask, item) in saved.items():

@@ -84,6 +84,13 @@ def test_a_piece_with_a_background_click_leaves_whole():
     assert (settled == disc(40, 80, 30)).all()
 
 
+def test_without_a_click_on_the_object_the_largest_piece_is_it():
+    mask = disc(40, 80, 30) | disc(120, 80, 20)
+    settled = settle(mask, np.full((40, 40), 1.0), clicks((65, 80, False), (120, 80, False)))
+    assert not settled[disc(120, 80, 20)].any()
+    assert settled[disc(40, 80, 30)].mean() > 0.4
+
+
 def test_a_background_click_in_the_piece_of_the_object_takes_what_is_as_doubtful():
     mask = disc(50, 80, 30) | disc(100, 80, 25)  # two that touch: sure of the one, not of the other
     logits = np.where(disc(50, 80, 30), 8.0, np.where(disc(100, 80, 25), 1.0, -8.0))
