@@ -105,6 +105,7 @@ fuzz: $(VENV)/.test
 load: $(VENV)/.test
 	@$(BIN)/python -m benchmarks.load.concurrent
 	@$(BIN)/python -m benchmarks.load.owners
+	@$(BIN)/python -m benchmarks.load.stored
 
 soak: $(VENV)/.test
 	@$(BIN)/python -m benchmarks.load.soak

@@ -41,6 +41,12 @@ class StoredRequest(Mapping[str, Any]):
 
     @cached_property
     def _content(self) -> dict[str, Any]:
+        for read in (self._read, self._read_of_earlier_version, self._read):  # moved in between
+            if (content := read()) is not None:
+                return content
+        raise StoreError(f"Job {self._job_id} was forgotten meanwhile.")
+
+    def _read(self) -> dict[str, Any] | None:
         rows = self._database.read(
             "SELECT own, tasks.content AS task, configs.content AS label_config FROM requests "
             "LEFT JOIN shared AS tasks ON tasks.digest = requests.task "
@@ -48,11 +54,15 @@ class StoredRequest(Mapping[str, Any]):
             "WHERE job = ?",
             self._job_id,
         )
-        if not rows:
-            raise StoreError(f"Job {self._job_id} was forgotten meanwhile.")
-        [row] = rows
-        shared = {name: _read(row[name]) for name in _SHARED if row[name] is not None}
-        return {**_read(row["own"]), **shared}
+        for row in rows:
+            shared = {name: _read(row[name]) for name in _SHARED if row[name] is not None}
+            return {**_read(row["own"]), **shared}
+        return None
+
+    def _read_of_earlier_version(self) -> dict[str, Any] | None:
+        query = "SELECT request FROM jobs WHERE id = ? AND kind IS NULL"
+        rows = self._database.read(query, self._job_id)
+        return json.loads(rows[0]["request"]) if rows else None
 
 
 def write_request(connection: sqlite3.Connection, job_id: str, request: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ from backend.job_state import MAX_CRASHES, JobState
 from backend.pixels.recipes import FramesRecipe
 from backend.threads.caller import serving
 from backend.threads.fair_pool import FairPool
+from backend.threads.fair_queue import Busy
 from backend.tracking.database import StoreError
 from backend.tracking.probation import Probation
 from backend.tracking.spans import Direction, Span, plan_spans
@@ -159,7 +160,10 @@ class JobRunner:
         """Take up what a stopped process left unfinished; returns the number of jobs."""
         unfinished = self._store.jobs(unfinished=True)
         for job in reversed(unfinished):
-            self._take_up(job)
+            try:
+                self._take_up(job)
+            except Busy:  # the queue is full: taken up when asked for again, or at the next start
+                self._taken.discard(job.id)
         return len(unfinished)
 
     def wait(self, job_id: str, timeout: float) -> Job:

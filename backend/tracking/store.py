@@ -34,7 +34,10 @@ _SIGHTING = _MASK.replace("runs, ", "").replace("track, ", "")
 _MEASURED_AT_ONCE = 200  # masks of earlier versions
 _JOB = (
     "id, track, digest, state, done, total, message, deliver, created, updated, crashes, "
-    "under_way, project, task, kind, CASE WHEN kind IS NULL THEN request END AS request"
+    "under_way, "  # what is not there yet stands in the request, see ``move_requests``
+    "COALESCE(project, json_extract(request, '$.project'), '') AS project, "
+    "COALESCE(task, json_quote(json_extract(request, '$.task.id'))) AS task, "
+    "COALESCE(kind, json_extract(request, '$.kind'), '') AS kind"
 )
 _UNFINISHED = "state IN ('queued', 'running')"
 _PLACE = "track = ? AND object = ? AND frame = ?"
@@ -222,27 +225,24 @@ class TrackStore:
     ) -> list[Job]:
         """Jobs, the newest first: of one track, of one kind, only those that have not ended; at
         most ``limit`` where that is not negative."""
-        asked = {"track = ?": track, "(kind = ? OR kind IS NULL)": kind}
+        asked = {
+            "track = ?": track,
+            "COALESCE(kind, json_extract(request, '$.kind'), '') = ?": kind,
+        }
         given = {words: value for words, value in asked.items() if value is not None}
         words = " AND ".join([*given, *([_UNFINISHED] if unfinished else [])]) or "TRUE"
         query = f"SELECT {_JOB} FROM jobs WHERE {words} ORDER BY created DESC LIMIT ?"  # noqa: S608
-        jobs = map(self._job, self.database.read(query, *given.values(), limit))
-        return [job for job in jobs if kind in (None, job.kind)]
+        return [self._job(row) for row in self.database.read(query, *given.values(), limit)]
 
     def _job(self, row: sqlite3.Row) -> Job:
         """A row of ``_JOB``, whose columns are named as the attributes."""
-        known = dict(row)
-        if known["request"] is None:
-            known["request"] = StoredRequest(self.database, row["id"])
-            known["task"] = json.loads(row["task"])
-        else:  # an earlier version stored it
-            request = known["request"] = json.loads(row["request"])
-            known["project"] = str(request.get("project", ""))
-            known["task"] = request.get("task", {}).get("id")
-            known["kind"] = str(request.get("kind", ""))
-        for name in ("deliver", "under_way"):
-            known[name] = bool(known[name])
-        return Job(**{**known, "state": JobState(row["state"])})
+        read = {
+            "request": StoredRequest(self.database, row["id"]),
+            "state": JobState(row["state"]),
+            "task": json.loads(row["task"]),
+        }
+        flags = {name: bool(row[name]) for name in ("deliver", "under_way")}
+        return Job(**{**dict(row), **read, **flags})
 
     def states(self) -> dict[str, int]:
         """How many jobs are in each state."""

@@ -4,16 +4,22 @@
    grow.
 2. ``kills``: kill -9 at 20 random moments of one long track; what was finished before a kill must
    be there after it, bit by bit, and the track must end complete.
+3. ``poison``: a track that ends the process at every start, beside one of another project: it must
+   be given up after three starts, and the other end complete.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import queue
 import random
+import signal
 import sqlite3
 import sys
 import tempfile
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +28,8 @@ import numpy as np
 import requests
 
 from benchmarks.load.concurrent import FLAT, report_memory, running
-from benchmarks.support.server import SEQUENCE, Server, body, click, disc, typed
+from benchmarks.support.recording_server import RecordingServer, Reply, Seen
+from benchmarks.support.server import SEQUENCE, Server, body, click, disc, said, typed
 from benchmarks.support.table import table
 
 
@@ -108,6 +115,45 @@ def kills(folder: Path, *, count: int, pages: int) -> int:
     return 1 if lost or changed or missing or state != "done" or defects else 0
 
 
+def poison(folder: Path, *, pages: int) -> int:
+    """See the module; returns the exit code."""
+    media, asked = RecordingServer(), queue.SimpleQueue[str]()
+
+    def never(seen: Seen) -> Reply:
+        asked.put(seen.path)
+        return Reply(hang=600.0, length=1000)
+
+    media.route("/poison/", never)
+    settings = {"TRACK_BUDGET_SECONDS": "0.1", "ALLOWED_PRIVATE_HOSTS": "127.0.0.1"}
+    killed, deadline = 0, time.monotonic() + 900.0
+    states: dict[int, str] = {}
+    with closing(media), running(folder / "poison", settings) as server:
+        healthy, deadly = clip(server, 1, pages), clip(server, 2, pages)
+        deadly["data"]["frames"][1:] = [f"{media.url}/poison/{n}.png" for n in range(1, pages)]
+        for task, project in ((deadly, "2.100"), (healthy, "1.100")):
+            mark(server, task)
+            asking = body(task, [typed("track")], config=SEQUENCE, project=project)
+            server.predict(asking, timeout=120)
+        while not {"done", "failed"} >= set(states.values()) or len(states) < 2:
+            assert time.monotonic() < deadline, states
+            with suppress(queue.Empty):
+                asked.get(timeout=1.0)  # the page that ends the process
+                os.kill(server.worker(), signal.SIGSEGV)
+                killed += 1
+                time.sleep(1.0)
+                while not asked.empty():
+                    asked.get()
+            server.wait_ready()
+            jobs = requests.get(server.url + "/jobs", timeout=60).json()["jobs"]
+            states = {job["task"]: job["state"] for job in jobs}
+        asking = body(deadly, [typed("status")], config=SEQUENCE, project="2.100")
+        says = said(server.predict(asking, timeout=120))
+    head = ["starts that ended the process", "it has", "the other is", "it says"]
+    print(table(head, [[killed, states[2], states[1], says]]))
+    as_promised = killed == 3 and "given up" in says and states == {1: "done", 2: "failed"}
+    return 0 if as_promised else 1
+
+
 def finished(home: Path) -> dict[tuple[str, int], bytes]:
     """By object and frame: the masks that are in the store, as they are stored."""
     connection = sqlite3.connect(home / "state" / "tracks.sqlite3", timeout=30)
@@ -132,7 +178,7 @@ def wait_until_ended(server: Server, seconds: float = 900.0) -> str:
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=("sequences", "kills"))
+    parser.add_argument("part", nargs="?", choices=("sequences", "kills", "poison"))
     parser.add_argument("--sequences", type=int, default=50)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--pages", type=int, help="of each sequence; for kills 400")
@@ -144,6 +190,8 @@ def main() -> int:
             code |= sequences(folder, count=given.sequences, pages=given.pages or 12)
         if given.part in (None, "kills"):
             code |= kills(folder, count=given.kills, pages=given.pages or 400)
+        if given.part in (None, "poison"):
+            code |= poison(folder, pages=given.pages or 100)
     return code
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
 from backend.engine.packed_masks import PackedMask
 from backend.tracking.store import TrackedMask, TrackStore
+from tests.waiting import LONGER, PATIENCE
 
 MASK = TrackedMask("cat", 3, "digest", PackedMask.pack(np.eye(4, dtype=bool)), 0.5, 2.0)
 
@@ -47,6 +51,29 @@ def test_sightings_say_what_the_masks_say(tmp_path: Path) -> None:
         assert (found.prompted, found.stride) == (mask.prompted, mask.stride)
     assert {found.object_id for found in store.sightings("track", "dog")} == {"dog"}
     store.close()
+
+
+def test_readers_wait_neither_for_a_slow_reader_nor_for_who_writes(tmp_path: Path) -> None:
+    with closing(TrackStore(tmp_path / "tracks.sqlite3")) as store:
+        store.add_job("job", "track", "digest", {})
+        reading, done = threading.Event(), threading.Event()
+
+        def row(number: int) -> int:
+            reading.set()
+            assert done.wait(LONGER)
+            return number
+
+        with store.database._reader() as connection, ThreadPoolExecutor(3) as threads:
+            connection.create_function("slow", 1, row)
+            slow = threads.submit(lambda: connection.execute("SELECT slow(1)").fetchall())
+            assert reading.wait(PATIENCE)
+            with store.database.transaction() as writing:
+                writing.execute("UPDATE jobs SET message = 'being written'")
+                [job] = threads.submit(store.jobs).result(PATIENCE)
+            done.set()
+            slow.result(PATIENCE)
+        assert job.message == ""
+        assert store.jobs()[0].message == "being written"
 
 
 PUT_AND_DIE = """
