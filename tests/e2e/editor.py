@@ -186,11 +186,10 @@ class Editor:
     def choose_tool(self, tool: str) -> None:
         """Choose a smart tool, ``key-point-tool`` or ``rectangle-tool``, in its hover menu."""
         self.smart_tool.hover()
-        named = self.page.locator(f'.lsf-toolbar__smart button[aria-label="{tool}"]')
-        # Label Studio 1.20 gives its buttons no names; they stand in the order of the config.
-        place = ("key-point-tool", "rectangle-tool").index(tool)
-        unnamed = self.page.locator(".lsf-toolbar__smart button:not([aria-label])").nth(place)
-        named.or_(unnamed).first.click(force=True)
+        # Label Studio 1.20 calls the menu tool__smart, later ones toolbar__smart.
+        self.page.locator(
+            f':is(.lsf-toolbar__smart, .lsf-tool__smart) button[aria-label="{tool}"]'
+        ).first.click(force=True)
         self.page.mouse.move(5, 5)
         self._wait_until(lambda: (self.state().tool or "").startswith("smart"))
 
