@@ -1,9 +1,12 @@
 """Compare every part of the network with the official ``sam2`` package, in float32.
 
+EdgeTAM, which is not in that package, is compared with that of ``transformers``.
+
     python -m benchmarks.quality.parity            print the table
     python -m benchmarks.quality.parity --write    write it to docs/measurements/parity.md
 
-The test suite asserts the bound on the same measurements (tests/sam2model/test_parity.py).
+The test suite asserts the bound on the same measurements (tests/sam2model/test_parity.py,
+test_edgetam_parity.py).
 """
 
 import argparse
@@ -11,11 +14,12 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.support import edgetam_parity
 from benchmarks.support.parity import BOUND, VARIANT_NAMES, measure
 
 
 def table() -> str:
-    """The errors of all variants as a Markdown table."""
+    """The errors of SAM 2's variants as a Markdown table."""
     columns = {name: dict(measure(name)) for name in (*VARIANT_NAMES, "demo")}
     lines = ["| part | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for part in next(iter(columns.values())):
@@ -24,11 +28,26 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def edgetam_table() -> str:
+    """The errors of EdgeTAM, with what they are measured against."""
+    rows = [f"| {part} | {error:.1e} |" for part, error in edgetam_parity.measure()]
+    return "\n".join(
+        [
+            "EdgeTAM beside `EdgeTamVideoModel` of `transformers` 5.24.0, with the trunk of `timm` "
+            "1.0.31, which computes\nbatch norms and branches one by one:",
+            "",
+            "| part | edgetam |",
+            "|---|---|",
+            *rows,
+        ]
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--write", action="store_true", help="write docs/measurements/parity.md")
     arguments = parser.parse_args()
-    rows = table()
+    rows = f"{table()}\n\n{edgetam_table()}"
     print(rows)
     if arguments.write:
         _write(rows)
