@@ -423,11 +423,15 @@ class LocalEngine:
         """The mask of one prompt; where asked for, its last point corrects the answer to those
         before it."""
         if request.refine and prompt.points:
-            earlier = self._logits.get(_answer_key(image, prompt, prompt.points[:-1]))
+            person, before = caller().person, prompt.points[:-1]
+            earlier = self._logits.get(_answer_key(person, image, prompt, before))
+            if earlier is None:  # answered before a draft said who asks
+                earlier = self._logits.get(_answer_key("", image, prompt, before))
             pixels = dataclasses.replace(pixels, logits=earlier)
         [segment] = self._segment(embedding, [pixels], request)
         if request.refine and prompt.shape is None:
-            self._logits.put(_answer_key(image, prompt, prompt.points), segment.logits)
+            key = _answer_key(caller().person, image, prompt, prompt.points)
+            self._logits.put(key, segment.logits)
         return segment
 
     def _segment(
@@ -502,10 +506,10 @@ def _loaded(predictor: ImagePredictor) -> _Model:
 
 
 def _answer_key(
-    image: ImageSource, prompt: ObjectPrompt, points: Sequence[PointPrompt]
+    person: str, image: ImageSource, prompt: ObjectPrompt, points: Sequence[PointPrompt]
 ) -> Hashable:
-    """Names the answer to ``points`` and the box of ``prompt`` on an image."""
-    return image.key, prompt.box, tuple(points)
+    """Names the answer to somebody's ``points`` and the box of ``prompt`` on an image."""
+    return caller().project, person, image.key, prompt.box, tuple(points)
 
 
 def _wait(future: Future[T], deadline: float | None = None, what: str = "answer") -> T:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from urllib.parse import urlsplit
@@ -189,9 +189,11 @@ class MaskReader:
             for part in range(1, MAX_PARTS)
         }
         if tag.is_sequence:
-            sequence = FrameSequence(task, tag, self.family, self.store, no_masks)
-            owners |= {(r.id, r.item_index or 0): r.id for r in regions if r.id in sequence.known}
-            owners |= {(name, s.page): s.object_id for name, s in sequence.sent_ids().items()}
+            whole = FrameSequence(task, tag, self.family, self.store, no_masks)
+            for track in (whole.base, *self.store.owners(whole.base)):
+                each = replace(whole, given=track)
+                owners |= {(r.id, r.item_index or 0): r.id for r in regions if r.id in each.known}
+                owners |= {(name, s.page): s.object_id for name, s in each.sent_ids().items()}
         return owners
 
     def _video(
@@ -207,14 +209,15 @@ class MaskReader:
             shown.setdefault(timeline.file_frame(frame), frame)
         name = media_name(address, identifier)
         stem = name.rpartition(".")[0] or name
-        track = track_name(task.project, identifier, tag.name, self.family, address)
+        base = track_name(task.project, identifier, tag.name, self.family, address)
+        tracks = [base, *self.store.owners(base)]
         return Media(
             task=identifier,
             tag=tag.name,
             kind=Kind.VIDEO,
             names={index: f"{stem}/{frame_name(index)}" for index in shown},
             times={index: float(timeline.times[index]) for index in shown},
-            pages=partial(self._video_pages, regions, shown, size, track),
+            pages=partial(self._video_pages, regions, shown, size, tracks),
         )
 
     def _video_pages(
@@ -222,7 +225,7 @@ class MaskReader:
         regions: Sequence[VideoRegion],
         shown: Mapping[int, int],
         size: tuple[int, int],
-        track: str,
+        tracks: Sequence[str],
     ) -> Iterator[MaskPage]:
         for index, frame in shown.items():
             masks = []
@@ -230,7 +233,7 @@ class MaskReader:
                 box = box_at(region.keyframes, frame)
                 if box is None:
                     continue
-                mask, origin, score = self._box_mask(track, region.id, index, box, size)
+                mask, origin, score = self._box_mask(tracks, region.id, index, box, size)
                 if mask.any():
                     name = region.id or f"region {position}"
                     labels = joined_labels(region.labels)
@@ -239,13 +242,15 @@ class MaskReader:
                 yield MaskPage(index, *size, masks)
 
     def _box_mask(
-        self, track: str, name: str, index: int, box: Box, size: tuple[int, int]
+        self, tracks: Sequence[str], name: str, index: int, box: Box, size: tuple[int, int]
     ) -> tuple[Mask, Origin, float | None]:
-        """The stored mask where it was made from the box that the annotation shows, or fits it;
-        else the box, filled."""
-        found = self.store.mask(track, name, index)
+        """The stored mask on whichever track, where it was made from the box that the annotation
+        shows, or fits it; else the box, filled."""
         width, height = size
-        if found is not None and (found.mask.width, found.mask.height) == size and found.mask.box:
+        for track in tracks:
+            found = self.store.mask(track, name, index)
+            if found is None or (found.mask.width, found.mask.height) != size or not found.mask.box:
+                continue
             asked = found.prompted and found.anchor == box_digest(box)
             if asked or box_iou(found.mask.box, box_to_pixels(box, width, height)) >= SAME_PLACE:
                 return found.mask.unpack(), Origin.TRACKED, found.iou

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -45,6 +46,8 @@ _REGIONLESS_TYPES = ("choices", "rating", "number", "taxonomy", "relation", "pai
 LONGEST_NAME = 100  # in a sentence
 MAX_REGIONS = 50_000  # of one list: 5,000 pages with ten each
 MAX_CORNERS = 20_000  # of one outline: each costs a pass over the rows that it crosses
+_LONGEST_OWNER = 100
+_USER_NUMBER = re.compile(r", (\d{1,18})$")
 _EDGE = 0.5  # percent: a click on the picture's rim may come out a little outside
 
 
@@ -172,6 +175,17 @@ def newest_results(
             if foreign and not entry.get("was_cancelled") and (even_empty or entry.get("result")):
                 return [dict(item) for item in mappings(entry.get("result"))]
     return []
+
+
+def owner_of(entry: Mapping[str, object]) -> str:
+    """Who made a draft or an annotation, by the number of the user where it is there: drafts have
+    it at the end of their user's name, after the address."""
+    made_by = entry.get("completed_by", entry.get("user"))
+    if isinstance(made_by, Mapping):
+        made_by = made_by.get("id")
+    named = _USER_NUMBER.search(text(entry.get("created_username")) or "")
+    found = named[1] if named and "completed_by" not in entry else made_by
+    return str(found)[:_LONGEST_OWNER] if isinstance(found, str | int) else ""
 
 
 def newest_first(entries: object) -> list[Mapping[str, object]]:

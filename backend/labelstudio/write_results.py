@@ -41,7 +41,7 @@ class LabelMismatch(ExpectedError):
     """No answer tag has the prompt's label; the message is one line for the status box."""
 
 
-def region_id(prompt: ObjectPrompt, *, anchor: str | None = None) -> str:
+def region_id(prompt: ObjectPrompt, *, anchor: str | None = None, owner: str = "") -> str:
     """The id of the region a prompt's answer becomes: 12 characters of [0-9a-f].
 
     It follows from the first pending prompt's own id, the page and the Image tag: the same prompts,
@@ -52,12 +52,14 @@ def region_id(prompt: ObjectPrompt, *, anchor: str | None = None) -> str:
     Args:
         prompt: the object.
         anchor: stands for the first prompt's id, to keep the region of an earlier answer.
+        owner: whose region it is, where that is known: two people never share one.
     """
     first = anchor
     if first is None:
         drawn = (prompt.labels, prompt.points, prompt.box, prompt.shape)
         first = prompt.source_ids[0] if prompt.source_ids else repr(drawn)
-    return _digest(first, str(prompt.item_index), prompt.image)
+    named = [owner] if owner else []
+    return _digest(first, str(prompt.item_index), prompt.image, *named)
 
 
 def with_note(result: Mapping[str, Any], line: str) -> dict[str, Any]:

@@ -188,7 +188,7 @@ class Clicks:
     def _answer(self, request: Request, prompt: ObjectPrompt, deadline: float) -> Results:
         """The regions that answer one prompt; none where no object is there."""
         # Decode: the points of a prompt may correct the box before them.
-        region = region_id(prompt)
+        region = region_id(prompt, owner=request.owner or "")
         known = self._recent.box_for(request, prompt)
         if known is not None:
             box, region = known
@@ -256,7 +256,8 @@ class Clicks:
         tag = request.config.image(image)
         if tag is None or not tag.is_sequence:
             return None
-        return self._tracking.sequences.sequence(request, image)
+        shown = {str(result["id"]) for result in self._recent.fresh(request)}
+        return self._tracking.sequences.sequence(request, image, shown=shown)
 
     def _on_command(self, request: Request, command: TypedText) -> Reply:
         area = request.config.status_area(command.to_name, command.area)

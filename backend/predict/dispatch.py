@@ -162,7 +162,8 @@ class Dispatcher:
                 return {"results": [self._reply(event, request, reply, refuse)]}
             reply = partial(self._clicks.reply, request)
             refuse = partial(self._clicks.message, request, outcome="busy")
-            first = self._reply("interactive", request, reply, refuse)
+            with serving(person=request.owner or ""):
+                first = self._reply("interactive", request, reply, refuse)
             # The editor asks for one task at a time and reads only the first result.
             return {"results": [first, *([] for _ in tasks[1:])]}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from backend.engine.packed_masks import PackedMask
@@ -25,11 +26,22 @@ CLICK_SECONDS = 600.0
 DRAFT_SECONDS = 10.0  # the editor saves its draft after 5
 
 
+@dataclass(frozen=True)
+class _Box:
+    """A box that was answered; ``ids`` are those of its prompts."""
+
+    box: Box
+    region_id: str
+    ids: tuple[str, ...]
+    place: tuple[Hashable, ...]
+
+
 class RecentPrompts:
-    """Boxes that wait for points, what was sent and not yet saved, and where notes are."""
+    """Boxes that wait for points, what was sent and not yet saved, and where notes are: of each
+    annotator, as far as a draft names them. Those who have no draft yet cannot be told apart."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._boxes = Recent[tuple[Box, str]](entries=1000, seconds=BOX_SECONDS, clock=clock)
+        self._boxes = Recent[_Box](entries=1000, seconds=BOX_SECONDS, clock=clock)
         self._clicks = Recent[tuple[PointPrompt, ...]](
             entries=1000, seconds=CLICK_SECONDS, clock=clock
         )
@@ -39,7 +51,8 @@ class RecentPrompts:
     def remember_box(self, task: ProjectTask, prompt: ObjectPrompt, region_id: str) -> None:
         """The box of ``prompt``, if it has one, was answered with region ``region_id``."""
         if prompt.box is not None:
-            self._boxes.put(_place(task, prompt), (prompt.box, region_id))
+            known = _Box(prompt.box, region_id, tuple(prompt.source_ids), _place(prompt))
+            self._boxes.put((*_person(task), *known.place), known)
 
     def box_for(self, task: ProjectTask, prompt: ObjectPrompt) -> tuple[Box, str] | None:
         """The box that the points of ``prompt`` correct, and the region id of its answer.
@@ -49,16 +62,17 @@ class RecentPrompts:
         among the task's drafts and annotations was accepted: a click in it means another object,
         and must not replace the annotator's work. A click outside the box ends its time.
         """
-        place = _place(task, prompt)
+        self._settle(task)
+        place = (*_person(task), *_place(prompt))
         known = self._boxes.get(place)
         if known is None or not prompt.points:
             return None
-        box, region_id = known
+        box, region_id = known.box, known.region_id
         first = next((point for point in prompt.points if point.positive), prompt.points[0])
         size = (prompt.original_width or 100, prompt.original_height or 100)
         accepted = region_id in {str(result.get("id")) for result in _saved(task)}
         if not accepted and point_in_box(first.x, first.y, box, *size):
-            return known
+            return box, region_id
         self._boxes.forget(lambda key: key == place)
         return None
 
@@ -71,7 +85,7 @@ class RecentPrompts:
         With Auto-Accept on, every click comes alone. Earlier ones that the mask that is ``shown``
         does not agree with were undone in the editor, and are forgotten.
         """
-        key = (*task.key, prompt.image, prompt.item_index, region_id)
+        key = (*_person(task), prompt.image, prompt.item_index, region_id)
         earlier = self._clicks.get(key) or ()
         if earlier:
             mask = shown.unpack()
@@ -88,34 +102,54 @@ class RecentPrompts:
     def remember_sent(self, task: ProjectTask, results: Results) -> None:
         """Regions were sent to the editor, whose draft will hold them in about 5 seconds."""
         for result in results:
-            self._sent.put((*task.key, result["id"], result["type"]), result)
+            self._sent.put((*_person(task), result["id"], result["type"]), result)
 
     def fresh(self, task: ProjectTask) -> Results:
-        """The regions sent in the last seconds for a task."""
-        return self._sent.values(lambda key: key[:2] == task.key)
+        """The regions sent in the last seconds to who asks; with an empty draft those that no
+        draft of a named one has held since."""
+        self._settle(task)
+        person = _person(task)
+        return self._sent.values(lambda key: key[:3] == person)
+
+    def _settle(self, task: ProjectTask) -> None:
+        """What was answered before there was a draft is theirs whose draft holds it."""
+        if not task.owner:
+            return
+        nobody, held = (*task.key, ""), task.held
+        self._sent.forget(lambda key: key[:3] == nobody and key[3] in held)
+        for known in self._boxes.values(lambda key: key[:3] == nobody):
+            if not held.isdisjoint((known.region_id, *known.ids)):
+                place = (*nobody, *known.place)
+                self._boxes.forget(place.__eq__)
+                self._boxes.put((*_person(task), *known.place), known)
 
     def remember_note(self, task: ProjectTask, area: str) -> None:
         """The annotator wrote a text of their own into text area ``area``."""
-        self._notes.put((*task.key, area), True)
+        self._notes.put((*_person(task), area), True)
 
     def has_note(self, task: ProjectTask, area: str) -> bool:
         """Whether ``area`` holds a text of the annotator, which must not be replaced: one that was
         seen, or one in the task's drafts and annotations."""
-        return self._notes.get((*task.key, area)) is not None or any(
+        return self._notes.get((*_person(task), area)) is not None or any(
             kept(texts(item_value(result).get("text")), shared=True)
             for result in _saved(task)
             if result.get("from_name") == area
         )
 
     def forget_boxes(self, task: ProjectTask) -> None:
-        """Drop the boxes and corrections of a task."""
+        """Drop the boxes and corrections of who asks on a task."""
+        person = _person(task)
         for remembered in (self._boxes, self._clicks):
-            remembered.forget(lambda key: key[:2] == task.key)
+            remembered.forget(lambda key: key[:3] == person)
 
 
-def _place(task: ProjectTask, prompt: ObjectPrompt) -> Hashable:
+def _person(task: ProjectTask) -> tuple[str, str, str]:
+    return (*task.key, task.owner or "")
+
+
+def _place(prompt: ObjectPrompt) -> tuple[Hashable, ...]:
     """Where a prompt was made, and of what label."""
-    return (*task.key, prompt.image, prompt.item_index, prompt.labels)
+    return prompt.image, prompt.item_index, prompt.labels
 
 
 def _saved(task: ProjectTask) -> Iterator[Mapping[str, Any]]:

@@ -117,7 +117,8 @@ class Labeller:
     def _sequence(
         self, task: Mapping[str, Any], image: str, marks: Results, made: Labelled
     ) -> None:
-        sequence = self.service.tracking.sequences.sequence(self.project.with_task(task), image)
+        whole = self.project.with_task(_without_people(task))
+        sequence = self.service.tracking.sequences.sequence(whole, image)
         planned = self.service.tracking.sequences.plan(sequence, self.parsed, marks)
         job = self._run(task, planned)
         outcome, _ = self.service.tracking.outcome(job)
@@ -141,7 +142,8 @@ class Labeller:
         made.scores += [each.iou for each in masks if each.area]
 
     def _video(self, task: Mapping[str, Any], name: str, marks: Results, made: Labelled) -> None:
-        videos, whole = self.service.tracking.videos, self.project.with_task(task)
+        videos = self.service.tracking.videos
+        whole = self.project.with_task(_without_people(task))
         job = self._run(task, videos.plan(whole, self.parsed, marks, name))
         every = read_video_regions(marks, self.project.config)
         regions = [region for region in every if region.to_name == name]
@@ -188,3 +190,8 @@ def _objects(job: Job) -> set[str]:
 
 def _note(result: dict[str, Any], reason: str) -> None:
     result.update(with_note(result, f"look here: {reason}"))
+
+
+def _without_people(task: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A task whose tracks are nobody's: a run goes on with its own, and with no annotator's."""
+    return {name: task[name] for name in task if name not in ("drafts", "annotations")}

@@ -24,11 +24,13 @@ class Caller:
     Attributes:
         request_id: of the HTTP request, as sent by the caller or made up here.
         project: Label Studio's ``<id>.<creation time>``.
+        person: who works in the editor, as far as the request says it.
         job: id of the tracking job.
     """
 
     request_id: str = ""
     project: str = ""
+    person: str = ""
     job: str = ""
 
 
@@ -42,9 +44,11 @@ def caller() -> Caller:
 
 
 @contextmanager
-def serving(*, request_id: str = "", project: str = "", job: str = "") -> Iterator[Caller]:
+def serving(
+    *, request_id: str = "", project: str = "", person: str = "", job: str = ""
+) -> Iterator[Caller]:
     """Work for somebody inside the block; what is left empty stays as it is."""
-    given = {"request_id": request_id, "project": project, "job": job}
+    given = {"request_id": request_id, "project": project, "person": person, "job": job}
     now = replace(caller(), **{name: value for name, value in given.items() if value})
     token = _CALLER.set(now)
     try:

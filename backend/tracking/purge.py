@@ -12,7 +12,7 @@ from backend.tracking.requests import move_requests
 
 logger = logging.getLogger(__name__)
 
-TABLES_OF_TRACKS = ("masks", "earlier_masks", "objects", "generations", "delivered")
+TABLES_OF_TRACKS = ("masks", "earlier_masks", "objects", "generations", "owners", "delivered")
 _AT_ONCE = 50  # jobs, so that nobody waits long to write
 _ENDED = "state NOT IN ('queued', 'running')"
 _SETTLED = f"{_ENDED} AND id NOT IN (SELECT job FROM due)"  # noqa: S608

@@ -92,11 +92,21 @@ def _part_requests_from_jobs(connection: sqlite3.Connection) -> None:
         connection.execute(f"CREATE INDEX {name} ON jobs ({columns})")
 
 
+def _name_owners(connection: sqlite3.Connection) -> None:
+    """Whose a track is; one that is not here, or has an empty owner, is the first one's who holds
+    a region of it."""
+    connection.execute(
+        "CREATE TABLE owners (track TEXT PRIMARY KEY, base TEXT NOT NULL, owner TEXT NOT NULL)"
+    )
+    connection.execute("CREATE INDEX owners_by_base ON owners (base)")
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _number_the_schema,
     _count_crashes,
     _measure_masks,
     _part_requests_from_jobs,
+    _name_owners,
 )
 
 

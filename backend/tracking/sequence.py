@@ -45,6 +45,7 @@ from backend.labelstudio.read_results import (
 )
 from backend.labelstudio.tags import ImageTag, Shape
 from backend.labelstudio.write_results import part_id, region_id, region_results
+from backend.tracking.owners import find_track, own_track
 from backend.tracking.store import TrackedMask, TrackStore, track_name
 
 # A region that covers a tracked mask by this much (IoU) is the same object.
@@ -88,6 +89,8 @@ class FrameSequence:
     Attributes:
         model_version: part of the track's name, as other weights find other masks.
         decode: the masks of regions.
+        given: the track, where it need not be found out whose it is.
+        shown: ids of regions that the request holds beside those of the task.
         unreadable: why regions were left out.
     """
 
@@ -96,6 +99,8 @@ class FrameSequence:
     model_version: str
     store: TrackStore
     decode: DecodeMask
+    given: str | None = None
+    shown: frozenset[str] = frozenset()
     unreadable: list[str] = field(default_factory=list)
 
     @cached_property
@@ -107,8 +112,25 @@ class FrameSequence:
         """
         return page_count(self.task.data, self.tag)
 
-    @cached_property
+    @property
     def track(self) -> str:
+        """Names what is tracked for who asks; nothing is, and nothing is stored, under the name of
+        what cannot be told."""
+        return self.found or own_track(self.base, "nobody")
+
+    @cached_property
+    def found(self) -> str | None:
+        """See ``find_track``."""
+        return self.given or find_track(self.store, self.base, self.task, self._ids_of, self.shown)
+
+    def _ids_of(self, track: str) -> set[str]:
+        """The ids of the regions that a track has to do with."""
+        sequence = replace(self, given=track)
+        shown = {sequence._region_id(name, page) for name, page in self.store.anchors(track)}
+        return sequence.sent_ids().keys() | sequence.known.keys() | shown
+
+    @cached_property
+    def base(self) -> str:
         """See ``track_name``."""
         task, tag = self.task, self.tag
         addresses = [media_uri(task.data, tag, page) for page in range(self.pages)]
@@ -127,6 +149,8 @@ class FrameSequence:
 
     def remember(self, objects: Iterable[SequenceObject]) -> None:
         """Keep what the objects are, for the commands that follow."""
+        if self.track != self.base:
+            self.store.claim(self.track, self.base, self.task.owner or "")
         for each in objects:
             self.store.describe(
                 self.track, each.id, {"labels": list(each.labels), "from_name": each.from_name}
@@ -239,8 +263,10 @@ class FrameSequence:
     # Regions.
 
     def saved_results(self) -> Results:
-        """What the annotation at hand holds: the newest draft, else the newest annotation."""
-        return newest_results(self.task.task, "drafts", "annotations", even_empty=True)
+        """What the annotation at hand holds: the newest draft. Only where the request says nothing
+        of drafts, the newest annotation: in an editor it may be somebody else's."""
+        kind = "drafts" if "drafts" in self.task.task else "annotations"
+        return newest_results(self.task.task, kind, even_empty=True)
 
     def results(self, found: TrackedMask, generation: int | None = None) -> Results:
         """The regions that show a tracked mask on its page; none where the object is absent.

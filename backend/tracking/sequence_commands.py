@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.timing import page_index, page_number
 from backend.pixels.pixel_resolver import PixelResolver
 from backend.pixels.recipes import Pages, Picture
+from backend.tracking.owners import NO_DRAFT
 from backend.tracking.review import Found, report
 from backend.tracking.runner import Work, plan_goal
 from backend.tracking.sequence import FrameSequence, SequenceObject, by_id
@@ -96,12 +97,19 @@ class SequenceCommands:
         self._pixels = pixels
 
     def sequence(
-        self, task: ProjectTask, image: str, decode: DecodeMask | None = None
+        self,
+        task: ProjectTask,
+        image: str,
+        decode: DecodeMask | None = None,
+        *,
+        track: str | None = None,
+        shown: Iterable[str] = (),
     ) -> FrameSequence:
         """The sequence that the Image tag called ``image`` shows for ``task``.
 
         Args:
             decode: the masks of regions; for a request where it is left out.
+            track, shown: see ``FrameSequence``.
 
         Raises:
             MissingMedia: the label config has no such tag.
@@ -111,7 +119,8 @@ class SequenceCommands:
             raise MissingMedia(f"the label config has no <Image name={image}>")
         family = self._commands.engine.family
         decode = decode or self._pixels.masks()
-        return FrameSequence(task, tag, family, self._store, decode)
+        ids = frozenset(shown)
+        return FrameSequence(task, tag, family, self._store, decode, given=track, shown=ids)
 
     def command(
         self,
@@ -130,6 +139,8 @@ class SequenceCommands:
         Raises:
             MissingMedia: the task has no such sequence.
         """
+        if sequence.found is None and parsed.word is not Word.HELP:
+            return [], NO_DRAFT
         saved = sequence.saved_results()
         if parsed.word is not Word.STATUS:
             saved = _with_fresh(saved, fresh)
@@ -157,6 +168,8 @@ class SequenceCommands:
             MissingMedia: the task has no such sequence.
         """
         changed = {str(result.get("id")) for result in answer}
+        if sequence.found is None:
+            sequence = replace(sequence, shown=sequence.shown | changed)
         saved = [each for each in sequence.saved_results() if str(each.get("id")) not in changed]
         shown = [result for result in answer if not result.get("dynamic")]
         marked = _Marked(sequence, _with_fresh([*saved, *shown], fresh))
@@ -236,7 +249,7 @@ class SequenceCommands:
     def outcome(self, task: ProjectTask, job: Job) -> tuple[Iterator[Result], list[float]]:
         """What was tracked of the job's objects, and the marks it follows from, with the masks'
         scores. A box or clicks are shown by their mask, what a human drew as it is."""
-        sequence = self.sequence(task, job.request["image"])
+        sequence = self.sequence(task, job.request["image"], track=job.track)
         marks = {
             (described["id"], int(page)): items
             for described in job.request["objects"]

@@ -404,6 +404,21 @@ class TrackStore:
         rows = self.database.read("SELECT * FROM objects WHERE track = ?", track)
         return {row["object"]: json.loads(row["description"]) for row in rows}
 
+    def owners(self, base: str) -> dict[str, str]:
+        """The tracks of one medium of one task, each with its owner; "" for one that nobody has
+        claimed."""
+        rows = self.database.read("SELECT track, owner FROM owners WHERE base = ?", base)
+        return {row["track"]: row["owner"] for row in rows}
+
+    def claim(self, track: str, base: str, owner: str) -> bool:
+        """Make ``owner`` the owner of a track, if it has none; returns whether it has that one."""
+        self.database.write(
+            "INSERT INTO owners VALUES (?, ?, ?) "
+            "ON CONFLICT (track) DO UPDATE SET owner = excluded.owner WHERE owner = ''",
+            *(track, base, owner),
+        )
+        return self.owners(base)[track] == owner
+
     def forget(self, track: str) -> None:
         """Drop everything that is known of a track; its jobs stay as a record."""
         with self.database.transaction() as connection:

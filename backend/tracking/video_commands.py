@@ -45,6 +45,7 @@ from backend.labelstudio.video_regions import (
 from backend.pixels.open_videos import OpenVideos
 from backend.pixels.pixel_resolver import VIDEO_SECONDS
 from backend.pixels.recipes import Video
+from backend.tracking.owners import NO_DRAFT, find_track, own_track
 from backend.tracking.review import report
 from backend.tracking.runner import Goal, Work, plan_goal
 from backend.tracking.store import Job, Sighting, track_name
@@ -65,12 +66,13 @@ class Clip:
     """The video that the Video tag called ``name`` shows for a task.
 
     Attributes:
-        track: names what is tracked.
+        base, track: name what is tracked, by anybody and by who asks; see ``find_track``.
         timeline: the editor's frames, from 1, and the file's, from 0.
     """
 
     task: ProjectTask
     name: str
+    base: str
     track: str
     timeline: Timeline
 
@@ -104,7 +106,8 @@ class VideoCommands:
         if found.trigger in (Trigger.NOTHING, Trigger.NOTE):
             return []
         saved = _saved(task)
-        every = found.commanded or found.regions or read_video_regions(saved, config)
+        shown = found.commanded or found.regions
+        every = shown or ([] if task.owner is None else read_video_regions(saved, config))
         name = every[0].to_name if every else config.videos[0].name
         regions = [region for region in every if region.to_name == name]
         parsed = TRACK if found.trigger is Trigger.LABEL else parse_command(found.command or "")
@@ -121,6 +124,8 @@ class VideoCommands:
             text = TRACK_HELP
         elif not regions and parsed.word is Word.CLEAR:
             text = None
+        elif not regions and task.owner is None:
+            text = f"no box yet: draw one around the object. {NO_DRAFT}"
         elif not regions:
             text = "no box yet: draw one around the object, wait 5 seconds, then track"
         else:
@@ -196,12 +201,14 @@ class VideoCommands:
         regions: Sequence[VideoRegion],
         *,
         seconds: float | None = None,
+        track: str | None = None,
     ) -> Clip:
         """The video that the Video tag called ``name`` shows for ``task``.
 
         Args:
             regions: on it; they say how many frames the editor counts.
             seconds: how long it may take to come; None for what a reply may.
+            track: whose it is need not be found out.
 
         Raises:
             ExpectedError: there is no such tag, or no address in the task; or the video cannot be
@@ -213,8 +220,12 @@ class VideoCommands:
         index = self._videos.index(video, deadline)
         timeline = read_timeline(task.config, name, task.data, regions, index)
         version = commands.engine.family
-        track = track_name(task.project, task.task.get("id"), name, version, video.address)
-        return Clip(task, name, track, timeline)
+        base = track_name(task.project, task.task.get("id"), name, version, video.address)
+        if track is None:
+            ids = {region.id for region in regions if region.id}
+            found = find_track(self._store, base, task, self._store.objects, ids)
+            track = found or own_track(base, "nobody")
+        return Clip(task, name, base, track, timeline)
 
     def open(self, task: ProjectTask, request: JobRequest) -> Work:
         """See ``JobKind``."""
@@ -225,7 +236,7 @@ class VideoCommands:
         request = job.request
         items = [item for each in request["objects"] for item in each["items"]]
         regions = read_video_regions(items, task.config)
-        clip = self.clip(task, request["video"], regions, seconds=VIDEO_SECONDS)
+        clip = self.clip(task, request["video"], regions, seconds=VIDEO_SECONDS, track=job.track)
         results: Results = []
         for region in regions:
             results += self._results(clip, self._marked(clip, region))
@@ -311,6 +322,8 @@ class VideoCommands:
         ]
         if not objects:
             return "no box of yours is left: draw one around the object, then track"
+        if clip.track != clip.base:
+            self._store.claim(clip.track, clip.base, clip.task.owner or "")
         first, last = (timeline.file_frame(frame) for frame in frames)
         request = job_request(clip.task, parsed, first, last)
         return {**request, "kind": self.kind, "video": clip.name, "objects": objects}

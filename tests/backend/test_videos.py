@@ -9,6 +9,7 @@ import pytest
 
 from backend.labelstudio.keyframes import box_at, read_sequence
 from backend.media.cache import MediaFile
+from backend.tracking.owners import NO_DRAFT
 from tests.pixels.clips import WIDTH, steady, write_clip
 from tests.waiting import PATIENCE, until
 
@@ -66,14 +67,18 @@ def command(text, identifier=None):
 class Editor:
     """The boxes an annotator has, replaced by id, saved in a draft."""
 
-    def __init__(self, bench):
+    def __init__(self, bench, owner=None):
         self.bench = bench
+        self.owner = owner  # the number of the user; with one, an empty draft is none
         self.regions: dict[str, dict] = {}
         self.texts: list[str] = []
 
     def send(self, *results):
         task = {"id": 9, "data": {"video": "/data/upload/1/a.mp4"}}
         task["drafts"] = [{"id": 1, "result": list(self.regions.values())}]
+        if self.owner is not None:
+            named = {"user": "a@b.co", "created_username": f"a@b.co, {self.owner}"}
+            task["drafts"] = [{**task["drafts"][0], **named}] if self.regions else []
         reply = self.bench.predict(list(results), task=task, config=CONFIG)
         self.texts = []
         for item in reply["result"]:
@@ -365,3 +370,34 @@ def test_what_is_retrieved_too_late_for_the_reply_is_stored(make_bench, clip):
     assert box_at(read_sequence(stored["result"][0]["value"]), 30).x > 20
     until(lambda: not bench.store.due())
     assert len(bench.published) == 1
+
+
+def test_two_annotators_have_tracks_of_their_own(bench):
+    anna, bert = Editor(bench, owner=1), Editor(bench, owner=2)
+    anna.regions["r1"] = region("r1", keyframe(1, 10))
+    anna.send(command("track"))
+    tracked = anna.regions["r1"]
+    for word in ("status", "track", "clear"):
+        assert bert.send(command(word)) == []
+        assert word == "clear" or NO_DRAFT in bert.texts[0]
+    bert.regions["r1"] = region("r1", keyframe(1, 10))  # even under the same id
+    bert.send(command("track"))
+    steps = len(bench.steps)
+    assert steps > FRAMES
+    bert.send(command("clear"))
+    [again] = anna.send(command("status"))
+    assert again["value"] == tracked["value"]
+    anna.send(command("track"))
+    assert len(bench.steps) == steps
+
+
+def test_a_box_tracked_before_there_was_a_draft_is_gone_on_with(bench):
+    """The request itself holds the box, and its draft holds it later."""
+    for owner, name in ((1, "r1"), (2, "r2")):
+        person = Editor(bench, owner=owner)
+        [answer] = person.send(region(name, keyframe(1, 10)), command("track", name))
+        assert len(answer["value"]["sequence"]) > 1
+        steps = len(bench.steps)
+        person.send(command("track"))
+        assert len(bench.steps) == steps
+        assert "30 of 30 done" in person.texts[0]

@@ -20,6 +20,7 @@ from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.labelstudio.read_results import Polygon
 from backend.metrics import Metrics
 from backend.pixels.pixel_resolver import ImageSource
+from backend.threads.caller import serving
 from backend.threads.fair_queue import Busy
 from tests.backend.fakes import AsGiven, FakePredictor
 from tests.waiting import LONGER, PATIENCE, until
@@ -237,6 +238,22 @@ def test_a_further_point_corrects_the_answer_to_those_before_it(engine, predicto
     assert not corrects((first, second), key="b")
     assert not corrects((second, first))
     assert corrects((first, second, point(40, 20)))
+
+
+def test_an_answer_to_another_person_is_not_corrected(engine, predictor):
+    first, second = point(10, 10), point(30, 20)
+
+    def corrects(person, *points):
+        with serving(project="1.1", person=person):
+            prompt = ObjectPrompt("image", points=points)
+            engine.answer(source(), [prompt], Priority.CLICK, PATIENCE, refine=True)
+        return predictor.calls[-1]["mask"] is not None
+
+    assert not corrects("anna", first)
+    assert not corrects("bert", first, second)
+    assert corrects("anna", first, second)
+    assert not corrects("", point(50, 20))  # before there is a draft, which names its owner
+    assert corrects("bert", point(50, 20), second)
 
 
 def test_version_names_what_changes_the_masks(tmp_path):

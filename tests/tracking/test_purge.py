@@ -55,6 +55,7 @@ def add(
     store.put_masks(track, found, job_id=name, done=masks)  # the first are the earlier ones
     store.describe(track, "cat", {"labels": ["Cat"]})
     store.put_generation(track, "cat", 0, 1)
+    store.claim(track, f"base of {track}", "1")
     store.update_job(name, state=state)
     store.database.write("UPDATE jobs SET updated = ? WHERE id = ?", time.time() - days * DAY, name)
 
