@@ -140,7 +140,11 @@ SEQUENCE = Walk(
         ),
         _SUBMIT,
     ),
-    ("To correct a page: delete its mask, choose the label, click anew, wait, and track again.",),
+    (
+        "While it tracks, a small wheel turns below the picture. What takes longer than 20 seconds "
+        "goes on in the background: type status for more.",
+        "To correct a page: delete its mask, choose the label, click anew, wait, and track again.",
+    ),
 )
 
 VIDEO = Walk(

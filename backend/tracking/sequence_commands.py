@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from backend.engine.pixel_prompts import PixelPrompt, pixel_prompt
+from backend.job_state import JobState
 from backend.labelstudio.commands import ParsedCommand, Word
 from backend.labelstudio.json_values import Result, Results
 from backend.labelstudio.media_refs import MissingMedia
@@ -205,6 +206,8 @@ class SequenceCommands:
             unit="page",
             marked=(page for _, page in human),
         )
+        if job.state is JobState.DONE and not left:
+            self._commands.retract(job)
         if left:
             rest = f"type status for those next nearest to page {page_number(page)}"
             text += f"; {left} {'mask is' if left == 1 else 'masks are'} not shown yet: {rest}"

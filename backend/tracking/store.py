@@ -285,18 +285,18 @@ class TrackStore:
         """
         names = set(objects)
         with self.database.transaction() as connection:
-            rows = connection.execute("SELECT * FROM delivered WHERE track = ?", (track,))
-            outdated = [
-                row["prediction"] for row in rows if names >= set(json.loads(row["objects"]))
-            ]
-            connection.executemany(
-                "DELETE FROM delivered WHERE prediction = ?", [(number,) for number in outdated]
-            )
+            outdated = _forget_predictions(connection, track, names)
             connection.execute(
                 "INSERT OR REPLACE INTO delivered VALUES (?, ?, ?)",
                 (prediction, track, json.dumps(sorted(names))),
             )
         return outdated
+
+    def forget_predictions(self, track: str, objects: Iterable[str]) -> list[int]:
+        """The predictions of Label Studio that show nothing but ``objects`` of a track, which are
+        forgotten here."""
+        with self.database.transaction() as connection:
+            return _forget_predictions(connection, track, set(objects))
 
     # What was found.
 
@@ -455,6 +455,15 @@ def _ask_delivery(connection: sqlite3.Connection, job_id: str) -> bool:
     if asked:
         connection.execute("INSERT OR IGNORE INTO due VALUES (?)", (job_id,))
     return asked
+
+
+def _forget_predictions(connection: sqlite3.Connection, track: str, names: set[str]) -> list[int]:
+    rows = connection.execute("SELECT * FROM delivered WHERE track = ?", (track,))
+    found = [row["prediction"] for row in rows if names >= set(json.loads(row["objects"]))]
+    connection.executemany(
+        "DELETE FROM delivered WHERE prediction = ?", [(number,) for number in found]
+    )
+    return found
 
 
 def _row(track: str, found: TrackedMask) -> tuple[Any, ...]:

@@ -18,15 +18,26 @@ TRACK = ParsedCommand(TextKind.COMMAND, Word.TRACK, "track")
 
 
 class TrackCommands:
-    """Does with the jobs of a track what a command says; a reply waits up to ``budget_seconds``."""
+    """Does with the jobs of a track what a command says; a reply waits up to ``budget_seconds``.
+
+    Args:
+        retract: takes an ended job all of which the editor has got: nothing of it is to be stored
+            in Label Studio.
+    """
 
     def __init__(
-        self, store: TrackStore, engine: Engine, jobs: JobRunner, budget_seconds: float
+        self,
+        store: TrackStore,
+        engine: Engine,
+        jobs: JobRunner,
+        budget_seconds: float,
+        retract: Callable[[Job], None],
     ) -> None:
         self.store = store
         self.engine = engine
         self.jobs = jobs
         self.budget_seconds = budget_seconds
+        self.retract = retract
 
     def carry_out(
         self, parsed: ParsedCommand, track: str, plan: Callable[[], JobRequest | str]

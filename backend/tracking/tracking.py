@@ -85,7 +85,7 @@ class Tracking:
             workers=workers,
             stride=stride,
         )
-        commands = TrackCommands(store, engine, self.jobs, budget_seconds)
+        commands = TrackCommands(store, engine, self.jobs, budget_seconds, self._retract)
         self.sequences = SequenceCommands(commands, pixels)
         self.videos = VideoCommands(commands, pixels.videos)
         self._housekeeping = Housekeeping(store.database, keep_seconds)
@@ -155,9 +155,23 @@ class Tracking:
 
     def _replace(self, job: Job, prediction: int, label_studio: LabelStudioClient) -> None:
         """Delete what earlier jobs stored of the objects that a prediction shows now."""
-        objects = [str(each.get("id")) for each in job.request.get("objects", ())]
-        for earlier in self.store.replace_predictions(job.track, prediction, objects):
-            try:
-                label_studio.delete_prediction(earlier)
-            except LabelStudioError as error:
-                logger.warning("the outdated prediction %d remains: %s", earlier, error)
+        for earlier in self.store.replace_predictions(job.track, prediction, _objects(job)):
+            _delete(earlier, label_studio)
+
+    def _retract(self, job: Job) -> None:
+        """The editor has all of a job: what is stored of it, or would be, is no use any more."""
+        self.store.settle(job.id)
+        for number in self.store.forget_predictions(job.track, _objects(job)):
+            if self._label_studio is not None:
+                _delete(number, self._label_studio)
+
+
+def _objects(job: Job) -> list[str]:
+    return [str(each.get("id")) for each in job.request.get("objects", ())]
+
+
+def _delete(prediction: int, label_studio: LabelStudioClient) -> None:
+    try:
+        label_studio.delete_prediction(prediction)
+    except LabelStudioError as error:
+        logger.warning("the outdated prediction %d remains: %s", prediction, error)

@@ -496,6 +496,17 @@ class TestLongTracks:
         pages = [region["item_index"] for region in published["result"]]
         assert sorted(pages) == list(range(PAGES))
 
+    def test_what_the_editor_has_got_is_no_prediction_any_more(self, editor, bench):
+        editor.click(30, 50, page=0)
+        bench.track_hold.clear()
+        editor.say("track")
+        bench.track_hold.set()
+        until(lambda: noted(bench))
+        assert bench.deleted == []
+        assert len(editor.say("status")) == PAGES - 1
+        assert bench.deleted == [1]
+        assert not bench.store.due()
+
     def test_a_corrected_page_is_stored_once(self, editor, bench):
         editor.click(30, 50, page=0)
         bench.track_hold.clear()

@@ -149,6 +149,34 @@ def test_coco_has_every_mask_with_page_and_track(export: Exporter, two_objects: 
         assert (found[7, page, 2][1] == area(40 - page, 20, 10, 12)).all()
 
 
+@pytest.mark.parametrize("kind", ["coco", "youtube-vis", "png", "npz", "brush"])
+def test_what_was_typed_or_answered_is_left_out(
+    kind: str, export: Exporter, two_objects: Any, label_studio: LabelStudio
+) -> None:
+    """Those of configs without a line for answers, and of videos, where they became regions."""
+    words = [["SAM 2: pages 1-4 of 4 done"], ["trck", "help"], []]
+    texts: list[dict[str, Any]] = [
+        {
+            "id": f"t{number}",
+            "from_name": "sam2",
+            "to_name": "image",
+            "type": "textarea",
+            "value": {"text": lines, "ranges": []},
+        }
+        for number, lines in enumerate(words)
+    ]
+    label_studio.add_task(8, 5, frames(), **annotated(*two_objects, *texts))
+    assert export(kind).code == 0
+    made = [path.read_bytes() for path in export.folder.rglob("*") if path.is_file()]
+    assert made
+    assert not any(b"SAM 2: " in each or b"trck" in each for each in made)
+    if kind == "coco":
+        both = export.objects()
+        assert {place[1:] for place in both if place[0] == 7} == {
+            place[1:] for place in both if place[0] == 8
+        }
+
+
 def test_coco_is_complete(export: Exporter, two_objects: Any) -> None:
     coco = export.json("coco")
     assert [category["name"] for category in coco["categories"]] == ["Cat", "Dog"]
