@@ -143,7 +143,8 @@ SEQUENCE = Walk(
     (
         "While it tracks, a small wheel turns below the picture. What takes longer than 20 seconds "
         "goes on in the background: type status for more.",
-        "To correct a page: delete its mask, choose the label, click anew, wait, and track again.",
+        "To correct a page: choose the label and click on what its mask misses, or Ctrl+Alt+click "
+        "on what it has too much (Cmd+Alt on a Mac), wait, and track again.",
     ),
 )
 
