@@ -106,6 +106,7 @@ load: $(VENV)/.test
 	@$(BIN)/python -m benchmarks.load.concurrent
 	@$(BIN)/python -m benchmarks.load.owners
 	@$(BIN)/python -m benchmarks.load.stored
+	@$(BIN)/python -m benchmarks.load.log_lines
 
 soak: $(VENV)/.test
 	@$(BIN)/python -m benchmarks.load.soak

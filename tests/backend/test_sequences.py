@@ -432,6 +432,25 @@ def test_a_box_around_a_tracked_object_corrects_it_in_place(editor):
     assert sorted(r["item_index"] for r in editor.say("track")) == [4, 5, 6, 7, 8, 9]
 
 
+def test_new_objects_are_not_compared_with_each_other(editor, bench, monkeypatch):
+    """What has no masks yet needs no look into the store, however many there are."""
+    asked = []
+    look_up = bench.store.mask
+
+    def counted(*place):
+        asked.append(place)
+        return look_up(*place)
+
+    for number in range(30):
+        item = box(3 * number, 10, 2, 20, identifier=f"box-{number}")
+        editor.regions[f"box-{number}"] = {**item, "item_index": number % PAGES}
+    monkeypatch.setattr(bench.store, "mask", counted)
+    monkeypatch.setattr("backend.tracking.sequence_commands.MANY_OBJECTS", 29)
+    editor.say("track")
+    assert "30 objects are marked, and 29 can be tracked at once" in editor.text
+    assert asked == []
+
+
 def test_two_objects_of_one_label_and_one_of_another(editor):
     editor.click(20, 30, page=0)
     editor.click(70, 70, page=0)

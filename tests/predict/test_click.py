@@ -183,6 +183,14 @@ class TestReasons:
         bench.predictor.hold.clear()
         assert "try again" in status(bench.predict([click(50, 50)]))
 
+    def test_prompts_beyond_the_budget_are_left_out_together(self, make_bench, caplog):
+        bench = make_bench(click_budget_seconds=0.2)
+        bench.engine.wait_ready(PATIENCE)
+        bench.predictor.hold.clear()
+        boxes = [box(number, 10, 1, 20, identifier=f"b{number}") for number in range(50)]
+        assert "49 of 50 prompts had no time and are left out" in status(bench.predict(boxes))
+        assert caplog.text.count("this prompt is not answered") == 1
+
     def test_a_download_that_is_too_slow(self, make_bench):
         bench = make_bench(click_budget_seconds=0.2)
         bench.shelf.hold.clear()
