@@ -22,7 +22,7 @@ from backend.labelstudio.tags import LabelConfig
 from backend.settings import Settings
 
 SUBJECT = "Label Studio"
-TESTED = (1, 23)  # of Label Studio; earlier ones speak the same contract, untested
+SUPPORTED = (1, 20)  # make compat tries it and later ones
 SOON_SECONDS = 7 * 86400.0
 SKEW_SECONDS = 60.0
 MAX_SKEW_SECONDS = 900.0  # S3 refuses signatures that are older, and Azure likewise
@@ -55,9 +55,9 @@ def _version(client: LabelStudioClient, version: str | None) -> Finding:
         fix = "check that LABEL_STUDIO_URL is Label Studio's own address, with the sub-path if any"
         return warning(SUBJECT, text, fix)
     found = f"{version} at {client.url}"
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < TESTED:
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < SUPPORTED:
         fix = "update Label Studio if something does not work"
-        return warning(SUBJECT, f"{found}; the backend is tested with 1.23", fix)
+        return warning(SUBJECT, f"{found}; the backend is tested with 1.20 to 1.23", fix)
     return ok(SUBJECT, found)
 
 

@@ -296,7 +296,11 @@ class Editor:
 
     def accept(self) -> None:
         """Accept all suggestions."""
-        self.page.click("[data-testid=bottombar-accept-suggestions-button]")
+        # The second is Label Studio 1.20's.
+        self.page.click(
+            "[data-testid=bottombar-accept-suggestions-button], "
+            ".lsf-auto-accept__action_type_accept"
+        )
         self._wait_until(lambda: not self.state().suggestions)
 
     def text_box(self, control: str) -> Locator:
@@ -338,7 +342,8 @@ class Editor:
     def submit(self) -> dict[str, Any]:
         """Submit (or update) the annotation; returns what Label Studio has stored."""
         button = self.page.locator(
-            "[data-testid=bottombar-submit-button], [data-testid=bottombar-update-button]"
+            "[data-testid=bottombar-submit-button], [data-testid=bottombar-update-button], "
+            "[aria-label=submit]"  # Label Studio 1.20's
         ).first
         return self.submitted(button.click)
 
