@@ -20,11 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.support.clips import MovingDiscs
 from sam2model import VideoTracker, build_model, transfer, video_tracker
-from sam2model.sam2 import SAM2
+from sam2model.sam2 import SAM2, size_step
 from sam2model.transfer import CudaTransfer, Download, Transfer
 from sam2model.variants import VARIANTS
 
-NAMES = ["demo", "sam2.1_hiera_tiny"]
+NAMES = ["demo", "sam2.1_hiera_tiny", "edgetam"]
 CLIP = MovingDiscs(10, 96)
 META = torch.device("meta")
 # Results whose shape depends on values, which the host then has to know.
@@ -90,7 +90,8 @@ class MetaTransfer(Transfer):
 
 @pytest.fixture(params=NAMES)
 def meta_model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> SAM2:
-    model = SAM2(VARIANTS[request.param], 64).eval().to(META)
+    variant = VARIANTS[request.param]
+    model = SAM2(variant, max(64, size_step(variant))).eval().to(META)
     # torch knows no autocast for this device; the dtype does not matter here.
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device=None: False)
     monkeypatch.setattr(model, "autocast", nullcontext)
