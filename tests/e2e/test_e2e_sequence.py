@@ -160,7 +160,9 @@ def test_every_prompt_is_tracked_on_where_the_operator_wants_it(
             boxed = editor.box(corners(BEE[CORRECTED]), "Animal")
         brought = brush_masks(boxed.results)
         pages = {
-            label: [i["item_index"] for _, i in brought if i["value"]["brushlabels"] == [label]]
+            label: sorted(
+                i["item_index"] for _, i in brought if i["value"]["brushlabels"] == [label]
+            )
             for label in ("Flower", "Animal")
         }
         assert pages == {"Flower": list(range(1, FRAMES)), "Animal": [CORRECTED]}
