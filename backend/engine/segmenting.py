@@ -64,6 +64,13 @@ class Clicks:
         }
         return cls(np.array(list(last), int).reshape(-1, 2), np.array(list(last.values()), bool))
 
+    def within(self, bounds: tuple[int, int, int, int]) -> Clicks:
+        """Those within ``bounds`` (left, top, right, bottom; the last two exclusive), counted from
+        their corner."""
+        corner, end = np.array(bounds[:2]), np.array(bounds[2:])
+        inside = ((self.xy >= corner) & (self.xy < end)).all(axis=1)
+        return Clicks(self.xy[inside] - corner, self.positive[inside])
+
     def on(self, values: np.ndarray) -> np.ndarray:
         """``values`` ``[H, W]`` at the clicked pixels: ``[N]``."""
         return values[self.xy[:, 1], self.xy[:, 0]]
@@ -224,16 +231,30 @@ def without_islands(mask: np.ndarray, logits: np.ndarray, clicks: Clicks) -> np.
     Returns:
         bool ``[H, W]``; ``mask`` itself where nothing leaves.
     """
-    count, pieces = cv2.connectedComponents(mask.view(np.uint8))
-    clicked = np.setdiff1d(clicks.on(pieces)[clicks.positive], [0])
-    if count < 3 or not len(clicked):
+    bounds = mask_bounds(mask)
+    if bounds is None:
         return mask
-    apart = ~np.isin(pieces, clicked)
-    distances = cv2.distanceTransform(apart.view(np.uint8), cv2.DIST_L2, 3)
-    gap = ISLAND_GAP * np.sqrt(np.count_nonzero(~apart))
-    sure = cv2.resize(logits.astype(np.float32), mask.shape[::-1])
-    near = (distances <= gap) | (sure > ISLAND_DOUBT * sure[~apart].max())
-    return mask & np.isin(pieces, pieces[mask & near])
+    left, top, right, bottom = bounds
+    window = np.s_[top:bottom, left:right]
+    inside = np.ascontiguousarray(mask[window])
+    count, pieces = cv2.connectedComponents(inside.view(np.uint8))
+    if count < 3:
+        return mask
+    nearby = clicks.within(bounds)
+    clicked = np.zeros(count, bool)
+    clicked[nearby.on(pieces)[nearby.positive]] = True
+    clicked[0] = False
+    if not clicked.any():
+        return mask
+    held = clicked[pieces]
+    distances = cv2.distanceTransform((~held).view(np.uint8), cv2.DIST_L2, 3)
+    gap = ISLAND_GAP * np.sqrt(np.count_nonzero(held))
+    sure = cv2.resize(logits.astype(np.float32), mask.shape[::-1])[window]
+    near = (distances <= gap) | (sure > ISLAND_DOUBT * sure[held].max())
+    stays = np.bincount(pieces[near & inside], minlength=count) > 0
+    kept = mask.copy()
+    kept[window] &= stays[pieces]
+    return kept
 
 
 def settle(mask: np.ndarray, logits: np.ndarray, clicks: Clicks) -> np.ndarray:
@@ -253,12 +274,13 @@ def settle(mask: np.ndarray, logits: np.ndarray, clicks: Clicks) -> np.ndarray:
         bool ``[H, W]`` that agrees with every click.
     """
     mask = mask.copy()
-    _, pieces = cv2.connectedComponents(mask.view(np.uint8))
+    count, pieces = cv2.connectedComponents(mask.view(np.uint8))
+    leaves = np.zeros(count, bool)
+    leaves[clicks.on(pieces)[~clicks.positive]] = True
     meant = clicks.on(pieces)[clicks.positive]
-    if not meant.any():
-        meant = np.array([1 + np.bincount(pieces[mask])[1:].argmax()])
-    wrong = np.setdiff1d(clicks.on(pieces)[~clicks.positive], meant)
-    mask[np.isin(pieces, np.setdiff1d(wrong, [0]))] = False
+    leaves[meant if meant.any() else 1 + np.bincount(pieces[mask])[1:].argmax()] = False
+    if leaves[1:].any():
+        mask &= ~leaves[pieces]
     height, width = mask.shape
     sure = cv2.resize(logits.astype(np.float32), (width, height))
     spot = max(1.0, SPOT * max(height, width))
@@ -266,13 +288,16 @@ def settle(mask: np.ndarray, logits: np.ndarray, clicks: Clicks) -> np.ndarray:
         if mask[pixel[1], pixel[0]] != positive:
             opposite = clicks.xy[clicks.positive != positive]
             reach = min(np.linalg.norm(opposite - pixel, axis=1), default=np.sqrt(mask.sum())) / 2
-            around = _around(pixel, reach, sure if positive else -sure, spot)
-            mask[around] = positive
+            window, around = _around(pixel, reach, sure if positive else -sure, spot)
+            mask[window][around] = positive
     return mask
 
 
-def _around(pixel: np.ndarray, reach: float, sure: np.ndarray, spot: float) -> np.ndarray:
-    """What a click on ``pixel`` says something of: bool ``[H, W]``, see ``settle``.
+def _around(
+    pixel: np.ndarray, reach: float, sure: np.ndarray, spot: float
+) -> tuple[tuple[slice, slice], np.ndarray]:
+    """What a click on ``pixel`` says something of: a window of the picture, and a bool mask of its
+    size; see ``settle``.
 
     Args:
         pixel: column and row.
@@ -281,10 +306,14 @@ def _around(pixel: np.ndarray, reach: float, sure: np.ndarray, spot: float) -> n
         spot: radius of the disc that counts in any case, pixels.
     """
     column, row = pixel
+    room = int(reach) + 1
+    left, top = max(column - room, 0), max(row - room, 0)
+    window = np.s_[top : row + room + 1, left : column + room + 1]
+    column, row, sure = column - left, row - top, sure[window]
     rows, columns = np.ogrid[: sure.shape[0], : sure.shape[1]]
     distances = np.hypot(rows - row, columns - column)
     as_sure = ((sure >= sure[row, column]) & (distances < reach)).view(np.uint8)
     as_sure[row, column] = 1
     _, parts = cv2.connectedComponents(as_sure, connectivity=4)
     found: np.ndarray = (parts == parts[row, column]) | (distances < min(spot, reach))
-    return found
+    return window, found
