@@ -149,15 +149,6 @@ def _check_what_it_says(text: str) -> None:
 
 def _paste_its_commands(text: str, elsewhere: Path) -> None:
     """In a shell whose variables are about another Label Studio."""
-    address, number = re.search(r"PHOTOS +(http://\S+)/projects/(\d+)/data", text).groups()
-    api = LabelStudioApi(address, ACCOUNT)
-    task = api.tasks(int(number))[0]["id"]
-    box = {"x": 20, "y": 20, "width": 50, "height": 50, "rectanglelabels": ["Flower"]}
-    item = {"id": "b", "from_name": "box", "to_name": "image", "type": "rectanglelabels"}
-    sized = {**item, "value": box, "original_width": 1000, "original_height": 677}
-    body = {"task": task, "result": [sized], "model_version": "detector"}
-    api.request("POST", "/api/predictions", json=body)
-
     _, lines = text.split("COMMAND LINE", 1)
     pasted = [line.strip() for line in lines.splitlines()[1:] if line.startswith("  ")][:4]
     wrong = {"PORT": "1", "LABEL_STUDIO_URL": "http://127.0.0.1:9", "STATE_DIR": "/nowhere"}
@@ -180,7 +171,7 @@ def _paste_its_commands(text: str, elsewhere: Path) -> None:
     doctor = paste(pasted[1])
     assert "judged by its own settings" in doctor
     assert "0 broken" in doctor
-    assert "1 stored" in paste(pasted[2])
+    assert re.search(r"^[1-9]\d* stored", paste(pasted[2]), re.MULTILINE)
     masks = re.search(r"(\d+) masks of \d+ tasks in ([^\s;,]+)", paste(pasted[3]))
     assert masks, "export says where they are"
     assert (Path(masks[2]) / "annotations.json").is_file()
