@@ -72,11 +72,9 @@ def test_the_sequence_has_pages_and_a_command_line():
 
 
 def shipped():
-    """The examples, the demo's configs and the README's."""
+    """The examples, and the demo's configs."""
     for path in (*FOLDER.glob("*.xml"), *(FOLDER.parent / "demo").glob("*.xml")):
         yield pytest.param(path.read_text(encoding="utf-8"), id=f"{path.parent.name}/{path.name}")
-    readme = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
-    yield pytest.param(readme.split("```xml\n")[1].split("```")[0], id="README.md")
 
 
 @pytest.mark.parametrize("xml", list(shipped()))
