@@ -98,7 +98,13 @@ def _read_env_file(given: Path | None) -> None:
 
 def _serve(settings: Settings) -> int:
     """Become gunicorn: one process that holds the model, several request threads."""
-    problems = list(start_problems(Wiring(settings)))
+    wiring = Wiring(settings)
+    problems = list(start_problems(wiring))
+    try:
+        if not problems:
+            wiring.check_alone()
+    except ExpectedError as error:
+        problems.append(str(error))
     if problems:
         print("\n".join(problems), file=sys.stderr)
         return 2

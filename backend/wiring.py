@@ -34,7 +34,7 @@ from backend.predict.recent import RecentPrompts
 from backend.predict.retrieve import Retrieval
 from backend.predict.segment import Segmenter
 from backend.settings import AUTO, Settings, SettingsError
-from backend.tracking.database import StoreError, check_file
+from backend.tracking.database import StoreError, check_file, lock_jobs
 from backend.tracking.store import TrackStore
 from backend.tracking.tracking import Tracking
 
@@ -167,6 +167,11 @@ class Wiring:
         does."""
         check_file(self._tracks_file)
 
+    def check_alone(self) -> None:
+        """Look whether this process could take up the jobs. Raises as ``lock_jobs`` does."""
+        with lock_jobs(self._tracks_file, take_up=True):
+            pass
+
     @property
     def _tracks_file(self) -> Path:
         return self.settings.state_dir.expanduser() / "tracks.sqlite3"
@@ -216,8 +221,12 @@ class Wiring:
         Args:
             for_editors: take up the tracking jobs that a stopped process left unfinished, and
                 answer the events of newer editors.
+
+        Raises:
+            StoreError: the tracks cannot be used, or another process has taken up their jobs.
         """
         settings, metrics = self.settings, self.metrics
+        self._opened.enter_context(lock_jobs(self._tracks_file, take_up=for_editors))
         videos = self.pixels.videos
         parse = RecentConfigs().parse
         tracking = self._tracking(engine, parse)

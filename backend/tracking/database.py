@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from backend.tracking.schema import check_schema, migrate
 Value = str | int | float | bytes | None
 
 _STEP_PAGES = 2_000  # given back at once
+_STOPPING_SECONDS = 10.0  # within which a service that is told to stop has ended
 _WORTH_REWRITING = 64 << 20  # bytes that are free in a file of an earlier version
 
 
@@ -47,7 +50,7 @@ class Database:
         except BlockingIOError as error:
             raise StoreError(f"{path.parent} (STATE_DIR) is being restored: wait.") from error
         except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"{path.parent} (STATE_DIR) cannot be used: {error}.") from error
+            raise _unusable(path, error) from error
         try:
             with _explained():
                 if check_schema(self._connection) == 0:  # as fresh files are
@@ -163,6 +166,51 @@ def lock(path: Path, kind: int) -> BinaryIO:
         file.close()
         raise
     return file
+
+
+@contextmanager
+def lock_jobs(path: Path, *, take_up: bool) -> Iterator[None]:
+    """Lock the jobs of the store at ``path``, by locking its folder, for which a full disk has
+    room.
+
+    Args:
+        take_up: to take up what a stopped process left unfinished. No other process may run jobs
+            then; those that begin later may, as long as they run none but their own. A process
+            that is about to end is waited for.
+
+    Raises:
+        StoreError: other processes run jobs, or there can be no such folder.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise _unusable(path, error) from error
+    try:
+        give_up = time.monotonic() + _STOPPING_SECONDS
+        while not _locked(folder, fcntl.LOCK_EX if take_up else fcntl.LOCK_SH):
+            if time.monotonic() > give_up:
+                raise StoreError(
+                    f"STATE_DIR: another backend or preannotate runs on {path.parent}; stop it, or "
+                    "give each backend a STATE_DIR of its own."
+                )
+            time.sleep(0.1)
+        fcntl.flock(folder, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _locked(file: int, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _unusable(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"{path.parent} (STATE_DIR) cannot be used: {error}.")
 
 
 def check_file(path: Path) -> None:

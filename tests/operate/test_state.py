@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -12,11 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backend.engine.local import LocalEngine
 from backend.engine.packed_masks import PackedMask
 from backend.job_state import JobState
-from backend.tracking.database import StoreError
+from backend.settings import Settings
+from backend.tracking import database
+from backend.tracking.database import StoreError, lock_jobs
 from backend.tracking.schema import MIGRATIONS
 from backend.tracking.store import TrackedMask, TrackStore
+from backend.wiring import Wiring
 from tests.command_line import Run, run
 from tests.waiting import until
 
@@ -142,3 +147,54 @@ def test_without_an_option_it_says_what_is_there(run: Run) -> None:
     said = run("state").out
     assert said.startswith("tracks    0 MiB")
     assert "jobs      1 done" in said
+
+
+class TestSecondBackend:
+    """Two on one STATE_DIR would run, and end, each other's jobs."""
+
+    @pytest.fixture(autouse=True)
+    def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(database, "_STOPPING_SECONDS", 0.0)
+
+    @pytest.fixture
+    def first(self, store: TrackStore, state: Path) -> Iterator[None]:
+        with lock_jobs(state / "tracks.sqlite3", take_up=True):
+            yield
+
+    @pytest.fixture
+    def begun(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The programs that ``serve`` became."""
+        programs: list[str] = []
+        monkeypatch.setattr("backend.__main__.configure", lambda _: None)  # it would outlive this
+        monkeypatch.setattr(os, "execv", lambda program, _: programs.append(program))
+        return programs
+
+    @pytest.mark.usefixtures("first")
+    def test_it_does_not_start_and_says_why(self, run: Run, begun: list[str], state: Path) -> None:
+        refused = run("serve")
+        assert (refused.code, begun) == (2, [])
+        [line] = refused.err.splitlines()
+        assert line.startswith("STATE_DIR: another backend or preannotate runs on")
+        assert "give each backend a STATE_DIR of its own" in line
+
+    @pytest.mark.usefixtures("first")
+    def test_it_takes_nothing_up_however_it_is_started(self, state: Path, tmp_path: Path) -> None:
+        folders = {"STATE_DIR": str(state), "CACHE_DIR": str(tmp_path / "cache")}
+        wiring = Wiring(Settings.from_env(folders))
+        with pytest.raises(StoreError, match="another backend"):
+            wiring.service(LocalEngine.__new__(LocalEngine))
+
+    @pytest.mark.usefixtures("first")
+    def test_commands_go_on_beside_the_first(self, run: Run, state: Path, tmp_path: Path) -> None:
+        assert run("state").code == 0
+        assert run("state", "--backup", tmp_path / "saved").code == 0
+        with lock_jobs(state / "tracks.sqlite3", take_up=False):  # as preannotate
+            pass
+
+    def test_it_does_not_take_up_what_a_command_is_at(
+        self, run: Run, begun: list[str], store: TrackStore, state: Path
+    ) -> None:
+        with lock_jobs(state / "tracks.sqlite3", take_up=False):
+            assert run("serve").code == 2
+        run("serve")
+        assert len(begun) == 1
