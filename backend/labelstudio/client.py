@@ -24,6 +24,7 @@ from backend.labelstudio.connection import (
     credential_kind,
     shown_origin,
 )
+from backend.labelstudio.json_values import parse_json
 from backend.labelstudio.model_names import shown_version
 from backend.labelstudio.session import new_session, redirect_target
 from backend.retries import send_with_retries
@@ -366,7 +367,7 @@ def _checked_key(api_key: str | None) -> str | None:
 def _json_object(answer: bytes) -> dict[str, Any]:
     """The JSON object of an answer; {} where it is something else."""
     try:
-        body = json.loads(answer)
+        body = parse_json(answer)
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}

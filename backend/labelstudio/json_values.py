@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,33 @@ _MAX_PERCENT = 1000.0  # ten pictures away: not a place on this one
 _PATH_STEP = re.compile(r"[^.\[\]]+")
 _TRUE, _FALSE = (1, "1", "true", "yes"), (0, "0", "false", "no")
 _INDEX = re.compile(r"[0-9]{1,9}")
+_SURROGATE = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
+_HALF = re.compile(
+    r"""
+    (?: [^\\\ud800-\udfff]++                                         # plain text
+      | \\ (?: [^u] | u (?! [dD][89a-fA-F] ) )                         # other escapes
+      | \\u[dD][89abAB][0-9a-fA-F]{2} \\u[dD][c-fC-F][0-9a-fA-F]{2}  # both halves
+    )++
+    | ( \\u[dD][89a-fA-F][0-9a-fA-F]{2} | [\ud800-\udfff] )
+    """,
+    re.VERBOSE,
+)
+
+
+def parse_json(data: bytes) -> Any:
+    """The JSON that ``data`` holds, its texts in characters that can be written, stored and hashed.
+
+    JSON may name halves of characters (lone surrogates, ``\\ud800``), which are no text in any
+    encoding: each becomes U+FFFD, as in a browser that sends them.
+
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deeply.
+    """
+    text = data.decode(json.detect_encoding(data), "surrogatepass")
+    if _SURROGATE.search(text):
+        text = _HALF.sub(lambda found: "\ufffd" if found[1] else found[0], text)
+    return json.loads(text)
 
 
 def number(value: object) -> float | None:

@@ -25,7 +25,7 @@ from backend.expected import LONGEST_SENTENCE, cut
 from backend.finetune.finetune_jobs import FinetuneJob
 from backend.finetune.finetuning import Finetuning
 from backend.job_state import iso_time
-from backend.labelstudio.json_values import whole_number
+from backend.labelstudio.json_values import parse_json, whole_number
 from backend.labelstudio.model_names import shown_version
 from backend.metrics import Metrics
 from backend.predict.dispatch import MAX_PROJECT, BadRequest, Dispatcher
@@ -248,6 +248,8 @@ def _json() -> Any:
             "send fewer tasks at once"
         )
     try:
-        return request.get_json(force=True, silent=True)
+        return parse_json(data)
+    except ValueError:
+        return None
     except RecursionError as error:
         raise BadRequest("the body is nested too deeply") from error

@@ -35,11 +35,11 @@ class Editor:
         self.bench = bench
         self.regions: dict[str, dict] = {}
         self.text = ""
+        self.frames = [f"/data/upload/1/{page}.png" for page in range(PAGES)]
 
     def task(self):
-        frames = [f"/data/upload/1/{page}.png" for page in range(PAGES)]
         drafts = [{"id": 1, "result": list(self.regions.values())}] if self.regions else []
-        return {"id": 7, "data": {"frames": frames}, "drafts": drafts}
+        return {"id": 7, "data": {"frames": self.frames}, "drafts": drafts}
 
     def send(self, *results):
         reply = self.bench.predict(list(results), task=self.task(), config=CONFIG)
@@ -706,6 +706,19 @@ def test_clear_forgets(editor):
     editor.say("clear")
     assert editor.text == ""
     assert editor.say("status") == []
+
+
+@pytest.mark.parametrize("half", ["\ud800", "\udc00\ud800"])
+def test_half_a_character_in_an_address_fails_no_command(editor, half):
+    editor.frames[PAGES - 1] = f"/data/upload/1/{half}.png"
+    editor.click(30, 50, page=0)
+    editor.say("track")
+    assert len(editor.masks()) == PAGES
+    for command in ("status", "redo"):
+        editor.say(command)
+        assert f"of {PAGES} done" in editor.text, command
+    editor.say("stop")
+    assert "nothing is being tracked" in editor.text
 
 
 def test_redo_tracks_anew(editor, bench):
