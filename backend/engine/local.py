@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -37,7 +37,7 @@ from backend.engine.pixel_prompts import PixelPrompt, UnusableShape, pixel_promp
 from backend.engine.queued_tracker import QueuedTracker
 from backend.engine.scheduler import InferenceThread, Job, Priority
 from backend.engine.segmenting import Segment, batch_size, batches, segment_batch
-from backend.engine.zoom import window_for
+from backend.engine.zoom import is_large, window_for
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.labelstudio.read_results import DecodeMask
 from backend.metrics import Metrics
@@ -66,6 +66,11 @@ class _Model:
 
     predictor: ImagePredictor
     encoder: str
+
+    @property
+    def side(self) -> int:
+        """Of the network's input, pixels."""
+        return self.predictor.model.image_size
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,9 @@ class LocalEngine:
                     answers[number] = error
 
         # Prompts are made, and masks packed, batch by batch: a mask is as large as the picture.
-        closely = zoom or refine
+        closely = refine or (zoom and is_large(width, height, model.side))
+        if closely and len(prompts) > 1:  # else decoded anew for each window
+            found = dataclasses.replace(found, load=cache(found.load))
         try:
             for batch in batches(usable(), 1 if closely else batch_size(width, height)):
                 numbers, asked = zip(*batch, strict=True)
@@ -399,7 +406,7 @@ class LocalEngine:
             return segment.logits[0]
 
         height, width = whole.original_size
-        side = request.model.predictor.model.image_size
+        side = request.model.side
         window = window_for(pixels, look, width, height, side) if request.zoom else None
         if window is not None:
             part = window.source(image)

@@ -59,6 +59,12 @@ class Window:
         return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
 
 
+def is_large(width: int, height: int, side: int) -> bool:
+    """Whether a picture may have objects that are worth a closer look; for ``side`` see
+    ``window_for``."""
+    return max(width, height) >= LARGE * side
+
+
 def window_for(
     prompt: PixelPrompt,
     look: Callable[[], np.ndarray],
@@ -75,9 +81,9 @@ def window_for(
         width, height: of the picture.
         side: of the network's input, pixels.
     """
-    longest = max(width, height)
-    if longest < LARGE * side:
+    if not is_large(width, height, side):
         return None
+    longest = max(width, height)
     extent = _extent(prompt, look, width, height)
     if extent is None:
         return None

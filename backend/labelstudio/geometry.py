@@ -24,6 +24,7 @@ Points = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 """bool [H, W]."""
 
+MAX_CROSSINGS = 20_000_000  # of an outline and the rows of a picture, each of which takes 0.1 us
 ELLIPSE_VERTICES = 90  # the polygon is within 0.06 % of the radius of the ellipse
 
 
@@ -146,6 +147,25 @@ def ellipse_to_polygon(ellipse: Ellipse, width: int, height: int) -> Points:
     return _turned(np.stack([x, y], axis=1), ellipse.rotation) + centre
 
 
+def check_outline(points: Points, height: int) -> None:
+    """Refuse a closed ring that goes up and down so often that filling it takes many seconds.
+
+    Args:
+        points: pixel positions, float64 [N, 2].
+        height: of the picture.
+
+    Raises:
+        ValueError: it crosses rows of the picture more than MAX_CROSSINGS times.
+    """
+    rows = np.clip(points[:, 1], 0.0, height)
+    crossings = float(np.abs(rows - np.roll(rows, -1)).sum())
+    if crossings > MAX_CROSSINGS:
+        raise ValueError(
+            f"its outline crosses the rows of the picture {crossings:.0f} times, more than "
+            f"{MAX_CROSSINGS}; draw it with fewer corners"
+        )
+
+
 def fill_polygon(points: Points, width: int, height: int) -> Mask:
     """The pixels whose centre lies in a closed ring (even-odd rule), bool [H, W].
 
@@ -154,7 +174,11 @@ def fill_polygon(points: Points, width: int, height: int) -> Mask:
 
     Args:
         points: pixel positions, float64 [N, 2]; the last is joined to the first.
+
+    Raises:
+        ValueError: see ``check_outline``.
     """
+    check_outline(points, height)
     # Each edge flips, in every row it crosses, all pixels to the right of the crossing.
     flips = np.zeros((height, width + 1), dtype=bool)
     for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
@@ -163,8 +187,8 @@ def fill_polygon(points: Points, width: int, height: int) -> Mask:
         last = math.ceil(min(max(high - 0.5, 0.0), height))  # exclusive
         if first < last:
             rows = np.arange(first, last)
-            crossings = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
-            columns = np.ceil(np.clip(crossings - 0.5, 0.0, width)).astype(np.intp)
+            places = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
+            columns = np.ceil(np.clip(places - 0.5, 0.0, width)).astype(np.intp)
             flips[rows, columns] ^= True
     inside: Mask = np.logical_xor.accumulate(flips, axis=1)[:, :width]
     return inside

@@ -19,6 +19,7 @@ from backend.labelstudio.geometry import (
     Mask,
     box_corners,
     box_to_pixels,
+    check_outline,
     ellipse_to_polygon,
     fill_polygon,
     points_to_pixels,
@@ -382,7 +383,7 @@ def read_geometry(
         return Bitmask(_png(value["imageDataURL"]))
     for key in ("points", "vertices"):
         if key in value:
-            return _polygon(value, key)
+            return _polygon(value, key, height)
     if "radiusX" in value:
         return Ellipse(*_sides(value, "radiusX", "radiusY", "ellipse"))
     if "width" in value and "height" in value:
@@ -408,7 +409,7 @@ def _point(x: float, y: float) -> Point:
     return Point(min(max(x, 0.0), 100.0), min(max(y, 0.0), 100.0))
 
 
-def _polygon(value: Mapping[str, object], key: str) -> Polygon:
+def _polygon(value: Mapping[str, object], key: str, height: int | None) -> Polygon:
     points = value[key]
     if not isinstance(points, list):
         raise ValueError(f"{key} are not a list")
@@ -423,6 +424,8 @@ def _polygon(value: Mapping[str, object], key: str) -> Polygon:
         raise ValueError(f"it has {len(ring)} corners, more than {MAX_CORNERS}")
     if len(ring) < 3:
         raise ValueError("fewer than three points enclose nothing")
+    if height:
+        check_outline(points_to_pixels(ring, 1, height), height)
     return Polygon(tuple(ring))
 
 
@@ -456,20 +459,21 @@ def rasterise(geometry: Geometry, width: int, height: int, decode: DecodeMask) -
     A mask drawn on a picture of another size is resized (nearest neighbour).
 
     Raises:
-        UnreadableMask: an RLE or PNG that cannot be decoded, or whose size is refused.
+        UnreadableMask: an RLE or PNG that cannot be decoded, or whose size is refused; an outline
+            that would take long to fill.
         ValueError: the size of the picture is refused.
     """
     check_size(width, height)
-    match geometry:
-        case Point():
-            return np.zeros((height, width), dtype=bool)
-        case Box():
-            return fill_polygon(box_corners(geometry, width, height), width, height)
-        case Polygon():
-            return fill_polygon(points_to_pixels(geometry.points, width, height), width, height)
-        case Ellipse():
-            return fill_polygon(ellipse_to_polygon(geometry, width, height), width, height)
     try:
+        match geometry:
+            case Point():
+                return np.zeros((height, width), dtype=bool)
+            case Box():
+                return fill_polygon(box_corners(geometry, width, height), width, height)
+            case Polygon():
+                return fill_polygon(points_to_pixels(geometry.points, width, height), width, height)
+            case Ellipse():
+                return fill_polygon(ellipse_to_polygon(geometry, width, height), width, height)
         size = (
             _png_size(geometry.png)
             if isinstance(geometry, Bitmask)

@@ -20,11 +20,13 @@ from backend.pixels.recipes import Frame, Video
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.pixels.video_limits import VideoError
 from backend.pixels.videos import VideoFrames
+from backend.threads.caller import caller
 from backend.threads.fair_pool import FairPool
 from backend.threads.fair_queue import Busy
 
 KEPT_INDEXES = 64
 THREADS = 16
+MAX_WAITING = 128  # indexes that are still to be read, half of them of one project
 SHORTEST_WAIT_S = 5.0  # for an index; where the file has one it takes a moment
 MAX_OPEN = 8
 MAX_FRAME_BYTES = 64 << 20  # decoded frames that one open video keeps
@@ -62,12 +64,17 @@ def read_index(file: MediaStream) -> VideoIndex:
 
 class Indexes:
     """The indexes of videos, each read once per content. For formats that have none the whole
-    file has to be read; that goes on when nobody waits for it any more."""
+    file has to be read; that goes on when nobody waits for it any more.
+
+    Whoever asks again while a video waits for its turn waits for the same one: what is queued, and
+    holds its file open, does not grow with how often it is asked for.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._read: OrderedDict[str, Future[VideoIndex]] = OrderedDict()
-        self._pool = FairPool(THREADS, "index")
+        self._queued: set[tuple[str, str]] = set()  # contents, and the projects they wait for
+        self._pool = FairPool(THREADS, "index", capacity=MAX_WAITING)
 
     def get(self, file: MediaStream, deadline: float, host: str = "") -> VideoIndex:
         """See ``read_index``.
@@ -84,21 +91,45 @@ class Indexes:
             if future is None or (future.done() and future.exception()):
                 future = self._read[file.content_key] = Future()
                 self._read.move_to_end(file.content_key)
-                if len(self._read) > KEPT_INDEXES:
-                    self._read.popitem(last=False)
-        if not (future.running() or future.done()):  # nor may it wait for another project's turn
-            self._pool.submit_for(host, self._fill, future, file.another())
+                self._forget_oldest()
+            # It may not wait for another project's turn.
+            place = file.content_key, caller().project
+            wanted = not (future.running() or future.done() or place in self._queued)
+            if wanted:
+                reading = file.another()
+                self._queued.add(place)
+        if wanted:
+            self._queue(place, host, reading)
         return wait_for_media(future, max(deadline, time.monotonic() + SHORTEST_WAIT_S))
 
     def close(self) -> None:
         """Read no more; what is being read is abandoned."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _fill(self, future: Future[VideoIndex], file: MediaStream) -> None:
+    def _queue(self, place: tuple[str, str], host: str, file: MediaStream) -> None:
+        try:
+            self._pool.submit_for(host, self._fill, place, file)
+        except Busy:
+            file.close()
+            with self._lock:
+                self._queued.discard(place)
+                if all(key != file.content_key for key, _ in self._queued):
+                    self._read.pop(file.content_key, None)  # nobody would ever fill it
+            raise
+
+    def _forget_oldest(self) -> None:
+        """With the lock held; what is still to be read stays."""
+        read = [key for key, each in self._read.items() if each.done()]
+        for key in read[: max(0, len(self._read) - KEPT_INDEXES)]:
+            del self._read[key]
+
+    def _fill(self, place: tuple[str, str], file: MediaStream) -> None:
         """In the pool; several times for one that several projects want."""
         with file:
             with self._lock:
-                if future.running() or future.done():
+                self._queued.discard(place)
+                future = self._read.get(file.content_key)
+                if future is None or future.running() or future.done():
                     return
                 future.set_running_or_notify_cancel()
             try:

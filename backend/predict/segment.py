@@ -51,13 +51,14 @@ class Segmenter:
         priority: Priority,
         deadline: float,
     ) -> list[Outcome]:
-        """What becomes of each of ``prompts``, which all belong to one picture of ``task``.
+        """What becomes of each of ``prompts``, which all belong to one picture of ``task``, with a
+        closer look at small objects.
 
         Raises:
             MissingMedia, MediaError, EngineError, Busy: as ``encode``.
         """
         picture, timeout = _picture(task, prompts[0]), deadline - time.monotonic()
-        answers = self._engine.answer(picture, prompts, priority, timeout)
+        answers = self._engine.answer(picture, prompts, priority, timeout, zoom=self._zoom)
         for prompt, answer in zip(prompts, answers, strict=True):
             if isinstance(answer, Answer):
                 _warn_of_other_size(task, prompt, answer)

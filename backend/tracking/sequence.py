@@ -17,10 +17,10 @@ answer deletes all of those (``acceptAllSuggestions``).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -225,8 +225,10 @@ class FrameSequence:
         (an answer that the annotator deleted was wrong).
         """
         page = _page(prompt)
+        shape = prompt.shape
+        draw = None if shape is None else cache(partial(rasterise, shape, decode=self.decode))
         overlaps = {  # what is new has no masks yet
-            name: _overlap(prompt, self._mask(name, page), self.decode)
+            name: _overlap(prompt, self._mask(name, page), draw)
             for name in self._known_by_label.get(prompt.labels, ())
         }
         best = max(overlaps, key=lambda name: overlaps[name], default=None)
@@ -420,15 +422,21 @@ def _weight(prompt: ObjectPrompt) -> int:
     return 2 if prompt.shape is not None else 1 if prompt.box is not None else 0
 
 
-def _overlap(prompt: ObjectPrompt, mask: np.ndarray | None, decode: DecodeMask) -> float:
+def _overlap(
+    prompt: ObjectPrompt, mask: np.ndarray | None, draw: Callable[[int, int], np.ndarray] | None
+) -> float:
     """IoU of the prompt's area with ``mask`` (of a box with the box around it); for clicks 1 if
-    all positive ones are in it."""
+    all positive ones are in it.
+
+    Args:
+        draw: the prompt's shape on a picture of a width and height; None without one.
+    """
     around = None if mask is None else mask_bounds(mask)
     if mask is None or around is None:
         return 0.0
     height, width = mask.shape
-    if prompt.shape is not None:
-        return mask_iou(rasterise(prompt.shape, width, height, decode), mask)
+    if draw is not None:
+        return mask_iou(draw(width, height), mask)
     if prompt.box is not None:
         return box_iou(box_to_pixels(prompt.box, width, height), around)
     clicks = [(point.x, point.y) for point in prompt.points if point.positive]

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from backend.engine.building import ModelChoice
-from backend.engine.engine import NotReady, State
+from backend.engine.engine import Answer, NotReady, State
 from backend.engine.local import LocalEngine
+from backend.engine.pixel_prompts import UnusableShape
 from backend.engine.scheduler import Priority
 from backend.engine.segmenting import MAX_BATCH, batch_size
 from backend.labelstudio.geometry import Box
@@ -221,6 +222,16 @@ def test_a_drawn_shape_becomes_a_mask_prompt(engine, predictor):
     shape = Polygon(tuple((x * 100 / 60, y * 100 / 40) for x, y in corners))
     engine.answer(source(), [ObjectPrompt("image", shape=shape)], Priority.CLICK, PATIENCE)
     assert predictor.calls[-1]["mask"].max() > 0 > predictor.calls[-1]["mask"].min()
+
+
+def test_an_outline_that_takes_long_to_fill_spoils_no_other(engine, monkeypatch):
+    monkeypatch.setattr("backend.labelstudio.geometry.MAX_CROSSINGS", 1000)
+    zigzag = Polygon(tuple((x % 90, 100.0 * (x % 2)) for x in range(100)))
+    prompts = [ObjectPrompt("image", shape=zigzag), box(0, 1, 2, 3)]
+    refused, answered = engine.answer(source(), prompts, Priority.RETRIEVE, PATIENCE)
+    assert isinstance(refused, UnusableShape)
+    assert "draw it with fewer corners" in str(refused)
+    assert isinstance(answered, Answer)
 
 
 def test_a_further_point_corrects_the_answer_to_those_before_it(engine, predictor):

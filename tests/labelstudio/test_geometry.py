@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.labelstudio.geometry import (
+    MAX_CROSSINGS,
     Box,
     Ellipse,
     box_corners,
@@ -95,6 +96,13 @@ def test_polygon_fill_takes_pixels_whose_centre_is_inside():
     expected[2:8, 2:8] = True
     np.testing.assert_array_equal(fill_polygon(square, 10, 10), expected)
     assert fill_polygon(square[::-1], 10, 10).sum() == 36  # either direction
+
+
+def test_an_outline_that_takes_long_to_fill_is_refused():
+    zigzag = np.array([(x % 90, 9000.0 * (x % 2)) for x in range(2 + MAX_CROSSINGS // 9000)])
+    with pytest.raises(ValueError, match="20016000 times, more than 20000000"):
+        fill_polygon(zigzag, 90, 9000)
+    assert fill_polygon(zigzag, 90, 900).any()
 
 
 def test_polygon_fill_matches_a_point_in_polygon_test():

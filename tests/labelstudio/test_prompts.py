@@ -384,3 +384,15 @@ def test_regions_and_corners_have_a_bound(monkeypatch):
         "of 5 regions only the first 3 are read",
         "region o: it has 5 corners, more than 4",
     )
+
+
+def test_an_outline_that_takes_long_to_fill_is_left_out():
+    """10,000 corners, up and down through a picture of 81 megapixels."""
+    zigzag = {**box(0, 0, 1, 1, id="o"), "type": "polygonlabels"}
+    zigzag |= {"original_width": 9000, "original_height": 9000}
+    corners = [[n % 90, 100 * (n % 2)] for n in range(10_000)]
+    zigzag["value"] = {"points": corners, "polygonlabels": ["Cat"]}
+    found = read(zigzag, box(0, 1, 1, 1, id="b"))
+    assert len(found.objects) == 1
+    [reason] = found.ignored
+    assert "crosses the rows of the picture 90000000 times" in reason

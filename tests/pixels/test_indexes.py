@@ -15,8 +15,9 @@ from backend.media.stream import MediaStream
 from backend.pixels import open_videos as module
 from backend.pixels.open_videos import Indexes
 from backend.pixels.video_limits import VideoError
+from backend.threads.caller import serving
 from backend.threads.fair_queue import Busy
-from tests.waiting import LONGER, PATIENCE
+from tests.waiting import LONGER, PATIENCE, until
 
 
 @pytest.fixture
@@ -97,3 +98,41 @@ def test_only_so_many_are_kept(
         with video(key) as file:
             indexes.get(file, time.monotonic() + PATIENCE)
     assert reader.read == [b"a", b"b", b"c", b"a"]
+
+
+def test_what_runs_and_what_waits_is_bounded(
+    reader: Reader, video: Callable[[str], MediaStream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many videos a project asks for, and however often: others get theirs."""
+    monkeypatch.setattr(module, "SHORTEST_WAIT_S", 0.0)
+    monkeypatch.setattr(module, "MAX_WAITING", 40)
+    monkeypatch.setattr(module, "KEPT_INDEXES", 32)
+    before = threading.active_count()
+    indexes = Indexes()
+    reader.may.clear()
+    with serving(project="greedy"):
+        for _ in range(3):
+            for number in range(24):
+                with video(str(number)) as file, pytest.raises(Busy):
+                    indexes.get(file, 0.0)
+    pool = indexes._pool
+    until(lambda: len(reader.read) == module.THREADS // 2)
+    assert pool._waits["greedy"] == 24 - module.THREADS // 2  # each once
+    assert threading.active_count() - before <= module.THREADS
+    with serving(project="another"), video("b") as file, pytest.raises(Busy):
+        indexes.get(file, 0.0)
+    until(lambda: b"b" in reader.read)
+    with serving(project="greedy"):
+        for number in range(24, 99):
+            with video(str(number)) as file, pytest.raises(Busy):
+                indexes.get(file, 0.0)
+    assert pool._waits["greedy"] == 20
+    assert len(indexes._read) == 8 + 20 + 1
+    reader.may.set()
+    with serving(project="greedy"):
+        for number in range(28):
+            with video(str(number)) as file:
+                found = indexes.get(file, time.monotonic() + PATIENCE)
+            assert found == (f"table of {number}", 3.0)
+    assert len(reader.read) == len(set(reader.read)) == 29
+    indexes.close()

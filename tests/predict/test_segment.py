@@ -9,7 +9,8 @@ import pytest
 
 from backend.engine.building import ModelChoice
 from backend.engine.local import LocalEngine
-from backend.labelstudio.geometry import Box
+from backend.engine.scheduler import Priority
+from backend.labelstudio.geometry import Box, mask_iou
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
@@ -65,3 +66,22 @@ def test_a_tiny_object_gets_an_outline_only_with_the_window(engine, by, monkeypa
     plain, closer = iou(zoom=False), iou(zoom=True)
     print(f"{by}: IoU {plain:.2f} on the whole picture, {closer:.2f} in the window")
     assert closer > plain + 0.4
+
+
+def test_what_is_retrieved_is_looked_at_as_closely_as_clicks_are(engine, monkeypatch):
+    picture, disc = scan()
+    decoded = []
+    source = ImageSource("retrieved", lambda: decoded.append(1) or picture)
+    monkeypatch.setattr("backend.predict.segment.Picture.of", lambda task, tag, page: source)
+    percent = 100 / len(picture)
+    point = PointPrompt(3000 * percent, 1000 * percent, True)
+    boxes = [Box(2979 * percent, 979 * percent, 42 * percent, 42 * percent), Box(20, 20, 60, 60)]
+    prompts = [
+        *(ObjectPrompt(image="image", box=each) for each in boxes),
+        ObjectPrompt(image="image", points=(point,)),
+    ]
+    segmenter, end = Segmenter(engine, Metrics()), time.monotonic() + PATIENCE
+    retrieved = segmenter.answer(TASK, prompts, Priority.RETRIEVE, end)
+    assert len(decoded) == 2  # for the whole picture, and once for all windows
+    assert retrieved == [segmenter.answer_click(TASK, prompt, end) for prompt in prompts]
+    assert mask_iou(retrieved[0].mask.unpack(), disc) > 0.8
