@@ -1,11 +1,26 @@
-"""Files that whoever reads them finds whole."""
+"""Files that whoever reads them finds whole, and what becomes of those that are not."""
 
 from __future__ import annotations
 
+import json
+import logging
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
+
+Content = TypeVar("Content")
+
+logger = logging.getLogger(__name__)
+
+ASIDE = ".damaged-"
+"""In the names of files that were set aside."""
+
+# What reading a file that somebody else's bytes got into may raise.
+_DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError,
+           ValueError)  # fmt: skip
 
 
 @contextmanager
@@ -28,6 +43,45 @@ def replace_text(path: Path, text: str) -> None:
     """Write a text file as UTF-8, see ``replacing``."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def set_aside(path: Path, why: object, *with_it: str) -> None:
+    """Give a damaged file a name beside its own that says when, and say so in the log.
+
+    Args:
+        why: what is wrong with it.
+        with_it: what the names of files have at the end that go where it goes.
+    """
+    moment = time.strftime(f"{ASIDE}%Y%m%d-%H%M%S")
+    aside, number = path.with_name(path.name + moment), 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{path.name}{moment}-{number}")
+    try:
+        for end in (*with_it, ""):
+            part = path.with_name(path.name + end)
+            if os.path.lexists(part):
+                part.rename(aside.with_name(aside.name + end))
+    except OSError as error:
+        logger.error("%s is damaged (%s) and cannot be set aside: %s", path, why, error)
+    else:
+        logger.error("%s is damaged (%s) and was set aside as %s", path, why, aside.name)
+
+
+def read_json(path: Path, parse: Callable[[Any], Content]) -> Content | None:
+    """What a JSON file says; None where there is none, or where it is damaged, which sets it
+    aside.
+
+    Args:
+        parse: makes something of it, or raises what wrong types and values raise.
+    """
+    try:
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except _DAMAGE as error:
+        set_aside(path, f"{type(error).__name__}: {error}")
+        return None
 
 
 def sync(path: Path) -> None:

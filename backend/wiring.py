@@ -34,7 +34,12 @@ from backend.predict.recent import RecentPrompts
 from backend.predict.retrieve import Retrieval
 from backend.predict.segment import Segmenter
 from backend.settings import AUTO, Settings, SettingsError
-from backend.tracking.database import StoreError, check_file, lock_jobs
+from backend.tracking.database import (
+    StoreError,
+    check_file,
+    lock_jobs,
+    set_aside_damaged,
+)
 from backend.tracking.store import TrackStore
 from backend.tracking.tracking import Tracking
 
@@ -227,6 +232,8 @@ class Wiring:
         """
         settings, metrics = self.settings, self.metrics
         self._opened.enter_context(lock_jobs(self._tracks_file, take_up=for_editors))
+        if for_editors:
+            set_aside_damaged(self._tracks_file)
         videos = self.pixels.videos
         parse = RecentConfigs().parse
         tracking = self._tracking(engine, parse)

@@ -42,6 +42,7 @@ LAYERS = [
         "backend.files",
         "backend.recent_values",
         "backend.retries",
+        "backend.sqlite_damage",
     },
     {"sam2model"},
 ]

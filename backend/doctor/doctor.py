@@ -24,6 +24,7 @@ from backend.doctor.machine import (
     engine_finding,
     model_findings,
     settings_findings,
+    state_findings,
 )
 from backend.doctor.running_service import ask_service
 from backend.doctor.samples import media_findings
@@ -112,6 +113,7 @@ def _findings(
 ) -> Iterator[Finding]:
     yield from settings_findings(wiring)
     yield from disk_findings(wiring.settings)
+    yield from state_findings(wiring)
     yield from model
     wanted = task is not None or project is not None
     try:

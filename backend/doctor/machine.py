@@ -14,7 +14,9 @@ from backend.doctor.findings import Finding, broken, ok, setting_problem, warnin
 from backend.engine.building import ModelChoice
 from backend.engine.engine import State, Status
 from backend.expected import ExpectedError
+from backend.files import ASIDE
 from backend.settings import MIB, Settings
+from backend.tracking.database import DamagedStoreError, StoreError
 from backend.wiring import Wiring
 
 LABEL_STUDIO_SECONDS = 100.0  # after which it gives up on /predict
@@ -39,6 +41,8 @@ def start_problems(wiring: Wiring) -> Iterator[str]:
     for check in checks:
         try:
             check()
+        except DamagedStoreError:
+            continue  # the service sets it aside
         except ExpectedError as error:
             yield str(error)
 
@@ -95,6 +99,22 @@ def disk_findings(settings: Settings) -> Iterator[Finding]:
             yield warning(variable, text, "lower MEDIA_CACHE_MB or make room on that disk")
         else:
             yield ok(variable, f"{folder} can be written to, {left}")
+
+
+def state_findings(wiring: Wiring) -> Iterator[Finding]:
+    """What is damaged in STATE_DIR, or was."""
+    try:
+        folder = wiring.settings.state_dir.expanduser()
+        wiring.check_tracks()
+    except DamagedStoreError as error:
+        yield broken("tracks", str(error))
+    except (OSError, RuntimeError, StoreError):
+        return  # among the start problems
+    for depth in ("*", "models/*/*", "finetune/*/*"):
+        for path in sorted(folder.glob(f"{depth}{ASIDE}*")):
+            if not path.name.endswith(("-wal", "-shm")):
+                text = f"{path.relative_to(folder)} was damaged and set aside; it is missing"
+                yield warning("STATE_DIR", text, "restore a backup, or delete the damaged file")
 
 
 def _size(folder: Path) -> int:

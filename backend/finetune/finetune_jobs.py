@@ -22,12 +22,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from backend.expected import ExpectedError
-from backend.files import replace_text
-from backend.job_state import MAX_CRASHES, JobState
+from backend.files import read_json, replace_text
+from backend.job_state import MAX_CRASHES, JobState, iso_time
 
 logger = logging.getLogger(__name__)
 
@@ -125,8 +126,7 @@ class FinetuneJobs:
 
     def job(self, project: int) -> FinetuneJob | None:
         """The last job of a project."""
-        found = _read_json(self._at(project) / "job.json")
-        return FinetuneJob(**{**found, "state": JobState(found["state"])}) if found else None
+        return read_json(self._at(project) / "job.json", partial(_job, project))
 
     def jobs(self) -> list[FinetuneJob]:
         """The last job of every project, the newest first."""
@@ -136,7 +136,7 @@ class FinetuneJobs:
 
     def progress(self, project: int) -> dict[str, Any]:
         """What the process says of itself; empty where it has said nothing yet."""
-        return _read_json(self._at(project) / "progress.json")
+        return read_json(self._at(project) / "progress.json", _progress) or {}
 
     def close(self) -> None:
         """End the process; its job goes on at the next start."""
@@ -238,12 +238,20 @@ class FinetuneJobs:
         replace_text(self._at(job.project) / "job.json", json.dumps(asdict(job)) + "\n")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Empty where there is no such file yet."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
+def _job(project: int, found: Any) -> FinetuneJob:
+    """A job as ``_write`` wrote it; raises what wrong types and values raise."""
+    job = FinetuneJob(**{**found, "state": JobState(found["state"])})
+    iso_time(job.created), iso_time(job.updated), int(job.crashes)
+    if job.project != project:
+        raise ValueError(f"it is of project {job.project}")
+    return job
+
+
+def _progress(found: Any) -> dict[str, Any]:
+    """What the process has said; raises what wrong types and values raise."""
+    progress = dict(found)
+    _step(progress), _summary(progress)
+    return progress
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

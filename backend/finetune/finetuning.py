@@ -46,7 +46,7 @@ class Finetuning:
         self._engine = engine
         self._allowed = allowed
         self._pinned = pinned
-        self._refused: ModelChoice | None = None
+        self._refused: set[ModelChoice] = set()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="model-version", daemon=True)
         self._thread.start()
@@ -83,16 +83,23 @@ class Finetuning:
         return {**known, **said, **times}
 
     def follow(self) -> None:
-        """Use the newest version, if it is not in use yet."""
-        if self._pinned or self._engine.status().state is not State.READY:
+        """Use the newest version, if it is not in use yet; where the service began with one that
+        cannot be loaded, what it was made from."""
+        state = self._engine.status().state
+        if self._pinned or state is State.LOADING:
             return
         choice = self._registry.choice(None)
-        if choice.version == self._engine.model_version or choice == self._refused:
+        current = self._engine.model_version
+        if state is State.FAILED and choice.version == current and choice not in self._refused:
+            self._refused.add(choice)
+            choice = self._registry.base
+            logger.error("%s cannot be loaded; %s is to answer", current, choice.version)
+        if choice.version == current or choice in self._refused:
             return
         try:
             self._engine.replace(choice)
         except Exception:  # thread boundary: the weights in use stay
-            self._refused = choice
+            self._refused.add(choice)
             logger.exception("%s cannot be used; the model stays as it is", choice.version)
 
     def resume(self) -> None:

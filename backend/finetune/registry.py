@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.engine.building import ModelChoice
-from backend.files import replace_text, sync
+from backend.files import replace_text, set_aside, sync
 
 BASE = "base"
 """The setting's value for the weights that everything began with."""
@@ -53,17 +53,37 @@ class ModelRegistry:
         if wanted is not None:
             size = f"-{self.base.image_size}px" if self.base.image_size is not None else ""
             return self._choice(wanted.removeprefix(f"{self.base.variant}-").removesuffix(size))
+        return self._choice(stem) if (stem := self._current()) else self.base
+
+    def _current(self) -> str | None:
+        """The version in use; where the file that names it is damaged, the newest one."""
+        path = self._folder / _CURRENT
         try:
-            stem = (self._folder / _CURRENT).read_text(encoding="utf-8").strip()
+            stem = path.read_text(encoding="utf-8").strip()
+            if _NAME.fullmatch(stem) and self._is_there(stem):
+                return stem
+            set_aside(path, "it names no version that is there")
         except FileNotFoundError:
-            return self.base
-        return self._choice(stem)
+            return None
+        except (OSError, ValueError) as error:
+            set_aside(path, error)
+        newest = next(filter(self._is_there, self._stems()), None)
+        if newest is not None:
+            with suppress(OSError):
+                replace_text(path, newest + "\n")
+        return newest
+
+    def _is_there(self, stem: str) -> bool:
+        return (self._folder / f"{stem}.safetensors").is_file()
+
+    def _stems(self) -> list[str]:
+        """The newest first."""
+        found = [path.stem for path in self._folder.glob("*.json") if _NAME.fullmatch(path.stem)]
+        return sorted(found, key=_number, reverse=True)
 
     def versions(self) -> list[str]:
         """All versions, the newest first and the base last."""
-        found = [path.stem for path in self._folder.glob("*.json") if _NAME.fullmatch(path.stem)]
-        newest_first = sorted(found, key=_number, reverse=True)
-        return [*(self._choice(stem).version for stem in newest_first), self.base.version]
+        return [*(self._choice(stem).version for stem in self._stems()), self.base.version]
 
     def publish(
         self, project: int, write: Callable[[Path], None], notes: Mapping[str, Any]

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from backend.media.sources import Validators
+from backend.sqlite_damage import is_damage, look_for_damage
+
+logger = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS contents (
@@ -32,7 +37,6 @@ CREATE TABLE IF NOT EXISTS blocks (
 """
 _PARTIAL = ".part"
 _LOCK_TIMEOUT_S = 10.0
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _USE_RESOLUTION_S = 1.0
 _WAL_PAGES = 250  # 1 MB; four times that is usual, and counts where the cache is small
 
@@ -83,8 +87,9 @@ class CacheIndex:
         try:
             self._database = _open(path)
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode not in _DAMAGED:
+            if not is_damage(error):
                 raise
+            logger.warning("Media cache: the index is damaged (%s) and begun anew", error)
             for suffix in ("", "-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
             self._database = _open(path)
@@ -108,7 +113,10 @@ class CacheIndex:
             key,
         )
         for content_key, size, validators, checked_at in rows:
-            return Entry(content_key, size, Validators(**json.loads(validators)), checked_at)
+            try:
+                return Entry(content_key, size, Validators(**json.loads(validators)), checked_at)
+            except (TypeError, ValueError):  # damaged where SQLite does not look
+                self._change("DELETE FROM entries WHERE key = ?", key)
         return None
 
     def put(self, key: str, entry: Entry, now: float) -> None:
@@ -207,6 +215,8 @@ def _open(path: Path) -> sqlite3.Connection:
         database.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
         database.execute("PRAGMA foreign_keys = ON")
         database.executescript(_SCHEMA)
+        look_for_damage(database)
+        database.text_factory = partial(str, encoding="utf-8", errors="replace")
     except sqlite3.DatabaseError:
         database.close()
         raise

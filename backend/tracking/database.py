@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
 import threading
@@ -13,7 +14,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backend.expected import ExpectedError
+from backend.files import set_aside
+from backend.sqlite_damage import is_damage, look_for_damage
 from backend.tracking.schema import check_schema, migrate
+
+logger = logging.getLogger(__name__)
 
 Value = str | int | float | bytes | None
 
@@ -25,6 +30,10 @@ _WORTH_REWRITING = 64 << 20  # bytes that are free in a file of an earlier versi
 class StoreError(ExpectedError):
     """The store cannot be used: a full disk, a folder that cannot be written to. ``str()`` is a
     sentence for whoever waits."""
+
+
+class DamagedStoreError(StoreError):
+    """The file of the store is damaged."""
 
 
 class Database:
@@ -129,9 +138,11 @@ class Database:
             return 0 < left < free
 
     def back_up(self, target: Path) -> None:
-        """Copy the file, as it is at one moment, while others read and write it."""
+        """Copy the file, as it is at one moment, while others read and write it. Pages are
+        copied as they are, so the copy is looked at for damage."""
         with _explained(), self._reader() as connection, closing(sqlite3.connect(target)) as copy:
             connection.backup(copy)
+            look_for_damage(copy)
 
     @contextmanager
     def _reader(self) -> Iterator[sqlite3.Connection]:
@@ -213,12 +224,27 @@ def _unusable(path: Path, error: Exception) -> StoreError:
     return StoreError(f"{path.parent} (STATE_DIR) cannot be used: {error}.")
 
 
+def set_aside_damaged(path: Path) -> None:
+    """Make place for a store where the file of the one at ``path`` is damaged: it, and what
+    belongs to it, get names that say when. Only for whoever holds its jobs, see ``lock_jobs``."""
+    if not path.exists():
+        return
+    try:
+        with closing(_connect(path)) as connection:
+            check_schema(connection)
+            look_for_damage(connection)
+    except sqlite3.Error as error:
+        if is_damage(error):
+            set_aside(path, error, "-wal", "-shm")
+            logger.error("tracks and their masks are missing: restore a backup of STATE_DIR")
+
+
 def check_file(path: Path) -> None:
     """Look whether a store can be used, without changing it; one that is not there yet can.
 
     Raises:
         SchemaError: it is of a later version.
-        StoreError: it cannot be read.
+        DamagedStoreError, StoreError: it cannot be read.
     """
     if path.exists():
         with _explained():
@@ -244,6 +270,11 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
+        if is_damage(error):
+            raise DamagedStoreError(
+                f"The file of the tracks in STATE_DIR is damaged: {error}. The next start of the "
+                "service sets it aside and begins a new one; or restore a backup."
+            ) from error
         raise StoreError(
             f"The backend cannot store tracks: {error}. "
             "Check the disk space and permissions of STATE_DIR."

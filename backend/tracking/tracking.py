@@ -17,6 +17,7 @@ from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.write_results import with_note
 from backend.pixels.pixel_resolver import PixelResolver
+from backend.tracking.database import StoreError
 from backend.tracking.delivery import Deliveries
 from backend.tracking.purge import Housekeeping
 from backend.tracking.runner import JobRunner, Work
@@ -99,7 +100,10 @@ class Tracking:
         """Take up what a stopped process left: unfinished jobs, and results not delivered; and keep
         the store small from here on."""
         self.deliveries.resume()  # first: a job that ends from here on is handed over by its thread
-        self.jobs.resume()
+        try:
+            self.jobs.resume()
+        except StoreError as error:
+            logger.error("jobs that were not finished cannot be looked up: %s", error)
         self._housekeeping.start()
 
     def close(self) -> None:

@@ -96,3 +96,23 @@ def test_writers_at_the_same_time_get_names_of_their_own(tmp_path: Path) -> None
     for each in threads:
         each.join()
     assert len(set(names)) == 8
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe\0", b"ft9-p5\n", b"../../elsewhere\n"])
+def test_where_it_cannot_be_told_which_is_in_use_the_newest_is(
+    tmp_path: Path, damage: bytes
+) -> None:
+    registry = ModelRegistry(tmp_path, BASE)
+    publish(registry)
+    publish(registry)
+    (tmp_path / "demo" / "current").write_bytes(damage)
+    assert registry.choice(None).version == "demo-ft2-p5"
+    [aside] = (tmp_path / "demo").glob("current.damaged-*")
+    assert aside.read_bytes() == damage
+    assert registry.choice(None).version == "demo-ft2-p5"
+
+
+def test_a_damaged_name_where_there_are_no_versions_gives_the_base(tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "current").write_bytes(b"\xff")
+    assert ModelRegistry(tmp_path, BASE).choice(None) == BASE

@@ -185,6 +185,56 @@ def test_weights_that_cannot_be_loaded_are_tried_once(start: Callable[..., Bench
     assert bench.engine.model_version == better
 
 
+def test_where_the_version_in_use_cannot_be_loaded_the_base_answers(
+    start: Callable[..., Bench],
+) -> None:
+    bench = start()
+    bench.engine.model_version, bench.engine.state = bench.publish(), State.FAILED
+    bench.engine.broken.add("demo")
+    bench.finetuning.follow()
+    bench.finetuning.follow()
+    assert bench.engine.tried == ["demo"]  # which cannot be loaded either
+    better = bench.publish()
+    bench.finetuning.follow()
+    assert bench.engine.model_version == better
+    again = start()
+    again.engine.model_version, again.engine.state = again.publish(), State.FAILED
+    again.finetuning.follow()
+    assert again.engine.model_version == "demo"
+
+
+@pytest.mark.parametrize("name", ["job.json", "progress.json"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"\0" * 200,
+        b"\xff{}",
+        b"[1]",
+        b"null",
+        b'{"state": "running", "step": "x"}',
+        b'{"project": 25, "state": "done", "created": 1e300, "updated": 0, "step": 1e999}',
+        b'{"stage": "training", "curve": [7]}',
+        b"[" * 100_000,
+    ],
+)
+def test_damaged_files_of_a_job_are_set_aside(
+    start: Callable[..., Bench], name: str, damage: bytes
+) -> None:
+    bench = start()
+    bench.at(25).mkdir(parents=True)
+    job = {"project": 25, "state": "done", "created": 1.0, "updated": 1.0}
+    (bench.at(25) / "job.json").write_text(json.dumps(job))
+    (bench.at(25) / name).write_bytes(damage)
+    bench.finetuning.resume()
+    assert bench.client.get("/train").status_code == 200
+    assert bench.client.get("/train/25").status_code == (404 if name == "job.json" else 200)
+    [aside] = bench.at(25).glob(f"{name}.damaged-*")
+    assert aside.read_bytes() == damage
+    bench.press(25)
+    until(lambda: bench.job(25)["state"] == "running")
+
+
 def test_a_model_that_still_loads_is_not_replaced(start: Callable[..., Bench]) -> None:
     bench = start()
     bench.publish()

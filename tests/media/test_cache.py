@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -336,6 +337,32 @@ def test_damaged_index_starts_anew(
     cache = make_cache()
     assert files(tmp_path) == []
     assert cache.fetch(source).path.read_bytes() == b"body"
+
+
+def test_index_with_damaged_inner_pages_starts_anew(
+    make_cache: Callable[..., MediaCache], tmp_path: Path
+) -> None:
+    before = make_cache(max_bytes=10_000, max_object_bytes=100)
+    for number in range(300):
+        before.fetch(Source(str(number)))
+    before.close()
+    path = tmp_path / "cache" / "index.sqlite"
+    whole = path.read_bytes()
+    assert len(whole) > 3 * 4096
+    path.write_bytes(whole[:4096] + b"\xa5" * (len(whole) - 4096))
+    cache = make_cache()
+    assert cache.fetch(Source("0")).path.read_bytes() == b"body"
+
+
+def test_index_that_is_damaged_while_in_use_starts_anew(
+    make_cache: Callable[..., MediaCache], tmp_path: Path
+) -> None:
+    source, cache = Source("a"), make_cache()
+    cache.fetch(source)
+    with closing(sqlite3.connect(tmp_path / "cache" / "index.sqlite")) as other, other:
+        other.execute("UPDATE entries SET validators = CAST(x'ff5b' AS TEXT)")
+    assert cache.fetch(source).path.read_bytes() == b"body"
+    assert len(source.asked) == 2
 
 
 @pytest.mark.parametrize("new", [False, True])

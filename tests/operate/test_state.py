@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import count
 from pathlib import Path
@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backend.doctor.machine import state_findings
 from backend.engine.local import LocalEngine
 from backend.engine.packed_masks import PackedMask
 from backend.job_state import JobState
 from backend.settings import Settings
 from backend.tracking import database
-from backend.tracking.database import StoreError, lock_jobs
+from backend.tracking.database import StoreError, lock_jobs, set_aside_damaged
 from backend.tracking.schema import MIGRATIONS
 from backend.tracking.store import TrackedMask, TrackStore
 from backend.wiring import Wiring
@@ -149,6 +150,23 @@ def test_without_an_option_it_says_what_is_there(run: Run) -> None:
     assert "jobs      1 done" in said
 
 
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The programs that ``serve`` became."""
+    programs: list[str] = []
+    monkeypatch.setattr("backend.__main__.configure", lambda _: None)  # it would outlive this
+    monkeypatch.setattr(os, "execv", lambda program, _: programs.append(program))
+    return programs
+
+
+@pytest.fixture
+def doctor(state: Path, tmp_path: Path) -> Callable[[], str]:
+    """What the doctor says of STATE_DIR."""
+    folders = {"STATE_DIR": str(state), "CACHE_DIR": str(tmp_path / "cache")}
+    wiring = Wiring(Settings.from_env(folders))
+    return lambda: "\n".join(each.line for each in state_findings(wiring))
+
+
 class TestSecondBackend:
     """Two on one STATE_DIR would run, and end, each other's jobs."""
 
@@ -160,14 +178,6 @@ class TestSecondBackend:
     def first(self, store: TrackStore, state: Path) -> Iterator[None]:
         with lock_jobs(state / "tracks.sqlite3", take_up=True):
             yield
-
-    @pytest.fixture
-    def begun(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """The programs that ``serve`` became."""
-        programs: list[str] = []
-        monkeypatch.setattr("backend.__main__.configure", lambda _: None)  # it would outlive this
-        monkeypatch.setattr(os, "execv", lambda program, _: programs.append(program))
-        return programs
 
     @pytest.mark.usefixtures("first")
     def test_it_does_not_start_and_says_why(self, run: Run, begun: list[str], state: Path) -> None:
@@ -198,3 +208,52 @@ class TestSecondBackend:
             assert run("serve").code == 2
         run("serve")
         assert len(begun) == 1
+
+
+class TestDamagedTracks:
+    @pytest.fixture(params=["header", "inner pages", "truncated"])
+    def damaged(self, store: TrackStore, state: Path, request: pytest.FixtureRequest) -> bytes:
+        for frame in range(200):
+            put(store, frame)
+        store.close()
+        path = state / "tracks.sqlite3"
+        whole = path.read_bytes()
+        assert len(whole) > 5 * 4096
+        if request.param == "header":
+            broken = b"\xa5" * 100 + whole[100:]
+        elif request.param == "inner pages":
+            broken = whole[:4096] + b"\xa5" * (len(whole) - 4096)
+        else:
+            broken = whole[: len(whole) // 2 + 7]
+        path.write_bytes(broken)
+        return broken
+
+    def test_they_are_set_aside_and_new_ones_begun(
+        self, run: Run, damaged: bytes, state: Path, begun: list[str], doctor: Callable[[], str]
+    ) -> None:
+        run("serve")
+        assert begun  # the start has nothing against
+        path = state / "tracks.sqlite3"
+        with lock_jobs(path, take_up=True):
+            set_aside_damaged(path)
+        assert frames(state) == []
+        [aside] = state.glob("tracks.sqlite3.damaged-*")
+        assert aside.read_bytes() == damaged
+        assert f"{aside.name} was damaged and set aside" in doctor()
+        set_aside_damaged(path)
+        assert len(list(state.glob("tracks.sqlite3.damaged-*"))) == 1
+
+    def test_commands_that_read_them_say_so_and_leave_them(
+        self, run: Run, damaged: bytes, state: Path, tmp_path: Path
+    ) -> None:
+        said = run("state", "--backup", tmp_path / "saved")
+        assert said.code == 1
+        assert "the tracks in STATE_DIR is damaged" in said.err
+        assert (state / "tracks.sqlite3").read_bytes() == damaged
+
+
+def test_a_store_that_is_whole_stays(store: TrackStore, state: Path) -> None:
+    put(store, 1)
+    set_aside_damaged(state / "tracks.sqlite3")
+    assert store.masks("track")
+    assert not list(state.glob("*.damaged-*"))

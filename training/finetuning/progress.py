@@ -54,5 +54,5 @@ def unfinished(path: Path) -> bool:
     """Whether the file is of a run that was stopped before its end."""
     try:
         return not Stage(json.loads(path.read_text(encoding="utf-8"))["stage"]).ended
-    except (FileNotFoundError, ValueError, KeyError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
