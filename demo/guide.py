@@ -3,8 +3,8 @@ and carried out by ``tests/e2e/test_e2e_guide.py``, key by key.
 
 Each step says what to do with the mouse, and in brackets the key that does the same. What is shown
 here works on the first task that is opened and on every later one: Label Studio remembers switches
-and tool, so steps marked ``once`` are left out then. It matters for the key ``M``, which goes on to
-the next smart tool where one was active when the task was opened.
+and tool, in other projects too, so steps marked ``once`` are left out then. It matters for the key
+``M``, which goes on to the next smart tool where one was active when the task was opened.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Step:
         text: the sentence; ``{what}`` and ``{key}`` stand in it where the step has them.
         what: the switch, label, object or command it is about.
         key: the key that does the same as the mouse.
-        once: only on the first task: it is remembered for the others.
+        once: only on the first task: it is remembered for the others, of all projects.
     """
 
     do: Do
@@ -51,7 +51,7 @@ class Step:
 
     def __str__(self) -> str:
         said = self.text.format(what=self.what, key=self.key)
-        return f"On the first task: {said}" if self.once else said
+        return f"Once: {said}" if self.once else said
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def _label(what: str, key: str, where: str = "") -> Step:
 HOW = (
     "With the keyboard: Tab goes to a switch, a button or the text box, Space presses it. While a "
     "switch has the focus, the browser swallows all other keys, after a click on it too: press Tab "
-    'until "Submit" has it, or click on the picture.'
+    'until "Submit" has it, or click on the picture. What follows "Once:" is remembered, in the '
+    "other projects too: leave it out where it is so already."
 )
 
 PHOTOS = Walk(

@@ -34,6 +34,8 @@ _BYTES_PER_SECOND = 1e6  # of a prediction, which Label Studio parses, checks an
 _PIECE, _PIECES = 1 << 16, 16  # of an answer that is read whole
 _ID_FIRST = re.compile(rb'\s*\{\s*"id"\s*:\s*(\d+)')
 _TASKS_PER_PAGE = 20
+_REASON = 400
+_HTML_TAG = re.compile(r"<[^<>]*>")
 _CREATE_TOKEN = "create a personal access token under Account & Settings and use that"  # noqa: S105
 
 
@@ -157,7 +159,8 @@ class LabelStudioClient:
             headers = self.auth_headers(rejected=headers)
             response = self._follow(method, url, headers=headers, **kwargs)
         if response.status_code >= 400:
-            raise self.explain(response)
+            answer = b"" if kwargs.get("stream") else response.content
+            raise self.explain(response, _invalid(answer))
         return response
 
     def get_task(self, task: int) -> dict[str, Any]:
@@ -302,12 +305,15 @@ class LabelStudioClient:
             status=response.status_code,
         )
 
-    def explain(self, response: requests.Response) -> LabelStudioError:
-        """What an answer of 400 or more from this Label Studio means, and what to do."""
+    def explain(self, response: requests.Response, invalid: str = "") -> LabelStudioError:
+        """What an answer of 400 or more from this Label Studio means, and what to do.
+
+        Args:
+            invalid: what Label Studio itself finds wrong with the request, where it says so.
+        """
         status = response.status_code
-        return LabelStudioError(
-            f"{self.name} answered {status}{self._explain_status(status)}", status=status
-        )
+        meaning = f": {invalid}" if invalid else self._explain_status(status)
+        return LabelStudioError(f"{self.name} answered {status}{meaning}", status=status)
 
     def _explain_status(self, status: int) -> str:
         if status == 401:
@@ -362,6 +368,16 @@ def _checked_key(api_key: str | None) -> str | None:
             "token, without a word such as Token or Bearer in front."
         )
     return key or None
+
+
+def _invalid(answer: bytes) -> str:
+    """What a refusal of Label Studio says is wrong with the request, on one line of at most
+    ``_REASON`` characters; "" where it does not say."""
+    found = _json_object(answer).get("validation_errors")
+    fields = found.values() if isinstance(found, dict) else [found]
+    texts = [text for each in fields for text in (each if isinstance(each, list) else [each])]
+    line = _HTML_TAG.sub("", " ".join(text for text in texts if isinstance(text, str)))
+    return " ".join("".join(char if char.isprintable() else " " for char in line).split())[:_REASON]
 
 
 def _json_object(answer: bytes) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -46,9 +47,10 @@ def guard(app: Flask, settings: Settings, metrics: Metrics) -> None:
 
 def refuse(code: HTTPStatus, reason: str) -> Response:
     """An error with its reason in the status line too: when a backend is connected, Label
-    Studio shows that line and not the body."""
+    Studio shows that line and not the body, as HTML: a tag in angle brackets would vanish."""
     response = jsonify(error=reason, detail=reason)
-    shown = "".join(char if char.isprintable() else " " for char in reason)
+    tags = re.sub(r"</?([^<>]*?)/?>", r"[\1]", reason)
+    shown = "".join(char if char.isprintable() else " " for char in tags)
     line = " ".join(shown.split()).encode("latin-1", "replace").decode("latin-1")[:400]
     response.status = f"{code.value} SAM2 backend: {line}"
     return response

@@ -87,6 +87,11 @@ def test_what_is_no_request_is_refused_with_a_reason(bench, body):
     assert reply.status.startswith("400 SAM2 backend: ")
 
 
+def test_label_studio_shows_the_tags_of_a_reason(bench):
+    reply = bench.client.post("/setup", json={"project": "1.1", "schema": "<View></View>"})
+    assert reply.status.startswith("400 SAM2 backend: the config has no [Image]: add [Image name=")
+
+
 @pytest.mark.parametrize("path", ["/predict", "/setup", "/validate", "/webhook"])
 def test_a_body_nested_without_end_is_refused(bench, path):
     body = '{"tasks":' + "[" * 100_000

@@ -169,6 +169,15 @@ def test_a_large_prediction_is_sent_from_a_file_and_its_answer_not_read(
     assert client.create_prediction(7, results, "sam2", 0.5) == {"id": 3}
 
 
+@pytest.mark.parametrize("errors", [{"url": ["no\n<b>backend</b>"]}, ["no backend"], "no backend"])
+def test_what_label_studio_finds_wrong_is_said(
+    server: RecordingServer, client: LabelStudioClient, errors: object
+) -> None:
+    server.route("/api/ml/", Reply(400, json.dumps({"validation_errors": errors}).encode()))
+    with pytest.raises(LabelStudioError, match=r"answered 400: no backend$"):
+        client.request("POST", "/api/ml/", json={})
+
+
 def test_a_page_is_no_prediction(server: RecordingServer, client: LabelStudioClient) -> None:
     server.route("/api/predictions/", Reply(200, b"<html>" + b" " * 2_000_000))
     with pytest.raises(LabelStudioError, match="something other than its API does"):
