@@ -179,18 +179,27 @@ def fill_polygon(points: Points, width: int, height: int) -> Mask:
         ValueError: see ``check_outline``.
     """
     check_outline(points, height)
+    inside: Mask = np.zeros((height, width), dtype=bool)
+    if not len(points):
+        return inside
+    # Only the part around the ring; a column more on both sides, as crossings are rounded.
+    (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+    left, top = max(math.ceil(left - 1.5), 0), max(math.ceil(top - 0.5), 0)
+    right, bottom = min(math.ceil(right + 0.5), width), min(math.ceil(bottom - 0.5), height)
+    if left >= right or top >= bottom:
+        return inside
     # Each edge flips, in every row it crosses, all pixels to the right of the crossing.
-    flips = np.zeros((height, width + 1), dtype=bool)
+    flips = np.zeros((bottom - top, right - left + 1), dtype=bool)
     for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
         low, high = sorted((y0, y1))
-        first = math.ceil(min(max(low - 0.5, 0.0), height))
-        last = math.ceil(min(max(high - 0.5, 0.0), height))  # exclusive
+        first = min(max(math.ceil(low - 0.5), top), bottom)
+        last = min(max(math.ceil(high - 0.5), top), bottom)  # exclusive
         if first < last:
             rows = np.arange(first, last)
             places = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
-            columns = np.ceil(np.clip(places - 0.5, 0.0, width)).astype(np.intp)
-            flips[rows, columns] ^= True
-    inside: Mask = np.logical_xor.accumulate(flips, axis=1)[:, :width]
+            columns = np.ceil(np.clip(places - 0.5, left, right)).astype(np.intp)
+            flips[rows - top, columns - left] ^= True
+    inside[top:bottom, left:right] = np.logical_xor.accumulate(flips, axis=1)[:, :-1]
     return inside
 
 

@@ -105,6 +105,16 @@ def test_an_outline_that_takes_long_to_fill_is_refused():
     assert fill_polygon(zigzag, 90, 900).any()
 
 
+def test_what_is_filled_does_not_depend_on_what_is_around_it():
+    rng = np.random.default_rng(4)
+    for corners in range(3, 40):
+        ring = rng.uniform(-30, 90, (corners, 2))
+        whole = fill_polygon(ring, 500, 400)
+        np.testing.assert_array_equal(fill_polygon(ring, 50, 40), whole[:40, :50])
+        assert not whole[90:].any()
+        assert not whole[:, 90:].any()
+
+
 def test_polygon_fill_matches_a_point_in_polygon_test():
     rng = np.random.default_rng(7)
     for _ in range(30):
