@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,6 +84,13 @@ def read_json(path: Path, parse: Callable[[Any], Content]) -> Content | None:
     except _DAMAGE as error:
         set_aside(path, f"{type(error).__name__}: {error}")
         return None
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error of the system or of SQLite says that a disk, or a share of it, is full."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 def sync(path: Path) -> None:

@@ -204,22 +204,31 @@ class PartialObject:
     # --- the disk ------------------------------------------------------------------------------
 
     def _write(self, block: int, content: bytes, checksum: int) -> bool:
-        """Whether there was room for it."""
+        """Whether there was room for it, or others made it."""
         try:
-            with self._cache.index.writing() as index:
-                if not self._cache.make_room(index, len(content)):
-                    return False
-                index.add_block(self.content_key, block, checksum, len(content))
-                position, view = block * BLOCK_BYTES, memoryview(content)
-                while view:
-                    written = os.pwrite(self._lease.file, view, position)
-                    position, view = position + written, view[written:]
-            return True
+            return self._write_once(block, content, checksum)
         except sqlite3.IntegrityError:
             return False  # another process has completed the file, or dropped it
         except (OSError, sqlite3.Error) as error:
-            logger.warning("Media cache: a block cannot be kept: %s", error)
-            return False
+            cause = error
+        try:
+            if self._cache.make_room_on_disk(cause, len(content)):
+                return self._write_once(block, content, checksum)
+        except (OSError, sqlite3.Error) as error:
+            cause = error
+        logger.warning("Media cache: a block cannot be kept: %s", cause)
+        return False
+
+    def _write_once(self, block: int, content: bytes, checksum: int) -> bool:
+        with self._cache.index.writing() as index:
+            if not self._cache.make_room(index, len(content)):
+                return False
+            index.add_block(self.content_key, block, checksum, len(content))
+            position, view = block * BLOCK_BYTES, memoryview(content)
+            while view:
+                written = os.pwrite(self._lease.file, view, position)
+                position, view = position + written, view[written:]
+        return True
 
     def _complete_soon(self) -> None:
         with suppress(Busy):  # else when it is opened next

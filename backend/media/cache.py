@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from backend.files import is_full
 from backend.media.cache_index import CacheIndex, Entry, identity_key
 from backend.media.errors import MediaError, Reason
 from backend.media.sources import Download, RemoteObject, Restart
@@ -35,6 +36,7 @@ from backend.recent_values import Recent
 logger = logging.getLogger(__name__)
 
 KEPT_PROOFS = 10_000
+_FREED_AT_ONCE = 16 << 20  # bytes, on a full disk
 _LOOK_FOR_OLD_EVERY_S = 3600.0
 Result = TypeVar("Result")
 
@@ -143,19 +145,21 @@ class MediaCache:
 
     def using_index(self, work: Callable[[], Result]) -> Result:
         """Do work; where the index is unusable (somebody emptied the folder), open it anew and
-        do it again.
+        do it again; where the disk is full, remove files and do it again.
 
         Raises:
             MediaError: the folder or its index cannot be used; or as ``work`` does.
         """
         try:
             return work()
-        except OSError as error:
-            raise unusable(error) from error
-        except sqlite3.Error as error:
-            logger.warning("Media cache: opening the index anew, because: %s", error)
+        except (sqlite3.Error, OSError) as error:
+            cause = error
         try:
-            self.index = self._open_index()
+            if not self.make_room_on_disk(cause):
+                if isinstance(cause, OSError):
+                    raise cause
+                logger.warning("Media cache: opening the index anew, because: %s", cause)
+                self.index = self._open_index()
             return work()
         except (sqlite3.Error, OSError) as error:
             raise unusable(error) from error
@@ -210,15 +214,37 @@ class MediaCache:
         """
         self._remove_old(index)
         excess = index.stored_bytes() + size - self.max_bytes
-        if excess <= 0:
-            return True
-        for content_key, stored in index.least_recently_used():
+        return self._evict(index, excess) >= excess
+
+    def make_room_on_disk(self, error: Exception, size: int = 0) -> bool:
+        """Remove the files that nobody used for longest, where ``error`` says that the disk is
+        full; not within ``index.writing()``.
+
+        Args:
+            size: bytes that are wanted; at least 16 MiB are tried.
+
+        Returns:
+            Whether something was removed, so that it may go on.
+
+        Raises:
+            sqlite3.Error: the index cannot be used.
+        """
+        if not is_full(error):
+            return False
+        with self.index.writing() as index:
+            return self._evict(index, max(size, _FREED_AT_ONCE)) > 0
+
+    def _evict(self, index: CacheIndex, wanted: int) -> int:
+        """Remove files until so many bytes are free, or none is left that nobody uses; returns
+        how many bytes they had."""
+        freed = 0
+        for content_key, stored in index.least_recently_used() if wanted > 0 else ():
             if self.remove(index, content_key):
                 self.stats.add("evictions")
-                excess -= stored
-            if excess <= 0:
-                return True
-        return False
+                freed += stored
+            if freed >= wanted:
+                break
+        return freed
 
     def note_answer(self, source: RemoteObject) -> None:
         """Note that the source answered, so that its proof is good."""
@@ -362,7 +388,7 @@ class MediaCache:
             digest.update(chunk)
             view = memoryview(chunk)
             while view:
-                view = view[os.write(file, view) :]
+                view = view[self._write_some(file, view) :]
         if expected is not None and size != expected:
             raise MediaError(
                 f"The media has {size} bytes where its server announced {expected}.",
@@ -371,6 +397,15 @@ class MediaCache:
             )
         self.stats.add("fetches")
         return digest.hexdigest(), size
+
+    def _write_some(self, file: int, view: memoryview) -> int:
+        """How much was written; other files make room for it where the disk is full."""
+        while True:
+            try:
+                return os.write(file, view)
+            except OSError as error:
+                if not self.make_room_on_disk(error):
+                    raise
 
     def _refuse_beyond_limit(self, size: int) -> None:
         if size > self._max_object_bytes:

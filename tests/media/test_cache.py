@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import multiprocessing
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -13,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -386,6 +389,48 @@ def test_index_that_somebody_else_writes_to_is_not_taken_for_damaged(
     other.close()
     assert make_cache().fetch(source).path.read_bytes() == b"body"
     assert len(source.asked) == 1
+
+
+class TestFullDisk:
+    """A disk on which so many bytes of files fit, as ``os.write`` sees it."""
+
+    @pytest.fixture
+    def disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        room, write = [4000], os.write
+
+        def limited(file: int, data: Any) -> int:
+            stored = sum(path.stat().st_size for path in tmp_path.glob("cache/incoming/*"))
+            stored += sum(path.stat().st_size for path in files(tmp_path))
+            if stored + len(data) > room[0]:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(file, data)
+
+        monkeypatch.setattr(os, "write", limited)
+        return room
+
+    @pytest.mark.usefixtures("disk")
+    def test_files_that_nobody_uses_make_room(
+        self, make_cache: Callable[..., MediaCache], tmp_path: Path, clock: Clock
+    ) -> None:
+        cache = make_cache()
+        used = cache.fetch(Source("used", b"u" * 1500))
+        cache.fetch(Source("old", b"o" * 2000))
+        clock.now += 10.0
+        assert cache.fetch(Source("new", b"n" * 2400)).size == 2400
+        assert used.path.exists()
+        assert len(files(tmp_path)) == 2
+        assert cache.stats.evictions == 1
+
+    def test_without_such_files_it_is_told(
+        self, make_cache: Callable[..., MediaCache], disk: list[int]
+    ) -> None:
+        cache = make_cache()
+        used = cache.fetch(Source("used", b"u" * 3500))
+        with pytest.raises(MediaError, match="No space left"):
+            cache.fetch(Source("new", b"n" * 1000))
+        assert used.path.exists()
+        disk[0] = 10_000
+        assert cache.fetch(Source("new", b"n" * 1000)).size == 1000
 
 
 def test_folder_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
