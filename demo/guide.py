@@ -118,7 +118,8 @@ PHOTOS = Walk(
         "For boxes: rest with the mouse on the smart tool, choose the rectangle, then a label of "
         "the row Box, and drag.",
         "Many at once: in the list select the last three tasks, on which a detector has drawn "
-        "boxes, then Actions > Retrieve Predictions: the boxes become masks.",
+        'boxes, then open "3 Tasks" above the list and choose Retrieve Predictions: the boxes '
+        "become masks.",
     ),
 )
 
@@ -145,7 +146,7 @@ SEQUENCE = Walk(
         "While it tracks, a small wheel turns below the picture. What takes longer than 20 seconds "
         "goes on in the background: type status for more.",
         "To correct a page: choose the label and click on what its mask misses, or Ctrl+Alt+click "
-        "on what it has too much (Cmd+Alt on a Mac), wait, and track again.",
+        "on what it should not cover (Cmd+Alt on a Mac), wait, and track again.",
     ),
 )
 

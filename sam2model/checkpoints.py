@@ -202,13 +202,15 @@ def _download(published: PublishedWeights) -> Path:
         raise CheckpointError(
             f"cannot download {published.filename} from huggingface.co/{published.repo}, and "
             "it is not in the local cache: no network, or HF_HUB_OFFLINE is set; download it "
-            "on a machine with network and pass its path as checkpoint="
+            "on a machine with network and pass its path as checkpoint= (SAM2_CHECKPOINT in the "
+            "service)"
         ) from error
     except (HfHubHTTPError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"cannot download {published.filename} from huggingface.co/{published.repo}: "
-            f"{reason}; or pass the path of a downloaded file as checkpoint="
+            f"{reason}; or pass the path of a downloaded file as checkpoint= (SAM2_CHECKPOINT in "
+            "the service)"
         ) from error
 
 
