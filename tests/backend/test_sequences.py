@@ -31,18 +31,19 @@ PAGES = 10
 class Editor:
     """An annotator's editor with Auto-Accept on: answers are kept, replaced by id, saved."""
 
-    def __init__(self, bench):
-        self.bench = bench
+    def __init__(self, bench, number=7, project="1.100"):
+        self.bench, self.number, self.project = bench, number, project
         self.regions: dict[str, dict] = {}
         self.text = ""
         self.frames = [f"/data/upload/1/{page}.png" for page in range(PAGES)]
 
     def task(self):
         drafts = [{"id": 1, "result": list(self.regions.values())}] if self.regions else []
-        return {"id": 7, "data": {"frames": self.frames}, "drafts": drafts}
+        return {"id": self.number, "data": {"frames": self.frames}, "drafts": drafts}
 
     def send(self, *results):
-        reply = self.bench.predict(list(results), task=self.task(), config=CONFIG)
+        task, project = self.task(), self.project
+        reply = self.bench.predict(list(results), task=task, config=CONFIG, project=project)
         for item in reply["result"]:
             if item["type"] == "textarea":
                 self.text = "".join(item["value"]["text"])
@@ -719,6 +720,32 @@ def test_half_a_character_in_an_address_fails_no_command(editor, half):
         assert f"of {PAGES} done" in editor.text, command
     editor.say("stop")
     assert "nothing is being tracked" in editor.text
+
+
+def test_long_tracks_of_one_project_hold_up_nobody_elses(make_bench):
+    """More of them than run side by side, and all at a page that takes its time."""
+    bench = make_bench(track_budget_seconds=0.0)
+    bench.engine.wait_ready(PATIENCE)
+    fetch, come = bench.shelf.fetch, threading.Event()
+
+    def slow(uri, **kwargs):
+        assert "long" not in uri or come.wait(LONGER)
+        return fetch(uri, **kwargs)
+
+    bench.shelf.fetch = slow
+    busy = [Editor(bench, number, "1.1") for number in range(1, 5)]
+    for each in busy:
+        each.frames[3] = "/data/upload/1/long.png"
+        each.click(30, 50, page=0)
+        each.say("track")
+    until(lambda: sum(job.state is JobState.RUNNING for job in bench.store.jobs()) == 2)
+    other = Editor(bench, 9, "2.2")
+    other.click(30, 50, page=0)
+    other.say("track")
+    until(lambda: [job.state for job in bench.store.jobs() if job.project == "2.2"] == ["done"])
+    assert not any(job.state.ended for job in bench.store.jobs() if job.project == "1.1")
+    come.set()
+    until(lambda: all(job.state is JobState.DONE for job in bench.store.jobs()))
 
 
 def test_redo_tracks_anew(editor, bench):
