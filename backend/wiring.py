@@ -281,7 +281,7 @@ class Wiring:
         settings = self.settings
         keep_days = settings.state_keep_days
         tracking = Tracking(
-            self.tracks(),
+            TrackStore(self._tracks_file, patient=True),
             engine,
             self.pixels,
             self._label_studio,

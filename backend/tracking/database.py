@@ -5,16 +5,17 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import shutil
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from backend.expected import ExpectedError
-from backend.files import set_aside
+from backend.files import is_full, set_aside
 from backend.sqlite_damage import is_damage, look_for_damage
 from backend.tracking.schema import check_schema, migrate
 
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 Value = str | int | float | bytes | None
 
+_LEAST_ROOM = 1 << 20  # bytes, to open a file and write to it
 _STEP_PAGES = 2_000  # given back at once
 _STOPPING_SECONDS = 10.0  # within which a service that is told to stop has ended
 _WORTH_REWRITING = 64 << 20  # bytes that are free in a file of an earlier version
@@ -44,40 +46,45 @@ class Database:
     lies another one that is locked while this one is in use, so that nobody replaces it.
 
     Every method raises ``StoreError`` where the file cannot be read or written.
+
+    Args:
+        patient: where the disk is too full to open the file, try again when it is used.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, patient: bool = False) -> None:
         self._path = path
         self._writing = threading.Lock()
         self._lending = threading.Lock()
+        self._opening = threading.Lock()
         self._idle: list[sqlite3.Connection] = []  # for readers
         self._closed = False
+        self._opened: tuple[sqlite3.Connection, BinaryIO] | None = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._lease = lock(path, fcntl.LOCK_SH)
-            self._connection = _connect(path)
-        except BlockingIOError as error:
-            raise StoreError(f"{path.parent} (STATE_DIR) is being restored: wait.") from error
-        except (OSError, sqlite3.Error) as error:
-            raise _unusable(path, error) from error
-        try:
-            with _explained():
-                if check_schema(self._connection) == 0:  # as fresh files are
-                    self._connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                migrate(self._connection)
-        except ExpectedError:
-            self.close()
-            raise
+            self._open()
+        except StoreError as error:
+            if not (patient and lacks_room(path.parent, error.__cause__)):
+                raise
+            logger.error("nothing can be tracked until there is room: %s", error)
+
+    def _open(self) -> sqlite3.Connection:
+        """The connection of whoever writes; the file is opened where it is not yet."""
+        with self._opening:
+            if self._opened is not None:
+                return self._opened[0]
+            if self._closed:
+                raise sqlite3.ProgrammingError("the store is closed")
+            self._opened = _opened(self._path)
+            return self._opened[0]
 
     def close(self) -> None:
         """Close the file; everything is written already."""
         with self._writing, self._lending:
             self._closed = True
-            self._connection.close()
             while self._idle:
                 self._idle.pop().close()
-            self._lease.close()
+            if self._opened is not None:
+                for each in self._opened:
+                    each.close()
 
     def read(self, query: str, *values: Value) -> list[sqlite3.Row]:
         """All rows that a query finds."""
@@ -96,7 +103,7 @@ class Database:
         # everything before it too (sqlite.org/pragma.html#pragma_synchronous).
         mode = "FULL" if wait_for_disk else "NORMAL"
         with _explained(), self._writing:
-            connection = self._connection
+            connection = self._open()
             connection.execute(f"PRAGMA synchronous = {mode}")
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -122,7 +129,8 @@ class Database:
         A file of an earlier version is rewritten for that, once and where it is worth it.
         """
         with _explained(), self._writing:
-            connection, free = self._connection, _number(self._connection, "freelist_count")
+            connection = self._open()
+            free = _number(connection, "freelist_count")
             connection.execute("PRAGMA synchronous = NORMAL")
             if _number(connection, "auto_vacuum") == 0:
                 if free * _number(connection, "page_size") < _WORTH_REWRITING:
@@ -146,6 +154,7 @@ class Database:
 
     @contextmanager
     def _reader(self) -> Iterator[sqlite3.Connection]:
+        self._open()
         with self._lending:
             if self._closed:
                 raise sqlite3.ProgrammingError("the store is closed")
@@ -158,6 +167,26 @@ class Database:
                     connection.close()
                 else:
                     self._idle.append(connection)
+
+
+def _opened(path: Path) -> tuple[sqlite3.Connection, BinaryIO]:
+    """A connection to a store of the newest schema, and what locks it."""
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lease = stack.enter_context(lock(path, fcntl.LOCK_SH))
+            connection = stack.enter_context(closing(_connect(path)))
+        except BlockingIOError as error:
+            raise StoreError(f"{path.parent} (STATE_DIR) is being restored: wait.") from error
+        except (OSError, sqlite3.Error) as error:
+            raise _unusable(path, error) from error
+        with _explained():
+            if check_schema(connection) == 0:  # as fresh files are
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("PRAGMA journal_mode = WAL")
+            migrate(connection)
+        stack.pop_all()
+    return connection, lease
 
 
 def lock(path: Path, kind: int) -> BinaryIO:
@@ -222,6 +251,15 @@ def _locked(file: int, kind: int) -> bool:
 
 def _unusable(path: Path, error: Exception) -> StoreError:
     return StoreError(f"{path.parent} (STATE_DIR) cannot be used: {error}.")
+
+
+def lacks_room(folder: Path, error: BaseException | None) -> bool:
+    """Whether a folder's disk is too full to open a store; SQLite has many names for that."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return False
+    return free < _LEAST_ROOM or (isinstance(error, Exception) and is_full(error))
 
 
 def set_aside_damaged(path: Path) -> None:

@@ -153,8 +153,9 @@ class TrackStore:
     ``SchemaError`` where a later version wrote it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.database = Database(path)
+    def __init__(self, path: Path, *, patient: bool = False) -> None:
+        """``patient`` as of ``Database``."""
+        self.database = Database(path, patient=patient)
 
     def close(self) -> None:
         """Close the file; everything is written already."""

@@ -120,7 +120,7 @@ class Bench:
         )
         segmenter = Segmenter(self.engine, self.metrics)
         self.memory = RecentPrompts(clock=lambda: self.now)
-        self.store = TrackStore(folder / "tracks.sqlite3")
+        self.store = TrackStore(folder / "tracks.sqlite3", patient=True)
         self.parse = lru_cache(maxsize=64)(parse_label_config)
         self.tracking = Tracking(
             self.store,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import itertools
 import resource
 import sqlite3
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +17,15 @@ from pathlib import Path
 import cv2
 import pytest
 
+from backend.doctor.machine import start_problems
 from backend.engine.scheduler import Priority
 from backend.job_state import JobState
 from backend.labelstudio.client import LabelStudioError
+from backend.settings import Settings
+from backend.tracking import database
 from backend.tracking.database import StoreError
 from backend.tracking.store import TrackStore
+from backend.wiring import Wiring
 from benchmarks.support.server import body, disc, said
 from benchmarks.support.server import click as disc_click
 from tests.backend.conftest import click
@@ -135,6 +141,42 @@ class TestOutOfMemory:
 
 
 class TestStore:
+    def test_without_room_for_it_clicks_are_answered_and_tracks_refused(
+        self, make_bench, monkeypatch, tmp_path
+    ):
+        connect = database._connect
+
+        def full(path):
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+
+        monkeypatch.setattr(database, "_connect", full)
+        with pytest.raises(StoreError, match="disk is full"):
+            TrackStore(tmp_path / "full" / "tracks.sqlite3")
+        bench = make_bench()
+        bench.engine.wait_ready(PATIENCE)
+        bench.tracking.resume()
+        assert bench.predict([click(50, 50)])["result"][0]["type"] == "brushlabels"
+        assert bench.client.get("/metrics").status_code == 200
+        editor = Editor(bench)
+        editor.click(30, 50, page=0)
+        editor.say("track")
+        assert "disk is full" in editor.text
+        monkeypatch.setattr(database, "_connect", connect)
+        assert len(editor.say("track")) == PAGES - 1
+
+    def test_a_full_folder_does_not_stop_the_start(self, monkeypatch, tmp_path):
+        def full(*args, dir, **kwargs):
+            if dir.name == "state":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(*args, dir=dir, **kwargs)
+
+        write = tempfile.TemporaryFile
+        monkeypatch.setattr(tempfile, "TemporaryFile", full)
+        folders = {"STATE_DIR": f"{tmp_path}/state", "CACHE_DIR": f"{tmp_path}/cache"}
+        assert list(start_problems(Wiring(Settings.from_env(folders)))) == []
+
     def test_a_full_disk_is_told_and_the_next_track_works(self, bench):
         bench.engine.wait_ready(PATIENCE)
         editor = Editor(bench)

@@ -21,6 +21,7 @@ from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.labelstudio.read_results import no_masks
 from backend.pixels.open_videos import OpenVideos
 from backend.threads.fair_queue import Busy
+from backend.tracking.database import StoreError
 from backend.tracking.runner import Goal, JobRunner, Work, plan_goal
 from backend.tracking.spans import Direction
 from backend.tracking.store import Job, TrackedMask, TrackStore
@@ -258,10 +259,15 @@ class TrackSessions:
     def _stored_sessions(self) -> list[TrackSession]:
         """The tracks of an earlier process; those that ended long ago are forgotten."""
         before = time.time() - KEPT_SECONDS
-        self._store.forget_ended(KIND, before)
+        try:
+            self._store.forget_ended(KIND, before)
+            jobs = self._store.jobs(kind=KIND)
+        except StoreError as error:
+            logger.error("tracks of an earlier process cannot be looked up: %s", error)
+            return []
         return [
             TrackSession(job.id, job.track, (job.project, str(job.task)), self._clock())
-            for job in self._store.jobs(kind=KIND)
+            for job in jobs
             if not job.state.ended or job.updated >= before
         ]
 
