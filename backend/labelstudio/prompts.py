@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -68,7 +68,8 @@ class ObjectPrompt(OnPicture):
 class ContextPrompts:
     """Everything usable in the context of an interactive request.
 
-    ``commands`` is what global text areas hold, ``ignored`` what was passed over, and why.
+    ``commands`` is what global text areas hold, ``ignored`` what was passed over, and why; first
+    comes what there was no room or time for.
     """
 
     objects: tuple[ObjectPrompt, ...] = ()
@@ -76,19 +77,24 @@ class ContextPrompts:
     ignored: tuple[str, ...] = ()
 
 
-def prompts_from_context(context: object, config: LabelConfig) -> ContextPrompts:
+def prompts_from_context(
+    context: object, config: LabelConfig, late: Callable[[], bool] = lambda: False
+) -> ContextPrompts:
     """Read ``params.context`` of an interactive request.
 
     Never raises, whatever ``context`` is. All points of one label on one page are one object,
     every box and every other shape is its own, and points in a box of the same list belong to it.
+
+    Args:
+        late: see ``read_results``.
     """
     if context is None:
         return ContextPrompts()
     if not isinstance(context, Mapping):
         return ContextPrompts(ignored=("context is not an object",))
-    read = read_results(context.get("result"), config)
+    read = read_results(context.get("result"), config, late)
     found = _objects(read.regions)
-    ignored = (*read.ignored, *found.ignored)
+    ignored = (*found.ignored, *read.ignored)
     return ContextPrompts(found.objects, tuple(read.texts), ignored)
 
 
@@ -97,33 +103,38 @@ def prompts_from_task(task: Mapping[str, object], config: LabelConfig) -> list[O
     return list(task_prompts(task, config).objects)
 
 
-def task_prompts(task: Mapping[str, object], config: LabelConfig) -> ContextPrompts:
+def task_prompts(
+    task: Mapping[str, object], config: LabelConfig, late: Callable[[], bool] = lambda: False
+) -> ContextPrompts:
     """What a task already holds that can be turned into masks, for requests without a context.
 
     From the latest annotation that was not cancelled and is not empty; without one, from the newest
     prediction that has something to turn. Regions that are masks already are left alone, and so
     are shapes of the kind that would be the answer (a polygon where polygons are the answer).
     Never raises.
+
+    Args:
+        late: see ``read_results``.
     """
     if not isinstance(task, Mapping):
         return ContextPrompts()
     annotated = newest_results(task, "annotations")
     if annotated:
-        return _convertible(annotated, config)
+        return _convertible(annotated, config, late)
     for prediction in newest_first(task.get("predictions")):
-        found = _convertible(prediction.get("result"), config)
+        found = _convertible(prediction.get("result"), config, late)
         if found.objects:
             return found
     return ContextPrompts()
 
 
-def _convertible(results: object, config: LabelConfig) -> ContextPrompts:
-    read = read_results(results, config)
+def _convertible(results: object, config: LabelConfig, late: Callable[[], bool]) -> ContextPrompts:
+    read = read_results(results, config, late)
     # A key point without a sign was not made by a smart tool: it marks an object of its own.
     found = _objects(
         [region for region in read.regions if not _is_answer(region, config)], marks_apart=True
     )
-    return replace(found, ignored=(*read.ignored, *found.ignored))
+    return replace(found, ignored=(*found.ignored, *read.ignored))
 
 
 def _is_answer(region: Region, config: LabelConfig) -> bool:

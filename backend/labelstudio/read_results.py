@@ -46,6 +46,7 @@ Item = Mapping[str, object]
 _REGIONLESS_TYPES = ("choices", "rating", "number", "taxonomy", "relation", "pairwise", "datetime")
 LONGEST_NAME = 100  # in a sentence
 MAX_REGIONS = 50_000  # of one list: 5,000 pages with ten each
+SURELY_READ = 500  # regions, however late it is: as many as an annotator may have drawn
 MAX_CORNERS = 20_000  # of one outline: each costs a pass over the rows that it crosses
 _LONGEST_OWNER = 100
 _USER_NUMBER = re.compile(r", (\d{1,18})$")
@@ -147,7 +148,8 @@ def joined_labels(labels: Iterable[str]) -> str:
 class ReadResults:
     """What a list of result items holds, and what was passed over and why.
 
-    ``texts`` are those of global text areas, with the name of the tag that the area is on.
+    ``texts`` are those of global text areas, with the name of the tag that the area is on. In
+    ``ignored``, what there was no room or time for comes first.
     """
 
     regions: list[Region] = field(default_factory=list)
@@ -203,11 +205,16 @@ def newest_first(entries: object) -> list[Mapping[str, object]]:
 # --- from items to regions and texts -------------------------------------------------------
 
 
-def read_results(results: object, config: LabelConfig) -> ReadResults:
+def read_results(
+    results: object, config: LabelConfig, late: Callable[[], bool] = lambda: False
+) -> ReadResults:
     """Read the items of a ``result`` list. Never raises: what cannot be used is in ``ignored``.
 
     Items with one id are one region: with a separate ``<Labels>`` the editor sends each prompt as
     two items, both with coordinates, and the label counts from the one of type ``labels``.
+
+    Args:
+        late: whether the time for reading is over; what is not read by then is left out.
     """
     read = ReadResults()
     if not isinstance(results, list | tuple):
@@ -228,8 +235,12 @@ def read_results(results: object, config: LabelConfig) -> ReadResults:
             drawn.append(item)
     groups = list(by_region(drawn))
     if len(groups) > MAX_REGIONS:
-        read.ignored.append(f"of {len(groups)} regions only the first {MAX_REGIONS} are read")
-    for identifier, items in groups[:MAX_REGIONS]:
+        read.ignored.insert(0, f"of {len(groups)} regions only the first {MAX_REGIONS} are read")
+    for position, (identifier, items) in enumerate(groups[:MAX_REGIONS]):
+        if position >= SURELY_READ and late():
+            left = len(groups) - position
+            read.ignored.insert(0, f"{left} of {len(groups)} regions had no time to be read")
+            break
         try:
             read.regions.append(_region(identifier, items, config))
         except ValueError as error:

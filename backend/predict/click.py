@@ -31,12 +31,12 @@ from backend.labelstudio.commands import (
 )
 from backend.labelstudio.json_values import Results, mappings
 from backend.labelstudio.project_task import ProjectTask
-from backend.labelstudio.prompts import ObjectPrompt, prompts_from_context
+from backend.labelstudio.prompts import ContextPrompts, ObjectPrompt, prompts_from_context
 from backend.labelstudio.video_regions import video_status
 from backend.labelstudio.write_results import region_id, status_results
 from backend.predict.recent import RecentPrompts
 from backend.predict.segment import Segmenter
-from backend.threads.caller import log_place
+from backend.threads.caller import log_place, reply_by
 from backend.threads.fair_queue import Busy
 from backend.tracking.corrections import Correction, Corrections
 from backend.tracking.sequence import FrameSequence
@@ -47,6 +47,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MANY_REASONS = 5  # in one text
+# Shares of the budget: by when prompts are read, and by when the last of many is begun. The rest
+# is for those that are under way, and for writing a long reply.
+READ_BY = 0.5
+BEGIN_BY = 0.9
 
 
 class OnlyBackground(ExpectedError):
@@ -144,10 +148,12 @@ class Clicks:
         if request.is_on_video:
             results = self._tracking.videos.reply(request, request.context)
             return Reply(results, "ok" if results else "empty")
-        deadline = time.monotonic() + self._budget  # reading thousands of prompts takes seconds
-        context = prompts_from_context(request.context, request.config)
+        read_by = reply_by(READ_BY * self._budget)
+        context = prompts_from_context(
+            request.context, request.config, lambda: time.monotonic() > read_by
+        )
         if context.objects:
-            return self._on_prompts(request, context.objects, deadline)
+            return self._on_prompts(request, context)
         if context.commands:
             return self._on_command(request, context.commands[-1])
         if context.ignored and request.config.images:
@@ -155,25 +161,10 @@ class Clicks:
             return self.message(request, text, "ignored")
         return Reply([], "empty")
 
-    def _on_prompts(
-        self, request: Request, prompts: Sequence[ObjectPrompt], deadline: float
-    ) -> Reply:
-        regions: Results = []
-        reasons: list[str] = []
-        failed = "error"
-        for number, prompt in enumerate(prompts):
-            if number and time.monotonic() > deadline:
-                left = len(prompts) - number
-                reasons.insert(0, f"{left} of {len(prompts)} prompts had no time and are left out")
-                break
-            answer = attempt(request, "this prompt", self._answer, request, prompt, deadline)
-            if isinstance(answer, Failure):
-                reasons.append(answer.text)
-                failed = answer.outcome
-            elif answer:
-                regions += answer
-            else:
-                reasons.append("no object there; try another spot or a box")
+    def _on_prompts(self, request: Request, context: ContextPrompts) -> Reply:
+        prompts = context.objects
+        regions, reasons, failed = self._answer_in_time(request, prompts)
+        reasons = [*context.ignored[: MANY_REASONS - 2], *reasons]
         outcome = failed if not regions else "partial" if reasons else "ok"
         text = "; ".join(list(dict.fromkeys(reasons))[:MANY_REASONS]) or None
         if regions and self._tracking.on_prompt:
@@ -184,6 +175,34 @@ class Clicks:
             regions, text = regions + tracked, text or progress
         status = self._status(request, prompts[0].image, prompts[0].item_index, text)
         return Reply(regions + status, outcome)
+
+    def _answer_in_time(
+        self, request: Request, prompts: Sequence[ObjectPrompt]
+    ) -> tuple[Results, list[str], str]:
+        """The regions of those prompts that there is time for; why there are not more; and the
+        outcome if there are none. The first prompt has all the time."""
+        deadline, begin_by = reply_by(self._budget), reply_by(BEGIN_BY * self._budget)
+        regions: Results = []
+        reasons: list[str] = []
+        failed, done = "error", 0
+        for prompt in prompts:
+            if done and time.monotonic() > begin_by:
+                break
+            answer = attempt(request, "this prompt", self._answer, request, prompt, deadline)
+            if isinstance(answer, Failure):
+                if done and answer.outcome == "busy" and time.monotonic() > deadline:
+                    break  # it had no time either
+                reasons.append(answer.text)
+                failed = answer.outcome
+            elif answer:
+                regions += answer
+            else:
+                reasons.append("no object there; try another spot or a box")
+            done += 1
+        left = len(prompts) - done
+        if left:
+            reasons.insert(0, f"{left} of {len(prompts)} prompts had no time and are left out")
+        return regions, reasons, failed
 
     def _answer(self, request: Request, prompt: ObjectPrompt, deadline: float) -> Results:
         """The regions that answer one prompt; none where no object is there."""

@@ -34,6 +34,7 @@ from backend.labelstudio.prompts import ObjectPrompt, task_prompts
 from backend.labelstudio.read_results import newest_results
 from backend.labelstudio.write_results import region_id, status_results
 from backend.predict.segment import Segmenter
+from backend.threads.caller import reply_by
 from backend.threads.fair_pool import FairPool
 from backend.threads.fair_queue import Busy
 from backend.tracking.store import Job
@@ -133,7 +134,7 @@ class Retrieval:
         kind = "retrieve" if retrieval else "open"
         if retrieval and tasks[0].config.video_rectangles:
             return self._track_all(tasks), kind
-        deadline = time.monotonic() + self._retrieve_seconds
+        deadline = reply_by(self._retrieve_seconds)
         progress = {number: Progress() for number in range(len(tasks))}
         asked = {}
         for number, task in enumerate(tasks):
@@ -188,7 +189,7 @@ class Retrieval:
         self, task: ProjectTask, deadline: float, progress: Progress, retrieval: bool
     ) -> Found:
         """Read a task, and predict what it asks for."""
-        read = task_prompts(task.task, task.config)
+        read = task_prompts(task.task, task.config, lambda: time.monotonic() > deadline)
         progress.ignored = read.ignored
         if not read.objects and not retrieval:
             self._prefetch(task)
@@ -302,9 +303,9 @@ def _reasons(progress: Progress) -> list[Exception]:
 def _in_time(
     asked: Mapping[int, Future[Found]], count: int, seconds: float
 ) -> tuple[list[Any], set[Future[Found]]]:
-    """What is done within ``seconds`` of ``count`` tasks, an empty list for the others; and the
-    futures that are late."""
-    done, late = wait(asked.values(), timeout=seconds)
+    """What is done of ``count`` tasks ``seconds`` after the request came in, an empty list for the
+    others; and the futures that are late."""
+    done, late = wait(asked.values(), timeout=max(0.0, reply_by(seconds) - time.monotonic()))
     results: list[Any] = [[] for _ in range(count)]
     for number, future in asked.items():
         if future in done and not future.cancelled():

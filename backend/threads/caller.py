@@ -6,10 +6,11 @@ it (``keep_caller``), so that no function in between has to hand it on.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -26,12 +27,14 @@ class Caller:
         project: Label Studio's ``<id>.<creation time>``.
         person: who works in the editor, as far as the request says it.
         job: id of the tracking job.
+        begun: when the HTTP request was here whole, on ``time.monotonic``; 0 outside of one.
     """
 
     request_id: str = ""
     project: str = ""
     person: str = ""
     job: str = ""
+    begun: float = 0.0
 
 
 _NOBODY = Caller()
@@ -45,16 +48,33 @@ def caller() -> Caller:
 
 @contextmanager
 def serving(
-    *, request_id: str = "", project: str = "", person: str = "", job: str = ""
+    *,
+    request_id: str = "",
+    project: str = "",
+    person: str = "",
+    job: str = "",
+    begun: float = 0.0,
 ) -> Iterator[Caller]:
     """Work for somebody inside the block; what is left empty stays as it is."""
-    given = {"request_id": request_id, "project": project, "person": person, "job": job}
-    now = replace(caller(), **{name: value for name, value in given.items() if value})
+    before = caller()
+    now = Caller(
+        request_id=request_id or before.request_id,
+        project=project or before.project,
+        person=person or before.person,
+        job=job or before.job,
+        begun=begun or before.begun,
+    )
     token = _CALLER.set(now)
     try:
         yield now
     finally:
         _CALLER.reset(token)
+
+
+def reply_by(seconds: float) -> float:
+    """When, on ``time.monotonic``, a request that may take ``seconds`` must be answered: counted
+    from when it was here whole, for waiting for a thread and reading JSON are part of that."""
+    return (caller().begun or time.monotonic()) + seconds
 
 
 def log_place() -> str:

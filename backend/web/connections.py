@@ -27,7 +27,7 @@ from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher, WSGITask
 
 from backend.settings import MIB, Settings
-from backend.web.door import REFUSAL, Door, Refusal
+from backend.web.door import ARRIVED, REFUSAL, Door, Refusal
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -57,6 +57,7 @@ class Intake(HTTPRequestParser):
 
     refusal: Refusal | None = None
     size = 0  # of the body: as declared, or the most that it may come to
+    arrived: float | None = None  # when it was here whole, on the server's clock
 
     def __init__(self, adj: Adjustments, server: Server) -> None:
         super().__init__(adj)
@@ -83,6 +84,8 @@ class Intake(HTTPRequestParser):
         taken: int = super().received(data)
         if self.chunked and self.body_bytes_received > self.size and self.refusal is None:
             self.refuse(self._server.door.too_large(self.path))
+        if self.completed:
+            self.arrived = self._server.clock()
         return taken
 
     def refuse(self, refusal: Refusal) -> None:
@@ -103,11 +106,13 @@ class Intake(HTTPRequestParser):
 
 
 class _Task(WSGITask):
-    """Hands a refusal on to the application, which has the words for it."""
+    """Hands on to the application a refusal, which it has the words for, and when the request was
+    here."""
 
     def get_environment(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environment()
         environ[REFUSAL] = self.request.refusal
+        environ[ARRIVED] = self.request.arrived
         return environ
 
 

@@ -18,6 +18,7 @@ PROBES = frozenset({"/", "/health", "/ready"})
 LARGE = frozenset({"/predict"})
 """The routes that take as much as MAX_BODY_MB: tasks with their annotations."""
 REFUSAL = "backend.refusal"
+ARRIVED = "backend.arrived"
 """The place in a WSGI environment where a server puts the ``Refusal`` that it came to itself."""
 SMALL_BODY = 8 * MIB  # of all others: a label config, written in ASCII
 

@@ -18,7 +18,7 @@ from backend.metrics import Metrics
 from backend.predict.dispatch import BadRequest
 from backend.settings import Settings
 from backend.threads.caller import caller, serving
-from backend.web.door import REFUSAL, Door
+from backend.web.door import ARRIVED, REFUSAL, Door
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -61,7 +61,8 @@ def _identified(inner: WSGIApplication) -> WSGIApplication:
 
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         given = environ.get("HTTP_" + REQUEST_ID.upper().replace("-", "_"))
-        with serving(request_id=request_id(given)):
+        begun = environ.get(ARRIVED) or time.monotonic()
+        with serving(request_id=request_id(given), begun=begun):
             return inner(environ, start_response)
 
     return answer

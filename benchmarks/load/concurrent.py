@@ -39,6 +39,7 @@ from benchmarks.support.server import (
     Server,
     body,
     click,
+    cpu_seconds,
     disc_place,
     said,
     typed,
@@ -253,19 +254,31 @@ def bombs(folder: Path, counts: Sequence[int]) -> int:
         for name, sent in _bombs(server, counts):
             server.predict(body({"id": 1, "data": {"image": server.picture(0)}}, [click(0)]))
             worker, begun = server.worker(), time.monotonic()
+            spent = -cpu_seconds(worker)
             with watched(server) as seen, suppress(requests.ConnectionError):
                 server.predict(sent, timeout=3600)
                 seconds = f"{time.monotonic() - begun:.1f}"
             if worker != server.wait_ready().worker():
                 seconds = "ended the service"
+            else:
+                spent += cpu_seconds(worker)
             more = (max(seen.memory) - seen.memory[0]) / 2**20
             failed = [text for text in seen.clicks if text]
             size, slowest = f"{len(json.dumps(sent)) / 1000:,.0f}", f"{max(seen.seconds):.1f}"
             clicks = [len(seen.clicks), len(failed), slowest]
-            rows.append([name, size, seconds, f"{more:,.0f}", *clicks])
+            rows.append([name, size, seconds, f"{spent:.1f}", f"{more:,.0f}", *clicks])
             code |= int(bool(failed) or more > MOST_MIB or "ended" in seconds)
         code |= int(bool(server.tracebacks()))
-    head = ["bomb", "KB", "reply, s", "more MiB", "clicks meanwhile", "failed", "slowest, s"]
+    head = [
+        "bomb",
+        "KB",
+        "reply, s",
+        "CPU, s",
+        "more MiB",
+        "clicks meanwhile",
+        "failed",
+        "slowest, s",
+    ]
     print(table(head, rows))
     return code
 

@@ -33,6 +33,7 @@ from backend.settings import Settings
 from backend.tracking.store import TrackStore
 from backend.tracking.tracking import Tracking
 from backend.web.app import create_app
+from backend.web.door import ARRIVED
 from backend.wiring import Wiring
 from tests.backend.fakes import FakePredictor, FakeVideoTracker, Gate
 from tests.pixels.in_process import InProcessDecoder
@@ -183,8 +184,9 @@ class Bench:
         """Likewise."""
         self.deleted.append(prediction)
 
-    def predict(self, results, *, task=None, config=CONFIG, project="1.100"):
-        """POST /predict as the editor does; ``results`` None for a request without context."""
+    def predict(self, results, *, task=None, config=CONFIG, project="1.100", arrived=None):
+        """POST /predict as the editor does; ``results`` None for a request without context.
+        ``arrived``: when it was here whole, if not just now."""
         task = {"id": 7, "data": {"image": "/data/upload/1/a.png"}} if task is None else task
         context = None if results is None else {"result": results}
         body = {
@@ -193,7 +195,7 @@ class Bench:
             "label_config": config,
             "params": {"login": None, "password": None, "context": context},
         }
-        reply = self.client.post("/predict", json=body)
+        reply = self.client.post("/predict", json=body, environ_overrides={ARRIVED: arrived})
         assert reply.status_code == 200, reply.text
         return reply.json["results"][0]
 

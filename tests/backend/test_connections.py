@@ -13,7 +13,7 @@ import requests
 from backend.settings import MIB, Settings
 from backend.web import connections
 from backend.web.connections import Server
-from backend.web.door import REFUSAL
+from backend.web.door import ARRIVED, REFUSAL
 from tests.waiting import PATIENCE, until
 
 HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
@@ -56,6 +56,7 @@ class Place:
             assert self.hold.wait(PATIENCE)
         start_response(f"{refusal.code.value if refusal else 200} said", [])
         said = {"read": len(body), "reason": refusal.reason if refusal else ""}
+        said["arrived"] = environ[ARRIVED]
         return [b" " * int(environ.get("HTTP_PADDING", 0)) + json.dumps(said).encode()]
 
     def _serve(self):
@@ -137,6 +138,13 @@ def is_closed(sock):
 
 
 class TestSlowSenders:
+    def test_the_time_of_a_request_begins_with_its_last_byte(self, place):
+        body = place.send(post(2, more=b"Connection: close\r\n"), b"{")
+        until(lambda: place.incoming() == 1)
+        place.pass_by(5)
+        body.sendall(b"}")
+        assert answer(body)[2]["arrived"] == 5
+
     def test_two_hundred_of_them_hold_no_thread(self, place):
         heads = [place.send(HEAD + b"X: ") for _ in range(100)]
         bodies = [place.send(post(1000), b"{") for _ in range(100)]

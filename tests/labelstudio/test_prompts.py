@@ -373,6 +373,15 @@ def test_one_object_takes_no_more_points_than_the_network_should_look_at(monkeyp
     assert "only the first 5 points count" in found.ignored[0]
 
 
+def test_regions_are_read_until_it_is_late(monkeypatch):
+    monkeypatch.setattr("backend.labelstudio.read_results.SURELY_READ", 2)
+    clock = iter([False, False, True])
+    boxes = [box(number, 0, 10, 10, id=f"b{number}") for number in range(10)]
+    found = prompts_from_context({"result": boxes}, CONFIG, lambda: next(clock))
+    assert [prompt.source_ids for prompt in found.objects] == [(f"b{n}",) for n in range(4)]
+    assert found.ignored == ("6 of 10 regions had no time to be read",)
+
+
 def test_regions_and_corners_have_a_bound(monkeypatch):
     monkeypatch.setattr("backend.labelstudio.read_results.MAX_REGIONS", 3)
     monkeypatch.setattr("backend.labelstudio.read_results.MAX_CORNERS", 4)

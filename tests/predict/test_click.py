@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from label_studio_sdk.converter.brush import decode_rle
 
+from backend.labelstudio import read_results
 from backend.labelstudio.commands import HELP
 from tests.backend.conftest import box, click
 from tests.waiting import PATIENCE
@@ -190,6 +193,31 @@ class TestReasons:
         boxes = [box(number, 10, 1, 20, identifier=f"b{number}") for number in range(50)]
         assert "49 of 50 prompts had no time and are left out" in status(bench.predict(boxes))
         assert caplog.text.count("this prompt is not answered") == 1
+
+    def test_the_budget_begins_when_the_request_is_here(self, bench, monkeypatch):
+        """A request that waited for a thread, and to be read, until its time was over."""
+        read = []
+
+        def counted(*args):
+            read.append(args)
+            return region_of(*args)
+
+        region_of = read_results._region
+        monkeypatch.setattr(read_results, "_region", counted)
+        monkeypatch.setattr(read_results, "SURELY_READ", 3)
+        boxes = [box(number, 10, 1, 20, identifier=f"b{number}") for number in range(50)]
+        reply = bench.predict(boxes, arrived=time.monotonic() - PATIENCE)
+        assert len(read) == 3
+        assert bench.predictor.calls == []
+        assert masks(reply) == {}
+        assert "47 of 50 regions had no time to be read" in status(reply)
+        assert "2 of 3 prompts had no time and are left out" in status(reply)
+
+    def test_what_is_passed_over_beside_an_answer_is_said(self, bench):
+        bad = {**box(20, 20, 40, 40, identifier="bad"), "value": {"x": "none", "y": 1}}
+        reply = bench.predict([click(50, 50), bad])
+        assert len(masks(reply)) == 1
+        assert status(reply) == "SAM 2: region bad: x is not a number"
 
     def test_a_download_that_is_too_slow(self, make_bench):
         bench = make_bench(click_budget_seconds=0.2)

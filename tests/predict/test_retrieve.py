@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import wait
 
 import pytest
 
@@ -54,6 +55,20 @@ def test_opening_does_not_wait_for_the_model(make_bench):
     assert ask(bench, task(1)) == [[]]
     assert ask(bench, boxed(2)) == [[]]
     assert time.monotonic() - start < PATIENCE / 2  # every other budget is longer
+
+
+def test_a_page_does_not_wait_when_its_request_took_all_its_time(bench, monkeypatch):
+    waited = []
+
+    def counted(asked, timeout):
+        waited.append(timeout)
+        return wait(asked, timeout=timeout)
+
+    monkeypatch.setattr("backend.predict.retrieve.wait", counted)
+    bench.predict(None, task=boxed(1), arrived=time.monotonic() - PATIENCE)
+    assert waited == [0]
+    [found] = until(lambda: [each for each in ask(bench, boxed(1)) if each])
+    assert found["result"]
 
 
 def test_a_page_that_cannot_be_encoded_ahead_is_quiet(bench, caplog):

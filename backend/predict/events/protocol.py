@@ -39,6 +39,7 @@ from backend.predict.events.sessions import (
     track_request,
 )
 from backend.predict.segment import Segmenter
+from backend.threads.caller import reply_by
 from backend.tracking.spans import Direction
 from backend.tracking.tracking import Tracking
 
@@ -230,9 +231,7 @@ class VideoProtocol:
 
     def _call(self, request: Request) -> _EventCall:
         target = find_target(request.config)
-        return _EventCall(
-            request, read_context(request.context), target, time.monotonic() + self._budget
-        )
+        return _EventCall(request, read_context(request.context), target, reply_by(self._budget))
 
     def _video(self, call: _EventCall) -> AbstractContextManager[EditorVideo]:
         """The call's video."""
