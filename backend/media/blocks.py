@@ -240,13 +240,14 @@ class PartialObject:
         try:
             for block in range(self.count):
                 digest.update(os.pread(self._lease.file, self._length(block), block * BLOCK_BYTES))
+            os.fdatasync(self._lease.file)
             content = digest.hexdigest()
             path, part = cache.path(content), cache.path(self.content_key)
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with cache.index.writing() as index:
                 if not index.complete(self.content_key, content, self.size, cache.now()):
                     return
-                if cache.open(Entry(content, self.size, self.validators, 0.0)):
+                if cache.open_checked(Entry(content, self.size, self.validators, 0.0)):
                     part.unlink(missing_ok=True)
                 else:
                     part.replace(path)

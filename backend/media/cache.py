@@ -204,6 +204,31 @@ class MediaCache:
             return None
         return MediaFile(path, entry.content_key, entry.size, lease)
 
+    def open_checked(self, entry: Entry) -> MediaFile | None:
+        """``open`` for a file that is to be kept in favour of another: all of it is read, and None
+        is returned where it is not what was stored."""
+        found = self.open(entry)
+        return found if found and _has_its_content(found) else None
+
+    def drop_damaged(self, file: MediaFile) -> bool:
+        """Remove a file, also while it is used, if its bytes are not those that were stored; False
+        where they are, and where it is not a file of the cache.
+
+        Raises:
+            MediaError: the folder or its index cannot be used.
+        """
+        if file.path != self.path(file.content_key) or _has_its_content(file):
+            return False
+
+        def drop() -> None:
+            with self.index.writing() as index:
+                index.forget(file.content_key)
+                file.path.unlink(missing_ok=True)
+
+        logger.warning("Media cache: %s is damaged and fetched again", file.content_key)
+        self.using_index(drop)
+        return True
+
     # --- room ----------------------------------------------------------------------------------
 
     def make_room(self, index: CacheIndex, size: int) -> bool:
@@ -348,6 +373,7 @@ class MediaCache:
         try:
             with self.incoming_file() as (file, path):
                 digest, size = self._write(file, download)
+                os.fdatasync(file)  # else it might have its size, but not its bytes, after a crash
                 entry = Entry(digest, size, download.validators, self.now())
                 return self._move_in(identity_key(source.identity), file, path, entry)
         finally:
@@ -422,7 +448,7 @@ class MediaCache:
         path = self.path(entry.content_key)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self.index.writing() as index:
-            kept = self.open(entry)
+            kept = self.open_checked(entry)
             if kept is None:
                 if not self.make_room(index, entry.size):
                     logger.warning("Media cache: over its limit, all files are in use")
@@ -464,6 +490,14 @@ def unusable(error: Exception) -> MediaError:
         "Check the disk space and permissions of CACHE_DIR.",
         reason=Reason.STORAGE,
     )
+
+
+def _has_its_content(file: MediaFile) -> bool:
+    try:
+        with file.path.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest() == file.content_key
+    except OSError:
+        return False
 
 
 def _unlink_unused(path: Path) -> bool:

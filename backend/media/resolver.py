@@ -141,6 +141,11 @@ class MediaResolver:
         data = next((source for source in sources if isinstance(source, DataUri)), None)
         return self._cache.fetch(data) if data else self._fresh(sources)
 
+    def drop_damaged(self, file: MediaFile) -> bool:
+        """Whether a file that cannot be decoded is not what was fetched; then it has left the cache
+        and ``fetch`` brings it anew. Raises as ``fetch`` does."""
+        return self._cache.drop_damaged(file)
+
     def stream_at_hand(self, uri: str, *, task_id: int | None = None) -> MediaStream | None:
         """The same as a file of which, where it is read in ranges, some may be missing."""
         if file := self.at_hand(uri, task_id=task_id):

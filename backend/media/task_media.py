@@ -31,6 +31,8 @@ class Fetcher(Protocol):
 
     def stream_at_hand(self, uri: str, *, task_id: int | None = None) -> MediaStream | None: ...
 
+    def drop_damaged(self, file: MediaFile) -> bool: ...
+
 
 class TaskMedia:
     """Fetches in threads of its own, so that a slow server cannot hold a click for ever, nor those
@@ -54,6 +56,15 @@ class TaskMedia:
         """
         found = self._fetcher.at_hand(address, task_id=task_id)
         return found or self._wait_for(self._fetcher.fetch, address, task_id, deadline)
+
+    def anew(
+        self, file: MediaFile, address: str, task_id: int | None, deadline: float
+    ) -> MediaFile | None:
+        """A file that cannot be decoded, fetched again; None where it is what was fetched. Raises
+        as ``file``."""
+        if not self._fetcher.drop_damaged(file):
+            return None
+        return self.file(address, task_id, deadline)
 
     def stream(self, address: str, task_id: int | None, deadline: float) -> MediaStream:
         """The same as a file of which only what is read is fetched."""

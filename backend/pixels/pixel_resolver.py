@@ -12,6 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from backend.labelstudio.read_results import DecodeMask
+from backend.media.cache import MediaFile
+from backend.media.errors import MediaError, Reason
 from backend.media.task_media import Fetcher, TaskMedia
 from backend.metrics import Metrics
 from backend.pixels.open_videos import OpenVideos
@@ -78,7 +80,7 @@ class PixelResolver:
             key = f"{image.content_key}:frame:{image.index}"
             return ImageSource(key, partial(self.videos.read, image, deadline))
         file = self._media.file(image.address, image.task_id, deadline)
-        return ImageSource(file.content_key, lambda: self._decoder.load(file.path))
+        return ImageSource(file.content_key, partial(self._load, file, image, deadline))
 
     def frames(self, recipe: FramesRecipe) -> VideoFrames | ImageSequence:
         """All frames of a video or a sequence for one reader, who closes them. Waits as long as a
@@ -95,6 +97,20 @@ class PixelResolver:
         """Stop; downloads under way are abandoned."""
         self.videos.close()
         self._media.close()
+
+    def _load(self, file: MediaFile, picture: Picture, deadline: float) -> np.ndarray:
+        try:
+            return self._decoder.load(file.path)
+        except MediaError as error:
+            if error.reason not in (Reason.DAMAGED, Reason.NOT_AN_IMAGE):
+                raise
+            anew = self._media.anew(file, picture.address, picture.task_id, deadline)
+            if anew is None:
+                raise
+            if anew.content_key != file.content_key:
+                sentence = "The picture has been replaced meanwhile."
+                raise MediaError(sentence, "Try again.", reason=Reason.FAILED) from None
+            return self._decoder.load(anew.path)
 
     def _page(self, page: Picture) -> np.ndarray:
         return self.find(page, time.monotonic() + PAGE_SECONDS).load()

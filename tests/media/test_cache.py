@@ -391,6 +391,33 @@ def test_index_that_somebody_else_writes_to_is_not_taken_for_damaged(
     assert len(source.asked) == 1
 
 
+def test_file_of_other_bytes_gives_way_to_the_same_content(
+    make_cache: Callable[..., MediaCache],
+) -> None:
+    cache = make_cache()
+    first = cache.fetch(Source("a"))
+    first.path.write_bytes(b"evil")
+    assert cache.fetch(Source("b")).path.read_bytes() == b"body"
+    again = cache.fetch(Source("c"))
+    assert again.path.stat().st_ino == cache.fetch(Source("b")).path.stat().st_ino  # kept
+
+
+def test_what_cannot_be_decoded_is_fetched_again_where_it_is_not_what_was_fetched(
+    make_cache: Callable[..., MediaCache], tmp_path: Path
+) -> None:
+    source, cache = Source("a"), make_cache()
+    found = cache.fetch(source)
+    assert not cache.drop_damaged(found)
+    found.path.write_bytes(b"evil")
+    assert cache.drop_damaged(found)
+    assert cache.fetch(source).path.read_bytes() == b"body"
+    assert len(source.asked) == 2
+    elsewhere = tmp_path / "mounted"
+    elsewhere.write_bytes(b"other")
+    assert not cache.drop_damaged(MediaFile(elsewhere, "key", 5))
+    assert elsewhere.exists()
+
+
 class TestFullDisk:
     """A disk on which so many bytes of files fit, as ``os.write`` sees it."""
 
