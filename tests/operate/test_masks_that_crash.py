@@ -52,7 +52,9 @@ def test_a_task_that_is_opened_or_retrieved(bench):
         "/predict",
         json={"tasks": [task], "project": "1.1", "label_config": BOXES, "params": {}},
     ).json["results"]
-    assert [item["type"] for item in found["result"]] == ["rectanglelabels"]
+    regions, texts = found["result"][:-1], found["result"][-1]["value"]["text"]
+    assert [item["type"] for item in regions] == ["rectanglelabels"]
+    assert "its mask made its decoder crash; draw it anew" in "".join(texts)
     assert bench.decoder.failures == 2
 
 

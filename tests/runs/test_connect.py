@@ -90,7 +90,8 @@ def test_a_bucket_is_made_and_handed_out_by_label_studio(
             ran = run("connect", URL, "--project", 4, "--bucket", "s3://media/photos/")
             assert ran.code == 0, ran.err
         store = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
-        assert [each["Name"] for each in store.list_buckets()["Buckets"]] == ["media"]
+        # The buckets of all such servers in a process are the same ones.
+        assert "media" in [each["Name"] for each in store.list_buckets()["Buckets"]]
     finally:
         server.stop()
     [storage] = projects.storages
