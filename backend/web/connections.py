@@ -155,8 +155,8 @@ class Connection(HTTPChannel):
                 late.refuse(_TOO_SLOW)
                 self.requests.append(late)
                 self.server.add_task(self)
-            else:
-                self.will_close = True
+                return
+        self.handle_close()  # at once: ``will_close`` waits until the caller reads
 
     def received(self, data: bytes) -> bool:
         """Take bytes off the connection; those that follow a refusal are thrown away."""

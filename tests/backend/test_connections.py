@@ -192,6 +192,7 @@ class TestSlowSenders:
         assert place.is_well()
         until(lambda: place.waiting_readers() == len(slow))
         place.pass_by(connections.REPLY_SECONDS + 1)
+        until(lambda: place.connections() == 0)
         for each in slow:
             with pytest.raises((ConnectionError, ValueError)):
                 answer(each)
