@@ -90,10 +90,11 @@ def label_config() -> str:
 
 @pytest.fixture(scope="session")
 def config_without_status(label_config: str) -> str:
-    """The demo's label config without its text box."""
+    """The demo's label config without its text box and answers."""
     root = ElementTree.fromstring(label_config)
-    for area in root.findall("TextArea"):
-        root.remove(area)
+    for parent in [*root.iter()]:
+        for area in parent.findall("TextArea"):
+            parent.remove(area)
     return ElementTree.tostring(root, encoding="unicode")
 
 

@@ -8,15 +8,19 @@ Written for the editor of Label Studio 1.23.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from PIL import Image
 from playwright.sync_api import Locator, Page, Response
 
+from demo.backend import REPOSITORY
 from tests.waiting import PATIENCE
 
 _ANSWER_MS = 100_000  # as long as Label Studio waits for a backend
@@ -157,6 +161,16 @@ class Editor:
             f"{self.url}/projects/{project}/data?task={task}", wait_until="domcontentloaded"
         )
         self.wait_for_image()
+
+    def document(self, name: str, width: int, height: int) -> None:
+        """Make ``docs/images/<name>.png``, a picture for the docs, where that is asked for (``make
+        screenshot``); in 256 colours, as one is kept for every version in the history."""
+        if os.environ.get("E2E_DOCS_SCREENSHOT"):
+            self.page.set_viewport_size({"width": width, "height": height})
+            self.page.wait_for_timeout(500)
+            shot = Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
+            target = REPOSITORY / "docs" / "images" / f"{name}.png"
+            shot.quantize(256).save(target, optimize=True)
 
     def forget(self) -> None:
         """Have neither switches nor tool remembered, as in a new browser."""

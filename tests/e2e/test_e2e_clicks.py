@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
-from demo.backend import REPOSITORY
 from tests.e2e.editor import Editor
 from tests.e2e.masks import at, brush_masks, iou, true_object
 from tests.e2e.services import Services
@@ -20,7 +17,6 @@ DAHLIA = true_object("dahlia.jpg", "dahlia")
 LOWER_HALF, LEAF = (46.2, 60.7), (64.7, 95.8)
 # On the dahlia's lower rim. Of this click alone the model makes something else (IoU 0.22).
 RIM = (49.9, 76.9)
-SCREENSHOT = REPOSITORY / "docs" / "images" / "mask_in_label_studio.png"
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +48,7 @@ def test_a_click_becomes_a_saved_mask_of_the_object(
     [(suggested, _)] = brush_masks(answer.results)
     assert [region.label for region in editor.state().suggestions] == ["Flower"]
 
-    _document(editor)
+    editor.document("mask_in_label_studio", 1500, 960)
     editor.accept()
     assert [mask.label for mask in editor.state().masks] == ["Flower"]
     editor.submit()
@@ -125,12 +121,3 @@ def test_with_auto_accept_each_click_adds_an_object(
     assert bud_id != bee_id
     assert iou(bud, BUD.mask) >= 0.7
     assert iou(bee, BEE.mask) >= 0.7
-
-
-def _document(editor: Editor) -> None:
-    """The picture in the README, made only where it is asked for."""
-    if os.environ.get("E2E_DOCS_SCREENSHOT"):
-        SCREENSHOT.parent.mkdir(parents=True, exist_ok=True)
-        editor.page.set_viewport_size({"width": 1500, "height": 960})
-        editor.page.wait_for_timeout(500)
-        editor.page.screenshot(path=SCREENSHOT)

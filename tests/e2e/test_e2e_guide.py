@@ -99,6 +99,9 @@ class Hand:
         assert f"1-{FRAMES} of {FRAMES} done" in line
         assert self._editor.in_sight(self._page.get_by_text(line, exact=True))
         assert self._editor.in_sight(box)
+        if not self._number and not self._keys:
+            name = self._walk.title.lower().replace(" ", "_")
+            self._editor.document(f"{name}_after_track", 1280, 800)
 
     def _submit(self, step: Step) -> None:
         button = self._page.get_by_test_id("bottombar-submit-button")
