@@ -70,7 +70,8 @@ class Server(Child):
         }
         super().__init__(
             "The SAM 2 backend",
-            command or (sys.executable, "-m", "backend", "serve"),
+            # os.devnull: not the .env of whoever works in this checkout.
+            command or (sys.executable, "-m", "backend", "--env-file", os.devnull, "serve"),
             environment=environment,
             log=folder / "backend.log",
             directory=ROOT,

@@ -212,7 +212,7 @@ class TestUnknownVariables:
 def test_the_command_line_prints_the_settings_without_secrets_and_stops_on_a_wrong_one():
     def run(**variables):
         return subprocess.run(
-            [sys.executable, "-m", "backend", "settings"],
+            [sys.executable, "-m", "backend", "--env-file", os.devnull, "settings"],
             env={"PATH": os.environ["PATH"], **variables},
             cwd=Path(__file__).parents[2],
             capture_output=True,

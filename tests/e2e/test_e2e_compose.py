@@ -99,7 +99,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         children.append(store)
         backend = Child(
             "The backend",
-            [sys.executable, "-m", "backend", "serve"],
+            [sys.executable, "-m", "backend", "--env-file", os.devnull, "serve"],
             environment=machine.environment("backend-cpu"),
             log=tmp_path / "backend.log",
             directory=REPOSITORY,
@@ -123,7 +123,7 @@ def connect(machine: Machine) -> str:
     """What the container that runs once does."""
     command = [machine.here(word) for word in machine.services["connect-cpu"]["command"]]
     done = subprocess.run(
-        [sys.executable, "-m", "backend", *command],
+        [sys.executable, "-m", "backend", "--env-file", os.devnull, *command],
         env=machine.environment("connect-cpu"),
         cwd=REPOSITORY,
         capture_output=True,

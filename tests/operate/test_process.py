@@ -25,7 +25,7 @@ from tests.waiting import LONGER, PATIENCE, until
 def serve(**variables):
     """Run ``serve`` that is expected to refuse to start."""
     return subprocess.run(
-        [sys.executable, "-m", "backend", "serve"],
+        [sys.executable, "-m", "backend", "--env-file", os.devnull, "serve"],
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent-home", **variables},
         cwd=ROOT,
         capture_output=True,
