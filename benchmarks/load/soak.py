@@ -6,6 +6,11 @@
    be there after it, bit by bit, and the track must end complete.
 3. ``poison``: a track that ends the process at every start, beside one of another project: it must
    be given up after three starts, and the other end complete.
+4. ``annotators``: some who mark and track one task at the same time, half of whom clear it then;
+   nobody may get a region of another's, from an empty draft neither, and who did not clear must
+   still have all.
+5. ``full``: no room is left in STATE_DIR, over a restart too. Clicks must be answered, tracks
+   refused with a sentence, and complete once there is room. Needs root, to mount a small disk.
 """
 
 from __future__ import annotations
@@ -16,10 +21,13 @@ import queue
 import random
 import signal
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +162,119 @@ def poison(folder: Path, *, pages: int) -> int:
     return 0 if as_promised else 1
 
 
+class Annotator:
+    """One of several on the same task, known by the name in the draft."""
+
+    def __init__(self, server: Server, task: dict[str, Any], number: int) -> None:
+        self._server, self._task, self._number = server, task, number
+        self.regions: dict[str, dict[str, Any]] = {}
+        self.clears = number % 2 == 1
+        self.of_others = self.told = 0
+
+    def begin(self) -> None:
+        """Mark an object and track it."""
+        self._send(click(self._task["id"], page=0, name=f"kp-{self._number}"))
+        self._send(typed("track"))
+
+    def go_on(self) -> None:
+        """Clear it, or get all but the first region anew."""
+        if self.clears:
+            self._send(typed("clear"))
+        else:
+            self.regions = dict(list(self.regions.items())[:1])
+            self._send(typed("status"))
+
+    def look_in(self) -> None:
+        """Ask for the track from an empty draft: there is nothing to get, and the reason."""
+        self.regions = {}
+        reply = self._send(typed("status"))
+        self.of_others += len(self.regions)
+        self.told += "your draft is empty" in said(reply)
+
+    def _send(self, item: dict[str, Any]) -> requests.Response:
+        mail = f"annotator-{self._number}@example.org"
+        named = {"user": mail, "created_username": f"{mail}, {self._number}"}
+        drafts = [{"id": self._number, "result": [*self.regions.values()], **named}]
+        task = {**self._task, "drafts": drafts if self.regions else []}
+        reply = self._server.predict(body(task, [item], config=SEQUENCE), timeout=600)
+        found = reply.json()["results"][0]["result"]
+        self.regions |= {each["id"]: each for each in found if each["type"] == "brushlabels"}
+        return reply
+
+
+def annotators(folder: Path, *, people: int, pages: int) -> int:
+    """See the module; returns the exit code."""
+    settings = {"TRACK_BUDGET_SECONDS": "300"}
+    with (
+        running(folder / "annotators", settings) as server,
+        ThreadPoolExecutor(people) as pool,
+    ):
+        task = clip(server, 1, pages)
+        everybody = [Annotator(server, task, number) for number in range(1, people + 1)]
+        list(pool.map(Annotator.begin, everybody))
+        ids = [name for each in everybody for name in each.regions]
+        list(pool.map(Annotator.go_on, everybody))
+        complete = sum(len(each.regions) == pages for each in everybody if not each.clears)
+        list(pool.map(Annotator.look_in, everybody))
+        defects = server.tracebacks()
+    shared, strange = len(ids) - len(set(ids)), sum(each.of_others for each in everybody)
+    kept = sum(not each.clears for each in everybody)
+    told = sum(each.told for each in everybody)
+    head = ["annotators", "pages", "regions", "of two people", "from an empty draft"]
+    row = [people, pages, len(ids), shared, f"{strange} regions, {told} told why"]
+    print(table([*head, "kept all", "tracebacks"], [[*row, f"{complete} of {kept}", defects]]))
+    as_promised = len(ids) == people * pages and complete == kept and told == people
+    return 0 if as_promised and not (shared or strange or defects) else 1
+
+
+def full(folder: Path, *, pages: int) -> int:
+    """See the module; returns the exit code."""
+    if os.geteuid() != 0:
+        print("full: not run, as only root can mount a small disk")
+        return 1
+    answers: list[tuple[str, bool, str]] = []
+
+    def ask(server: Server, when: str, seed: int) -> None:
+        picture = {"id": seed, "data": {"image": server.picture(seed)}}
+        found = server.predict(body(picture, [click(seed)]), timeout=120).json()["results"][0]
+        clicked = any(item["type"] == "brushlabels" for item in found["result"])
+        asking = body(task, [typed("track")], config=SEQUENCE)
+        answers.append((when, clicked, said(server.predict(asking, timeout=300))))
+
+    with small_disk(folder / "small") as place:
+        settings = {"STATE_DIR": str(place / "state"), "TRACK_BUDGET_SECONDS": "120"}
+        with running(folder / "full", settings) as server:
+            task = clip(server, 1, pages)
+            mark(server, task)
+            with (place / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+                while True:
+                    filler.write(bytes(4096))
+            ask(server, "full", 2)
+        with running(folder / "full", settings) as server:
+            ask(server, "full, after a restart", 3)
+            (place / "filler").unlink()
+            ask(server, "with room", 4)
+            defects = server.tracebacks()
+    head = ["STATE_DIR is", "a click has a mask", "track is answered"]
+    print(table(head, [[when, clicked, text] for when, clicked, text in answers]))
+    refused = all("STATE_DIR" in text for _, _, text in answers[:2])
+    done = f"1-{pages} of {pages} done" in answers[2][2]
+    return (
+        0 if refused and done and all(clicked for _, clicked, _ in answers) and not defects else 1
+    )
+
+
+@contextmanager
+def small_disk(place: Path) -> Iterator[Path]:
+    """A disk of 16 MiB at ``place``."""
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
 def finished(home: Path) -> dict[tuple[str, int], bytes]:
     """By object and frame: the masks that are in the store, as they are stored."""
     connection = sqlite3.connect(home / "state" / "tracks.sqlite3", timeout=30)
@@ -175,10 +296,13 @@ def wait_until_ended(server: Server, seconds: float = 900.0) -> str:
     return "unfinished"
 
 
+PARTS = ("sequences", "kills", "poison", "annotators", "full")
+
+
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=("sequences", "kills", "poison"))
+    parser.add_argument("part", nargs="?", choices=PARTS)
     parser.add_argument("--sequences", type=int, default=50)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--pages", type=int, help="of each sequence; for kills 400")
@@ -192,6 +316,10 @@ def main() -> int:
             code |= kills(folder, count=given.kills, pages=given.pages or 400)
         if given.part in (None, "poison"):
             code |= poison(folder, pages=given.pages or 100)
+        if given.part in (None, "annotators"):
+            code |= annotators(folder, people=6, pages=given.pages or 30)
+        if given.part in (None, "full"):
+            code |= full(folder, pages=given.pages or 12)
     return code
 
 
