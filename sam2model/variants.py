@@ -52,7 +52,8 @@ class RepViTConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PerceiverConfig:
-    """Shape of the spatial perceiver, which makes a spatial memory smaller.
+    """Shape of the spatial perceiver, which makes a spatial memory smaller: the tokens of the
+    global latents, then those of the local ones, row by row.
 
     Attributes:
         depth: layers.
@@ -64,11 +65,6 @@ class PerceiverConfig:
     depth: int = 2
     num_global_latents: int = 256
     local_side: int = 16
-
-    @property
-    def num_latents(self) -> int:
-        """Tokens of a memory: the global ones, then the local ones, row by row."""
-        return self.num_global_latents + self.local_side**2
 
 
 @dataclass(frozen=True, kw_only=True)
