@@ -1,4 +1,4 @@
-"""The composed clips are what they say: the same every time, whole on frame 0, hidden in between."""
+"""The composed clips are the same every time: whole where they are marked, hidden in between."""
 
 import numpy as np
 import pytest
