@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
+from backend.expected import ExpectedError
 from backend.job_state import JobState
 from backend.labelstudio.commands import ParsedCommand
-from backend.labelstudio.json_values import Results
+from backend.labelstudio.json_values import Result, Results
 from backend.labelstudio.prompts import prompts_from_task
 from backend.labelstudio.read_results import joined_labels, read_results
-from backend.labelstudio.timing import page_number
-from backend.labelstudio.video_regions import read_video_regions
+from backend.labelstudio.timing import Timeline, page_index, page_number
+from backend.labelstudio.video_regions import VideoRegion, read_video_regions
 from backend.labelstudio.write_results import with_note
 from backend.predict.dispatch import Dispatcher
-from backend.runs.command_line import CommandError
 from backend.runs.projects import Project
-from backend.runs.prompt_sources import mark_kinds, marks_of
+from backend.runs.prompt_sources import Place, Prompts, PromptSource
 from backend.runs.review_file import Remark
 from backend.tracking.review import LOW_IOU, doubts
 from backend.tracking.store import Job, Sighting
-from backend.tracking.track_commands import JobRequest
+from backend.tracking.track_commands import JobRequest, frames_asked_for
 
 SECONDS = 600.0  # for the images of one task
+VIDEO_SECONDS = 1800.0  # for the index of one video
 SHOWN_FRAMES = 50  # in the note of a video's region
 
 
 class Stopped(Exception):
-    """The command was stopped; what is done of the task is in the store."""
+    """The run was stopped; what is done of the task is in the store."""
+
+
+class TrackFailed(ExpectedError):
+    """A track of the task ended before its time; ``str()`` says why."""
+
+
+class Answers(Protocol):
+    """What a source answered about a task: it is asked once, whatever ends the process."""
+
+    def recall(self, question: str) -> Prompts | None:
+        """What it answered, if it was asked."""
+
+    def remember(self, question: str, answer: Prompts) -> None:
+        """Keep an answer."""
 
 
 @dataclass
@@ -38,17 +54,37 @@ class Labelled:
     """What a task got.
 
     Attributes:
-        scores: predicted IoU of the masks, 0 to 1.
+        worst: per object, the predicted IoU (0 to 1) of its worst page, or second of a video.
+        labels: per object, its label.
+        nothing: why there was nothing to start from.
     """
 
     results: Results = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
+    worst: list[float] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
+    nothing: str = ""
 
     @property
     def score(self) -> float | None:
-        """The mean; None without masks."""
-        return sum(self.scores) / len(self.scores) if self.scores else None
+        """That of the worst stretch; None without masks."""
+        return min(self.worst, default=None)
+
+    def add_object(self, label: str, worst: float) -> None:
+        self.labels.append(label)
+        self.worst.append(worst)
+
+    def add_mask(self, result: Result) -> None:
+        """A mask on a picture, finished."""
+        score = float(result.get("score", 1.0))
+        kind = str(result.get("type", ""))
+        label = joined_labels(result["value"].get(kind, ()))
+        made = dict(result)
+        if score < LOW_IOU:
+            _note(made, "unsure")
+            self.remarks.append(Remark(str(made["id"]), label, None, "unsure"))
+        self.results.append(made)
+        self.add_object(label, score)
 
 
 @dataclass(frozen=True)
@@ -56,7 +92,7 @@ class Labeller:
     """Labels tasks of one project; for several threads.
 
     Attributes:
-        parsed: direction and range, as of a ``track`` command.
+        parsed: direction, range and stride, as of a ``track`` command.
         stopping: when set, tasks under way raise ``Stopped``.
         progress: called with a task's number and its job, at least once a second.
     """
@@ -64,124 +100,251 @@ class Labeller:
     service: Dispatcher
     project: Project
     parsed: ParsedCommand
-    stopping: threading.Event
+    source: PromptSource
+    stopping: Callable[[], bool]
     progress: Callable[[int, Job], None]
 
-    def label(self, task: Mapping[str, Any]) -> Labelled | None:
-        """Do all that the task's marks ask for; None where nothing is marked.
+    def label(self, task: Mapping[str, Any], answers: Answers) -> Labelled:
+        """Do all that the prompts for a task ask for.
 
         Raises:
             Stopped: as above.
-            ExpectedError: why it cannot be done.
+            SourceUnavailable, ExpectedError: why it cannot be done.
         """
-        marks = marks_of(task, self.service.engine.model_version)
-        kinds = mark_kinds(marks, self.project.config)
-        if not kinds:
-            return None
-        plain = {"id": task["id"], "data": task.get("data"), "annotations": [{"result": marks}]}
-        made = Labelled()
-        regions = read_video_regions(marks, self.project.config)
-        marked = {region.to_name for region in regions}
-        for tag in self.project.config.videos:
-            if tag.name in marked:
-                self._video(plain, tag.name, marks, made)
-        if kinds & {"image", "sequence"}:
-            self._pictures(plain, marks, made)
-        return made
+        config, every = self.project.config, self.source.every
+        whole = self.project.with_task(task)
+        found = _asked_once(
+            answers, "begin", lambda: self.source.begin(whole, time.monotonic() + SECONDS)
+        )
+        work = _Task(self, task, answers, Labelled(nothing=found.nothing))
+        for result in found.finished:
+            work.made.add_mask(result)
+        marked = {region.to_name for region in read_video_regions(found.marks, config)}
+        for video in config.videos:
+            if every is not None or video.name in marked:
+                work.video(video.name, [*found.marks])
+        work.pictures(found.marks)
+        for tag in config.images:
+            on_tag = [mark for mark in found.marks if mark.get("to_name") in (tag.name, None)]
+            if tag.is_sequence and (every is not None or read_results(on_tag, config).regions):
+                work.sequence(tag.name, on_tag)
+        return work.made
 
-    def _pictures(self, task: Mapping[str, Any], marks: Results, made: Labelled) -> None:
-        """Masks for boxes and clicks on images, and for all pages of sequences."""
-        config = self.project.config
-        sequences = {tag.name for tag in config.images if tag.is_sequence}
+
+class _Task:
+    """A task under way."""
+
+    def __init__(
+        self, labeller: Labeller, task: Mapping[str, Any], answers: Answers, made: Labelled
+    ) -> None:
+        self.made = made
+        self._labeller, self._task, self._answers = labeller, task, answers
+        self._tracking = labeller.service.tracking
+        self._whole = labeller.project.with_task(_without_people(task))
+
+    def pictures(self, marks: Results) -> None:
+        """Masks for boxes and clicks on images that are no sequences."""
+        project = self._labeller.project
+        sequences = {tag.name for tag in project.config.images if tag.is_sequence}
         elsewhere = {*sequences, None} if sequences else set()
         single = [mark for mark in marks if mark.get("to_name") not in elsewhere]
-        alone = {**task, "annotations": [{"result": single}]}
-        prompts = prompts_from_task(alone, config)
-        whole = self.project.with_task(alone)
-        found = self.service.retrieval.predict(whole, prompts, time.monotonic() + SECONDS)
+        alone = {"id": self._task["id"], "data": self._task.get("data")}
+        alone["annotations"] = [{"result": single}]
+        prompts = prompts_from_task(alone, project.config)
+        if not prompts:
+            return
+        deadline = time.monotonic() + SECONDS
+        found = self._labeller.service.retrieval.predict(
+            project.with_task(alone), prompts, deadline
+        )
         if found.errors:
             raise found.errors[0]
         for result in found.prediction["result"] if found.prediction else ():
-            score = float(result.get("score", 1.0))
-            made.results.append(result)
-            made.scores.append(score)
-            if score < LOW_IOU:
-                _note(result, "unsure")
-                label = joined_labels(result["value"].get(result["type"], ()))
-                made.remarks.append(Remark(result["id"], label, None, "unsure"))
-        for tag in config.images:
-            on_tag = [mark for mark in marks if mark.get("to_name") in (tag.name, None)]
-            if tag.is_sequence and read_results(on_tag, config).regions:
-                self._sequence(task, tag.name, on_tag, made)
+            self.made.add_mask(result)
 
-    def _sequence(
-        self, task: Mapping[str, Any], image: str, marks: Results, made: Labelled
-    ) -> None:
-        whole = self.project.with_task(_without_people(task))
-        sequence = self.service.tracking.sequences.sequence(whole, image)
-        planned = self.service.tracking.sequences.plan(sequence, self.parsed, marks)
-        job = self._run(task, planned)
-        outcome, _ = self.service.tracking.outcome(job)
+    def sequence(self, image: str, marks: Results) -> None:
+        """Masks on all pages that are asked for."""
+        commands, parsed = self._tracking.sequences, self._labeller.parsed
+        found: Results = []
+
+        def track(new: Results) -> Job:
+            found.extend(new)
+            alone = {str(mark["id"]) for mark in found}
+            sequence = commands.sequence(self._whole, image, alone=alone)
+            return self._run(commands.plan(sequence, parsed, [*marks, *found]))
+
+        sequence = commands.sequence(self._whole, image)
+        job = self._look_through(image, (1, sequence.pages), page_index, track)
+        if job is None and marks:
+            job = track([])
+        if job is None:
+            return
+        sequence = commands.sequence(self._whole, image, track=job.track)
+        outcome, _ = self._tracking.outcome(job)
         names, sent = _objects(job), sequence.sent_ids()
         regions: dict[tuple[str, int], list[dict[str, Any]]] = {}
         for item in outcome:
             owner = sent.get(item["id"])
             if owner is not None and owner[0] not in names:
                 continue  # an object of an earlier job
-            made.results.append(item)
+            self.made.results.append(item)
             if owner is not None:
                 regions.setdefault(owner[:2], []).append(item)
-        masks = self._sightings(job)
-        for doubt in doubts(masks):
-            label = joined_labels(sequence.known[doubt.object_id].labels)
-            made.remarks.append(
-                Remark(doubt.object_id, label, page_number(doubt.frame), doubt.reason)
-            )
-            for item in regions.get((doubt.object_id, doubt.frame), ()):
-                _note(item, doubt.reason)
-        made.scores += [each.iou for each in masks if each.area]
+        labels = {name: joined_labels(sequence.known[name].labels) for name in names}
+        for doubt in self._note_doubts(job, labels, page_number, stretch=1):
+            for item in regions.get((doubt[0], doubt[1]), ()):
+                _note(item, doubt[2])
 
-    def _video(self, task: Mapping[str, Any], name: str, marks: Results, made: Labelled) -> None:
-        videos = self.service.tracking.videos
-        whole = self.project.with_task(_without_people(task))
-        job = self._run(task, videos.plan(whole, self.parsed, marks, name))
-        every = read_video_regions(marks, self.project.config)
-        regions = [region for region in every if region.to_name == name]
-        timeline = videos.clip(whole, name, regions).timeline
-        results, _ = self.service.tracking.outcome(job)
-        labels = {region.id: joined_labels(region.labels) for region in regions}
+    def video(self, name: str, marks: Results) -> None:
+        """Boxes on all frames that are asked for."""
+        videos, config = self._tracking.videos, self._labeller.project.config
+        every = [*marks]
+
+        def regions() -> list[VideoRegion]:
+            return [each for each in read_video_regions(every, config) if each.to_name == name]
+
+        def track(new: Results) -> Job:
+            every.extend(new)
+            return self._run(videos.plan(self._whole, self._labeller.parsed, every, name))
+
+        clip = videos.clip(self._whole, name, regions(), seconds=VIDEO_SECONDS)
+        timeline = clip.timeline
+        job = self._look_through(name, (1, timeline.frames_count), timeline.file_frame, track)
+        if job is None and regions():
+            job = track([])
+        if job is None:
+            return
+        results, _ = self._tracking.outcome(job)
+        labels = {region.id: joined_labels(region.labels) for region in regions()}
         notes: dict[str, list[str]] = {}
-        masks = self._sightings(job)
-        for doubt in doubts(masks):
-            frame = timeline.editor_frame(doubt.frame)
-            label = labels.get(doubt.object_id, "")
-            made.remarks.append(Remark(doubt.object_id, label, frame, doubt.reason))
-            notes.setdefault(doubt.object_id, []).append(f"{frame} ({doubt.reason})")
+        doubtful = self._note_doubts(job, labels, timeline.editor_frame, stretch=_second(timeline))
+        for object_id, frame, reason in doubtful:
+            notes.setdefault(object_id, []).append(f"{timeline.editor_frame(frame)} ({reason})")
         for item in results:
             if item["id"] in notes and item.get("type") == "videorectangle":
                 _note(item, ", ".join(notes[item["id"]][:SHOWN_FRAMES]))
-        made.results += results
-        made.scores += [each.iou for each in masks if each.area]
+        self.made.results += results
 
-    def _run(self, task: Mapping[str, Any], planned: tuple[str, JobRequest] | str) -> Job:
+    def _look_through(
+        self,
+        tag: str,
+        numbers: tuple[int, int],
+        stored_as: Callable[[int], int],
+        track: Callable[[Results], Job],
+    ) -> Job | None:
+        """Ask the source on every n-th page or frame for what is not tracked yet, and track that
+        before it is asked on; those found before are in the store, so a job tracks what is new.
+
+        Args:
+            numbers: of the first and the last one, as the editor counts.
+            stored_as: under which number the store has a page or frame.
+
+        Returns:
+            The last job; None where nothing was found.
+        """
+        source, every = self._labeller.source, self._labeller.source.every
+        if every is None:
+            return None
+        asked = frames_asked_for(self._labeller.parsed, *numbers)
+        if isinstance(asked, str):
+            raise TrackFailed(asked)
+        whole = self._labeller.project.with_task(self._task)
+        job: Job | None = None
+        tracked: defaultdict[int, list[Sighting]] = defaultdict(list)
+        for number in range(asked[0], asked[1] + 1, every):
+            if self._labeller.stopping():
+                raise Stopped
+            place, seen = Place(tag, number), tracked.get(stored_as(number), [])
+            ask = partial(source.look, whole, place, seen, time.monotonic() + SECONDS)
+            found = _asked_once(self._answers, f"{tag} {number}", ask)
+            if found.marks:
+                job = track(found.marks)
+                tracked.clear()
+                for each in self._sightings(job):
+                    if each.area:
+                        tracked[each.frame].append(each)
+        return job
+
+    def _run(self, planned: tuple[str, JobRequest] | str) -> Job:
         """The job when it has ended; it goes on where an earlier run was stopped."""
         if isinstance(planned, str):
-            raise CommandError(planned)
-        jobs = self.service.tracking.jobs
+            raise TrackFailed(planned)
+        jobs = self._tracking.jobs
         job = jobs.submit(*planned)
         while not job.state.ended:
-            if self.stopping.is_set():
+            if self._labeller.stopping():
+                jobs.cancel(job.id)
                 raise Stopped
             job = jobs.wait(job.id, 1.0)
-            self.progress(int(task["id"]), job)
+            self._labeller.progress(int(self._task["id"]), job)
+        if self._labeller.stopping():
+            raise Stopped
         if job.state is not JobState.DONE:
-            raise CommandError(job.message or "the track was cancelled")
+            raise TrackFailed(job.message or "the track was cancelled")
         return job
+
+    def _note_doubts(
+        self,
+        job: Job,
+        labels: Mapping[str, str],
+        shown_as: Callable[[int], int],
+        *,
+        stretch: int,
+    ) -> list[tuple[str, int, str]]:
+        """Note the objects of a job with their worst stretches, and the frames to look at; returns
+        these: object, frame as it is stored, reason."""
+        masks = self._sightings(job)
+        by_object: defaultdict[str, list[Sighting]] = defaultdict(list)
+        for each in masks:
+            by_object[each.object_id].append(each)
+        for name, of_object in by_object.items():
+            worst = worst_stretch(of_object, stretch)
+            if worst is not None:
+                self.made.add_object(labels.get(name, ""), worst)
+        found = doubts(masks)
+        for doubt in found:
+            label = labels.get(doubt.object_id, "")
+            shown = shown_as(doubt.frame)
+            self.made.remarks.append(Remark(doubt.object_id, label, shown, doubt.reason))
+        return [(doubt.object_id, doubt.frame, doubt.reason) for doubt in found]
 
     def _sightings(self, job: Job) -> list[Sighting]:
         """What was found of the objects that the job is about."""
-        every, names = self.service.tracking.store.sightings(job.track), _objects(job)
+        every, names = self._tracking.store.sightings(job.track), _objects(job)
         return [each for each in every if each.object_id in names]
+
+
+def worst_stretch(masks: Sequence[Sighting], frames: int) -> float | None:
+    """The lowest mean of the predicted IoU over so many frames in a row, of one object in the order
+    of its frames; those on which it is absent do not count. None where it is on no frame."""
+    present = [(each.frame, each.iou) for each in masks if each.area]
+    worst: float | None = None
+    stretch: deque[tuple[int, float]] = deque()
+    for number, (frame, iou) in enumerate(present):
+        stretch.append((frame, iou))
+        while stretch[0][0] <= frame - frames:
+            stretch.popleft()
+        is_whole = frame - stretch[0][0] == frames - 1
+        is_last = number + 1 == len(present) or present[number + 1][0] != frame + 1
+        if is_whole or is_last:
+            mean = sum(each for _, each in stretch) / len(stretch)
+            worst = mean if worst is None else min(worst, mean)
+    return worst
+
+
+def _second(timeline: Timeline) -> int:
+    """How many frames of the file a second has."""
+    times = timeline.times
+    span = times[-1] - times[0]
+    return max(1, round((len(times) - 1) / span)) if span > 0 else 1
+
+
+def _asked_once(answers: Answers, question: str, ask: Callable[[], Prompts]) -> Prompts:
+    known = answers.recall(question)
+    if known is None:
+        known = ask()
+        answers.remember(question, known)
+    return known
 
 
 def _objects(job: Job) -> set[str]:

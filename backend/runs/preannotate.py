@@ -23,7 +23,14 @@ from backend.labelstudio.commands import ParsedCommand, TextKind, Word
 from backend.runs.command_line import CommandError, positive_number, say
 from backend.runs.labeller import Labelled, Labeller, Stopped
 from backend.runs.projects import Project, read_project
-from backend.runs.prompt_sources import mark_kinds, marks_of, own_predictions, why_nothing_to_do
+from backend.runs.prompt_sources import (
+    Prompts,
+    There,
+    mark_kinds,
+    marks_of,
+    own_predictions,
+    why_nothing_to_do,
+)
 from backend.runs.review_file import ReviewFile
 from backend.tracking.store import Job
 from backend.wiring import Wiring
@@ -172,7 +179,8 @@ def _label_all(
     parsed = ParsedCommand(
         TextKind.COMMAND, Word.TRACK, "track", frames=arguments.range, direction=arguments.direction
     )
-    labeller = Labeller(service, project, parsed, stopping, report.progress)
+    source = There(lambda: service.engine.model_version)
+    labeller = Labeller(service, project, parsed, source, stopping.is_set, report.progress)
     with closing(service):
         service.engine.wait_ready(MODEL_SECONDS)
         with ThreadPoolExecutor(arguments.concurrency, thread_name_prefix="label") as pool:
@@ -200,10 +208,9 @@ def _label_one(
 ) -> None:
     number, model_version = int(task["id"]), labeller.service.engine.model_version
     try:
-        made = labeller.label(task)
-        if made is None:
-            marks = marks_of(task, model_version)
-            report.add(number, "skipped", UNMARKED + why_nothing_to_do(marks))
+        made = labeller.label(task, _NothingKept())
+        if made.nothing:
+            report.add(number, "skipped", UNMARKED + made.nothing)
             return
         if review is not None:  # first: a task with a prediction is not looked at again
             review.put(number, made.remarks)
@@ -225,6 +232,16 @@ def _label_one(
         report.add(number, "failed", "failed: a fault of this program; the log above says where")
         return
     report.add(number, "stored", _stored(made))
+
+
+class _NothingKept:
+    """Answers of a source that may be asked again at any time."""
+
+    def recall(self, question: str) -> Prompts | None:
+        return None
+
+    def remember(self, question: str, answer: Prompts) -> None:
+        pass
 
 
 def _stored(made: Labelled) -> str:

@@ -91,6 +91,7 @@ class FrameSequence:
         decode: the masks of regions.
         given: the track, where it need not be found out whose it is.
         shown: ids of regions that the request holds beside those of the task.
+        alone: ids of marks that are objects of their own, whatever is known of their label.
         unreadable: why regions were left out.
     """
 
@@ -101,6 +102,7 @@ class FrameSequence:
     decode: DecodeMask
     given: str | None = None
     shown: frozenset[str] = frozenset()
+    alone: frozenset[str] = frozenset()
     unreadable: list[str] = field(default_factory=list)
 
     @cached_property
@@ -186,7 +188,9 @@ class FrameSequence:
                         self._add(objects[sent.object_id], prompt)
         for prompt in sorted(others, key=_page):
             with self._leaving_out(prompt):
-                owner = self._owner(prompt, objects, alike[prompt.labels], shown)
+                is_new = not self.alone.isdisjoint(prompt.source_ids)
+                alikes = alike[prompt.labels]
+                owner = None if is_new else self._owner(prompt, objects, alikes, shown)
                 if owner is None:
                     name = prompt.source_ids[0] if prompt.source_ids else region_id(prompt)
                     owner = SequenceObject(name, prompt.labels, prompt.from_name)

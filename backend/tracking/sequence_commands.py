@@ -105,12 +105,13 @@ class SequenceCommands:
         *,
         track: str | None = None,
         shown: Iterable[str] = (),
+        alone: Iterable[str] = (),
     ) -> FrameSequence:
         """The sequence that the Image tag called ``image`` shows for ``task``.
 
         Args:
             decode: the masks of regions; for a request where it is left out.
-            track, shown: see ``FrameSequence``.
+            track, shown, alone: see ``FrameSequence``.
 
         Raises:
             MissingMedia: the label config has no such tag.
@@ -120,8 +121,8 @@ class SequenceCommands:
             raise MissingMedia(f"the label config has no <Image name={image}>")
         family = self._commands.engine.family
         decode = decode or self._pixels.masks()
-        ids = frozenset(shown)
-        return FrameSequence(task, tag, family, self._store, decode, given=track, shown=ids)
+        ids = frozenset(shown), frozenset(alone)
+        return FrameSequence(task, tag, family, self._store, decode, track, *ids)
 
     def command(
         self,
