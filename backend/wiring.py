@@ -13,6 +13,7 @@ from pathlib import Path
 
 from backend.engine.building import ModelChoice, variant_for
 from backend.engine.local import LocalEngine
+from backend.engine.suspended import SuspendedMemory
 from backend.finetune.finetune_jobs import FinetuneJobs
 from backend.finetune.finetuning import Finetuning
 from backend.finetune.registry import ModelRegistry
@@ -218,6 +219,7 @@ class Wiring:
             cache_bytes=self.settings.embedding_cache_bytes,
             metrics=self.metrics,
             speck_share=self.settings.speck_percent / 100,
+            suspended=SuspendedMemory(self.settings.cache_dir.expanduser() / "suspended"),
         )
 
     def service(self, engine: LocalEngine, *, for_editors: bool = True) -> Dispatcher:

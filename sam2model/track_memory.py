@@ -13,11 +13,13 @@ spatial memory is encoded again when it is needed.
 """
 
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -51,12 +53,20 @@ class Answer:
     object_score: Tensor
     iou: Tensor
 
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "Answer":
+        """With every tensor moved."""
+        return Answer(*map(move, (self.logits, self.pointer, self.object_score, self.iou)))
+
 
 class PromptedFrame(NamedTuple):
     """An answer to prompts, and the spatial memory ``[1, M, 64]`` of it (bfloat16)."""
 
     answer: Answer
     memory: Tensor
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "PromptedFrame":
+        """With every tensor moved."""
+        return PromptedFrame(self.answer.moved(move), move(self.memory))
 
 
 class Step(NamedTuple):
@@ -122,6 +132,11 @@ class SpilledAnswer:
         planes = np.frombuffer(noise + zlib.decompress(smooth), np.uint8).reshape(4, -1)
         values = np.ascontiguousarray(planes.T).view("<f4")
         return values.reshape(self.side, self.side).astype(np.float32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of logits and pointer as they are kept."""
+        return sum(map(len, self.packed_logits)) + self.pointer.nbytes
 
 
 class Recall(NamedTuple):
@@ -249,3 +264,63 @@ class ObjectTrack:
             in_reach = {frame for step in steps for frame in step.passed(count)}
             for frame in kept.keys() - in_reach:
                 del kept[frame]
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> "ObjectTrack":
+        """The same memory with every tensor moved; what is in host memory anyway is shared."""
+        return replace(
+            self,
+            pending={frame: each.moved(move) for frame, each in self.pending.items()},
+            conditioning={frame: each.moved(move) for frame, each in self.conditioning.items()},
+            memories={frame: move(each) for frame, each in self.memories.items()},
+            pointers={frame: move(each) for frame, each in self.pointers.items()},
+        )
+
+
+@dataclass(frozen=True)
+class SuspendedTracks:
+    """All that a video tracker remembers, in host memory, while nothing is asked of it.
+
+    Exact to the bit, and it can be pickled.
+
+    Attributes:
+        tracks: by object.
+        sizes: height and width of the frames that were read.
+        next: the step that comes next.
+        nbytes: what tensors, answers and prompts take.
+    """
+
+    tracks: Mapping[Hashable, ObjectTrack]
+    sizes: Mapping[int, tuple[int, int]]
+    next: Step | None
+    nbytes: int
+
+    @classmethod
+    def of(
+        cls,
+        tracks: Mapping[Hashable, ObjectTrack],
+        sizes: Mapping[int, tuple[int, int]],
+        following: Step | None,
+    ) -> "SuspendedTracks":
+        """Copy to host memory what is not there, and what is a part of something larger."""
+        copied = 0
+
+        def to_host(tensor: Tensor) -> Tensor:
+            nonlocal copied
+            found = tensor.detach().cpu()
+            if found.untyped_storage().nbytes() > found.nbytes:
+                found = found.clone()
+            copied += found.nbytes
+            return found
+
+        with torch.inference_mode():
+            kept = {name: track.moved(to_host) for name, track in tracks.items()}
+        answers = (each for track in kept.values() for each in track.history.values())
+        points = (each for track in kept.values() for each in track.points.values() if each)
+        copied += sum(each.nbytes for each in answers)
+        copied += sum(array.nbytes for each in points for array in each)
+        return cls(kept, dict(sizes), following, copied)
+
+    def tracks_on(self, device: torch.device) -> dict[Hashable, ObjectTrack]:
+        """The objects' memories on a device."""
+        move = partial(Tensor.to, device=device)
+        return {name: track.moved(move) for name, track in self.tracks.items()}

@@ -32,7 +32,13 @@ from sam2model.postprocessing import resize_masks
 from sam2model.preprocessing import preprocess
 from sam2model.prompts import PointPrompt, check_boxes, check_mask, check_points, point_prompt
 from sam2model.sam2 import MAX_OBJECT_POINTERS, SAM2, ImageFeatures
-from sam2model.track_memory import Answer, ObjectTrack, SpilledAnswer, Step
+from sam2model.track_memory import (
+    Answer,
+    ObjectTrack,
+    SpilledAnswer,
+    Step,
+    SuspendedTracks,
+)
 from sam2model.track_step import (
     answer_mask,
     answer_points,
@@ -230,6 +236,22 @@ class VideoTracker:
         """Forget all objects."""
         self._tracks.clear()
         self._next = self._unspilled = None
+
+    def suspend(self) -> SuspendedTracks:
+        """Give away all that is remembered, and hold nothing on the device any more.
+
+        Nothing may be asked of the tracker before :meth:`resume` gets it back. The masks are then
+        those of a tracker that was never suspended; propagations under way go on.
+        """
+        self._spill()
+        suspended = SuspendedTracks.of(self._tracks, self._sizes, self._next)
+        self._tracks, self._features = {}, None
+        return suspended
+
+    def resume(self, suspended: SuspendedTracks) -> None:
+        """Go on with what :meth:`suspend` gave."""
+        self._tracks = suspended.tracks_on(self._model.device)
+        self._sizes, self._next = dict(suspended.sizes), suspended.next
 
     def _conditioned(self, track: ObjectTrack, frame: int, features: ImageFeatures) -> Tensor:
         """A prompted frame's features, with memory where the frame has been tracked."""

@@ -138,6 +138,15 @@ class Tracker(Protocol):
         so, that frame is given up and the iterator ends.
         """
 
+    def suspend(self) -> None:
+        """Nothing is asked of it for a while: give up what others may need meanwhile. Not while it
+        computes. Whatever is asked next takes all of it back, and gives the masks that it would
+        have given anyway; an iterator of ``step`` goes on.
+
+        Raises:
+            EngineError, Busy: there is no room for what it remembers. It can only be closed then.
+        """
+
     def close(self) -> None:
         """Free what is remembered of frames and objects; nothing is asked of it any more."""
 

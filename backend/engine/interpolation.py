@@ -112,6 +112,11 @@ class StridedTracker:
             yield frame, [self._sized(frame, each) for each in objects]
             earlier = frame, objects
 
+    def suspend(self) -> None:
+        """See ``Tracker``."""
+        self._frames.suspend()
+        self._tracker.suspend()
+
     def close(self) -> None:
         """See ``Tracker``."""
         self._tracker.close()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -37,6 +39,7 @@ from backend.engine.pixel_prompts import PixelPrompt, UnusableShape, pixel_promp
 from backend.engine.queued_tracker import QueuedTracker
 from backend.engine.scheduler import InferenceThread, Job, Priority
 from backend.engine.segmenting import Segment, batch_size, batches, segment_batch
+from backend.engine.suspended import SuspendedMemory
 from backend.engine.zoom import is_large, window_for
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.labelstudio.read_results import DecodeMask
@@ -113,6 +116,7 @@ class LocalEngine:
         speck_share: float = 0.0,
         build: Callable[[ModelChoice], ImagePredictor] | None = None,
         build_tracker: Callable[[ImagePredictor, Frames], VideoTracker] | None = None,
+        suspended: SuspendedMemory | None = None,
     ) -> None:
         self.model_version = choice.version
         self.family = choice.family or choice.version
@@ -121,6 +125,7 @@ class LocalEngine:
         self._metrics = metrics
         self._speck_share = speck_share
         self._cache = EmbeddingCache(cache_bytes)
+        self._suspended = suspended or SuspendedMemory(Path(tempfile.gettempdir()))
         self._logits: Recent[np.ndarray] = Recent(entries=KEPT_LOGITS, seconds=LOGITS_SECONDS)
         self._with_memory = MemoryRetry(self._cache.clear, metrics)
         self._encodes_lock = threading.Lock()
@@ -269,6 +274,7 @@ class LocalEngine:
             reading=partial(self._metrics.stage, "frame"),
             tracked=self._metrics.frames_tracked.inc,
             speck_share=self._speck_share,
+            keep=self._suspended.keep,
         )
         opened = self._pixels.frames(frames)
         try:
@@ -352,6 +358,12 @@ class LocalEngine:
         metrics.gauge("sam2_embedding_cache_entries", "Embeddings held", lambda: len(cache))
         metrics.counter(
             "sam2_embedding_cache_evictions", "Embeddings dropped", lambda: cache.evictions
+        )
+        metrics.gauges(
+            "sam2_suspended_bytes",
+            "What tracks remember that wait for their turn, by where it is kept",
+            "where",
+            lambda: self._suspended.held,
         )
         metrics.gauge(
             "sam2_model_ready",

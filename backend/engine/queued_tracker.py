@@ -13,9 +13,11 @@ from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Stopped
 from backend.engine.segmenting import clean
+from backend.engine.suspended import Kept, KeptInMemory
 
 if TYPE_CHECKING:
     from sam2model import FrameMasks, VideoTracker
+    from sam2model.track_memory import SuspendedTracks
 
 T = TypeVar("T")
 
@@ -43,11 +45,13 @@ class QueuedTracker:
         reading: Callable[[], AbstractContextManager[None]] = nullcontext,
         tracked: Callable[[], None] = lambda: None,
         speck_share: float = 0.0,
+        keep: Callable[[SuspendedTracks], Kept] = KeptInMemory,
     ) -> None:
         """
         Args:
             reading: entered while a frame is fetched and decoded.
             tracked: called after every frame.
+            keep: takes what is remembered while nothing is asked; see ``SuspendedMemory.keep``.
         """
         self._frames = frames
         self._run = run
@@ -55,15 +59,20 @@ class QueuedTracker:
         self._tracked = tracked
         self._speck_share = speck_share
         self._tracker = build(frames)
+        self._keep = keep
+        self._away: Kept | None = None  # what the tracker remembers, while it is suspended
+        self._back: SuspendedTracks | None = None  # the same, on its way back to it
 
     def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> TrackedObject:
         """See ``Tracker``. A mask goes before points, and both before an earlier answer's logits,
         which a tracker keeps by itself."""
+        self._take_back()
         with self._reading():
             self._frames[frame]
         has_points = len(prompt.points) > 0 and prompt.mask is None
 
         def call() -> FrameMasks:
+            self._resume()
             return self._tracker.prompt(
                 frame,
                 object_id,
@@ -85,6 +94,7 @@ class QueuedTracker:
 
         def advance() -> FrameMasks | None:
             nonlocal steps
+            self._resume()
             if steps is None:
                 steps = self._tracker.propagate(frame, left, reverse=reverse)
             try:
@@ -94,6 +104,7 @@ class QueuedTracker:
                 raise
 
         while left > 0 and 0 <= frame < len(self._frames):
+            self._take_back()
             with self._reading():
                 self._frames[frame]
             try:
@@ -107,9 +118,28 @@ class QueuedTracker:
             left -= abs(found.frame - frame) + 1
             frame = found.frame + (-1 if reverse else 1)
 
+    def suspend(self) -> None:
+        """See ``Tracker``."""
+        if self._away is None and self._back is None:
+            self._away = self._keep(self._run(self._tracker.suspend))
+
     def close(self) -> None:
         """See ``Tracker``."""
+        if self._away is not None:
+            self._away.drop()
+        self._away = self._back = None
         self._tracker.reset()
+
+    def _take_back(self) -> None:
+        """In the calling thread, which may read the disk for it."""
+        if self._away is not None:
+            self._back = self._away.take()
+            self._away = None
+
+    def _resume(self) -> None:
+        if self._back is not None:
+            self._tracker.resume(self._back)
+            self._back = None
 
 
 def _objects(found: FrameMasks, speck_share: float) -> list[TrackedObject]:

@@ -28,6 +28,9 @@ class FrameSource(Protocol):
     def read(self, first: int, last: int) -> Iterator[tuple[int, Picture]]:
         """The frames ``first`` to ``last``, both included, with their numbers."""
 
+    def suspend(self) -> None:
+        """Nothing is read for a while: free what can be made again."""
+
     def close(self) -> None:
         """Free everything."""
 
@@ -66,7 +69,7 @@ class FrameBuffer:
         self._kept: dict[int, Picture] = {}
         self._last = -1
         self._waiting = self._closed = False
-        self._pool = FairPool(1, "read-ahead") if self._read_ahead > 0 else None
+        self._pool = self._reader()
 
     def __len__(self) -> int:
         return self._count
@@ -104,6 +107,18 @@ class FrameBuffer:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def suspend(self) -> None:
+        """Nothing is asked for a while: end the thread, drop all frames, and have the source free
+        what it can make again. The next frame that is asked for is read as the first one was."""
+        with self._state:
+            self._waiting = True  # the thread stops at the frame it reads
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = self._reader()
+        with self._reading, self._state:
+            self._kept.clear()
+            self._source.suspend()
+
     def close(self) -> None:
         """Stop the thread, drop all frames and close the source. May be called again."""
         with self._state:
@@ -113,6 +128,9 @@ class FrameBuffer:
         with self._reading, self._state:
             self._kept.clear()
             self._source.close()
+
+    def _reader(self) -> FairPool | None:
+        return FairPool(1, "read-ahead") if self._read_ahead > 0 else None
 
     def _load(self, index: int, backward: bool) -> Picture:
         with self._reading:

@@ -84,6 +84,9 @@ class Decoder:
                 )
             yield index, _to_picture(frame, self._orientation)
 
+    def suspend(self) -> None:
+        """Nothing to free: the process around it is what costs."""
+
     def close(self) -> None:
         """Free the decoder; the file object stays open."""
         self._container.close()

@@ -79,6 +79,9 @@ class _Pages:
         for index in range(first, last + 1):
             yield index, self._fitted(index, self._load(index))
 
+    def suspend(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -59,6 +59,9 @@ class GivenFrames:
     def frame_size(self, index):
         return self._frames[index].shape[1::-1]
 
+    def suspend(self):
+        """There is nothing to free."""
+
     def close(self):
         """They are not its own."""
 

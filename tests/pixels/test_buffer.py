@@ -27,7 +27,7 @@ class Source:
         self.reads: list[tuple[int, int]] = []
         self.threads: set[str] = set()
         self.given: list[weakref.ref[Picture]] = []
-        self.broken_at, self.closed = broken_at, 0
+        self.broken_at, self.closed, self.suspended = broken_at, 0, 0
         self._inside = threading.Lock()
 
     def read(self, first: int, last: int) -> Iterator[tuple[int, Picture]]:
@@ -47,6 +47,9 @@ class Source:
 
     def group_start(self, index: int) -> int:
         return index // 10 * 10
+
+    def suspend(self) -> None:
+        self.suspended += 1
 
     def close(self) -> None:
         self.closed += 1
@@ -75,6 +78,23 @@ def test_forward_reading_is_ahead_by_so_much_and_no_more() -> None:
     assert source.reads == [(index, index) for index in range(64)]  # each once, in order
     frames.close()
     assert source.threads - {threading.current_thread().name}
+
+
+def test_suspended_frames_are_gone_with_their_thread_and_reading_goes_on() -> None:
+    source = Source()
+    frames = buffer(source, read_ahead=4)
+    frames[0]
+    until(lambda: len(source.reads) == 5)
+    threads = {each for each in threading.enumerate() if each.name in source.threads}
+    frames.suspend()
+    assert source.suspended == 1
+    assert all(frame() is None for frame in source.given)
+    assert not any(each.is_alive() for each in threads - {threading.current_thread()})
+    assert frames[1][0, 0, 0] == 1
+    until(lambda: source.reads[5:] == [(index, index) for index in range(1, 6)])  # ahead again
+    frames.suspend()
+    frames.close()
+    assert source.closed == 1
 
 
 def test_reading_ahead_can_be_off() -> None:

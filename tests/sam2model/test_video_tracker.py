@@ -1,6 +1,7 @@
 """What a user of the tracker sees, with the demo weights and a disc that moves."""
 
 import gc
+import pickle
 import weakref
 from collections.abc import Iterable
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from sam2model import ImagePredictor, build_model
 from sam2model.sam2 import SAM2
+from sam2model.track_memory import SuspendedTracks
 from sam2model.video_tracker import FrameMasks, VideoTracker
 
 HEIGHT, WIDTH, RADIUS = 120, 160, 22
@@ -318,6 +320,64 @@ def held_tensor_bytes() -> int:
             storage = thing.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
+
+
+def test_a_tracker_that_was_suspended_at_every_step_gives_the_same_masks(
+    fast_model: SAM2,
+) -> None:
+    def track(*, suspended: bool) -> list[FrameMasks]:
+        clip = Clip()
+        tracker = VideoTracker(fast_model, clip, history_frames=16)
+        found: list[FrameMasks] = []
+
+        def note(answer: FrameMasks) -> None:
+            found.append(answer)
+            if suspended:
+                away = pickle.dumps(tracker.suspend())
+                assert tracker.object_ids == ()
+                tracker.resume(pickle.loads(away))
+
+        note(tracker.prompt(2, "clicked", points=[clip.centre(2)]))
+        note(tracker.prompt(2, "clicked", points=[[10, 10]], labels=[0]))
+        note(tracker.prompt(4, "drawn", mask=clip.truth(4)))
+        for answer in tracker.propagate(2, 5):
+            note(answer)
+        note(tracker.prompt(5, "clicked", points=[clip.centre(5)]))
+        for reverse in (False, True):
+            for answer in tracker.propagate(6, 6, reverse=reverse):
+                note(answer)
+        return found
+
+    for expected, got in zip(track(suspended=False), track(suspended=True), strict=True):
+        assert got.object_ids == expected.object_ids
+        for name in ("masks", "logits", "object_scores", "ious"):
+            np.testing.assert_array_equal(getattr(got, name), getattr(expected, name))
+
+
+def test_a_suspended_tracker_holds_nothing_and_tells_how_much_it_gave(
+    tiny_images_model: SAM2,
+) -> None:
+    def suspended() -> SuspendedTracks:
+        clip = Clip()
+        tracker = VideoTracker(tiny_images_model, clip, history_frames=16)
+        for name in "abcd":  # which share a batch, of which each has a part
+            tracker.prompt(0, name, points=[clip.centre(0)])
+        for _ in tracker.propagate(count=9):
+            pass
+        trackers.append(tracker)
+        return tracker.suspend()
+
+    trackers: list[VideoTracker] = []  # they live on
+    suspended()  # what the model makes once
+    before = held_tensor_bytes()
+    away = suspended()
+    answers = [each for track in away.tracks.values() for each in track.history.values()]
+    points = [each for track in away.tracks.values() for each in track.points.values() if each]
+    elsewhere = sum(each.nbytes for each in answers)
+    elsewhere += sum(array.nbytes for each in points for array in each)
+    assert 0 < held_tensor_bytes() - before == away.nbytes - elsewhere
+    del answers, points, away
+    assert held_tensor_bytes() == before
 
 
 @pytest.mark.slow

@@ -70,6 +70,9 @@ class DeadlyTracker:
             self._stepped += 1
             yield frame, [TrackedObject("a", PackedMask.pack(MASK), 0.9, 5.0)]
 
+    def suspend(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

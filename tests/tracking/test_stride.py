@@ -121,6 +121,9 @@ class NumberedFrames:
     def frame_size(self, index: int) -> tuple[int, int]:
         return WIDTH, HEIGHT
 
+    def suspend(self) -> None:
+        """There is nothing to free."""
+
     def close(self) -> None:
         """There is nothing to free."""
 
@@ -153,6 +156,9 @@ class SeeingTracker:
                 frame,
                 [tracked(m, 0.9, 5.0, n) for n, m in zip(names, masks, strict=True)],
             )
+
+    def suspend(self) -> None:
+        """Forgets nothing."""
 
     def close(self) -> None:
         self._prompts.clear()

@@ -65,21 +65,19 @@ class RemoteDecoder:
         frame_seconds: float = _FRAME_SECONDS,
         module: str = WORKER,
     ) -> None:
-        self._limits, self._frame_seconds = limits, frame_seconds
+        self._file, self._limits, self._module = file, limits, module
+        self._open_seconds, self._frame_seconds = open_seconds, frame_seconds
         self._following = 0  # the frame after the last one that was read
         self._asked: int | None = None  # a frame that was asked for in advance
-        self._closed = False
-        self._process = DecodingProcess("videos", module=module)
-        try:
-            self._open(file, table, open_seconds)
-        except BaseException:
-            self.close()
-            raise
+        self._closed = self._suspended = False
+        self._start(table)
 
     def read(self, first: int, last: int) -> Iterator[tuple[int, Picture]]:
         """See ``Decoder.read``."""
         if self._closed:
             raise VideoError("The decoder of the video is gone.")
+        if self._suspended:
+            self._start(self.table)
         try:
             self._ask_for(first, last)
             for index in range(first, last + 1):
@@ -117,10 +115,24 @@ class RemoteDecoder:
         picture.flags.writeable = False
         return picture
 
+    def suspend(self) -> None:
+        """End the process; the next frame that is asked for starts another."""
+        self._suspended, self._asked = True, None
+        self._process.close()
+
     def close(self) -> None:
         """End the process; the file object stays open."""
         self._closed = True
         self._process.close()
+
+    def _start(self, table: FrameTable | None) -> None:
+        self._process = DecodingProcess("videos", module=self._module)
+        self._suspended = False
+        try:
+            self._open(self._file, table, self._open_seconds)
+        except BaseException:
+            self.close()
+            raise
 
     def _open(self, file: BinaryIO, table: FrameTable | None, seconds: float) -> None:
         process = self._process

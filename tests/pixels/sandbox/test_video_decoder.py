@@ -234,6 +234,19 @@ def number_of_or_none(frames: VideoFrames, index: int) -> int | None:
         return None
 
 
+@pytest.mark.parametrize("name", ["b_frames.mp4", "open_group.mkv"])
+def test_a_suspended_video_has_no_process_and_the_same_frames(clip: Clip, name: str) -> None:
+    with clip(name).open("rb") as file, open_video(file) as frames:
+        expected = [frames[index].copy() for index in range(len(frames))]
+    with clip(name).open("rb") as file, open_video(file) as frames:
+        for index, picture in enumerate(expected):
+            np.testing.assert_array_equal(frames[index], picture)
+            if index % 20 == 7:
+                process = frames._source._process
+                frames.suspend()
+                assert not process.alive
+
+
 def test_processes_end_with_the_video(clip: Clip) -> None:
     frames = open_path(clip("25.mp4"))
     source = frames._source
