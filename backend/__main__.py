@@ -11,7 +11,6 @@ from pathlib import Path
 from backend import __version__, state
 from backend.doctor import doctor
 from backend.doctor.machine import start_problems
-from backend.engine.building import end_while_compiling
 from backend.env_file import DEFAULT, example, read_env_file
 from backend.expected import ExpectedError
 from backend.export import export, frames
@@ -72,9 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def script() -> None:
     """The console command ``label-studio-sam2``, and ``python -m backend``."""
-    code = main()
-    end_while_compiling(code)
-    sys.exit(code)
+    sys.exit(main())
 
 
 def _program() -> str:

@@ -252,11 +252,6 @@ class Settings:
         variable="SAM2_IMAGE_SIZE",
         read=_number(int, lambda n: n > 0 and n % 32 == 0, "a multiple of 32, such as 512"),
     )
-    compile: bool = _model(
-        False,
-        "compile the image encoder in the background (torch.compile); docs/performance.md",
-        variable="SAM2_COMPILE",
-    )
     num_maskmem: int = _model(
         7,
         "spatial memories that a tracked frame reads, 7 as trained; fewer are faster",

@@ -189,7 +189,6 @@ class Wiring:
     def base_model(self) -> ModelChoice:
         """The model that everything began with. Nothing is loaded."""
         settings = self.settings
-        compiled = settings.cache_dir.expanduser() / "compiled" if settings.compile else None
         return ModelChoice(
             variant=self._variant,
             checkpoint=settings.checkpoint,
@@ -197,7 +196,6 @@ class Wiring:
             dtype=settings.dtype,
             image_size=settings.image_size,
             num_mask_memories=settings.num_maskmem,
-            compile_cache=compiled,
         )
 
     @cached_property

@@ -12,7 +12,6 @@ from typing import Any
 
 from flask import Flask
 
-from backend.engine.building import end_while_compiling
 from backend.finetune.finetuning import Finetuning
 from backend.logs import configure
 from backend.predict.dispatch import Dispatcher
@@ -47,7 +46,6 @@ def _end(service: Dispatcher, finetuning: Finetuning) -> None:
     service.drain()
     finetuning.close()
     service.close()
-    end_while_compiling(0)
 
 
 def _drain_on_signal(service: Dispatcher) -> None:

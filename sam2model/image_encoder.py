@@ -1,7 +1,6 @@
-"""The image encoder: trunk and feature pyramid neck, plain and compiled."""
+"""The image encoder: trunk and feature pyramid neck."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TypeAlias, cast
 
 import torch
@@ -108,30 +107,3 @@ class ImageEncoder(nn.Module):
     def forward(self, images: Tensor, narrowing: Sequence[nn.Conv2d] = ()) -> Maps:
         """Map ``[B, 3, S, S]`` to the maps of :meth:`FpnNeck.forward`."""
         return self.neck(self.trunk(images), narrowing)
-
-
-@dataclass(frozen=True)
-class CompiledEncoder:
-    """A compiled image encoder and what it was compiled for.
-
-    Attributes:
-        run: takes images as :class:`ImageEncoder` does, returns its three maps.
-        shape, device, dtype: of the images, and the dtype computed in.
-    """
-
-    run: Callable[[Tensor], Maps]
-    shape: torch.Size
-    device: torch.device
-    dtype: torch.dtype
-
-    def takes(self, images: Tensor) -> bool:
-        """Whether it can encode these images, under the modes that are on, as it is."""
-        return (
-            torch.is_inference_mode_enabled()
-            and images.is_inference()
-            and images.is_contiguous()
-            and images.shape == self.shape
-            and images.device == self.device
-            and images.dtype == torch.float32
-            and compute_dtype(images) == self.dtype
-        )

@@ -34,8 +34,6 @@ class Derived(Generic[T]):
             variety: what else it depends on: a dtype, a size.
             compute: makes it.
         """
-        if torch.compiler.is_dynamo_compiling():
-            return compute()  # compiled code must not depend on what happens to be kept
         tensors = [p for p in parameters if p is not None]
         if any(p.is_inference() for p in tensors):
             return compute()  # these do not count their changes

@@ -79,6 +79,4 @@ def _tried(dtype: torch.dtype) -> bool:
 
 
 def _uses_onednn(x: Tensor) -> bool:
-    if torch.compiler.is_dynamo_compiling():  # inductor calls it by itself where it can
-        return False
     return x.device.type == "cpu" and onednn_multiplies(x.dtype)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sam2model.image_encoder import CompiledEncoder, ImageEncoder, Maps
+from sam2model.image_encoder import ImageEncoder, Maps
 from sam2model.layers import MLP
 from sam2model.mask_decoder import DecodedMasks, MaskDecoder, to_tokens
 from sam2model.memory_attention import MemoryAttention
@@ -68,8 +68,6 @@ class SAM2(nn.Module):
         num_mask_memories: spatial memories a tracked frame reads, 1 to 7: the conditioning
             frames, which count as one, and the frames just passed. 7 is what the models were
             trained with (``num_maskmem`` of the reference), fewer are faster.
-        compiled_encoder: used for the images it takes, see
-            :func:`sam2model.compiled.compile_image_encoder`; None for none.
 
     Raises:
         ValueError: ``image_size`` is not a positive multiple of that.
@@ -93,7 +91,6 @@ class SAM2(nn.Module):
         self.embedding_size = size // _STRIDE
         self.compute_dtype = torch.float32
         self.num_mask_memories = NUM_MASK_MEMORIES
-        self.compiled_encoder: CompiledEncoder | None = None
 
         self.image_encoder = ImageEncoder(variant)
         self.memory_attention = MemoryAttention(variant, _MEMORY_DIM, self.embedding_size)
@@ -169,11 +166,7 @@ class SAM2(nn.Module):
             raise ValueError(
                 f"this model takes images of shape [B, 3, {size}, {size}], not {list(images.shape)}"
             )
-        compiled = self.compiled_encoder
-        if compiled is not None and compiled.takes(images):
-            stride_4, stride_8, embedding = compiled.run(images)
-        else:
-            stride_4, stride_8, embedding = self.encode_maps(images)
+        stride_4, stride_8, embedding = self.encode_maps(images)
         return ImageFeatures(embedding, (stride_4, stride_8))
 
     def encode_maps(self, images: Tensor) -> Maps:

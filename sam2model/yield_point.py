@@ -10,18 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-import torch
-
 _CALLED: ContextVar[Callable[[], None] | None] = ContextVar("called_at_yield_points", default=None)
 
 
 def yield_point() -> None:
-    """Call what the innermost :func:`yielding_to` of this thread was given.
-
-    Does nothing outside of one, nor in code that ``torch.compile`` made.
-    """
-    if torch.compiler.is_dynamo_compiling():
-        return
+    """Call what the innermost :func:`yielding_to` of this thread was given; nothing outside."""
     call = _CALLED.get()
     if call is not None:
         call()

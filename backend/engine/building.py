@@ -1,14 +1,7 @@
-"""Building the model and its trackers, and compiling it beside its use; torch is imported only when
-that is asked for.
-"""
+"""Building the model and its trackers; torch is imported only when that is asked for."""
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +14,7 @@ from backend.engine.engine import Frames
 if TYPE_CHECKING:
     from sam2model import ImagePredictor, VideoTracker
 
-logger = logging.getLogger(__name__)
-
 HISTORY_FRAMES = 16  # what a step of a tracker reads
-_COMPILING = "compiling"  # names the thread
 _ROOM_FOR_BASE_PLUS = 8 * 10**9  # bytes free on a CUDA device
 
 
@@ -35,7 +25,6 @@ class ModelChoice:
     Attributes:
         family: the version of the model that this one was fine-tuned from, at the very beginning;
             None for that model itself.
-        compile_cache: folder that keeps what ``torch.compile`` made; None to compile nothing.
     """
 
     variant: str
@@ -45,7 +34,6 @@ class ModelChoice:
     image_size: int | None = None
     num_mask_memories: int = 7
     family: str | None = None
-    compile_cache: Path | None = None
 
     @property
     def version(self) -> str:
@@ -101,21 +89,6 @@ def build_predictor(choice: ModelChoice, yield_to: Callable[[], None]) -> ImageP
     return predictor
 
 
-def compile_encoder(choice: ModelChoice, predictor: ImagePredictor) -> None:
-    """Have the model encode with a compiled image encoder; takes minutes the first time.
-
-    Raises:
-        Exception: it cannot be compiled on this machine, or answers otherwise.
-    """
-    if choice.compile_cache is not None:
-        # Read by torch when it compiles; an operator's own goes first.
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(choice.compile_cache))
-
-    from sam2model.compiled import compile_image_encoder
-
-    compile_image_encoder(predictor.model)
-
-
 def build_video_tracker(
     predictor: ImagePredictor, frames: Frames, yield_to: Callable[[], None]
 ) -> VideoTracker:
@@ -128,49 +101,3 @@ def build_video_tracker(
     from sam2model import VideoTracker
 
     return VideoTracker(predictor.model, frames, history_frames=HISTORY_FRAMES, yield_to=yield_to)
-
-
-def compile_in_background(
-    choice: ModelChoice,
-    predictor: ImagePredictor,
-    compile_it: Callable[[ModelChoice, ImagePredictor], None] = compile_encoder,
-) -> threading.Thread:
-    """Begin to compile; no request waits for it, and one that comes meanwhile is computed as
-    before. Where it cannot be done, the log says why and everything stays as it is.
-
-    Returns:
-        The thread, which ends: see ``LocalEngine.replace`` for what living ones cost on a CPU.
-    """
-
-    def run() -> None:
-        logger.info("compiling the image encoder of %s", choice.version)
-        start = time.monotonic()
-        try:
-            compile_it(choice, predictor)
-        except Exception as error:  # the thread ends here, and a compiler fails in many ways
-            logger.warning(
-                "SAM2_COMPILE: the image encoder of %s could not be compiled and runs as it is: %s",
-                choice.version,
-                " ".join(str(error).split())[:500] or type(error).__name__,
-            )
-            logger.debug("not compiled", exc_info=True)
-        else:
-            seconds = time.monotonic() - start
-            logger.info("the image encoder runs compiled from now on, after %.0f s", seconds)
-
-    thread = threading.Thread(target=run, name=_COMPILING, daemon=True)
-    thread.start()
-    return thread
-
-
-def end_while_compiling(code: int) -> None:
-    """End the process here if it still compiles; call it last, when everything is closed.
-
-    An interpreter that ends tears its threads out of what they call, and a compiler does not take
-    that: the process would be aborted.
-    """
-    if any(thread.name == _COMPILING for thread in threading.enumerate()):
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)

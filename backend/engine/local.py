@@ -20,7 +20,6 @@ from backend.engine.building import (
     ModelChoice,
     build_predictor,
     build_video_tracker,
-    compile_in_background,
 )
 from backend.engine.device_memory import MemoryRetry, model_bytes, used_bytes
 from backend.engine.embedding_cache import EmbeddingCache
@@ -301,7 +300,6 @@ class LocalEngine:
         loading.result()
         self._loading, self._choice, self.model_version = loading, choice, choice.version
         logger.info("%s answers from now on", choice.version)
-        self._compile(choice, loading.result())
 
     def drain(self) -> None:
         """See ``Engine``."""
@@ -324,12 +322,7 @@ class LocalEngine:
         logger.info(
             "%s is ready after %.1f s", self.model_version, time.monotonic() - self._started
         )
-        self._compile(self._choice, model)
         return model
-
-    def _compile(self, choice: ModelChoice, model: _Model) -> None:
-        if choice.compile_cache is not None:
-            compile_in_background(choice, model.predictor)
 
     def _model(self, timeout: float) -> _Model:
         try:
@@ -370,22 +363,12 @@ class LocalEngine:
             "1 when the model answers",
             lambda: float(self.status().state is State.READY),
         )
-        metrics.gauge(
-            "sam2_model_compiled",
-            "1 when the image encoder runs compiled (SAM2_COMPILE)",
-            lambda: float(self._is_compiled()),
-        )
         metrics.gauges(
             "sam2_device_memory_bytes",
             "Memory in use on the model's device (on a CPU: of the process), by owner",
             "owner",
             self._memory,
         )
-
-    def _is_compiled(self) -> bool:
-        if self._choice.compile_cache is None or self.status().state is not State.READY:
-            return False
-        return self._model(0.0).predictor.model.compiled_encoder is not None
 
     def _memory(self) -> dict[str, float]:
         if self.status().state is not State.READY:

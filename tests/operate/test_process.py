@@ -202,18 +202,3 @@ class TestStop:
         [begun] = [line for line in lines if line["message"] == "the job begins"]
         asked = replies[0].headers["X-Request-ID"]  # by the request that typed "track"
         assert (begun["job"], begun["project"], begun["request_id"]) == (job.id, "1.100", asked)
-
-
-@pytest.mark.slow
-def test_a_stop_while_the_encoder_is_compiled_is_no_crash(start):
-    server = start(SAM2_COMPILE="true").wait_ready()
-    task = {"id": 7, "data": {"image": server.picture(1)}}
-    reply = server.predict(body(task, [click(1)]))
-    kinds = [item["type"] for item in reply.json()["results"][0]["result"]]
-    assert kinds.count("brushlabels") == 1
-    assert "compiling the image encoder of demo" in server.text()
-    assert "compiled from now on" not in server.text()  # it takes many times as long
-    os.kill(server.pid, signal.SIGTERM)
-    assert server._process.wait(PATIENCE) == 0
-    assert "was sent SIG" not in server.text()
-    assert "terminate called" not in server.text()
