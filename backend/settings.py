@@ -382,6 +382,11 @@ class Settings:
         return self.basic_auth_user is None and self.auth_token is None
 
     @property
+    def has_pages(self) -> bool:
+        """Whether web pages and pictures are shown: not to everybody on a network."""
+        return self.is_local or not self.is_open
+
+    @property
     def bind(self) -> str:
         """Address and port to listen on."""
         host = self.host.strip("[]")

@@ -30,7 +30,10 @@ from backend.labelstudio.model_names import shown_version
 from backend.metrics import Metrics
 from backend.predict.dispatch import MAX_PROJECT, BadRequest, Dispatcher
 from backend.tracking.store import Job
+from backend.web.door import wants_html
 from backend.web.guard import guard, refuse
+from backend.web.overview import Overview, overview_blueprint
+from backend.web.site import add_site
 from backend.wiring import Wiring
 
 logger = logging.getLogger(__name__)
@@ -46,17 +49,21 @@ STUCK_SECONDS = 600.0  # no single run of the model takes so long
 def create_app(wiring: Wiring, service: Dispatcher, finetuning: Finetuning) -> Flask:
     """The WSGI application over ``service``."""
     app, metrics = Flask(__name__, static_folder=None), wiring.metrics
-    _add_probes(app, service, metrics)
+    overview = Overview(service)
+    _add_probes(app, service, metrics, overview if wiring.settings.has_pages else None)
     _add_contract(app, service, finetuning, metrics)
     _add_jobs(app, service)
     _add_training(app, finetuning)
     _add_diagnostics(app, wiring, service.engine)
+    add_site(app)
+    app.register_blueprint(overview_blueprint(overview, wiring.settings))
     guard(app, wiring.settings, metrics)
     return app
 
 
-def _add_probes(app: Flask, service: Dispatcher, metrics: Metrics) -> None:
-    @app.get("/", endpoint="root")
+def _add_probes(
+    app: Flask, service: Dispatcher, metrics: Metrics, overview: Overview | None
+) -> None:
     @app.get("/health")
     def health() -> tuple[Response, int]:
         status = service.engine.status()
@@ -73,6 +80,12 @@ def _add_probes(app: Flask, service: Dispatcher, metrics: Metrics) -> None:
             detail=hung if stuck else status.detail,
         )
         return shown, HTTPStatus.SERVICE_UNAVAILABLE if stuck else HTTPStatus.OK
+
+    @app.get("/")
+    def root() -> Response | tuple[Response, int]:
+        if overview is not None and wants_html(request.headers.get("Accept")):
+            return overview.page()
+        return health()
 
     @app.get("/ready")
     def ready() -> tuple[Response, int]:

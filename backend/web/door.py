@@ -62,15 +62,16 @@ class Door:
         """
         return (
             self._of_a_browser(header)
-            or self._unauthorised(path, header("Authorization"))
+            or self._unauthorised(path, header)
             or self._unreadable(path, header)
         )
 
     def _of_a_browser(self, header: Callable[[str], str | None]) -> Refusal | None:
         """Pages of others, open in a browser that reaches this address, are kept out: Label
-        Studio's server asks, and no page ever does."""
-        if header("Origin") is not None:
-            reason = "requests of web pages (with an Origin) are not answered"
+        Studio's server asks, and the backend's own pages do."""
+        origin = header("Origin")
+        if origin is not None and not (self._settings.has_pages and _is_own(origin, header)):
+            reason = "requests of web pages of others (with their Origin) are not answered"
             return Refusal(HTTPStatus.FORBIDDEN, reason)
         host = header("Host")
         if self._local_names_only and host and not _is_local_name(host):
@@ -82,8 +83,9 @@ class Door:
             return Refusal(HTTPStatus.FORBIDDEN, reason)
         return None
 
-    def _unauthorised(self, path: str, given: str | None) -> Refusal | None:
-        if path in PROBES or self._settings.is_open or self._knows(_credentials(given)):
+    def _unauthorised(self, path: str, header: Callable[[str], str | None]) -> Refusal | None:
+        probe = path in PROBES and not (path == "/" and wants_html(header("Accept")))
+        if probe or self._settings.is_open or self._knows(_credentials(header("Authorization"))):
             return None
         return Refusal(HTTPStatus.UNAUTHORIZED, "credentials missing or wrong")
 
@@ -108,11 +110,33 @@ class Door:
             return False
         if given.type == "bearer" and settings.auth_token is not None:
             return _same(given.token, settings.auth_token)
-        if given.type == "basic" and settings.basic_auth_user is not None:
-            user = _same(given.username, settings.basic_auth_user)
-            word = _same(given.password, settings.basic_auth_pass)
-            return user and word
-        return False
+        if given.type != "basic":
+            return False
+        user = _same(given.username, settings.basic_auth_user)
+        word = _same(given.password, settings.basic_auth_pass)
+        # A browser asks for a name and a password only: the token is the password to any name.
+        token = _same(given.password, settings.auth_token)
+        by_name = settings.basic_auth_user is not None and user and word
+        return by_name or (settings.auth_token is not None and token)
+
+
+def wants_html(accept: str | None) -> bool:
+    """Whether an ``Accept`` header is a browser's that shows a page."""
+    return "text/html" in (accept or "").lower()
+
+
+def _is_own(origin: str, header: Callable[[str], str | None]) -> bool:
+    """Whether the page that a browser asks for is of this very address.
+
+    Browsers say so themselves over TLS and on this machine, whatever a proxy makes of ``Host``;
+    elsewhere the names are compared. No page of another address can have either header sent.
+    """
+    site = header("Sec-Fetch-Site")
+    if site is not None:
+        return site == "same-origin" and origin != "null"
+    hosts = [header("Host"), (header("X-Forwarded-Host") or "").split(",")[0].strip()]
+    own = origin.partition("://")[2].lower()
+    return bool(own) and own in [(host or "").lower() for host in hosts]
 
 
 def _credentials(given: str | None) -> Authorization | None:

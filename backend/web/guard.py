@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hmac
 import logging
 import re
+import secrets
 import time
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from flask import Flask, Response, g, jsonify, request
+from flask import Flask, Response, g, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 from backend.labelstudio.label_config import LabelConfigError
@@ -18,7 +20,7 @@ from backend.metrics import Metrics
 from backend.predict.dispatch import BadRequest
 from backend.settings import Settings
 from backend.threads.caller import caller, serving
-from backend.web.door import ARRIVED, REFUSAL, Door
+from backend.web.door import ARRIVED, REFUSAL, Door, Refusal, wants_html
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -26,20 +28,30 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 access = logging.getLogger("backend.access")
 
-QUIET = {"root", "health", "ready", "prometheus"}  # asked every few seconds: logged at DEBUG
+# Asked every few seconds, as are the parts of pages that move: logged at DEBUG.
+QUIET = {"root", "health", "ready", "prometheus", "static_file"}
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
 REQUEST_ID = "X-Request-ID"
+PAGE_WORD = "X-CSRF-Token"
+"""What the backend's own pages send with what they ask for: a word that only they can read."""
 
 
 def guard(app: Flask, settings: Settings, metrics: Metrics) -> None:
     """Put the guard around every route of ``app``."""
     door = Door(settings)
+    app.jinja_env.globals["csrf_token"] = secrets.token_urlsafe(24)
     app.wsgi_app = _identified(app.wsgi_app)  # type: ignore[assignment,method-assign]  # Flask's own advice
     _add_checks(app, door, metrics)
     _add_errors(app, door)
@@ -48,7 +60,11 @@ def guard(app: Flask, settings: Settings, metrics: Metrics) -> None:
 def refuse(code: HTTPStatus, reason: str) -> Response:
     """An error with its reason in the status line too: when a backend is connected, Label
     Studio shows that line and not the body, as HTML: a tag in angle brackets would vanish."""
-    response = jsonify(error=reason, detail=reason)
+    if wants_html(request.headers.get("Accept")):
+        response = Response(render_template("refusal.html", reason=reason), mimetype="text/html")
+        response.headers["Content-Security-Policy"] = PAGE_POLICY
+    else:
+        response = jsonify(error=reason, detail=reason)
     tags = re.sub(r"</?([^<>]*?)/?>", r"[\1]", reason)
     shown = "".join(char if char.isprintable() else " " for char in tags)
     line = " ".join(shown.split()).encode("latin-1", "replace").decode("latin-1")[:400]
@@ -74,6 +90,7 @@ def _add_checks(app: Flask, door: Door, metrics: Metrics) -> None:
         g.start = time.perf_counter()
         request.max_content_length = door.limit(request.path)
         refusal = request.environ.get(REFUSAL) or door.refusal(request.path, request.headers.get)
+        refusal = refusal or _unknown_page(app)
         if refusal is None:
             return None
         response = refuse(*refusal)
@@ -87,10 +104,11 @@ def _add_checks(app: Flask, door: Door, metrics: Metrics) -> None:
         seconds = time.perf_counter() - g.get("start", time.perf_counter())
         metrics.requests.labels(route, str(response.status_code)).inc()
         metrics.request_seconds.labels(route).observe(seconds)
-        response.headers.update(HEADERS)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
         response.headers[REQUEST_ID] = caller().request_id
         access.log(
-            logging.DEBUG if route in QUIET else logging.INFO,
+            logging.DEBUG if route in QUIET or "HX-Request" in request.headers else logging.INFO,
             "%s %s answered %d",
             request.method,
             route,  # and not the path, which may hold anything
@@ -98,6 +116,16 @@ def _add_checks(app: Flask, door: Door, metrics: Metrics) -> None:
             extra={"fields": {"seconds": round(seconds, 3)}},
         )
         return response
+
+
+def _unknown_page(app: Flask) -> Refusal | None:
+    """Why a page that asks from this address is not answered: it is not one of the backend's."""
+    known = str(app.jinja_env.globals["csrf_token"]).encode()
+    given = request.headers.get(PAGE_WORD, "").encode("utf-8", "replace")
+    if request.headers.get("Origin") is None or hmac.compare_digest(given, known):
+        return None
+    reason = "the Origin is this backend's, but the page is of an earlier start: load it again"
+    return Refusal(HTTPStatus.FORBIDDEN, reason)
 
 
 def _add_errors(app: Flask, door: Door) -> None:

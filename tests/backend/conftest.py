@@ -175,6 +175,15 @@ class Bench:
         wiring.metrics = self.metrics
         self.client = create_app(wiring, self.service, self.finetuning).test_client()
 
+    def close(self):
+        """Let go of what a test held up, and stop."""
+        self.predictor.hold.set()
+        self.shelf.hold.set()
+        self.track_hold.set()
+        self.finetuning.close()
+        self.service.close()
+        self.pixels.close()
+
     def create_prediction(self, task, result, *, model_version, score):
         """Label Studio's API, as the tracking service uses it."""
         self.published.append({"task": task, "result": list(result), "score": score})
@@ -211,12 +220,7 @@ def make_bench(tmp_path):
 
     yield make
     for bench in made:
-        bench.predictor.hold.set()
-        bench.shelf.hold.set()
-        bench.track_hold.set()
-        bench.finetuning.close()
-        bench.service.close()
-        bench.pixels.close()
+        bench.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Generator, Iterator
@@ -10,23 +9,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 
 from demo.projects import PHOTO_PROJECT
+from tests.chromium import new_context
 from tests.e2e.editor import Editor
 from tests.e2e.services import ACCOUNT, STATE, Services
 
-_CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
-_CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-_TIMEOUT_MS = 60_000
 FAILED = pytest.StashKey[bool]()
 
 
@@ -49,23 +38,14 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
 
 
 @pytest.fixture(scope="session")
-def browser_context(services: Services) -> Iterator[BrowserContext]:
+def browser_context(services: Services, browser: Browser) -> Iterator[BrowserContext]:
     """A logged-in browser that can reach this machine and nothing else."""
-    program = os.environ.get("CHROMIUM") or next(
-        filter(None, map(shutil.which, _CHROMIUM_NAMES)), None
-    )
-    assert program, "no Chromium: install it (Debian: apt-get install chromium) or set CHROMIUM"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=_CHROMIUM_FLAGS)
-        context = browser.new_context(viewport={"width": 1500, "height": 1100})
-        context.set_default_timeout(_TIMEOUT_MS)
-        elsewhere = re.compile(r"^https?://(?!127\.0\.0\.1[:/])")
-        context.route(elsewhere, lambda route: route.abort())
-        page = context.new_page()
-        Editor(page, services.label_studio.url).log_in(ACCOUNT.email, ACCOUNT.password)
-        page.close()
-        yield context
-        browser.close()
+    context = new_context(browser, width=1500, height=1100)
+    page = context.new_page()
+    Editor(page, services.label_studio.url).log_in(ACCOUNT.email, ACCOUNT.password)
+    page.close()
+    yield context
+    context.close()
 
 
 @pytest.fixture
