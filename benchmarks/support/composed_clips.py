@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from demo.clip import PHOTOS
 from training.demo_weights.textures import procedural_texture
 
-VERSION = 1
+VERSION = 2
 WIDTH, HEIGHT = 320, 240
 TUNING, HELD_OUT = "tuning", "held-out"
 # An object of which less is seen counts as absent; so much of a wrong mask does no harm.
@@ -222,7 +222,7 @@ class _Props:
     def background(self) -> Picture:
         """A tenth larger than the frame."""
         size = round(1.1 * WIDTH), round(1.1 * HEIGHT)
-        if self.perhaps(0.3):
+        if self.perhaps(0.2):
             return cv2.resize(procedural_texture(size[0], self.rng), size).astype(np.uint8)
         parts = _BACKGROUNDS[self._split]
         file, (left, top, right, bottom) = parts[self.whole(0, len(parts) - 1)]
@@ -273,42 +273,55 @@ def _cut_out(file: str, name: str) -> _Sprite:
     return _Sprite(_photo(file)[part], ((mask[part] > 0) * 255).astype(np.uint8))
 
 
-# Families: each gives the scenes of a clip. Where something is hidden, it is so for 5 to 20 frames.
+# Families: each gives the scenes of a clip. It is calm at first, as most of a video is; what goes
+# wrong does so in the last third or half. Where something is hidden, it is so for 5 to 20 frames.
 
 
 def _crossing(props: _Props) -> list[_Scene]:
-    """Look-alikes circle about a point and pass in front of one another, several times."""
-    length, side = props.whole(60, 130), props.between(40, 62)
+    """Look-alikes pass close in front of one another, and sometimes back again."""
+    side, calm = props.between(40, 62), props.whole(50, 110)
     sprite = props.sprite(side)
+    pass_frames, rest = props.whole(22, 40), props.whole(12, 30)
+    passes = props.whole(1, 2)
+    length = calm + passes * pass_frames + rest
+    time = np.arange(length)
+    shift = np.interp(time, [calm, calm + pass_frames], [0.0, 1.0])
+    if passes == 2:
+        back = [calm + pass_frames, calm + 2 * pass_frames]
+        shift -= np.interp(time, back, [0.0, 1.0])
+    far, apart = props.between(90, 110), props.between(0, 0.35) * side
+    base = props.wander(length, 16)
     actors = []
-    period, flat = props.between(40, 90), props.between(0.0, 0.2)
-    number = props.whole(2, 3)
-    for place in range(number):
-        # Wide at first, so that each is seen whole where it is marked.
-        angle = 0.5 + 6.283 * (np.arange(length) / period + place / number)
-        x = WIDTH / 2 + 105 * np.cos(angle)
-        y = HEIGHT / 2 + 105 * flat * np.sin(angle)
-        path = np.stack([x, y], axis=1) + props.wander(length, 6)
+    for place in range(props.whole(2, 3)):
+        sign = 1 if place % 2 else -1
+        x = WIDTH / 2 + sign * far * (1 - 2 * shift)
+        y = HEIGHT * 0.5 + sign * apart + 0 * x
+        if place == 2:  # a third one looks on from above
+            x, y = np.full(length, WIDTH / 2), np.full(length, side / 2 + 14)
+        path = np.stack([x, y], axis=1) + base + props.wander(length, 5)
         look = sprite if place == 0 else props.look_alike(sprite)
         actors.append(_Actor(look, path, f"twin {place + 1}" if place < 2 else ""))
-    order = props.rng.permutation(number)
+    order = props.rng.permutation(len(actors))
     return [props.scene([actors[place] for place in order], length)]
 
 
 def _occlusion(props: _Props) -> list[_Scene]:
     """An object passes behind a board, once or to and fro; another one, often alike, does not."""
-    side, speed = props.between(32, 55), props.between(3.0, 6.0)
-    sprite, hidden = props.sprite(side), props.whole(6, 18)
+    side, speed = props.between(32, 55), props.between(4.0, 6.5)
+    sprite, hidden = props.sprite(side), props.whole(6, 17)
     board = sprite.size[0] + speed * hidden
-    left, right = side / 2 + 4, WIDTH - side / 2 - 4
+    left, right = side / 2 + 12, WIDTH - side / 2 - 12
     middle = float(np.clip(props.between(0.4, 0.6) * WIDTH, left + side / 2 + board / 2, right))
     y = props.between(0.3, 0.5) * HEIGHT
     there = np.arange(left, right, speed)
-    waits = props.whole(3, 12)
-    x = np.concatenate([np.full(waits, there[0]), there, np.full(waits, there[-1]), there[::-1]])
-    x = x[: max(60, len(there) + 2 * waits if props.perhaps(0.3) else len(x))]
-    bob = np.stack([x, y + props.between(0, 6) * np.sin(np.arange(len(x)) / 5)], axis=1)
-    hides = _Actor(sprite, bob, "hides")
+    back, rests = props.perhaps(0.3), props.whole(12, 24)
+    waits = props.whole(50, 60) if back else props.whole(60, 100)
+    parts = [np.full(waits, there[0]), there, np.full(rests, there[-1])]
+    if back:
+        parts += [there[::-1], np.full(rests, there[0])]
+    x = np.concatenate(parts)
+    swing = np.stack([4 * np.sin(np.arange(len(x)) / 9), 6 * np.sin(np.arange(len(x)) / 7)], axis=1)
+    hides = _Actor(sprite, np.stack([x, np.full(len(x), y)], axis=1) + swing, "hides")
     panel = _Actor(props.panel(board, HEIGHT * 0.5), np.tile([middle, y], (len(x), 1)))
     other = props.look_alike(sprite) if props.perhaps() else props.sprite(side)
     place = np.array([props.between(0.2, 0.8) * WIDTH, HEIGHT - side / 2 - 12])
@@ -318,21 +331,20 @@ def _occlusion(props: _Props) -> list[_Scene]:
 
 def _leaving(props: _Props) -> list[_Scene]:
     """An object leaves the picture and comes back, where it left or on the other side."""
-    length, side = props.whole(80, 200), props.between(36, 60)
+    side, calm, rest = props.between(36, 60), props.whole(60, 110), props.whole(20, 45)
     sprite = props.sprite(side)
-    away = [(t, props.whole(5, 20)) for t in range(props.whole(20, 30), length - 50, 80)]
+    speed, gone = props.between(6, 10), props.whole(5, 16)
     start = np.array([props.between(0.3, 0.7) * WIDTH, props.between(0.25, 0.4) * HEIGHT])
+    margin = side / 2 + 14
+    edges = {-1: -margin - start[0], 1: WIDTH + margin - start[0]}
+    leave, enter = (edges[-1 if props.perhaps() else 1] for _ in range(2))
+    walks = [int(abs(each) / speed) for each in (leave, enter)]
+    length = calm + sum(walks) + gone + rest
+    marks = np.cumsum([calm, walks[0], gone, walks[1]])
     path = start + props.wander(length, 14)
-    direction, speed = (-1 if props.perhaps() else 1), props.between(6, 10)
-    out = WIDTH / 2 + side + abs(start[0] - WIDTH / 2) + 14
-    for begin, gone in away:
-        ramp = np.arange(length) - begin
-        walk = int(np.ceil(out / speed))
-        outward = np.clip(ramp * speed, 0, out)
-        inward = np.clip((ramp - walk - gone) * speed, 0, out)
-        back = -1 if props.perhaps() else 1
-        shift = np.where(ramp < walk + gone, outward, back * (out - inward))
-        path[:, 0] += direction * shift * (ramp >= 0)
+    path[:, 0] += np.interp(
+        np.arange(length), [*marks[:2], marks[1] + 1, *marks[2:]], [0, leave, enter, enter, 0]
+    )
     other = props.look_alike(sprite) if props.perhaps() else props.sprite(side)
     place = np.array([props.between(0.2, 0.8) * WIDTH, HEIGHT - side / 2 - 20])
     stays = _Actor(other, place + props.wander(length, 12), "stays")
@@ -343,9 +355,9 @@ def _cuts(props: _Props) -> list[_Scene]:
     """Another scene in between, with other objects, often alike; the first goes on behind it."""
     side = props.between(36, 64)
     sprite, other = props.sprite(side), props.sprite(props.between(36, 64))
-    parts = [props.whole(30, 40)]
-    for _ in range(props.whole(1, 2)):
-        parts += [props.whole(8, 25), props.whole(25, 40)]
+    parts = [props.whole(60, 110)]
+    for _ in range(2 if props.perhaps(0.3) else 1):
+        parts += [props.whole(8, 20), props.whole(20, 40)]
     length = sum(parts)
     places = np.array([[0.28 * WIDTH, 0.45 * HEIGHT], [0.72 * WIDTH, 0.55 * HEIGHT]])
     first = [
@@ -367,40 +379,42 @@ def _cuts(props: _Props) -> list[_Scene]:
 
 def _changing(props: _Props) -> list[_Scene]:
     """An object shrinks, turns and grows again, the light fades; another passes in front."""
-    length, side = props.whole(60, 120), props.between(56, 84)
+    length, side = props.whole(90, 160), props.between(56, 84)
     sprite = props.sprite(side)
     time = np.arange(length)
     deep = props.between(0.5, 0.75)
     scale = 1 - deep * np.sin(np.pi * time / length) ** 2
     angle = props.between(-5, 5) * time
-    light = 1 - props.between(0, 0.5) * np.sin(np.pi * time / props.between(30, 80)) ** 2
+    light = 1 - props.between(0.2, 0.65) * np.sin(np.pi * time / props.between(30, 80)) ** 2
     centre = np.array([WIDTH / 2, HEIGHT / 2])
-    grows = _Actor(sprite, centre + props.wander(length, 25), "changes", scale, angle)
-    passing = props.sprite(props.between(30, 60))
-    x = np.linspace(-80, WIDTH + 80, length)
-    path = np.stack([x, HEIGHT / 2 + props.between(-50, 50) + 0 * x], axis=1)
+    changes = _Actor(sprite, centre + props.wander(length, 25), "changes", scale, angle)
+    passing = props.sprite(side * props.between(0.7, 1.1))
+    x = np.linspace(-WIDTH / 2, WIDTH + 80, length)
+    path = np.stack([x, HEIGHT / 2 + props.between(-20, 20) + 0 * x], axis=1)
     still = props.sprite(props.between(34, 50))
     corner = np.array([WIDTH - 45, HEIGHT - 40])
     stays = _Actor(still, corner + props.wander(length, 4), "stays")
-    return [props.scene([grows, stays, _Actor(passing, path)], length, light)]
+    return [props.scene([changes, stays, _Actor(passing, path)], length, light)]
 
 
 def _crowd(props: _Props) -> list[_Scene]:
-    """Five look-alikes on paths that cross, a board in the middle, one that leaves."""
-    length, side = props.whole(100, 200), props.between(30, 42)
+    """Five look-alikes whose paths come to cross, a board in the middle, one that leaves."""
+    length, side = props.whole(140, 200), props.between(34, 44)
     sprite = props.sprite(side)
+    time = np.arange(length)
+    stirred = np.interp(time, [0.5 * length, 0.75 * length], [0.2, 1.0])[:, None]
     actors = []
     for place in range(5):
         start = np.array([(place + 0.5) * WIDTH / 5, HEIGHT * (0.22 if place % 2 else 0.78)])
-        path = start + props.wander(length, 55)
+        path = start + props.wander(length, 55) * stirred
         path[:, 0] = np.clip(path[:, 0], side / 2, WIDTH - side / 2)
         path[:, 1] = np.clip(path[:, 1], side / 2, HEIGHT - side / 2)
         name = f"one {place + 1}" if place < 3 else ""
         actors.append(_Actor(props.look_alike(sprite), path, name))
-    begin, walk = props.whole(25, 45), props.whole(10, 25)
-    ramp = np.clip((np.arange(length) - begin) * 7.0, 0, 200)
-    ramp -= np.clip((np.arange(length) - begin - 28 - walk) * 7.0, 0, 200)
-    actors[0].path[:, 0] -= ramp
+    begin, walk = int(0.6 * length), props.whole(8, 18)
+    away = np.clip((time - begin) * 9.0, 0, 110)
+    away -= np.clip((time - begin - 13 - walk) * 9.0, 0, 110)
+    actors[0].path[:, 0] -= away
     board = props.panel(side * 1.6, side * 1.6)
     middle = np.tile([WIDTH / 2, HEIGHT / 2], (length, 1))
     return [props.scene([*actors, _Actor(board, middle)], length)]
