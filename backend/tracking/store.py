@@ -335,6 +335,15 @@ class TrackStore:
         )
         return bool(row[0] == len(objects))
 
+    def masks_on(self, track: str, frame: int, objects: Sequence[str]) -> list[TrackedMask]:
+        """What was found of ``objects`` on a frame."""
+        rows = self.database.read(
+            "SELECT masks.* FROM json_each(?) CROSS JOIN masks "  # in this order, by the key
+            "ON object = value AND track = ? AND frame = ?",
+            *(json.dumps(objects), track, frame),
+        )
+        return [_tracked_mask(row) for row in rows]
+
     def masks(self, track: str, object_id: str | None = None) -> list[TrackedMask]:
         """What was found on a track, or of one of its objects; in order of object and frame."""
         query, place = "SELECT * FROM masks WHERE track = ?", [track]

@@ -58,6 +58,9 @@ class Tracking:
         kinds: of jobs, beside those of the text box.
         parse: reads a label config, from memory where a request has brought it already.
         keep_seconds: how long jobs and their masks stay after they ended.
+
+    Attributes:
+        store, jobs, deliveries, pixels, parse: the parts, for who shows them.
     """
 
     def __init__(
@@ -90,9 +93,10 @@ class Tracking:
         self.sequences = SequenceCommands(commands, pixels)
         self.videos = VideoCommands(commands, pixels.videos)
         self._housekeeping = Housekeeping(store.database, keep_seconds)
+        self.pixels = pixels
+        self.parse = parse
         self._engine = engine
         self._label_studio = label_studio
-        self._parse = parse
         of_text_box: list[JobKind] = [self.sequences, self.videos]
         self._kinds = {each.kind: each for each in [*of_text_box, *kinds]}
 
@@ -130,7 +134,7 @@ class Tracking:
 
     def _task(self, request: JobRequest) -> ProjectTask:
         project, task, xml = (request[name] for name in ("project", "task", "label_config"))
-        return ProjectTask(project, task, xml, self._parse(xml))
+        return ProjectTask(project, task, xml, self.parse(xml))
 
     def _deliver(self, job: Job) -> None:
         """Store the result of a job that outlived its request as a prediction of the task."""

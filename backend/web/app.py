@@ -33,6 +33,7 @@ from backend.tracking.store import Job
 from backend.web.door import wants_html
 from backend.web.guard import guard, refuse
 from backend.web.overview import Overview, overview_blueprint
+from backend.web.pictures import Pictures, pictures_blueprint
 from backend.web.site import add_site
 from backend.wiring import Wiring
 
@@ -57,6 +58,8 @@ def create_app(wiring: Wiring, service: Dispatcher, finetuning: Finetuning) -> F
     _add_diagnostics(app, wiring, service.engine)
     add_site(app)
     app.register_blueprint(overview_blueprint(overview, wiring.settings))
+    pictures = Pictures(service.tracking, wiring.settings.threads)
+    app.register_blueprint(pictures_blueprint(pictures, wiring.settings))
     guard(app, wiring.settings, metrics)
     return app
 

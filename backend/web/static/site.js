@@ -95,6 +95,16 @@
     });
   }
 
+  // A picture that could not be made at once is asked for again, a few times, ever later.
+  document.addEventListener("error", (event) => {
+    const picture = event.target;
+    const tries = Number(picture.dataset?.tries ?? 5);
+    if (!(picture instanceof HTMLImageElement) || tries <= 0) return;
+    picture.dataset.tries = tries - 1;
+    const address = picture.src;
+    setTimeout(() => { if (picture.src === address) picture.src = address; }, 500 * 2 ** (5 - tries));
+  }, true);
+
   const drawn = new Map(); // element -> uPlot
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 

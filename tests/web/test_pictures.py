@@ -1,0 +1,168 @@
+"""Pictures of tracks: small, with masks, bounded for each client, of nothing but jobs' frames."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from backend.engine.packed_masks import PackedMask
+from backend.threads.fair_queue import Busy
+from backend.tracking.store import TrackedMask
+from backend.web.pictures import WIDTHS, Allowance, Layer, draw
+from tests.waiting import until
+
+CONFIG = """
+<View>
+  <Image name="image" valueList="$pages"/>
+  <BrushLabels name="mask" toName="image"><Label value="Cat"/></BrushLabels>
+</View>
+"""
+
+
+def add_track(bench: Any, *, pages: int = 3, address: str = "/data/upload/1/{}.png") -> str:
+    """A job on a sequence of pictures of 300 x 200 pixels: of two objects, the left half of every
+    page and the right one."""
+    data = {"pages": [address.format(page) for page in range(pages)]}
+    request = {
+        "project": "1.100",
+        "task": {"id": 7, "data": data},
+        "label_config": CONFIG,
+        "kind": "sequence",
+        "image": "image",
+        "objects": [{"id": "left", "prompts": {}}, {"id": "right", "prompts": {}}],
+    }
+    bench.store.add_job("job", "track", "digest", request)
+    left = np.zeros((200, 300), bool)
+    left[:, :150] = True
+    for page in range(pages):
+        found = [
+            TrackedMask(name, page, "a", PackedMask.pack(mask), 0.9, 5.0)
+            for name, mask in (("left", left), ("right", ~left))
+        ]
+        bench.store.put_masks("track", found, job_id="job", done=page)
+    return "/jobs/job/pictures/"
+
+
+def seen(reply: Any) -> np.ndarray:
+    assert (reply.status_code, reply.mimetype) == (200, "image/jpeg"), reply.text
+    return cv2.imdecode(np.frombuffer(reply.data, np.uint8), cv2.IMREAD_COLOR)
+
+
+class TestPictures:
+    def test_the_frame_comes_with_the_masks_that_are_asked_for(self, bench: Any) -> None:
+        path = add_track(bench)
+        bare = seen(bench.client.get(path + "1?width=300&objects=")).astype(int)
+        assert bare.shape == (200, 300, 3)
+        for objects, tinted in (("0", [0]), ("1", [1]), ("0,1", [0, 1]), (None, [0, 1])):
+            query = "" if objects is None else f"&objects={objects}"
+            drawn = seen(bench.client.get(f"{path}1?width=300{query}")).astype(int)
+            moved = np.abs(drawn - bare).mean(axis=(0, 2))
+            halves = [moved[20:130].mean() > 10, moved[170:280].mean() > 10]
+            assert [side for side in (0, 1) if halves[side]] == tinted
+
+    def test_it_is_as_large_as_it_is_shown(self, bench: Any) -> None:
+        path = add_track(bench)
+        for asked, width in (("1", 160), ("160", 160), ("161", 300), ("999999", 300), ("x", 300)):
+            assert seen(bench.client.get(f"{path}0?width={asked}")).shape[1] == width
+
+    def test_the_browser_keeps_it_until_a_mask_changes(self, bench: Any) -> None:
+        path = add_track(bench)
+        first = bench.client.get(path + "0")
+        tag = {"If-None-Match": first.headers["ETag"]}
+        fetched = len(bench.shelf.fetched)
+        assert bench.client.get(path + "0", headers=tag).status_code == 304
+        assert bench.client.get(path + "0").data == first.data
+        assert len(bench.shelf.fetched) == fetched  # and it is not made again
+        other = PackedMask.pack(np.ones((200, 300), bool))
+        found = [TrackedMask("left", 0, "b", other, 0.9, 5.0)]
+        bench.store.put_masks("track", found, job_id="job", done=1)
+        assert bench.client.get(path + "0", headers=tag).status_code == 200
+
+    @pytest.mark.parametrize(
+        ("path", "code"),
+        [
+            ("/jobs/job/pictures/3", 404),
+            ("/jobs/job/pictures/-1", 404),
+            ("/jobs/job/pictures/http://127.0.0.1/", 404),
+            ("/jobs/none/pictures/0", 404),
+            ("/jobs/job/pictures/99999999999999999999999", 404),
+            ("/jobs/job/pictures/0?objects=7,-1,x,%00,99999999999999", 200),
+            ("/jobs/job/pictures/0?width=-1&objects=" + "0," * 1000, 200),
+        ],
+    )
+    def test_whatever_is_asked_for(self, bench: Any, path: str, code: int) -> None:
+        add_track(bench)
+        reply = bench.client.get(path)
+        assert reply.status_code == code
+        assert code == 200 or reply.json["error"]
+
+    def test_a_picture_that_cannot_be_had_says_why(self, bench: Any) -> None:
+        path = add_track(bench, address="/data/missing-{}.png")
+        reply = bench.client.get(path + "0")
+        assert (reply.status_code, reply.json["error"]) == (404, "the picture is not there")
+
+    def test_who_looks_at_many_is_told_to_wait_and_holds_nobody_up(
+        self, make_bench: Callable[..., Any]
+    ) -> None:
+        bench = make_bench(threads=8)  # two of which may make pictures
+        path = add_track(bench)
+        bench.shelf.hold.clear()
+        replies: list[Any] = []
+        clients = [bench.client.application.test_client() for _ in range(2)]
+        threads = [
+            threading.Thread(
+                target=lambda each=each, page=page: replies.append(each.get(path + page))
+            )
+            for each, page in zip(clients, "01", strict=True)
+        ]
+        for thread in threads:
+            thread.start()
+        until(lambda: len(bench.shelf.fetched) == 2)
+        third = bench.client.get(path + "2")
+        assert (third.status_code, third.headers["Retry-After"]) == (429, "1")
+        bench.shelf.hold.set()
+        for thread in threads:
+            thread.join()
+        assert [reply.status_code for reply in replies] == [200, 200]
+        assert bench.client.get(path + "2").status_code == 200
+
+
+class TestAllowance:
+    def test_each_client_has_its_own(self) -> None:
+        now = 0.0
+        allowance = Allowance(32, a_second=2, at_once=3, clock=lambda: now)
+
+        def takes(client: str) -> bool:
+            try:
+                with allowance.take(client):
+                    return True
+            except Busy:
+                return False
+
+        assert [takes("a") for _ in range(4)] == [True, True, True, False]
+        assert takes("b")
+        now = 0.5
+        assert [takes("a") for _ in range(2)] == [True, False]
+        now = 100.0
+        assert [takes("a") for _ in range(4)] == [True, True, True, False]
+
+    def test_clients_that_are_gone_are_forgotten(self) -> None:
+        allowance = Allowance(32, clients=10)
+        for number in range(1000):
+            with allowance.take(str(number)):
+                pass
+        assert len(allowance._left.values(lambda key: True)) == 10
+        assert not allowance._inside
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2), (1080, 1920)])
+def test_pictures_of_all_shapes_are_drawn(size: tuple[int, int]) -> None:
+    layer = Layer(PackedMask.pack(np.ones(size, bool)), 5)
+    made = draw(np.zeros((*size, 3), np.uint8), [layer], WIDTHS[2])
+    found = cv2.imdecode(np.frombuffer(made, np.uint8), cv2.IMREAD_COLOR)
+    assert found.shape[1] == min(size[1], WIDTHS[2])
