@@ -6,12 +6,15 @@ predictor = ImagePredictor(build_model("sam2.1_hiera_tiny"))
 embedding = predictor.embed(image)
 prediction = predictor.predict(embedding, points=[[320, 200]], labels=[1])
 
+masks = AutomaticMaskGenerator(predictor.model).generate(image)
+
 tracker = VideoTracker(predictor.model, frames)
 tracker.prompt(0, "dog", points=[[320, 200]])
 for answer in tracker.propagate():
     ...
 """
 
+from sam2model.automatic_masks import AutomaticMask, AutomaticMaskGenerator
 from sam2model.build import build_model
 from sam2model.checkpoints import CheckpointError
 from sam2model.image_predictor import ImageEmbedding, ImagePredictor, Prediction
@@ -21,6 +24,8 @@ from sam2model.video_tracker import FrameMasks, VideoTracker
 
 __all__ = [
     "VARIANTS",
+    "AutomaticMask",
+    "AutomaticMaskGenerator",
     "CheckpointError",
     "FrameMasks",
     "ImageEmbedding",

@@ -54,15 +54,16 @@ class Attention(_ProjectedAttention):
         """Attend.
 
         Args:
-            q: ``[B, N, embedding_dim]``.
-            k: ``[B, M, kv_in_dim]``.
-            v: ``[B, M, kv_in_dim]``.
+            q: ``[B or 1, N, embedding_dim]``; 1 where it is the same for all.
+            k: ``[B or 1, M, kv_in_dim]``.
+            v: ``[B or 1, M, kv_in_dim]``.
 
         Returns:
             ``[B, N, embedding_dim]``.
         """
         q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
-        heads = (self._split_heads(x) for x in (q, k, v))
+        batch = max(len(q), len(k), len(v))
+        heads = (self._split_heads(x).expand(batch, -1, -1, -1) for x in (q, k, v))
         return self.out_proj(self._attend(*heads))
 
 

@@ -39,6 +39,29 @@ class DecodedMasks:
     object_score_logits: Tensor
 
 
+@dataclass(frozen=True)
+class Attended:
+    """B prompts that have looked at the image: all that the masks follow from.
+
+    Attributes:
+        own_tokens: ``[B, 6, C]``: object score, IoUs, the single mask, the three others.
+        image: ``[B, h * w, C]``, the image as each prompt sees it.
+        size: h and w.
+        ious: ``[B, 4]`` predicted IoU of the single mask and the three others, in [0, 1].
+    """
+
+    own_tokens: Tensor
+    image: Tensor
+    size: tuple[int, int]
+    ious: Tensor
+
+    def only(self, rows: Tensor) -> "Attended":
+        """Those prompts where ``rows``, bool ``[B]``, says so."""
+        if bool(rows.all()):
+            return self
+        return Attended(self.own_tokens[rows], self.image[rows], self.size, self.ious[rows])
+
+
 class TwoWayAttentionBlock(nn.Module):
     """Tokens attend to themselves, then to the image; then the image attends to the tokens."""
 
@@ -58,7 +81,8 @@ class TwoWayAttentionBlock(nn.Module):
     def forward(
         self, tokens: Tensor, image: Tensor, token_pe: Tensor, image_pe: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Update tokens ``[B, N, C]`` and image ``[B, h * w, C]``; shapes stay."""
+        """Update tokens ``[B, N, C]`` and image ``[B or 1, h * w, C]``, which each of them sees its
+        own way afterwards."""
         if self.is_first:
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
@@ -90,7 +114,7 @@ class TwoWayTransformer(nn.Module):
         """Run.
 
         Args:
-            image: ``[B, h * w, C]``.
+            image: ``[B, h * w, C]``, or ``[1, h * w, C]`` where it is the same for all.
             image_pe: ``[1, h * w, C]``.
             token_pe: ``[B, N, C]``, the tokens, which serve as their own positions.
 
@@ -154,9 +178,29 @@ class MaskDecoder(nn.Module):
                 an unstable single mask is replaced by the best of the three (not while
                 training).
         """
-        logits, ious, mask_tokens, object_score_logits = self._predict_all(
-            image, image_pe, sparse, dense, high_res
+        return self.draw(self.attend(image, image_pe, sparse, dense), high_res, multimask)
+
+    def attend(self, image: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor) -> Attended:
+        """The first half of :meth:`forward`, with the same arguments: what most of the work of a
+        prompt goes into that is not worth drawing."""
+        batch = max(image.shape[0], sparse.shape[0], dense.shape[0])
+        own_tokens = torch.cat(
+            (self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight)
         )
+        tokens = torch.cat((own_tokens.expand(batch, -1, -1), sparse.expand(batch, -1, -1)), dim=1)
+        height, width = image.shape[-2:]
+        # Where all prompts see the same, it stays one until the first of them has looked at it.
+        source = to_tokens(image + dense)
+        tokens, source = self.transformer(source, to_tokens(image_pe), tokens)
+        ious = self.iou_prediction_head(tokens[:, 1])
+        return Attended(tokens[:, : len(own_tokens)], source, (height, width), ious)
+
+    def draw(
+        self, attended: Attended, high_res: tuple[Tensor, Tensor], multimask: bool
+    ) -> DecodedMasks:
+        """The second half of :meth:`forward`."""
+        mask_tokens, ious = attended.own_tokens[:, 2:], attended.ious
+        logits = self._masks(attended.image.mT.unflatten(2, attended.size), mask_tokens, high_res)
         if multimask:
             logits, ious, tokens = logits[:, 1:], ious[:, 1:], mask_tokens[:, 1:]
         else:
@@ -166,30 +210,8 @@ class MaskDecoder(nn.Module):
                 logits, ious = logits[:, :1], ious[:, :1]
             else:
                 logits, ious = best_if_unstable(logits, ious)
-        return DecodedMasks(logits, ious, tokens, object_score_logits)
-
-    def _predict_all(
-        self,
-        image: Tensor,
-        image_pe: Tensor,
-        sparse: Tensor,
-        dense: Tensor,
-        high_res: tuple[Tensor, Tensor],
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The single mask and the three others: logits, IoUs, tokens; the object score."""
-        batch = max(image.shape[0], sparse.shape[0], dense.shape[0])
-        own_tokens = torch.cat(
-            (self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight)
-        )
-        tokens = torch.cat((own_tokens.expand(batch, -1, -1), sparse.expand(batch, -1, -1)), dim=1)
-        height, width = image.shape[-2:]
-        source = (image + dense).expand(batch, -1, -1, -1)
-        tokens, source = self.transformer(to_tokens(source), to_tokens(image_pe), tokens)
-
-        mask_tokens = tokens[:, 2 : 2 + NUM_MULTIMASKS + 1]
-        logits = self._masks(source.mT.unflatten(2, (height, width)), mask_tokens, high_res)
-        ious = self.iou_prediction_head(tokens[:, 1])
-        return logits, ious, mask_tokens, self.pred_obj_score_head(tokens[:, 0])
+        score = self.pred_obj_score_head(attended.own_tokens[:, 0])
+        return DecodedMasks(logits, ious, tokens, score)
 
     def _masks(
         self, source: Tensor, mask_tokens: Tensor, high_res: tuple[Tensor, Tensor]

@@ -1,9 +1,11 @@
-"""The three torchvision transforms that the official ``sam2`` package imports.
+"""The parts of torchvision that the official ``sam2`` package imports.
 
-torchvision is large, tied to one torch build, and needed for nothing else. These follow
+torchvision is large, tied to one torch build, and needed for nothing else. The transforms follow
 ``torchvision/transforms/functional.py`` and ``_functional_tensor.py`` of version 0.28.0 for the
 only case that occurs: uint8 RGB arrays, antialiased bilinear resize of a float tensor to a
-square. With the real package installed, it is used instead.
+square. What is done with boxes follows ``torchvision/ops/boxes.py`` and, below it,
+``csrc/ops/cpu/nms_kernel.cpp``, for boxes of one category. With the real package installed, it is
+used instead.
 """
 
 import sys
@@ -58,6 +60,34 @@ class Normalize(nn.Module):
         return image.sub(mean).div(std)
 
 
+def box_area(boxes: Tensor) -> Tensor:
+    """``[N, 4]`` x0, y0, x1, y1 to ``[N]``."""
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """Positions of the boxes that stay, best first, one pair after the other."""
+    if idxs.any():
+        raise NotImplementedError("boxes of several categories")
+    areas = box_area(boxes).tolist()
+    sides = boxes.tolist()
+    order = scores.sort(stable=True, descending=True).indices.tolist()
+    gone: set[int] = set()
+    kept = []
+    for place, one in enumerate(order):
+        if one in gone:
+            continue
+        kept.append(one)
+        for other in order[place + 1 :]:
+            a, b = sides[one], sides[other]
+            width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+            height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+            union = areas[one] + areas[other] - width * height
+            if union and width * height / union > iou_threshold:
+                gone.add(other)
+    return torch.tensor(kept, dtype=torch.int64)
+
+
 def _module(name: str) -> ModuleType:
     module = ModuleType(name)
     module.__spec__ = ModuleSpec(name, loader=None)
@@ -66,18 +96,26 @@ def _module(name: str) -> ModuleType:
 
 @contextmanager
 def installed() -> Iterator[None]:
-    """Make ``import torchvision.transforms`` work inside, where torchvision is not installed.
+    """Make what ``sam2`` imports of torchvision importable inside, where it is not installed.
 
     Not for longer: other packages look whether there is a torchvision, and want more of it.
     """
     try:
-        import torchvision.transforms  # noqa: F401
+        import torchvision  # noqa: F401
     except ImportError:
-        package, transforms = _module("torchvision"), _module("torchvision.transforms")
-        for transform in (ToTensor, Resize, Normalize):
-            setattr(transforms, transform.__name__, transform)
-        package.transforms = transforms  # type: ignore[attr-defined]
-        modules = {package.__name__: package, transforms.__name__: transforms}
+        contents = {
+            "torchvision": (),
+            "torchvision.transforms": (ToTensor, Resize, Normalize),
+            "torchvision.ops": (),
+            "torchvision.ops.boxes": (batched_nms, box_area),
+        }
+        modules = {name: _module(name) for name in contents}
+        for name, parts in contents.items():
+            for part in parts:
+                setattr(modules[name], part.__name__, part)
+            package, _, last = name.rpartition(".")
+            if package:
+                setattr(modules[package], last, modules[name])
         sys.modules.update(modules)
         try:
             yield
