@@ -303,6 +303,11 @@ class Wiring:
             "sam2_jobs", "Tracking jobs, by state", "state", partial(_states, tracking.store)
         )
         self.metrics.gauge(
+            "sam2_jobs_suspended",
+            "Tracking jobs under way that have given their place to another project's",
+            lambda: tracking.jobs.suspended,
+        )
+        self.metrics.gauge(
             "sam2_deliveries_waiting",
             "Results of tracks that wait for another attempt to store them in Label Studio",
             lambda: tracking.deliveries.waiting,

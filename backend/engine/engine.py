@@ -144,7 +144,7 @@ class Tracker(Protocol):
         have given anyway; an iterator of ``step`` goes on.
 
         Raises:
-            EngineError, Busy: there is no room for what it remembers. It can only be closed then.
+            EngineError, Busy: there is no room for what it remembers; it is as if not asked.
         """
 
     def close(self) -> None:

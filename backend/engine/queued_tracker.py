@@ -120,8 +120,10 @@ class QueuedTracker:
 
     def suspend(self) -> None:
         """See ``Tracker``."""
-        if self._away is None and self._back is None:
-            self._away = self._keep(self._run(self._tracker.suspend))
+        if self._away is None:
+            self._back = self._back or self._run(self._tracker.suspend)
+            self._away = self._keep(self._back)
+            self._back = None
 
     def close(self) -> None:
         """See ``Tracker``."""

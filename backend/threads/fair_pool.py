@@ -74,13 +74,38 @@ class FairPool(Executor):
         owner, run = caller().project, partial(keep_caller(call), *args, **kwargs)
         with self._changed:
             self._refuse_too_many(owner)
-            hosts = self._waiting.setdefault(owner, OrderedDict())
-            hosts.setdefault(host, deque()).append(_Call(owner, host, future, run))
-            self._waits[owner] += 1
-            if len(self._threads) < min(self._most, self._runs.total() + self._waits.total()):
-                self._start_thread()
-            self._changed.notify()
+            self._lane(owner, host).append(_Call(owner, host, future, run))
+            self._queued(owner)
         return future
+
+    def submit_rest(self, call: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Queue the rest of a call that ends now to let others go first: the first of its project,
+        whose turn comes after the other projects'. Whatever waits already, there is room for it.
+
+        Raises:
+            Busy: the pool is shut down.
+        """
+        owner, run = caller().project, partial(keep_caller(call), *args, **kwargs)
+        with self._changed:
+            self._refuse_if_closed()
+            self._lane(owner, "").appendleft(_Call(owner, "", Future(), run))
+            self._waiting[owner].move_to_end("", last=False)
+            self._waiting.move_to_end(owner)
+            self._queued(owner)
+
+    def others_wait(self) -> bool:
+        """Whether a call of another project would run if the one that asks, in its thread of this
+        pool, ended now."""
+        owner = caller().project
+        with self._changed:
+            free = self._most - self._runs.total()
+            return any(
+                not may_take(self._runs[other], free)
+                and may_take(self._runs[other], free + 1)
+                and any(map(self._host_may_take, hosts))
+                for other, hosts in self._waiting.items()
+                if other != owner
+            )
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         with self._changed:
@@ -95,9 +120,21 @@ class FairPool(Executor):
             for thread in self._threads:
                 thread.join()
 
-    def _refuse_too_many(self, owner: str) -> None:
+    def _lane(self, owner: str, host: str) -> deque[_Call]:
+        return self._waiting.setdefault(owner, OrderedDict()).setdefault(host, deque())
+
+    def _queued(self, owner: str) -> None:
+        self._waits[owner] += 1
+        if len(self._threads) < min(self._most, self._runs.total() + self._waits.total()):
+            self._start_thread()
+        self._changed.notify()
+
+    def _refuse_if_closed(self) -> None:
         if self._closed:
             raise busy("the service is stopping")
+
+    def _refuse_too_many(self, owner: str) -> None:
+        self._refuse_if_closed()
         if self._waits.total() >= self._capacity:
             raise busy(f"{self._waits.total()} requests are waiting already")
         share = max(1, self._capacity // 2)

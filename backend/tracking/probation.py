@@ -2,7 +2,7 @@
 
 One of them may have ended it, and its neighbours are not to be counted out with it. So after a
 crash each of these suspects runs alone until it has stored a mask. Jobs that stand in the way of a
-suspect stop at the frame they are at and go on after it.
+suspect are suspended after the frame they are at and go on later.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ class Probation:
     def must_yield(self, job_id: str) -> bool:
         """Whether a job that runs stands in the way of a suspect."""
         return self._suspects_waiting > 0 and self._alone != job_id
+
+    def on_trial(self, job_id: str) -> bool:
+        """Whether a job is the suspect that runs alone."""
+        return self._alone == job_id
 
     def leave(self, job_id: str) -> None:
         """A job runs no more."""

@@ -1,4 +1,9 @@
-"""Tracking jobs: begun or joined by a command, run in the background, resumed after a kill."""
+"""Tracking jobs: begun or joined by a command, run in the background, resumed after a kill.
+
+A job runs in slices: after each it gives its place to a job of another project that waits for one,
+and comes back when its project's turn comes. Meanwhile it is suspended with its tracker, so its
+masks are those of a job that ran in one piece.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +14,15 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from backend.engine.engine import Engine, TrackedObject, Tracker
+from backend.engine.engine import Engine, EngineError, TrackedObject, Tracker
 from backend.engine.interpolation import tracked_frames
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.expected import ExpectedError
@@ -33,6 +38,8 @@ from backend.tracking.store import Job, TrackedMask, TrackStore
 
 logger = logging.getLogger(__name__)
 
+SLICE_SECONDS = 2.0  # how long a job keeps its place where another project waits for one
+MAX_SUSPENDED = 64  # jobs; each holds its plan, its prompts and a place in the media cache
 READY_SECONDS = 600.0  # a job begun while the model loads waits for it
 MEASURED_FRAMES = 30
 GIVEN_UP = (
@@ -141,9 +148,10 @@ class JobRunner:
         self._cancelled: set[str] = set()
         self._taken: set[str] = set()  # jobs that this process runs or has run
         self._running: set[str] = set()
+        self._suspended: dict[str, _Run] = {}  # between two slices
         self._probation = Probation()
         self._stopping = False
-        self._paces: dict[str, Pace] = {}  # of the jobs that run
+        self._paces: dict[str, Pace] = {}  # of the jobs that run or are suspended
         self._unsaved: dict[str, Job] = {}  # ends that the store could not take
 
     def submit(self, track: str, request: Mapping[str, Any], *, deliver: bool = False) -> Job:
@@ -190,10 +198,15 @@ class JobRunner:
         job = self._job(job_id)
         if not job.state.ended:
             self._cancelled.add(job_id)
-            if job.state is JobState.QUEUED:
+            if self._drop(job_id) or job.state is JobState.QUEUED:
                 self._store.update_job(job_id, state=JobState.CANCELLED)
             self._notify()
         return self._job(job_id)
+
+    @property
+    def suspended(self) -> int:
+        """Jobs that were begun and wait for their next slice."""
+        return len(self._suspended)
 
     def seconds_left(self, job: Job) -> float | None:
         """What the rest of a job that runs here will take; None while that is not known."""
@@ -211,6 +224,8 @@ class JobRunner:
         """Stop within the frames under way; unfinished jobs are taken up at the next start."""
         self.stop_soon()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        for job_id in list(self._suspended):
+            self._drop(job_id)
 
     def _job(self, job_id: str) -> Job:
         if job_id in self._unsaved:
@@ -248,9 +263,10 @@ class JobRunner:
             if self._stopping:
                 return  # taken up at the next start
             if outcome is None:
-                self._pool.submit(self._run, job_id)
+                self._pool.submit_rest(self._run, job_id)
                 return
             self._end(job, *outcome)
+        self._drop(job_id)
         self._cancelled.discard(job_id)
 
     def _attempt(self, job: Job) -> tuple[JobState, str] | None:
@@ -298,28 +314,71 @@ class JobRunner:
 
     def _work(self, job: Job) -> bool:
         """Track until all is stored, or the job is stopped; False if it is to go on later."""
-        yielded = False
+        with self._changed:
+            run = self._suspended.pop(job.id, None)
+        begun, suspended = time.monotonic(), False
+        run = run or self._begin(job)
+        try:
+            for _ in run.steps:
+                if self._gives_way(job.id, begun):
+                    suspended = self._suspend(job.id, run)
+                    # Closed, it begins anew after what is stored: it must get further every time.
+                    if suspended or run.has_stored:
+                        return False
+            return True
+        finally:
+            if not suspended:
+                self._close(job.id, run)
 
-        def stopped() -> bool:
-            nonlocal yielded
-            yielded = yielded or self._probation.must_yield(job.id)
-            return yielded or self._given_up(job.id)
-
+    def _begin(self, job: Job) -> _Run:
         def stored() -> None:
             self._probation.acquit(job.id)
             self._notify()
 
         work = self._open(job.request)
-        stride = work.stride or self._stride
         run = _Run(
-            job, work, self._store, self._engine, stride=stride, stopped=stopped, stored=stored
+            job,
+            work,
+            self._store,
+            self._engine,
+            stride=work.stride or self._stride,
+            stopped=partial(self._given_up, job.id),
+            stored=stored,
         )
         self._paces[job.id] = run.pace
+        return run
+
+    def _gives_way(self, job_id: str, begun: float) -> bool:
+        """Whether a job whose slice has ``begun`` then is to let others go first."""
+        if self._probation.must_yield(job_id):
+            return True
+        over = time.monotonic() - begun >= SLICE_SECONDS
+        return over and not self._probation.on_trial(job_id) and self._pool.others_wait()
+
+    def _suspend(self, job_id: str, run: _Run) -> bool:
+        """Keep a job as it is until its next slice; False where there is no room."""
+        if len(self._suspended) >= MAX_SUSPENDED:
+            return False
         try:
-            run.track()
-        finally:
-            del self._paces[job.id]
-        return not yielded
+            run.suspend()
+        except (EngineError, Busy) as error:
+            logger.info("the job cannot be suspended: %s", error)
+            return False
+        with self._changed:
+            self._suspended[job_id] = run
+        return True
+
+    def _drop(self, job_id: str) -> bool:
+        """Free all that a suspended job holds; False where it is not suspended."""
+        with self._changed:
+            run = self._suspended.pop(job_id, None)
+        if run is not None:
+            self._close(job_id, run)
+        return run is not None
+
+    def _close(self, job_id: str, run: _Run) -> None:
+        self._paces.pop(job_id, None)
+        run.close()
 
     def _given_up(self, job_id: str) -> bool:
         return self._stopping or job_id in self._cancelled
@@ -346,7 +405,17 @@ class _Sweep:
 
 
 class _Run:
-    """A job under way; ``stored`` is called whenever masks were stored."""
+    """A job under way.
+
+    Args:
+        stopped: whether it is to end early.
+        stored: called whenever masks were stored.
+
+    Attributes:
+        steps: tracks while it is iterated over, and stops wherever the job may be suspended;
+            at its end, all masks are stored that were wanted and not stored yet.
+        has_stored: whether masks were stored by it.
+    """
 
     def __init__(
         self,
@@ -360,6 +429,9 @@ class _Run:
         stored: Callable[[], None],
     ) -> None:
         self.pace = Pace()
+        self.has_stored = False
+        self.steps = self._track()
+        self._tracker: Tracker | None = None
         self._job, self._work, self._stride = job, work, stride
         self._store, self._engine = store, engine
         self._stopped, self._stored = stopped, stored
@@ -367,8 +439,22 @@ class _Run:
         # By object and prompted frame: digests of the prompts whose own masks are still wanted.
         self._unanswered: dict[tuple[str, int], str] = {}
 
-    def track(self) -> None:
-        """Store all masks that are wanted and not stored yet; ends early when stopped."""
+    def suspend(self) -> None:
+        """Nothing is asked of ``steps`` for a while. Raises as ``Tracker.suspend`` does."""
+        if self._tracker is not None:
+            self._tracker.suspend()
+
+    def close(self) -> None:
+        """Free everything."""
+        self.steps.close()
+
+    def _track(self) -> Generator[None, None, None]:
+        for sweep in self._sweeps():
+            yield from self._sweep(sweep)
+        yield from self._answer_prompts()
+
+    def _sweeps(self) -> list[_Sweep]:
+        """What is to be done, forward and back."""
         goals = self._work.goals
         stored = self._store.anchors(self._job.track, stride=self._stride)
         self._unanswered = {
@@ -382,10 +468,7 @@ class _Run:
         left = sum(len(frames) for sweep in sweeps for frames in sweep.wanted.values())
         self._done = total - left
         self._store.update_job(self._job.id, total=total, done=self._done)
-        for sweep in sweeps:
-            if sweep.wanted:
-                self._sweep(sweep)
-        self._answer_prompts()
+        return [sweep for sweep in sweeps if sweep.wanted]
 
     def _plan(self, stored: Mapping[tuple[str, int], str], reverse: bool) -> _Sweep:
         """What is still to be done in one direction.
@@ -418,12 +501,14 @@ class _Run:
                 ]
         return _Sweep(reverse, sorted(prompts, key=lambda item: item[0]), wanted)
 
-    def _sweep(self, sweep: _Sweep) -> None:
-        with closing(self._open_tracker(sweep)) as tracker:
+    def _sweep(self, sweep: _Sweep) -> Iterator[None]:
+        chosen = self._chosen(sweep)
+        with self._opened(chosen) as tracker:
             for frame, object_id, prompt in sweep.prompts:
                 if self._stopped():
                     return
                 self._prompt(tracker, frame, object_id, prompt)
+                yield
             order = sweep.order
             steps = tracker.step(order[0], len(order), reverse=sweep.reverse, stopped=self._stopped)
             for frame, objects in steps:
@@ -437,25 +522,40 @@ class _Run:
                     self._put(found)
                 if self._stopped():
                     return
+                # Between those that are tracked, whole masks are held to interpolate between.
+                if chosen is None or frame in chosen:
+                    yield
 
-    def _open_tracker(self, sweep: _Sweep) -> Tracker:
-        frames = self._work.frames
+    def _chosen(self, sweep: _Sweep) -> Collection[int] | None:
+        """The frames that are tracked; None for all."""
         if self._stride == 1:
-            return self._engine.open_tracker(frames)
+            return None
         prompted = {frame for frame, _, _ in sweep.prompts}
-        chosen = sorted({*tracked_frames(sweep.order, prompted, self._stride), *prompted})
-        return self._engine.open_tracker(frames, chosen)
+        return {*tracked_frames(sweep.order, prompted, self._stride), *prompted}
 
-    def _answer_prompts(self) -> None:
+    @contextmanager
+    def _opened(self, chosen: Collection[int] | None = None) -> Iterator[Tracker]:
+        frames = self._work.frames
+        if chosen is None:
+            tracker = self._engine.open_tracker(frames)
+        else:
+            tracker = self._engine.open_tracker(frames, sorted(chosen))
+        with closing(tracker):
+            self._tracker = tracker
+            yield tracker
+            self._tracker = None
+
+    def _answer_prompts(self) -> Iterator[None]:
         """Masks for the prompts that no sweep began with."""
         if not self._unanswered:
             return
         prompts = {goal.object_id: goal.prompts for goal in self._work.goals}
-        with closing(self._engine.open_tracker(self._work.frames)) as tracker:
+        with self._opened() as tracker:
             for object_id, frame in sorted(self._unanswered, key=lambda item: item[1]):
                 if self._stopped():
                     return
                 self._prompt(tracker, frame, object_id, prompts[object_id][frame])
+                yield
 
     def _prompt(self, tracker: Tracker, frame: int, object_id: str, prompt: PixelPrompt) -> None:
         """Prompt the tracker, and store what it answers where that is wanted."""
@@ -472,12 +572,14 @@ class _Run:
 
     def _put(self, found: list[TrackedMask]) -> None:
         self._store.put_masks(self._job.track, found, job_id=self._job.id, done=self._done)
+        self.has_stored = True
         self.pace.mark(time.monotonic(), self._done)
         self._stored()
 
 
 class Pace:
-    """Masks over time of one run of a job; frames of earlier runs and waiting do not count."""
+    """Masks over time of one run of a job, with the times that it gives its place away; frames of
+    earlier runs do not count, nor does waiting to begin."""
 
     def __init__(self) -> None:
         self._marks: deque[tuple[float, int]] = deque(maxlen=MEASURED_FRAMES)

@@ -99,6 +99,37 @@ class TestFairPool:
             pool.submit(lambda: 1 / 0).result(PATIENCE)
         assert pool.submit(lambda a, b: a + b, 1, b=2).result(PATIENCE) == 3
 
+    def test_the_rest_of_a_call_comes_first_of_its_project_after_the_others(self, pool, gate):
+        served = []
+
+        def begin():
+            served.append("begun")
+            pool.submit_rest(served.append, "rest")
+
+        with serving(project="a"):
+            pool.submit(begin)
+            futures = [pool.submit(served.append, name) for name in ("a 1", "a 2")]
+        with serving(project="b"):
+            futures += [pool.submit(served.append, name) for name in ("b 1", "b 2")]
+        gate.set()
+        for future in futures:
+            future.result(PATIENCE)
+        assert served == ["begun", "b 1", "rest", "b 2", "a 1", "a 2"]
+
+    def test_the_rest_of_a_call_is_not_refused_for_what_waits(self, pool, gate):
+        rest = threading.Event()
+        with serving(project="a"):
+            pool.submit(pool.submit_rest, rest.set)
+            for _ in range(9):
+                pool.submit(lambda: None)
+            with pytest.raises(Busy):
+                pool.submit(lambda: None)
+        gate.set()
+        assert rest.wait(PATIENCE)
+        pool.shutdown()
+        with pytest.raises(Busy, match="stopping"):
+            pool.submit_rest(lambda: None)
+
     def test_shutdown_cancels_what_waits(self, pool, gate):
         waiting = pool.submit(lambda: None)
         pool.shutdown(wait=False, cancel_futures=True)
@@ -154,6 +185,23 @@ class TestWhatRuns:
         assert self.ask(pool, "e", "fast.example").result(PATIENCE) == "answered"
         assert not waiting.done()
         assert sum(hold.begun.values()) == 12
+
+    def test_others_wait_where_a_place_given_back_would_be_theirs(self, pool, hold):
+        def others_wait_for(project):
+            with serving(project=project):
+                return pool.others_wait()
+
+        for project, share in (("a", 8), ("b", 4), ("c", 2), ("d", 1)):
+            hold(project, "", 20)
+            until(lambda project=project, share=share: hold.begun[project] == share)
+        # One place is free, and for no project that has one: with a second one, for d's alone.
+        assert [others_wait_for(project) for project in "abcd"] == [True, True, True, False]
+        hold("e", "", 2)
+        until(lambda: hold.begun["e"] == 1)
+        assert not any(others_wait_for(project) for project in "abcde")
+        hold("f", "", 1)
+        assert all(others_wait_for(project) for project in "abcde")
+        assert not others_wait_for("f")
 
     def test_what_waited_for_a_share_goes_when_the_share_is_free(self, hold, pool):
         gate = threading.Event()
