@@ -125,6 +125,13 @@ def _projects(value: str) -> FinetuneProjects:
     return FinetuneProjects(numbers=frozenset(int(part) for part in value.split(",")))
 
 
+def _renamed(value: str) -> tuple[tuple[str, str], ...]:
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    if not all(equals and said.strip() and label.strip() for said, equals, label in pairs):
+        raise ValueError("must be pairs such as car=Vehicle,truck=Vehicle")
+    return tuple((said.strip(), label.strip()) for said, _, label in pairs)
+
+
 def _choice(*allowed: str) -> Callable[[str], str]:
     def parse(value: str) -> str:
         if value not in allowed:
@@ -177,6 +184,7 @@ _access = partial(_setting, "Who may use it")
 _label_studio = partial(_setting, "Label Studio")
 _model = partial(_setting, "Model")
 _finetuning = partial(_setting, "Fine-tuning")
+_detector = partial(_setting, "Detector")
 _masks = partial(_setting, "Masks")
 _tracking = partial(_setting, "Tracking")
 _budgets = partial(_setting, "Longest waits")
@@ -273,6 +281,27 @@ class Settings:
         None,
         "fine-tuned version to use, or base for none; unset: the newest, as soon as it is there",
         variable="SAM2_MODEL_VERSION",
+    )
+    detector_url: str | None = _detector(
+        None,
+        "another ML backend, asked where objects are; docs/leading.md#a-detector",
+        read=_url,
+    )
+    detector_user: str | None = _detector(None, "user name that it asks for")
+    detector_pass: str | None = _detector(None, "password that goes with it", secret=True)
+    detector_score: float = _detector(
+        0.3,
+        "what it is less sure of is left out, 0 to 1",
+        read=_number(float, lambda n: 0 <= n <= 1, "a number between 0 and 1"),
+    )
+    detector_labels: tuple[tuple[str, str], ...] = _detector(
+        (), "its names for labels, and yours: car=Vehicle,truck=Vehicle", read=_renamed
+    )
+    detector_fetch_url: str | None = _detector(
+        None,
+        "this backend as the detector reaches it, to fetch pictures from; unset: pictures are sent "
+        "along as data: addresses",
+        read=_url,
     )
     speck_percent: float = _masks(
         0.5,
@@ -375,6 +404,8 @@ class Settings:
     def __post_init__(self) -> None:
         if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
             raise SettingsError("BASIC_AUTH_USER and BASIC_AUTH_PASS must be set together")
+        if (self.detector_user is None) != (self.detector_pass is None):
+            raise SettingsError("DETECTOR_USER and DETECTOR_PASS must be set together")
 
     @property
     def is_open(self) -> bool:
@@ -449,7 +480,8 @@ class Settings:
             elif item.metadata["read"] is _mebibytes:
                 value = value // MIB
             elif isinstance(value, tuple):
-                value = ",".join(value)
+                parts = (each if isinstance(each, str) else "=".join(each) for each in value)
+                value = ",".join(parts)
             shown, about = "" if value is None else str(value), item.metadata
             rows.append(SettingRow(about["group"], _variable(item), shown, about["meaning"]))
         return rows

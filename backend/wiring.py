@@ -18,6 +18,7 @@ from backend.finetune.finetune_jobs import FinetuneJobs
 from backend.finetune.finetuning import Finetuning
 from backend.finetune.registry import ModelRegistry
 from backend.labelstudio.client import LabelStudioClient
+from backend.labelstudio.detector_client import DetectorClient
 from backend.labelstudio.label_config import RecentConfigs
 from backend.labelstudio.tags import LabelConfig
 from backend.media.proxy import Proxy
@@ -31,6 +32,8 @@ from backend.predict.click import Clicks
 from backend.predict.dispatch import Dispatcher
 from backend.predict.events.protocol import VideoProtocol
 from backend.predict.events.sessions import InteractiveJobs
+from backend.predict.find import Finder
+from backend.predict.find_command import FindCommand
 from backend.predict.recent import RecentPrompts
 from backend.predict.retrieve import Retrieval
 from backend.predict.segment import Segmenter
@@ -96,6 +99,26 @@ class Wiring:
     def _label_studio(self) -> LabelStudioClient | None:
         """The one that the service asks, whose session all its parts share."""
         return self.label_studio()
+
+    def detector(self) -> DetectorClient | None:
+        """The other ML backend that is asked where objects are; None where the settings name
+        none."""
+        settings = self.settings
+        if settings.detector_url is None:
+            return None
+        user, password = settings.detector_user, settings.detector_pass
+        return DetectorClient(settings.detector_url, user, password, verify=self.verify)
+
+    def finder(self) -> Finder:
+        """What asks the detector, where there is one."""
+        settings = self.settings
+        return Finder(
+            self.detector(),
+            self.pixels,
+            labels=dict(settings.detector_labels),
+            score=settings.detector_score,
+            fetch_url=settings.detector_fetch_url,
+        )
 
     def s3_settings(self) -> S3Settings:
         """Where the buckets are.
@@ -242,7 +265,9 @@ class Wiring:
         if for_editors:
             protocol = VideoProtocol(engine, segmenter, videos, tracking, budget_seconds=budget)
             tracking.resume()
-        clicks = Clicks(segmenter, engine, RecentPrompts(), tracking, budget_seconds=budget)
+        finder = self.finder()
+        find = FindCommand(finder, segmenter, tracking.videos, videos, budget_seconds=budget)
+        clicks = Clicks(segmenter, engine, RecentPrompts(), tracking, find, budget_seconds=budget)
         retrieval = Retrieval(
             segmenter,
             tracking,
@@ -257,6 +282,7 @@ class Wiring:
             tracking,
             metrics,
             parse=parse,
+            finder=finder,
             protocol=protocol,
             threads=settings.threads,
             media=self._opened,

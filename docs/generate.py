@@ -21,7 +21,7 @@ HEAD = """# Settings
 
 Environment variables, read once at the start. `python -m backend settings` prints the values in
 effect, with secrets hidden. Each secret may come from a file instead: `LABEL_STUDIO_API_KEY_FILE`,
-`BASIC_AUTH_PASS_FILE`, `AUTH_TOKEN_FILE`. The five that you need are in
+`BASIC_AUTH_PASS_FILE`, `AUTH_TOKEN_FILE`, `DETECTOR_PASS_FILE`. The five that you need are in
 [operating.md](operating.md#the-settings-that-you-need). This page is written by
 `python docs/generate.py`.
 

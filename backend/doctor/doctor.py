@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from itertools import chain
 from typing import Any
 
+from backend.doctor.detector import detector_findings
 from backend.doctor.findings import (
     Finding,
     Level,
@@ -115,6 +116,7 @@ def _findings(
     yield from disk_findings(wiring.settings)
     yield from state_findings(wiring)
     yield from model
+    yield from detector_findings(wiring)
     wanted = task is not None or project is not None
     try:
         client = wiring.label_studio(API_SECONDS)

@@ -2,7 +2,8 @@
 
 An entry is one of these:
 
-- a command: a known word alone ("help", "Status", "track 1-40 back"), with or without a slash;
+- a command: a known word alone ("help", "Status", "track 1-40 back", "find person, red car"), with
+  or without a slash;
 - a command that there is not: what begins with a slash ("/hlep"), or a word close to a known one
   with nothing but a range, direction or stride behind it ("trck", "track 5");
 - what begins with STATUS_PREFIX: written by the service itself, and come back;
@@ -27,11 +28,12 @@ STATUS_PREFIX = "SAM 2: "
 
 
 class Word(StrEnum):
-    """The commands; the last three are for frame sequences and videos."""
+    """The commands; those from ``TRACK`` on are for frame sequences and videos."""
 
     HELP = "help"
     STATUS = "status"
     CLEAR = "clear"
+    FIND = "find"
     TRACK = "track"
     REDO = "redo"
     STOP = "stop"
@@ -54,7 +56,7 @@ class TextKind(StrEnum):
 
 HELP = (
     "click an object or drag a box around it with a smart tool; Alt+click what is not part of it. "
-    "Commands: help, status, clear (empties this line)"
+    "Commands: help, status, clear (empties this line), find or find person, dog (asks a detector)"
 )
 """One line that says what can be done on a picture."""
 
@@ -63,7 +65,8 @@ _RANGES = "type {0}, {0} 1-40, {0} back, {0} both or {0} stride=3"
 TRACK_HELP = (
     "mark objects on one or more frames, then type track (to the end), track 1-40, track back, "
     "track both or track stride=3 (every 3rd frame, faster). Also: status (shows what is done so "
-    "far), stop, redo (tracks again from the start), clear (forgets the track), help"
+    "far), stop, redo (tracks again from the start), clear (forgets the track), find or "
+    "find person, dog (asks a detector about one page or frame; find at 12 about that one), help"
 )
 """One line that says what can be done on a sequence of frames."""
 
@@ -76,6 +79,12 @@ _TRACK = re.compile(
     r"(?: stride ?= ?(?P<stride>[1-9]\d?))?"
 )
 
+# A name has a few words: "find out whether ..." is a note. Behind "=" stands the label for it.
+_NAME = r"[^\s,=.!?;:]{1,30}(?: [^\s,=.!?;:]{1,30}){0,4}"
+_NAMED = re.compile(rf"(?P<name>{_NAME})(?: ?= ?(?P<label>{_NAME}))?")
+_AT = re.compile(r"(?:(?P<names>.*) )?at (?P<at>\d{1,9})")
+_MOST_NAMES = 50
+
 _ARGUMENT = re.compile(r"[-\d]*|forwards?|backwards?|back|both|(stride)?=?\d*")
 _LONGEST = 100  # characters of a line that are looked at
 
@@ -87,6 +96,8 @@ class ParsedCommand:
     ``frames`` is the range given to ``track`` or ``redo``, both ends included, as typed;
     ``direction`` is "forward", "back" or "both", None where none was typed. ``stride`` is n where
     every n-th frame is to be tracked and those between interpolated, None where none was typed.
+    ``names`` is what is to be found, each with the label that it gets where one was typed, and
+    ``at`` the page or frame to look at.
     """
 
     kind: TextKind
@@ -95,6 +106,8 @@ class ParsedCommand:
     frames: tuple[int, int] | None = None
     direction: str | None = None
     stride: int | None = None
+    names: tuple[tuple[str, str | None], ...] = ()
+    at: int | None = None
 
 
 def parse_command(entry: str) -> ParsedCommand:
@@ -111,6 +124,9 @@ def parse_command(entry: str) -> ParsedCommand:
         word = Word(tracked["word"])
         stride = int(tracked["stride"]) if tracked["stride"] else None
         return ParsedCommand(TextKind.COMMAND, word, line, frames, tracked["direction"], stride)
+    names, at = _to_find(spelled)
+    if names is not None:
+        return ParsedCommand(TextKind.COMMAND, Word.FIND, line, names=names, at=at)
     if spelled in list(Word):
         return ParsedCommand(TextKind.COMMAND, Word(spelled), line)
     if explicit:
@@ -120,11 +136,30 @@ def parse_command(entry: str) -> ParsedCommand:
     return ParsedCommand(TextKind.MISTYPED if alike else TextKind.NOTE, text=line)
 
 
+def _to_find(spelled: str) -> tuple[tuple[tuple[str, str | None], ...] | None, int | None]:
+    """What a line says is to be found, each with the label for it, and on which page or frame; None
+    where it is no such command."""
+    word, _, rest = spelled.partition(" ")
+    if word != Word.FIND:
+        return None, None
+    placed = _AT.fullmatch(rest)
+    listed = (placed["names"] or "") if placed else rest
+    parts = [part.strip() for part in listed.split(",", _MOST_NAMES)] if listed else []
+    named = [_NAMED.fullmatch(part) for part in parts]
+    names = tuple((each["name"], each["label"]) for each in named if each is not None)
+    if len(names) < len(parts) or len(names) > _MOST_NAMES:
+        return None, None
+    return names, int(placed["at"]) if placed else None
+
+
 def _meant(spelled: str) -> tuple[Word | None, list[str]]:
     """The command that the first word of a line is close to, and the other words."""
     first, *others = spelled[:_LONGEST].split() or [""]
     close = difflib.get_close_matches(first, list(Word), n=1, cutoff=0.75)
-    return (Word(close[0]) if close else None), others
+    meant = Word(close[0]) if close else None
+    if meant is Word.FIND and len(first) == len(meant):  # "fine", "kind", "wind" are notes
+        meant = None
+    return meant, others
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,19 @@ def task_prompts(
     return ContextPrompts()
 
 
+def prompts_found(
+    results: object, config: LabelConfig, late: Callable[[], bool] = lambda: False
+) -> ContextPrompts:
+    """What a detector found, each thing an object of its own, masks too. Never raises.
+
+    Args:
+        late: see ``read_results``.
+    """
+    read = read_results(results, config, late)
+    found = _objects(read.regions, marks_apart=True)
+    return replace(found, ignored=(*found.ignored, *read.ignored))
+
+
 def _convertible(results: object, config: LabelConfig, late: Callable[[], bool]) -> ContextPrompts:
     read = read_results(results, config, late)
     # A key point without a sign was not made by a smart tool: it marks an object of its own.

@@ -485,19 +485,17 @@ def rasterise(geometry: Geometry, width: int, height: int, decode: DecodeMask) -
                 return fill_polygon(points_to_pixels(geometry.points, width, height), width, height)
             case Ellipse():
                 return fill_polygon(ellipse_to_polygon(geometry, width, height), width, height)
-        size = (
-            _png_size(geometry.png)
-            if isinstance(geometry, Bitmask)
-            else (geometry.width, geometry.height)
-        )
-        check_size(*size)
+        check_size(*mask_size(geometry))
     except ValueError as error:
         raise UnreadableMask(str(error)) from error
     return resize_mask(decode(geometry), width, height)
 
 
-def _png_size(png: bytes) -> tuple[int, int]:
-    """Width and height that a PNG declares."""
+def mask_size(encoded: EncodedMask) -> tuple[int, int]:
+    """Width and height that a mask declares. Raises ValueError where it is none."""
+    if isinstance(encoded, BrushStrokes):
+        return encoded.width, encoded.height
+    png = encoded.png
     # IHDR comes first: signature 8, length 4, "IHDR", then width and height
     if png[:8] != b"\x89PNG\r\n\x1a\n" or png[12:16] != b"IHDR" or len(png) < 24:
         raise ValueError("the bitmask is not a PNG")

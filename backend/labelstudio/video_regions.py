@@ -80,6 +80,20 @@ class VideoRegion:
         return any(each.is_note for each in self.typed)
 
 
+def new_region(
+    identifier: str,
+    labels: tuple[str, ...],
+    control: str,
+    video: str,
+    keyframes: tuple[Keyframe, ...],
+    frames_count: int,
+) -> VideoRegion:
+    """A box that nobody has drawn yet, with ``control`` on ``video``."""
+    return VideoRegion(
+        identifier, labels, control, video, keyframes, frames_count, None, (), {}, (), ()
+    )
+
+
 class Trigger(StrEnum):
     """What the annotator did to send a request."""
 

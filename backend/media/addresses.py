@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -23,7 +22,7 @@ from urllib3.exceptions import ConnectTimeoutError, LocationParseError, NewConne
 from urllib3.response import HTTPResponse
 from urllib3.util import Url, parse_url
 
-from backend.labelstudio.session import CONNECTIONS, new_session
+from backend.labelstudio.session import CONNECTIONS, answered_within, new_session
 from backend.media.errors import MediaError, Reason, shown
 from backend.media.proxy import Proxy
 
@@ -184,7 +183,7 @@ def _pool_classes(
             return _connect(self, policy)
 
         def connect(self) -> None:
-            with _within(self, answer_seconds):
+            with answered_within(self, answer_seconds):
                 super().connect()
 
         def getresponse(self) -> HTTPResponse:  # type: ignore[override] # as in urllib3
@@ -192,7 +191,7 @@ def _pool_classes(
             if self._response_options is not None:
                 path = self._response_options.request_url.partition("?")[0]
                 self._response_options = self._response_options._replace(request_url=path)
-            with _within(self, answer_seconds):
+            with answered_within(self, answer_seconds):
                 return super().getresponse()
 
     class GuardedTLS(Guarded, HTTPSConnection):
@@ -232,27 +231,3 @@ def _connect(
     if isinstance(error, TimeoutError):
         raise ConnectTimeoutError(connection, "connect timed out")
     raise NewConnectionError(connection, type(error).__name__)
-
-
-@contextmanager
-def _within(connection: HTTPConnection, seconds: float) -> Iterator[None]:
-    """Cut the connection if the block is not done in time. Raises TimeoutError in that case,
-    whatever the block made of it: headers that end early look like headers that end."""
-    late = threading.Event()
-
-    def cut() -> None:
-        sock = connection.sock
-        if sock is not None:
-            late.set()
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(seconds, cut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        if late.is_set():
-            raise TimeoutError("the server takes too long over its headers") from None

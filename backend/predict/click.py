@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from backend.engine.engine import Engine
@@ -34,6 +35,7 @@ from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ContextPrompts, ObjectPrompt, prompts_from_context
 from backend.labelstudio.video_regions import video_status
 from backend.labelstudio.write_results import region_id, status_results
+from backend.predict.find_command import FindCommand
 from backend.predict.recent import RecentPrompts
 from backend.predict.segment import Segmenter
 from backend.threads.caller import log_place, reply_by
@@ -118,9 +120,11 @@ class Clicks:
         engine: Engine,
         recent: RecentPrompts,
         tracking: Tracking,
+        find: FindCommand,
         *,
         budget_seconds: float,
     ) -> None:
+        self._find = find
         self._segmenter = segmenter
         self._engine = engine
         self._recent = recent
@@ -146,7 +150,8 @@ class Clicks:
 
     def _reply(self, request: Request) -> Reply:
         if request.is_on_video:
-            results = self._tracking.videos.reply(request, request.context)
+            find = partial(self._find.on_video, request)
+            results = self._tracking.videos.reply(request, request.context, find)
             return Reply(results, "ok" if results else "empty")
         read_by = reply_by(READ_BY * self._budget)
         context = prompts_from_context(
@@ -306,6 +311,11 @@ class Clicks:
         if parsed.word is None:
             return [], unknown_command(parsed.text)
         done: tuple[Results, str | None]
+        if parsed.word is Word.FIND:
+            fresh = self._recent.fresh(request)
+            regions, text = self._find.on_picture(request, parsed, command, fresh)
+            self._recent.remember_sent(request, regions)
+            return regions, text
         sequence = self._sequence(request, command.to_name)
         if sequence is not None:
             fresh, page = self._recent.fresh(request), command.item_index

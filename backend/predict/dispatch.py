@@ -19,6 +19,7 @@ from backend.metrics import Metrics
 from backend.predict.click import Clicks, Reply, Request
 from backend.predict.events.messages import Event, event_of
 from backend.predict.events.protocol import VideoProtocol
+from backend.predict.find import Finder
 from backend.predict.retrieve import Retrieval
 from backend.threads.caller import serving
 from backend.threads.fair_queue import Busy
@@ -81,6 +82,7 @@ class Dispatcher:
     """Turns request bodies into reply bodies.
 
     Args:
+        finder: asks the detector.
         parse: reads a label config; it may remember those that it has read.
         protocol: answers the events of newer editors; without it they get nothing.
         threads: requests that the server answers at the same time.
@@ -95,6 +97,7 @@ class Dispatcher:
         tracking: Tracking,
         metrics: Metrics,
         *,
+        finder: Finder,
         parse: Callable[[str], LabelConfig] = parse_label_config,
         protocol: VideoProtocol | None = None,
         threads: int = 16,
@@ -104,6 +107,7 @@ class Dispatcher:
         self.tracking = tracking
         self._clicks = clicks
         self.retrieval = retrieval
+        self.finder = finder
         self._protocol = protocol
         self._metrics = metrics
         self._admission = Admission(threads)
@@ -216,6 +220,7 @@ class Dispatcher:
         if self._protocol is not None:
             self._protocol.close()
         self.retrieval.close()
+        self.finder.close()
         self.tracking.close()
         self.engine.close()
         self._media.close()

@@ -15,7 +15,7 @@ from backend.labelstudio.prompts import ObjectPrompt
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.write_results import region_results
 from backend.metrics import Metrics
-from backend.pixels.recipes import Frame, Picture
+from backend.pixels.recipes import Frame, ImageRecipe, Picture
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +57,23 @@ class Segmenter:
         Raises:
             MissingMedia, MediaError, EngineError, Busy: as ``encode``.
         """
-        picture, timeout = _picture(task, prompts[0]), deadline - time.monotonic()
-        answers = self._engine.answer(picture, prompts, priority, timeout, zoom=self._zoom)
+        answers = self.answer_on(_picture(task, prompts[0]), prompts, priority, deadline)
         for prompt, answer in zip(prompts, answers, strict=True):
             if isinstance(answer, Answer):
                 _warn_of_other_size(task, prompt, answer)
                 break
         return answers
+
+    def answer_on(
+        self,
+        image: ImageRecipe,
+        prompts: Sequence[ObjectPrompt],
+        priority: Priority,
+        deadline: float,
+    ) -> list[Outcome]:
+        """The same for prompts on a picture, a page or a frame that is given."""
+        timeout = deadline - time.monotonic()
+        return self._engine.answer(image, prompts, priority, timeout, zoom=self._zoom)
 
     def answer_frame(self, frame: Frame, prompt: ObjectPrompt, deadline: float) -> Answer:
         """The mask for a prompt on a frame of a video; raises as ``answer_click`` does."""

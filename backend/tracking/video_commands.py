@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -61,6 +61,10 @@ from backend.tracking.video import read_timeline, video_tag, video_work
 KEPT_KEYFRAMES = 5000  # of each region, over all its answers
 
 
+Find = Callable[[ParsedCommand, str, Sequence[VideoRegion]], tuple[Results, str]]
+"""Carries out ``find`` on the Video tag of a name, on which are those regions."""
+
+
 @dataclass(frozen=True)
 class Clip:
     """The video that the Video tag called ``name`` shows for a task.
@@ -95,8 +99,11 @@ class VideoCommands:
         self._store = commands.store
         self._videos = videos
 
-    def reply(self, task: ProjectTask, context: object) -> Results:
+    def reply(self, task: ProjectTask, context: object, find: Find) -> Results:
         """The results for an interactive request; empty where there is nothing to say.
+
+        Args:
+            find: carries out ``find``.
 
         Raises:
             ExpectedError: why there is no track.
@@ -122,6 +129,10 @@ class VideoCommands:
             text = unknown_command(parsed.text)
         elif parsed.word is Word.HELP:
             text = TRACK_HELP
+        elif parsed.word is Word.FIND:
+            # The editor does not say which frame it shows; a box is where it was drawn last.
+            last = found.commanded[0].keyframes[-1].frame if found.commanded else None
+            results, text = find(replace(parsed, at=parsed.at or last), name, regions)
         elif not regions and parsed.word is Word.CLEAR:
             text = None
         elif not regions and task.owner is None:

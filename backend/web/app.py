@@ -29,6 +29,7 @@ from backend.labelstudio.json_values import parse_json, whole_number
 from backend.labelstudio.model_names import shown_version
 from backend.metrics import Metrics
 from backend.predict.dispatch import MAX_PROJECT, BadRequest, Dispatcher
+from backend.predict.find import OfferedPictures
 from backend.tracking.store import Job
 from backend.web.door import wants_html
 from backend.web.guard import guard, refuse
@@ -55,6 +56,7 @@ def create_app(wiring: Wiring, service: Dispatcher, finetuning: Finetuning) -> F
     _add_contract(app, service, finetuning, metrics)
     _add_jobs(app, service)
     _add_training(app, finetuning)
+    _add_pictures(app, service.finder.pictures)
     _add_diagnostics(app, wiring, service.engine)
     add_site(app)
     app.register_blueprint(overview_blueprint(overview, wiring.settings))
@@ -192,6 +194,18 @@ def _add_training(app: Flask, finetuning: Finetuning) -> None:
     @app.post("/train/<project>/cancel")
     def cancel_training(project: str) -> Response:
         return one(project, finetuning.jobs.cancel)
+
+
+def _add_pictures(app: Flask, pictures: OfferedPictures) -> None:
+    """``GET /pictures/<name>.jpg``: what the detector is asked about, for as long as it is asked.
+    It comes without credentials: nobody else knows the name."""
+
+    @app.get("/pictures/<name>.jpg")
+    def picture(name: str) -> Response:
+        file = pictures.get(name)
+        if file is None:
+            return refuse(HTTPStatus.NOT_FOUND, "no such picture is offered now")
+        return Response(file, mimetype="image/jpeg")
 
 
 def _add_diagnostics(app: Flask, wiring: Wiring, engine: Engine) -> None:

@@ -15,6 +15,8 @@ from backend.settings import MIB, Settings
 
 # They carry no credentials. Everything else must, /webhook too: see SECURITY.md.
 PROBES = frozenset({"/", "/health", "/ready"})
+OFFERED = "/pictures/"
+"""What lies below has names that nobody can guess, for a short while, see ``OfferedPictures``."""
 LARGE = frozenset({"/predict"})
 """The routes that take as much as MAX_BODY_MB: tasks with their annotations."""
 REFUSAL = "backend.refusal"
@@ -85,7 +87,9 @@ class Door:
 
     def _unauthorised(self, path: str, header: Callable[[str], str | None]) -> Refusal | None:
         probe = path in PROBES and not (path == "/" and wants_html(header("Accept")))
-        if probe or self._settings.is_open or self._knows(_credentials(header("Authorization"))):
+        if probe or path.startswith(OFFERED) or self._settings.is_open:
+            return None
+        if self._knows(_credentials(header("Authorization"))):
             return None
         return Refusal(HTTPStatus.UNAUTHORIZED, "credentials missing or wrong")
 

@@ -26,6 +26,8 @@ from backend.predict.click import Clicks
 from backend.predict.dispatch import Dispatcher
 from backend.predict.events.protocol import VideoProtocol
 from backend.predict.events.sessions import InteractiveJobs
+from backend.predict.find import Finder
+from backend.predict.find_command import FindCommand
 from backend.predict.recent import RecentPrompts
 from backend.predict.retrieve import Retrieval
 from backend.predict.segment import Segmenter
@@ -133,11 +135,25 @@ class Bench:
             kinds=[InteractiveJobs(self.pixels.videos)],
             parse=self.parse,
         )
+        self.finder = Finder(
+            Wiring(self.settings).detector(),
+            self.pixels,
+            labels=dict(self.settings.detector_labels),
+            score=self.settings.detector_score,
+            fetch_url=self.settings.detector_fetch_url,
+        )
         clicks = Clicks(
             segmenter,
             self.engine,
             self.memory,
             self.tracking,
+            FindCommand(
+                self.finder,
+                segmenter,
+                self.tracking.videos,
+                self.pixels.videos,
+                budget_seconds=self.settings.click_budget_seconds,
+            ),
             budget_seconds=self.settings.click_budget_seconds,
         )
         retrieval = Retrieval(
@@ -161,6 +177,7 @@ class Bench:
             retrieval,
             self.tracking,
             self.metrics,
+            finder=self.finder,
             parse=self.parse,
             protocol=self.protocol,
         )

@@ -28,8 +28,10 @@ def test_values_are_read_and_empty_ones_count_as_unset():
             "EMBEDDING_CACHE_MB": "64",
             "ALLOWED_PRIVATE_HOSTS": "minio, 10.0.0.5",
             "SAM2_DEVICE": "",
+            "DETECTOR_LABELS": "car=Vehicle, big truck = Vehicle",
         }
     )
+    assert settings.detector_labels == (("car", "Vehicle"), ("big truck", "Vehicle"))
     assert settings.port == 8000
     assert settings.label_studio_url == "https://ls.example/label-studio"
     assert settings.checkpoint == Path("/models/tiny.pt")
@@ -57,6 +59,10 @@ def test_values_are_read_and_empty_ones_count_as_unset():
         ("MAX_BODY_MB", "0"),
         ("CLICK_BUDGET_SECONDS", "-1"),
         ("CLICK_BUDGET_SECONDS", "nan"),
+        ("DETECTOR_URL", "http://ada:lovelace@detector:9091"),
+        ("DETECTOR_SCORE", "30"),
+        ("DETECTOR_LABELS", "car"),
+        ("DETECTOR_LABELS", "car=,=Vehicle"),
         ("S3_ANONYMOUS", "perhaps"),
         ("HTTPS_PROXY", "https://proxy:3128"),
         ("HTTPS_PROXY", "http://proxy:port"),
@@ -130,6 +136,7 @@ class TestSecretsFromFiles:
             "LABEL_STUDIO_API_KEY",
             "BASIC_AUTH_PASS",
             "AUTH_TOKEN",
+            "DETECTOR_PASS",
             "HTTPS_PROXY",  # it may hold a password
         }
 
@@ -137,8 +144,9 @@ class TestSecretsFromFiles:
     def test_each_is_read(self, variable, tmp_path):
         (tmp_path / "secret").write_text("tok-123\n")
         settings = Settings.from_env(
-            {variable + "_FILE": str(tmp_path / "secret"), "BASIC_AUTH_USER": "u"}
-            | ({} if variable == "BASIC_AUTH_PASS" else {"BASIC_AUTH_PASS": "pw"})
+            {"BASIC_AUTH_USER": "u", "DETECTOR_USER": "u"}
+            | {name: "pw" for name in ("BASIC_AUTH_PASS", "DETECTOR_PASS") if name != variable}
+            | {variable + "_FILE": str(tmp_path / "secret")}
         )
         assert any(secret.endswith("tok-123") for secret in settings.secrets())
 

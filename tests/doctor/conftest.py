@@ -19,7 +19,16 @@ from benchmarks.support.recording_server import RecordingServer, Reply, Seen, re
 from tests.media.servers import PERSONAL_ACCESS_TOKEN, FakeLabelStudio
 from tests.pixels.in_process import InProcessDecoder
 
-SETTINGS = ("LABEL_STUDIO_", "SAM2_", "BASIC_AUTH_", "AUTH_TOKEN", "CACHE_", "STATE_", "MEDIA_")
+SETTINGS = (
+    "LABEL_STUDIO_",
+    "SAM2_",
+    "BASIC_AUTH_",
+    "AUTH_TOKEN",
+    "CACHE_",
+    "STATE_",
+    "MEDIA_",
+    "DETECTOR_",
+)
 CONFIG = """<View><Image name="image" value="$image"/>
 <KeyPointLabels name="click" toName="image" smart="true"><Label value="Cat"/></KeyPointLabels>
 <BrushLabels name="mask" toName="image"><Label value="Cat"/></BrushLabels>

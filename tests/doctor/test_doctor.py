@@ -446,3 +446,27 @@ def test_no_one_is_refused_where_access_is_open(doctor, setup):
     assert ran.code == 0
     assert any("whoever reaches port 9 " in line for line in ran.of("warning"))
     assert any("longer than Label Studio waits" in line for line in ran.of("warning"))
+
+
+class TestDetector:
+    def test_one_that_answers(self, doctor, setup):
+        setup.backend.route("/owl/health", Reply(200, b'{"status": "UP", "model_class": "Owl"}'))
+        setup.env["DETECTOR_URL"] = f"{setup.backend.url}/owl"
+        [line] = [line for line in doctor().of("ok") if line.startswith("detector: ")]
+        assert line.endswith(f"the detector at {setup.backend.url} answers as Owl; "
+                             "pictures are sent along")  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("reply", "said"),
+        [
+            (Reply(401), "it wants a user name and password: set DETECTOR_USER and DETECTOR_PASS"),
+            (Reply(404), "answered 404; check DETECTOR_URL, with the path if there is one"),
+            (Reply(200, b"<html>"), "something other than an ML backend does; check that"),
+        ],
+    )
+    def test_one_that_does_not(self, doctor, setup, reply, said):
+        setup.backend.route("/owl/health", reply)
+        setup.env["DETECTOR_URL"] = f"{setup.backend.url}/owl"
+        ran = doctor()
+        assert ran.code == 1
+        assert any(line.startswith("detector: ") and said in line for line in ran.of("broken"))

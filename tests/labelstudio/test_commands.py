@@ -39,6 +39,12 @@ def test_commands_alone_in_any_case(word):
         "hello",
         "?",
         "stride=2",
+        "fine",
+        "windy",
+        "find out whether the left wing is cracked",
+        "find the dog. It hides",
+        "find a, b=",
+        "find " + "a," * 50 + "b",
     ],
 )
 def test_notes_are_left_alone(text):
@@ -105,3 +111,19 @@ def test_how_to_track(text, frames, direction, stride):
     parsed = parse_command(text)
     assert parsed.word in (Word.TRACK, Word.REDO)
     assert (parsed.frames, parsed.direction, parsed.stride) == (frames, direction, stride)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "at"),
+    [
+        ("find", [], None),
+        ("Find Person,  red car", [("person", None), ("red car", None)], None),
+        ("/find car=Vehicle, man = Person at 12", [("car", "vehicle"), ("man", "person")], 12),
+        ("find at 3", [], 3),
+        ("find at home", [("at home", None)], None),
+    ],
+)
+def test_what_to_find_and_where(text, names, at):
+    parsed = parse_command(text)
+    assert parsed.word is Word.FIND
+    assert (list(parsed.names), parsed.at) == (names, at)
