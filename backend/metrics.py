@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -12,11 +14,78 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
+MINUTES = 60
+_KEPT_A_MINUTE = 500
+
+
+@dataclass(frozen=True)
+class Minute:
+    """What happened in a minute that began at ``at``, seconds since 1970; how long half of it and
+    19 in 20 took at most, None where nothing happened."""
+
+    at: float
+    count: int
+    median: float | None
+    p95: float | None
+
+
+class LastHour:
+    """How often something happened in each of the last 60 minutes, and how long it took: some
+    hundreds of durations a minute are kept, the newest ones."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._minutes: dict[int, tuple[int, list[float]]] = {}
+
+    def observe(self, seconds: float) -> None:
+        """It happened just now."""
+        now = int(self._clock() // 60)
+        with self._lock:
+            count, kept = self._minutes.get(now, (0, []))
+            if len(kept) < _KEPT_A_MINUTE:
+                kept.append(seconds)
+            else:
+                kept[count % _KEPT_A_MINUTE] = seconds
+            self._minutes[now] = count + 1, kept
+            for old in [each for each in self._minutes if each <= now - MINUTES]:
+                del self._minutes[old]
+
+    def minutes(self) -> list[Minute]:
+        """Each of the last 60, the one under way included."""
+        now = int(self._clock() // 60)
+        with self._lock:
+            found = {each: (count, sorted(kept)) for each, (count, kept) in self._minutes.items()}
+        return [
+            Minute(60.0 * each, count, percentile(kept, 0.5), percentile(kept, 0.95))
+            for each in range(now - MINUTES + 1, now + 1)
+            for count, kept in [found.get(each, (0, []))]
+        ]
+
+    def whole(self) -> Minute:
+        """The hour as if it were one minute, by the durations that are kept."""
+        now = int(self._clock() // 60)
+        with self._lock:
+            found = [each for at, each in self._minutes.items() if at > now - MINUTES]
+        kept = sorted(seconds for _, every in found for seconds in every)
+        count = sum(number for number, _ in found)
+        at = 60.0 * (now - MINUTES + 1)
+        return Minute(at, count, percentile(kept, 0.5), percentile(kept, 0.95))
+
+
+def percentile(ascending: list[float], share: float) -> float | None:
+    """The value that ``share`` of all are not above; None of none."""
+    return ascending[min(len(ascending) - 1, int(len(ascending) * share))] if ascending else None
+
+
 class Metrics:
     """Counters, gauges and histograms of one service, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.clicks = LastHour()  # clicks and boxes that got an answer; for the overview
+        self.device = ""  # where the model computes, and in which numbers; for the overview
+        self._readings: dict[str, Callable[[], Mapping[str, float]]] = {}
         self.requests = self._counter("sam2_requests_total", "HTTP requests", "route", "status")
         self.request_seconds = self._histogram(
             "sam2_request_seconds", "Time from request to reply", "route"
@@ -64,7 +133,9 @@ class Metrics:
     def gauges(
         self, name: str, text: str, label: str, read: Callable[[], Mapping[str, float]]
     ) -> None:
-        """Export ``read()`` as gauges called ``name``, one for each value of ``label``."""
+        """Export ``read()`` as gauges called ``name``, one for each value of ``label``; it is what
+        ``reading`` gives, too."""
+        self._readings[name] = read
 
         def collect() -> Iterable[Metric]:
             family = GaugeMetricFamily(name, text, labels=[label])
@@ -73,6 +144,11 @@ class Metrics:
             yield family
 
         self.registry.register(_Collector(collect))
+
+    def reading(self, name: str) -> Mapping[str, float]:
+        """What the gauges called ``name`` show now, by label; empty where there are none."""
+        read = self._readings.get(name)
+        return {} if read is None else read()
 
     def counter(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Export ``read()``, which must never fall, as counter ``name`` (with ``_total``)."""

@@ -316,6 +316,7 @@ class LocalEngine:
             with self._metrics.stage("load"):
                 model = _loaded(self._build(self._choice))
             self._metrics.load_seconds.set(time.monotonic() - start)
+            self._metrics.device = _device_of(model.predictor)
         except Exception:
             logger.exception("the model could not be loaded")
             raise
@@ -505,6 +506,12 @@ def _loaded(predictor: ImagePredictor) -> _Model:
     from sam2model.checkpoints import encoder_digest  # brings torch
 
     return _Model(predictor, encoder_digest(predictor.model.state_dict()))
+
+
+def _device_of(predictor: ImagePredictor) -> str:
+    """Where a model computes and in which numbers, such as "cuda:0, bfloat16"."""
+    parts = [getattr(predictor.model, name, "") for name in ("device", "compute_dtype")]
+    return ", ".join(str(part).removeprefix("torch.") for part in parts if part)
 
 
 def _answer_key(

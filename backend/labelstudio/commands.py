@@ -70,6 +70,19 @@ TRACK_HELP = (
 )
 """One line that says what can be done on a sequence of frames."""
 
+CHEAT_SHEET = (
+    ("track", "carries what is marked to the end of the sequence or video"),
+    ("track 1-40", "only from page or frame 1 to 40"),
+    ("track back", "towards the beginning; track both: both ways"),
+    ("track stride=3", "every 3rd frame, and those between are interpolated: faster"),
+    ("status", "what is done so far, and which frames to look at"),
+    ("redo", "tracks again from the start"),
+    ("stop", "stops the track; what is done stays"),
+    ("clear", "forgets the track; on a picture, empties the line"),
+    ("help", "one line with the commands"),
+)
+"""What can be typed, and what it does, for the overview."""
+
 NOTED = "your text stays as a note; type help for the commands"
 """What is said to a note, where that does not touch it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,18 +17,20 @@ from backend.labelstudio.model_names import shown_version
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.tags import LabelConfig
 from backend.metrics import Metrics
+from backend.predict.asked_lately import AskedLately
 from backend.predict.click import Clicks, Reply, Request
 from backend.predict.events.messages import Event, event_of
 from backend.predict.events.protocol import VideoProtocol
 from backend.predict.find import Finder
 from backend.predict.retrieve import Retrieval
-from backend.threads.caller import serving
+from backend.threads.caller import caller, serving
 from backend.threads.fair_queue import Busy
 from backend.tracking.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 
 MAX_PROJECT = 100  # characters of a project's name; Label Studio's have about 20
+ANSWERED = frozenset({"ok", "partial"})  # outcomes of clicks and boxes that got a mask
 RESERVED_THREADS = 2  # for probes, metrics and the answer "busy"
 
 
@@ -108,6 +111,7 @@ class Dispatcher:
         self._clicks = clicks
         self.retrieval = retrieval
         self.finder = finder
+        self.asked = AskedLately()
         self._protocol = protocol
         self._metrics = metrics
         self._admission = Admission(threads)
@@ -196,7 +200,16 @@ class Dispatcher:
         except Busy as error:
             logger.warning("task %s: %s: %s", request.task_id, kind, error)
             found = refuse(str(error))
+        self._note(request, found)
         return self._prediction(kind, found)
+
+    def _note(self, request: Request, reply: Reply) -> None:
+        """Keep what was asked and answered, for those who look whether clicks arrive."""
+        now = time.monotonic()
+        seconds = now - (caller().begun or now)
+        self.asked.add(request, reply, seconds)
+        if reply.outcome in ANSWERED and not request.is_on_video:
+            self._metrics.clicks.observe(seconds)
 
     def _prediction(self, kind: str, reply: Reply) -> dict[str, Any]:
         """A reply as Label Studio and the editors take it; counted as ``kind``."""

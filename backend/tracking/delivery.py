@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from backend.engine.engine import EngineError
 from backend.labelstudio.client import LabelStudioError
@@ -24,6 +25,22 @@ _REFUSED = (400, 404)  # the result, or the task is gone
 _PAUSES_S = (10.0, 30.0, 60.0, 300.0, 900.0)
 _GIVE_UP_S = 7 * 86_400.0
 _END_S = 5.0
+
+
+@dataclass(frozen=True)
+class DeliveryWait:
+    """A result that waits for another attempt.
+
+    Attributes:
+        seconds: until then.
+        failures: attempts before.
+        reason: why the last one failed.
+    """
+
+    job_id: str
+    seconds: float
+    failures: int
+    reason: str
 
 
 class Deliveries:
@@ -46,8 +63,8 @@ class Deliveries:
     ) -> None:
         self._store, self._deliver, self._pauses = store, deliver, pauses
         self._changed = threading.Condition()
-        # By job: when it is attempted next (``time.monotonic``), and how often it failed.
-        self._waiting: dict[str, tuple[float, int]] = {}
+        # By job: when it is attempted next (``time.monotonic``), how often it failed, and why.
+        self._waiting: dict[str, tuple[float, int, str]] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -55,6 +72,17 @@ class Deliveries:
     def waiting(self) -> int:
         """Results that wait for another attempt."""
         return len(self._waiting)
+
+    def waits(self) -> list[DeliveryWait]:
+        """What waits for another attempt, the next one first."""
+        with self._changed:
+            found = list(self._waiting.items())
+        now = time.monotonic()
+        waits = [
+            DeliveryWait(job_id, max(0.0, at - now), failures, reason)
+            for job_id, (at, failures, reason) in found
+        ]
+        return sorted(waits, key=lambda each: each.seconds)
 
     def promise(self, job: Job) -> None:
         """Hand over the result of a job that ended without being asked to deliver it; raises
@@ -73,7 +101,7 @@ class Deliveries:
             logger.error("results that were not delivered cannot be looked up: %s", error)
             return
         for job in due:
-            self._wait(job.id, 0.0, failures=0)
+            self._wait(job.id, 0.0, 0, "the service stopped before it was stored")
 
     def close(self) -> None:
         """Stop; an attempt under way gets a moment to end. May be called again."""
@@ -95,7 +123,7 @@ class Deliveries:
                 pause = self._pauses[min(failures, len(self._pauses) - 1)]
                 words = "job %s: its result could not be delivered, again in %.0f s: %s"
                 logger.warning(words, job.id, pause, error)
-                self._wait(job.id, pause, failures + 1)
+                self._wait(job.id, pause, failures + 1, str(error))
                 return
             words = "job %s: its result could not be delivered; its masks are kept: %s"
             logger.error(words, job.id, error)
@@ -107,11 +135,11 @@ class Deliveries:
         except StoreError as error:
             logger.error("job %s: that it is delivered cannot be stored: %s", job.id, error)
 
-    def _wait(self, job_id: str, pause: float, failures: int) -> None:
+    def _wait(self, job_id: str, pause: float, failures: int, reason: str) -> None:
         with self._changed:
             if self._closed:
                 return  # due at the next start
-            self._waiting[job_id] = time.monotonic() + pause, failures
+            self._waiting[job_id] = time.monotonic() + pause, failures, reason
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="deliveries", daemon=True)
                 self._thread.start()
@@ -124,7 +152,7 @@ class Deliveries:
                 due = {job.id: job for job in self._store.due()}
             except StoreError as error:
                 logger.error("job %s: what is due cannot be looked up: %s", job_id, error)
-                self._wait(job_id, self._pauses[-1], failures)
+                self._wait(job_id, self._pauses[-1], failures, str(error))
                 continue
             if job := due.get(job_id):  # otherwise its track was cleared meanwhile
                 with serving(project=job.project, job=job_id):
@@ -137,7 +165,7 @@ class Deliveries:
                 if not self._waiting:
                     self._changed.wait()
                     continue
-                job_id, (at, failures) = min(self._waiting.items(), key=lambda item: item[1])
+                job_id, (at, failures, _) = min(self._waiting.items(), key=lambda item: item[1])
                 left = at - time.monotonic()
                 if left <= 0:
                     del self._waiting[job_id]

@@ -51,7 +51,7 @@ STUCK_SECONDS = 600.0  # no single run of the model takes so long
 def create_app(wiring: Wiring, service: Dispatcher, finetuning: Finetuning) -> Flask:
     """The WSGI application over ``service``."""
     app, metrics = Flask(__name__, static_folder=None), wiring.metrics
-    overview = Overview(service)
+    overview = Overview(wiring, service)
     _add_probes(app, service, metrics, overview if wiring.settings.has_pages else None)
     _add_contract(app, service, finetuning, metrics)
     _add_jobs(app, service)
@@ -59,7 +59,7 @@ def create_app(wiring: Wiring, service: Dispatcher, finetuning: Finetuning) -> F
     _add_pictures(app, service.finder.pictures)
     _add_diagnostics(app, wiring, service.engine)
     add_site(app)
-    app.register_blueprint(overview_blueprint(overview, wiring.settings))
+    app.register_blueprint(overview_blueprint(overview, wiring))
     pictures = Pictures(service.tracking, wiring.settings.threads)
     app.register_blueprint(pictures_blueprint(pictures, wiring.settings))
     guard(app, wiring.settings, metrics)

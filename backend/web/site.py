@@ -39,6 +39,7 @@ def add_site(app: Flask) -> None:
         return url_for("static_file", name=name, v=digests[name])
 
     app.jinja_env.globals.update(asset=asset, version=__version__, as_json=as_json)
+    app.jinja_env.filters.update(duration=duration, size=size)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
 
     @app.get("/static/<path:name>")
@@ -76,3 +77,20 @@ def web_page(template: str, **values: Any) -> Response:
 def as_json(value: object) -> str:
     """A value as text for an attribute, which the template escapes as any other."""
     return json.dumps(value, separators=(",", ":"))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 42 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(number: float) -> str:
+    """Bytes as people say them."""
+    if number < 2**20:
+        return f"{number / 2**10:.0f} KiB"
+    return f"{number / 2**20:.0f} MiB" if number < 2**30 else f"{number / 2**30:.1f} GiB"

@@ -62,3 +62,8 @@ def serious_findings(page: Page) -> list[str]:
         for each in found["violations"]
         if each["impact"] in ("serious", "critical")
     ]
+
+
+def is_too_wide(page: Page) -> bool:
+    """Whether a page has to be scrolled sideways."""
+    return bool(page.evaluate("() => document.documentElement.scrollWidth > innerWidth"))

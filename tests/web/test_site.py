@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from backend.web.site import NO_PAGES, STATIC
-from tests.web.browsing import AXE, WebPages, serious_findings
+from tests.web.browsing import AXE, WebPages, is_too_wide, serious_findings
 
 TEMPLATES = STATIC.with_name("templates")
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -196,8 +196,7 @@ class TestInChromium:
     ) -> None:
         page = web_pages.open(path, width=width, color_scheme=scheme)
         assert serious_findings(page) == []
-        wider = "() => document.documentElement.scrollWidth > innerWidth"
-        assert not page.evaluate(wider), "it does not fit the width"
+        assert not is_too_wide(page)
         assert web_pages.complaints == []
 
     def test_axe_finds_what_is_wrong(self, web_pages: WebPages) -> None:

@@ -108,6 +108,8 @@
   const drawn = new Map(); // element -> uPlot
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+  const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+
   function draw(element) {
     const { x, lines, unit = "", top, times = false } = JSON.parse(element.dataset.curve);
     const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
@@ -116,7 +118,7 @@
       width, height: element.clientHeight || 144,
       legend: { show: false }, cursor: { y: false, points: { size: 6 } },
       scales: { x: { time: times }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), top ?? Math.max(high ?? 0, 1e-9) * 1.1] } },
-      axes: [{ ...axis, size: 28 }, { ...axis, size: 56, values: (_, ticks) => ticks.map((tick) => `${tick}${unit}`) }],
+      axes: [{ ...axis, size: 28, ...(times && { values: (_, ticks) => ticks.map((at) => clock.format(at * 1000)) }) }, { ...axis, size: 56, values: (_, ticks) => ticks.map((tick) => `${tick}${unit}`) }],
       series: [{}, ...lines.map((line, index) => ({
         label: line.name, stroke: colour(`--line-${index % 4 + 1}`), width: 2, spanGaps: Boolean(line.spans),
         dash: index > 3 ? [6, 4] : undefined, points: { show: x.length < 3 || Boolean(line.spans) },
