@@ -71,7 +71,7 @@ class ImagePredictor:
 
     def __init__(self, model: SAM2, yield_to: Callable[[], None] | None = None) -> None:
         self.model = model
-        self._yield_to = yield_to
+        self.yield_to = yield_to
 
     def embed(self, image: NDArray[np.uint8]) -> ImageEmbedding:
         """Encode an image, once for any number of predictions.
@@ -82,7 +82,7 @@ class ImagePredictor:
         Raises:
             ValueError: not such an image.
         """
-        with self.model.inference(self._yield_to):
+        with self.model.inference(self.yield_to):
             pixels = preprocess(image, self.model.image_size, self.model.device)
             features = self.model.encode_image(pixels)
         return ImageEmbedding(features, (image.shape[0], image.shape[1]))
@@ -190,7 +190,7 @@ class ImagePredictor:
         model, features = self.model, embedding.features
         prompt = point_prompt(boxes, points, labels, embedding.original_size, model.image_size)
         xy, kinds = (None, None) if prompt is None else map(torch.from_numpy, prompt)
-        with model.inference(self._yield_to):
+        with model.inference(self.yield_to):
             if memory is None:
                 conditioned = model.without_memory(features.embedding)
             else:

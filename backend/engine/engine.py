@@ -13,6 +13,7 @@ from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt, UnusableShape
 from backend.engine.scheduler import Priority
 from backend.expected import ExpectedError
+from backend.labelstudio.geometry import Box
 from backend.labelstudio.prompts import ObjectPrompt
 from backend.pixels.recipes import FramesRecipe, ImageRecipe
 from backend.threads.fair_queue import Busy
@@ -57,6 +58,26 @@ class Answer:
 Outcome = Answer | UnusableShape | Busy
 """What became of a prompt: its mask, or why its region cannot be used, or that there was no
 time."""
+
+
+MOST_OBJECTS = 300
+"""The most objects that a picture is searched for."""
+
+
+@dataclass(frozen=True)
+class Everything:
+    """The objects that were found on a picture without being asked for one by one.
+
+    Attributes:
+        answers: a mask for each, of the whole picture; none overlaps another, or what was taken.
+        more: how many were found beyond those asked for.
+        looked: the share of the places where objects were looked for, 0 to 1; less than 1 where
+            the time ended, and the next call goes on from there.
+    """
+
+    answers: tuple[Answer, ...]
+    more: int
+    looked: float
 
 
 @dataclass(frozen=True)
@@ -218,6 +239,32 @@ class Engine(Protocol):
         the object. Pages that are not encoded yet, and would take long, are left out.
 
         Raises as ``answer`` does.
+        """
+
+    def everything(
+        self,
+        image: ImageRecipe,
+        priority: Priority,
+        timeout: float,
+        *,
+        within: Box | None = None,
+        taken: Sequence[ObjectPrompt] = (),
+        most: int = MOST_OBJECTS,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Everything:
+        """Find all objects of an image, batch by batch, so that clicks go between. What was found
+        when the time ends is the answer, and is remembered for a while.
+
+        Args:
+            within: look in this box only, for what mostly lies in it.
+            taken: regions, boxes and shapes, that are labelled already: objects there are left out.
+            most: objects to answer with, up to ``MOST_OBJECTS``.
+            stopped: asked from another thread now and then; where it says so, what was found so far
+                is the answer.
+
+        Raises:
+            UnusableShape: the box is too small; a region that is taken cannot be decoded.
+            NotReady, Busy, MediaError, VideoError: as ``answer``, before the search has begun.
         """
 
     def open_tracker(self, frames: FramesRecipe, chosen: Sequence[int] | None = None) -> Tracker:

@@ -24,7 +24,9 @@ from backend.engine.building import (
 from backend.engine.device_memory import MemoryRetry, model_bytes, used_bytes
 from backend.engine.embedding_cache import EmbeddingCache
 from backend.engine.engine import (
+    MOST_OBJECTS,
     Answer,
+    Everything,
     Frames,
     NotReady,
     Outcome,
@@ -32,6 +34,7 @@ from backend.engine.engine import (
     Status,
     TrackedPage,
 )
+from backend.engine.everything import Searches, Wanted
 from backend.engine.interpolation import StridedTracker
 from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt, UnusableShape, pixel_prompt
@@ -40,6 +43,7 @@ from backend.engine.scheduler import InferenceThread, Job, Priority
 from backend.engine.segmenting import Segment, batch_size, batches, segment_batch
 from backend.engine.suspended import SuspendedMemory
 from backend.engine.zoom import is_large, window_for
+from backend.labelstudio.geometry import Box
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.labelstudio.read_results import DecodeMask
 from backend.metrics import Metrics
@@ -126,6 +130,7 @@ class LocalEngine:
         self._cache = EmbeddingCache(cache_bytes)
         self._suspended = suspended or SuspendedMemory(Path(tempfile.gettempdir()))
         self._logits: Recent[np.ndarray] = Recent(entries=KEPT_LOGITS, seconds=LOGITS_SECONDS)
+        self._searches = Searches(speck_share)
         self._with_memory = MemoryRetry(self._cache.clear, metrics)
         self._encodes_lock = threading.Lock()
         self._encodes: dict[str, _Encode] = {}
@@ -211,6 +216,38 @@ class LocalEngine:
         except Busy as error:
             late = error
         return [answers.get(number, late) for number in range(len(prompts))]
+
+    def everything(
+        self,
+        image: ImageRecipe,
+        priority: Priority,
+        timeout: float,
+        *,
+        within: Box | None = None,
+        taken: Sequence[ObjectPrompt] = (),
+        most: int = MOST_OBJECTS,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Everything:
+        """See ``Engine``."""
+        deadline = time.monotonic() + timeout
+        found = self._pixels.find(image, deadline)
+        request = _Request(self._model(deadline - time.monotonic()), priority, deadline)
+
+        def run(call: Callable[[], T], stopped: Callable[[], bool]) -> T:
+            def timed() -> T:
+                with self._metrics.stage("everything"):
+                    return self._with_memory(call)
+
+            future = self._submit(timed, priority, stopped).future
+            try:
+                return _wait(future, deadline)
+            except Busy:
+                future.cancel()  # nobody waits for it any more; what runs ends by ``stopped``
+                raise
+
+        wanted = Wanted(within, taken, most, self._masks(request), deadline, stopped)
+        embed = partial(self._embed, request=request)
+        return self._searches.find(request.model.predictor, found, wanted, embed, run)
 
     def _masks(self, request: _Request) -> DecodeMask:
         return self._pixels.masks(max(request.deadline - time.monotonic(), 0.0))
@@ -299,6 +336,7 @@ class LocalEngine:
             loading = passing.submit(lambda: _loaded(self._build(choice)))
         loading.result()
         self._loading, self._choice, self.model_version = loading, choice, choice.version
+        self._searches.forget()
         logger.info("%s answers from now on", choice.version)
 
     def drain(self) -> None:
