@@ -120,6 +120,7 @@ class _Formatter(logging.Formatter):
             "request_id": served.request_id,
             "project": served.project,
             "job": served.job,
+            "run": served.run,
             **getattr(record, "fields", {}),
         }
         # Projects, and fields, are as whoever asks wrote them.

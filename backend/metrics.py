@@ -103,7 +103,7 @@ class Metrics:
         )
         self.queue_wait_seconds = self._histogram(
             "sam2_queue_wait_seconds",
-            "Time a job waited for the model, by priority (click, track, retrieve, prefetch)",
+            "Time a job waited for the model, by priority (click, track, retrieve, prefetch, run)",
             "priority",
         )
         self.embedding_lookups = self._counter(
@@ -166,6 +166,16 @@ class Metrics:
             yield
         finally:
             self.stage_seconds.labels(name).observe(time.perf_counter() - start)
+
+    def mean_seconds(self, stage: str) -> float | None:
+        """How long a stage has taken since the start; None where there was none."""
+        found = {
+            sample.name.rpartition("_")[2]: sample.value
+            for metric in self.stage_seconds.collect()
+            for sample in metric.samples
+            if sample.labels.get("stage") == stage and "le" not in sample.labels
+        }
+        return found["sum"] / found["count"] if found.get("count") else None
 
     def exposition(self) -> bytes:
         """The registry in Prometheus' text format."""

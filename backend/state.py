@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.runs.command_line import CommandError, say
+from backend.runs.run_store import RunStore
 from backend.settings import MIB
 from backend.tracking.database import check_file, lock
 from backend.tracking.purge import forget_project
@@ -44,7 +45,7 @@ def add_parser(commands: Any) -> None:
         "--forget-project",
         type=int,
         metavar="N",
-        help="drop the ended jobs of a project with all that they found, delivered or not",
+        help="drop the ended jobs and runs of a project with all that they found, delivered or not",
     )
     parser.set_defaults(run=run)
 
@@ -150,7 +151,8 @@ def _forget(store: TrackStore, project: int) -> None:
         pass
     say(f"{gone} jobs of project {project} are forgotten, with the masks that only they had")
     if left:
-        say(f"{left} have not ended: cancel them (POST /jobs/<id>/cancel), then forget again")
+        cancel = "POST /runs/<id>/cancel and POST /jobs/<id>/cancel"
+        say(f"{left} have not ended: cancel them ({cancel}), then forget again")
 
 
 def _show(store: TrackStore, folder: Path) -> None:
@@ -161,6 +163,9 @@ def _show(store: TrackStore, folder: Path) -> None:
         say(f"{name:9} {_megabytes(folder / name)}", sys.stdout)
     counted = ", ".join(f"{number} {state}" for state, number in store.states().items() if number)
     say(f"jobs      {counted or 'none'}", sys.stdout)
+    runs = RunStore(store.database).states()
+    counted = ", ".join(f"{number} {state}" for state, number in runs.items() if number)
+    say(f"runs      {counted or 'none'}", sys.stdout)
 
 
 def _megabytes(folder: Path) -> str:

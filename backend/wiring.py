@@ -198,7 +198,7 @@ class Wiring:
 
     def check_alone(self) -> None:
         """Look whether this process could take up the jobs. Raises as ``lock_jobs`` does."""
-        with lock_jobs(self._tracks_file, take_up=True):
+        with lock_jobs(self._tracks_file):
             pass
 
     @property
@@ -243,28 +243,24 @@ class Wiring:
             suspended=SuspendedMemory(self.settings.cache_dir.expanduser() / "suspended"),
         )
 
-    def service(self, engine: LocalEngine, *, for_editors: bool = True) -> Dispatcher:
+    def service(self, engine: LocalEngine) -> Dispatcher:
         """Everything that answers requests, over ``engine``, which it closes.
 
-        Args:
-            for_editors: take up the tracking jobs that a stopped process left unfinished, and
-                answer the events of newer editors.
+        The tracking jobs that a stopped process left unfinished are taken up.
 
         Raises:
             StoreError: the tracks cannot be used, or another process has taken up their jobs.
         """
         settings, metrics = self.settings, self.metrics
-        self._opened.enter_context(lock_jobs(self._tracks_file, take_up=for_editors))
-        if for_editors:
-            set_aside_damaged(self._tracks_file)
+        self._opened.enter_context(lock_jobs(self._tracks_file))
+        set_aside_damaged(self._tracks_file)
         videos = self.pixels.videos
         parse = RecentConfigs().parse
         tracking = self._tracking(engine, parse)
         segmenter = Segmenter(engine, metrics, zoom=settings.zoom_small_objects)
-        protocol, budget = None, settings.click_budget_seconds
-        if for_editors:
-            protocol = VideoProtocol(engine, segmenter, videos, tracking, budget_seconds=budget)
-            tracking.resume()
+        budget = settings.click_budget_seconds
+        protocol = VideoProtocol(engine, segmenter, videos, tracking, budget_seconds=budget)
+        tracking.resume()
         finder = self.finder()
         find = FindCommand(finder, segmenter, tracking.videos, videos, budget_seconds=budget)
         clicks = Clicks(segmenter, engine, RecentPrompts(), tracking, find, budget_seconds=budget)

@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -15,6 +17,7 @@ from flask import Flask
 from backend.finetune.finetuning import Finetuning
 from backend.logs import configure
 from backend.predict.dispatch import Dispatcher
+from backend.runs.runs import Runs, open_runs
 from backend.settings import Settings
 from backend.web.app import create_app
 from backend.wiring import Wiring
@@ -37,18 +40,25 @@ def application() -> Flask:
     engine = wiring.engine()
     service = wiring.service(engine)
     finetuning = wiring.finetuning(engine)
-    atexit.register(_end, service, finetuning)
-    _drain_on_signal(service)
-    return create_app(wiring, service, finetuning)
+    runs = open_runs(wiring, service)
+    atexit.register(_end, service, finetuning, runs)
+    _drain_on_signal(partial(_drain, service, runs))
+    return create_app(wiring, service, finetuning, runs)
 
 
-def _end(service: Dispatcher, finetuning: Finetuning) -> None:
+def _drain(service: Dispatcher, runs: Runs) -> None:
+    runs.stop_soon()  # first: it would wait for what the service does not do any more
     service.drain()
+
+
+def _end(service: Dispatcher, finetuning: Finetuning, runs: Runs) -> None:
+    _drain(service, runs)
+    runs.close()
     finetuning.close()
     service.close()
 
 
-def _drain_on_signal(service: Dispatcher) -> None:
+def _drain_on_signal(drain: Callable[[], None]) -> None:
     """Begin to stop with the signal, and not when the server's last request has ended: those
     that wait for the model would make it wait for them."""
     if threading.current_thread() is not threading.main_thread():
@@ -58,7 +68,7 @@ def _drain_on_signal(service: Dispatcher) -> None:
 
         def stop(number: int, frame: FrameType | None, server: Any = server) -> None:
             # In a thread, because a handler may interrupt one that holds a lock.
-            threading.Thread(target=service.drain, name="drain", daemon=True).start()
+            threading.Thread(target=drain, name="drain", daemon=True).start()
             if callable(server):
                 server(number, frame)
 

@@ -56,8 +56,11 @@ class LabelStudio:
     server: RecordingServer
     projects: dict[int, dict[str, Any]] = field(default_factory=dict)
     tasks: dict[int, dict[str, Any]] = field(default_factory=dict)
+    views: dict[int, list[int]] = field(default_factory=dict)
     pages_asked: int = 0
     refuses_predictions: bool = False
+    is_down: bool = False
+    loses_answers: bool = False  # to predictions, which it stores
 
     def __post_init__(self) -> None:
         self.server.route("/api/", self._answer)
@@ -79,13 +82,19 @@ class LabelStudio:
         return path
 
     def _answer(self, seen: Seen) -> Reply:
+        if self.is_down:
+            return Reply(503)
         if seen.headers.get("authorization") != "Token key":
             return Reply(401)
         parts = [part for part in seen.path.split("/") if part]
         query = {key: values[-1] for key, values in parse_qs(urlsplit(seen.target).query).items()}
         match parts, seen.method:
+            case ["api", "current-user", "whoami"], "GET":
+                return _reply({"id": 1})
             case ["api", "predictions"], "POST":
                 return self._store(json.loads(seen.body))
+            case ["api", "predictions"], "GET":
+                return _reply(self.tasks[int(query["task"])]["predictions"])
             case ["api", "predictions", number], "DELETE":
                 return self._delete(int(number))
             case ["api", "projects", number], "GET":
@@ -100,6 +109,14 @@ class LabelStudio:
         self.pages_asked += 1
         number, size = int(query["page"]), min(int(query["page_size"]), 3)
         every = [t for t in self.tasks.values() if t["project"] == int(query["project"])]
+        if "view" in query:
+            every = [self.tasks[number] for number in self.views[int(query["view"])]]
+        if query.get("fields") != "all":
+            counted = {"total_annotations": lambda task: len(task["annotations"])}
+            every = [
+                {"id": t["id"], **{name: count(t) for name, count in counted.items()}}
+                for t in every
+            ]
         page = every[(number - 1) * size : number * size]
         return _reply({"tasks": page, "total": len(every)} if page or number == 1 else None)
 
@@ -108,6 +125,8 @@ class LabelStudio:
             return Reply(500)
         body = {**body, "id": 1000 + self.server.count("/api/predictions")}
         self.tasks[body["task"]]["predictions"].append(body)
+        if self.loses_answers:
+            return Reply(504)
         return _reply(body, 201)
 
     def _delete(self, number: int) -> Reply:

@@ -10,11 +10,11 @@ import requests
 
 from backend.doctor.findings import Finding, Level, ok, warning
 from backend.doctor.label_studio import health
+from backend.runs.service_client import ServiceClient
 from backend.settings import Settings
 
 SUBJECT = "service"
 ANSWER_SECONDS = 180.0  # it asks Label Studio and media hosts in turn
-MAX_BYTES = 4 * 1024 * 1024
 ENV = "run the doctor with the settings of the service, for instance with --env-file"
 
 
@@ -26,13 +26,16 @@ def ask_service(
     Returns:
         A finding about the service, and its findings; None where it gave none.
     """
-    url = _address(settings)
+    client = ServiceClient(settings)
+    url = client.url
     found = health(url)
     if isinstance(found, str):
         return ok(SUBJECT, f"none runs at {url}, so the settings of this command are judged"), None
     query = {name: n for name, n in (("project", project), ("task", task)) if n is not None}
     try:
-        status, body = _get(f"{url}/diagnostics", settings, query)
+        status, body = client.send(
+            "GET", "/diagnostics", params=query, seconds=(5.0, ANSWER_SECONDS)
+        )
     except requests.RequestException as error:
         name = type(error).__name__
         text = f"{url} did not tell its findings ({name}), so the settings of this command are"
@@ -50,25 +53,6 @@ def ask_service(
     other = f"answered {status} instead of its findings", "look at its log"
     text, fix = refusals.get(status, other)
     return warning(SUBJECT, f"{url} {text}; the settings of this command are judged", fix), None
-
-
-def _address(settings: Settings) -> str:
-    host = settings.host if settings.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
-
-
-def _get(url: str, settings: Settings, query: dict[str, int]) -> tuple[int, bytes]:
-    with requests.Session() as session:
-        session.trust_env = False  # neither a proxy nor a .netrc has business with it
-        if settings.basic_auth_user is not None:
-            session.auth = (settings.basic_auth_user, settings.basic_auth_pass or "")
-        elif settings.auth_token is not None:
-            session.headers["Authorization"] = f"Bearer {settings.auth_token}"
-        timeout = (5.0, ANSWER_SECONDS)
-        with session.get(
-            url, params=query, timeout=timeout, allow_redirects=False, stream=True
-        ) as response:
-            return response.status_code, response.raw.read(MAX_BYTES, decode_content=True)
 
 
 def _findings(body: bytes) -> list[Finding] | None:

@@ -296,12 +296,14 @@ class LocalEngine:
         """See ``Engine``."""
         predictor = self._model(0.0).predictor
 
+        priority = Priority.RUN if caller().run else Priority.TRACK
+
         def run(call: Callable[[], T], stopped: Callable[[], bool] = lambda: False) -> T:
             def timed() -> T:
                 with self._metrics.stage("track"):  # and the clicks that go first meanwhile
                     return self._with_memory(call)
 
-            return _wait(self._submit(timed, Priority.TRACK, stopped).future)
+            return _wait(self._submit(timed, priority, stopped).future)
 
         queued = partial(
             QueuedTracker,
@@ -423,7 +425,7 @@ class LocalEngine:
         priority: Priority,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Job[T]:
-        return self._thread.submit(keep_caller(call), priority, caller().project, stopped=stopped)
+        return self._thread.submit(keep_caller(call), priority, caller().owner, stopped=stopped)
 
     def _segment_closely(
         self,

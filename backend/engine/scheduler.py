@@ -37,6 +37,7 @@ class Priority(IntEnum):
     TRACK = 3
     RETRIEVE = 5
     PREFETCH = 9
+    RUN = 11  # a whole project, for which nobody waits in an editor
 
 
 @dataclass(eq=False)

@@ -34,6 +34,7 @@ _BYTES_PER_SECOND = 1e6  # of a prediction, which Label Studio parses, checks an
 _PIECE, _PIECES = 1 << 16, 16  # of an answer that is read whole
 _ID_FIRST = re.compile(rb'\s*\{\s*"id"\s*:\s*(\d+)')
 _TASKS_PER_PAGE = 20
+_NUMBERS_PER_PAGE = 200  # of tasks without annotations and predictions
 _REASON = 400
 _HTML_TAG = re.compile(r"<[^<>]*>")
 _CREATE_TOKEN = "create a personal access token under Account & Settings and use that"  # noqa: S105
@@ -193,6 +194,44 @@ class LabelStudioClient:
             if not tasks or seen >= found.get("total", 0):  # a page behind the last is a 404
                 return
 
+    def list_task_numbers(
+        self, project: int, *, view: int | None = None, only_unlabelled: bool = False
+    ) -> Iterator[int]:
+        """The tasks of a project, or of a tab of its Data Manager with its filters and ticks, in
+        the order in which that shows them.
+
+        Args:
+            only_unlabelled: leave out those that have an annotation.
+        """
+        seen = 0
+        for page in itertools.count(1):
+            parameters = {
+                "project": int(project),
+                "resolve_uri": "false",
+                "page": page,
+                "page_size": _NUMBERS_PER_PAGE,
+                **({} if view is None else {"view": int(view)}),
+            }
+            found = self._object("GET", "/api/tasks/", params=parameters)
+            tasks = found.get("tasks") or []
+            for task in tasks:
+                if not (only_unlabelled and task.get("total_annotations")):
+                    yield int(task["id"])
+            seen += len(tasks)
+            if not tasks or seen >= found.get("total", 0):  # a page behind the last is a 404
+                return
+
+    def list_predictions(self, task: int) -> list[dict[str, Any]]:
+        """The predictions of a task, whole."""
+        response = self.request("GET", "/api/predictions/", params={"task": int(task)})
+        try:
+            found = parse_json(response.content)
+        except ValueError:
+            found = None
+        if not isinstance(found, list):
+            raise self._strange(response.status_code)
+        return [each for each in found if isinstance(each, dict)]
+
     def create_prediction(
         self,
         task: int,
@@ -260,12 +299,15 @@ class LabelStudioClient:
 
     def _checked(self, response: requests.Response, found: dict[str, Any]) -> dict[str, Any]:
         if not found:
-            raise LabelStudioError(
-                f"{self.name} answered with something other than its API does, perhaps a login "
-                "page of a proxy in front of it; check LABEL_STUDIO_URL.",
-                status=response.status_code,
-            )
+            raise self._strange(response.status_code)
         return found
+
+    def _strange(self, status: int) -> LabelStudioError:
+        return LabelStudioError(
+            f"{self.name} answered with something other than its API does, perhaps a login "
+            "page of a proxy in front of it; check LABEL_STUDIO_URL.",
+            status=status,
+        )
 
     # --- below HTTP ------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ from backend.labelstudio.prompts import ObjectPrompt, task_prompts
 from backend.labelstudio.read_results import newest_results
 from backend.labelstudio.write_results import region_id, status_results
 from backend.predict.segment import Segmenter
-from backend.threads.caller import reply_by
+from backend.threads.caller import caller, reply_by
 from backend.threads.fair_pool import FairPool
 from backend.threads.fair_queue import Busy
 from backend.tracking.store import Job
@@ -226,7 +226,8 @@ class Retrieval:
         self, task: ProjectTask, prompts: list[ObjectPrompt], deadline: float, progress: Progress
     ) -> None:
         """Note what becomes of some prompts of a page."""
-        answers = self._segmenter.answer(task, prompts, Priority.RETRIEVE, deadline)
+        priority = Priority.RUN if caller().run else Priority.RETRIEVE
+        answers = self._segmenter.answer(task, prompts, priority, deadline)
         for prompt, answer in zip(prompts, answers, strict=True):
             if isinstance(answer, Busy):
                 continue  # counted as not done

@@ -22,6 +22,7 @@ from backend.predict.dispatch import Dispatcher
 from backend.runs.projects import Project
 from backend.runs.prompt_sources import Place, Prompts, PromptSource
 from backend.runs.review_file import Remark
+from backend.threads.caller import caller
 from backend.tracking.review import LOW_IOU, doubts
 from backend.tracking.store import Job, Sighting
 from backend.tracking.track_commands import JobRequest, frames_asked_for
@@ -37,6 +38,11 @@ class Stopped(Exception):
 
 class TrackFailed(ExpectedError):
     """A track of the task ended before its time; ``str()`` says why."""
+
+
+class NothingToTrack(ExpectedError):
+    """The marks of the task, and what the run asks for, leave no frame to track; ``str()`` says
+    why."""
 
 
 class Answers(Protocol):
@@ -247,7 +253,7 @@ class _Task:
             return None
         asked = frames_asked_for(self._labeller.parsed, *numbers)
         if isinstance(asked, str):
-            raise TrackFailed(asked)
+            raise NothingToTrack(asked)
         whole = self._labeller.project.with_task(self._task)
         job: Job | None = None
         tracked: defaultdict[int, list[Sighting]] = defaultdict(list)
@@ -268,9 +274,9 @@ class _Task:
     def _run(self, planned: tuple[str, JobRequest] | str) -> Job:
         """The job when it has ended; it goes on where an earlier run was stopped."""
         if isinstance(planned, str):
-            raise TrackFailed(planned)
-        jobs = self._tracking.jobs
-        job = jobs.submit(*planned)
+            raise NothingToTrack(planned)
+        jobs, (track, request) = self._tracking.jobs, planned
+        job = jobs.submit(track, {**request, "run": caller().run})
         while not job.state.ended:
             if self._labeller.stopping():
                 jobs.cancel(job.id)

@@ -1,254 +1,228 @@
-"""``python -m backend preannotate``: a project labelled ahead, unattended."""
+"""``python -m backend preannotate``: a run through a project, in the service, and followed."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import logging
+import json
 import re
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing
-from itertools import islice
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from backend.expected import ExpectedError
-from backend.labelstudio.client import LabelStudioClient
-from backend.labelstudio.commands import ParsedCommand, TextKind, Word
+from tqdm import tqdm
+
+from backend.files import replacing
 from backend.runs.command_line import CommandError, positive_number, say
-from backend.runs.labeller import Labelled, Labeller, Stopped
-from backend.runs.projects import Project, read_project
-from backend.runs.prompt_sources import (
-    Prompts,
-    There,
-    mark_kinds,
-    marks_of,
-    own_predictions,
-    why_nothing_to_do,
-)
-from backend.runs.review_file import ReviewFile
-from backend.tracking.store import Job
+from backend.runs.label_tasks import UNMARKED
+from backend.runs.review_file import Remark, ReviewFile
+from backend.runs.run_request import DIRECTIONS, RunRequest
+from backend.runs.run_store import RunState, TaskState
+from backend.runs.service_client import ServiceClient, ServiceGone
 from backend.wiring import Wiring
 
-logger = logging.getLogger(__name__)
-
-MODEL_SECONDS = 1800.0  # for loading, weights may have to be downloaded
-FETCH_SECONDS = 1800.0  # for one video
-PROGRESS_SECONDS = 5.0
-OUTCOMES = ("stored", "skipped", "failed", "planned")
-UNMARKED = "no box or click to start from: it holds "
+PROGRESS_SECONDS = 5.0  # between lines, where there is no terminal
+POLL_SECONDS = 0.5
+GONE_SECONDS = 900.0  # in which a service that is restarted is waited for
+OUTCOMES = (TaskState.STORED, TaskState.SKIPPED, TaskState.FAILED, TaskState.PLANNED)
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "preannotate",
-        help="label the tasks of a project ahead, from boxes or masks they hold",
-        description="Stores one prediction per task. Started again after a stop, it goes on.",
+        help="have the service label the tasks of a project ahead, and follow it",
+        description="Stores one prediction per task. The service does the work, and goes on where "
+        "it was if it is restarted. Stopped from the keyboard, the run is cancelled; started "
+        "again, it goes on.",
     )
     parser.add_argument("--project", type=int, required=True)
     parser.add_argument(
-        "--concurrency", type=positive_number, default=2, help="tasks side by side (2)"
+        "--url",
+        help="the service's address (that of the settings, on this machine); its credentials are "
+        "those of the environment",
     )
     parser.add_argument(
-        "--direction", choices=["forward", "back", "both"], default="both", help="(both)"
+        "--concurrency", type=positive_number, default=2, help="tasks side by side (2)"
     )
+    parser.add_argument("--direction", choices=DIRECTIONS, default="both", help="(both)")
     parser.add_argument(
         "--range",
         type=_range,
         metavar="A-B",
         help="pages or frames as the editor counts, from 1",
     )
+    parser.add_argument(
+        "--stride", type=positive_number, help="track every n-th frame, interpolate between"
+    )
+    parser.add_argument("--source", default="there", help="where the prompts come from (there)")
+    parser.add_argument("--text", help="what the source looks for, in words")
+    parser.add_argument("--label", help="of what the source finds without one")
+    parser.add_argument("--cap", type=positive_number, help="the most objects of a picture")
+    parser.add_argument(
+        "--every", type=positive_number, help="ask the source on every n-th page or frame"
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--view", type=positive_number, help="tasks of a tab of the Data Manager")
+    which.add_argument(
+        "--tasks", type=positive_number, nargs="+", metavar="N", help="only these tasks"
+    )
+    parser.add_argument(
+        "--only-unlabelled", action="store_true", help="leave out tasks with an annotation"
+    )
     parser.add_argument("--csv", type=Path, help="file for the frames that deserve a look")
+    parser.add_argument("--report", type=Path, help="file for the report, as JSON")
     parser.add_argument("--limit", type=positive_number, help="look at the first N tasks only")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only say what would be done, and how long it would take",
+    )
     parser.add_argument(
         "--force",
         action="store_true",
         help="also tasks that have a prediction of this model; it is replaced",
+    )
+    parser.add_argument(
+        "--detach", action="store_true", help="start it, say its number, and do not wait"
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
     """Carry the command out; returns the exit code."""
-    client = wiring.connect()
-    project = read_project(client, arguments.project)
-    if not project.config.usable:
-        raise CommandError("; ".join(project.config.problems) or "the label config takes no masks")
-    report = _Report(wiring.model().version, arguments.force)
-    tasks = islice(client.list_tasks(arguments.project), arguments.limit)
-    try:
-        if arguments.dry_run:
-            for task in tasks:
-                if report.wanted(task):
-                    report.plan(task, project)
-        else:
-            _label_all(tasks, client, project, report, arguments, wiring)
-    except BaseException:  # stopped from the keyboard, or Label Studio went away
-        report.show()
-        raise
-    return report.finish()
-
-
-class _Report:
-    """What became of each task."""
-
-    def __init__(self, model_version: str, force: bool) -> None:
-        self._version = model_version
-        self._force = force
-        self._lock = threading.Lock()
-        self._ended: dict[int, tuple[str, str]] = {}  # by task: what became of it, and a line
-        self._said_at = time.monotonic()
-
-    def add(self, task: int, what: str, line: str) -> None:
-        """The last word on a task; ``what`` is one of ``OUTCOMES``."""
-        with self._lock:
-            self._ended[task] = what, line
-
-    def wanted(self, task: Mapping[str, Any]) -> bool:
-        """Whether the task is to be labelled; if not, why is noted."""
-        if self._force or not own_predictions(task, self._version):
-            return True
-        self.add(int(task["id"]), "skipped", f"has a prediction of {self._version}")
-        return False
-
-    def plan(self, task: Mapping[str, Any], project: Project) -> None:
-        marks = marks_of(task, self._version)
-        kinds = mark_kinds(marks, project.config)
-        if kinds:
-            line = f"would be labelled ({' and '.join(sorted(kinds))}) from {len(marks)} results"
-            self.add(int(task["id"]), "planned", line)
-        else:
-            self.add(int(task["id"]), "skipped", UNMARKED + why_nothing_to_do(marks))
-
-    def progress(self, task: int, job: Job) -> None:
-        """Say how far things are, every few seconds."""
-        with self._lock:
-            if time.monotonic() - self._said_at < PROGRESS_SECONDS:
-                return
-            self._said_at = time.monotonic()
-            ended = len(self._ended)
-        say(f"{ended} tasks ended; task {task}: {job.done} of {job.total} masks")
-
-    def finish(self) -> int:
-        """One line for each task, and the exit code.
-
-        Raises:
-            CommandError: no task has anything to start from.
-        """
-        lines = [line for _, line in self._ended.values()]
-        if lines and all(line.startswith(UNMARKED) for line in lines):
-            there = Counter(line.removeprefix(UNMARKED) for line in lines)
-            raise CommandError(
-                f"None of the {len(lines)} tasks has a box or click to start from "
-                f"({', '.join(f'{count} with {what}' for what, count in there.items())}): "
-                "draw some, or import a detector's boxes as predictions."
-            )
-        self.show()
-        count = Counter(what for what, _ in self._ended.values())
-        counts = [f"{count[what]} {what}" for what in OUTCOMES if count[what]]
-        say(", ".join(counts) or "the project has no tasks", sys.stdout)
-        return int(count["failed"] > 0)
-
-    def show(self) -> None:
-        for task, (_, line) in sorted(self._ended.items()):
-            say(f"task {task}: {line}", sys.stdout)
-
-
-def _label_all(
-    tasks: Iterable[dict[str, Any]],
-    client: LabelStudioClient,
-    project: Project,
-    report: _Report,
-    arguments: argparse.Namespace,
-    wiring: Wiring,
-) -> None:
-    """Label the tasks, a few at a time, read from Label Studio as they are needed."""
     review = ReviewFile(arguments.csv) if arguments.csv is not None else None
-    settings = dataclasses.replace(
-        wiring.settings, track_jobs=arguments.concurrency, track_budget_seconds=FETCH_SECONDS
-    )
-    wiring = Wiring(settings)
-    service = wiring.service(wiring.engine(), for_editors=False)
-    stopping = threading.Event()
-    parsed = ParsedCommand(
-        TextKind.COMMAND, Word.TRACK, "track", frames=arguments.range, direction=arguments.direction
-    )
-    source = There(lambda: service.engine.model_version)
-    labeller = Labeller(service, project, parsed, source, stopping.is_set, report.progress)
-    with closing(service):
-        service.engine.wait_ready(MODEL_SECONDS)
-        with ThreadPoolExecutor(arguments.concurrency, thread_name_prefix="label") as pool:
-            try:
-                under_way: set[Future[None]] = set()
-                for task in tasks:
-                    if not report.wanted(task):
-                        continue
-                    if len(under_way) >= 2 * arguments.concurrency:
-                        _, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                    under_way.add(pool.submit(_label_one, task, labeller, client, review, report))
-                wait(under_way)
-            except BaseException:  # the threads must end before it goes on its way
-                stopping.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-
-
-def _label_one(
-    task: dict[str, Any],
-    labeller: Labeller,
-    client: LabelStudioClient,
-    review: ReviewFile | None,
-    report: _Report,
-) -> None:
-    number, model_version = int(task["id"]), labeller.service.engine.model_version
+    client = ServiceClient(wiring.settings, arguments.url, verify=wiring.verify)
+    started = client.ask("POST", "/runs", body=_request(arguments))
+    name = started["id"]
+    if arguments.detach:
+        say(name, sys.stdout)
+        return 0
     try:
-        made = labeller.label(task, _NothingKept())
-        if made.nothing:
-            report.add(number, "skipped", UNMARKED + made.nothing)
-            return
-        if review is not None:  # first: a task with a prediction is not looked at again
-            review.put(number, made.remarks)
-        if not made.results:
-            report.add(number, "skipped", "nothing was found")
-            return
-        client.create_prediction(
-            number, made.results, model_version=model_version, score=made.score
+        ended = _follow(client, name)
+    except KeyboardInterrupt:
+        client.ask("POST", f"/runs/{name}/cancel")
+        _show(client, name, review)
+        raise
+    return _finish(client, ended, arguments, review)
+
+
+def _request(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = RunRequest.__annotations__.keys() - {"kind", "overwrite"}
+    body = {name: getattr(arguments, name) for name in names}
+    return {**body, "overwrite": arguments.force}
+
+
+def _follow(client: ServiceClient, name: str) -> dict[str, Any]:
+    """The run when it has ended, or was paused by somebody else."""
+    gone_since: float | None = None
+    with _progress() as show:
+        while True:
+            try:
+                now = client.ask("GET", f"/runs/{name}")
+            except ServiceGone as error:
+                gone_since = gone_since or time.monotonic()
+                if time.monotonic() - gone_since > GONE_SECONDS:
+                    raise CommandError(
+                        f"{error} The run {name} goes on when it is there again."
+                    ) from None
+                show(None, "the service does not answer; waiting for it")
+            else:
+                gone_since = None
+                show(now, now["message"])
+                state = RunState(now["state"])
+                if state.ended or state is RunState.PAUSED:
+                    return dict(now)
+            time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """What shows how far a run is: a bar on a terminal, else a line now and then."""
+    is_terminal = sys.stderr.isatty()
+    said_at, said = time.monotonic(), ""
+    with tqdm(unit=" tasks", dynamic_ncols=True) if is_terminal else nullcontext() as bar:
+
+        def show(now: dict[str, Any] | None, message: str) -> None:
+            nonlocal said_at, said
+            ended = 0 if now is None else sum(now["counts"][each] for each in OUTCOMES)
+            if bar is not None:
+                if now is not None:
+                    bar.total = now["total"]
+                    bar.n = ended
+                bar.set_postfix_str(message[:200], refresh=True)
+            elif message != said or time.monotonic() - said_at >= PROGRESS_SECONDS:
+                said_at, said = time.monotonic(), message
+                total = "" if now is None or now["total"] is None else f" of {now['total']}"
+                progress = "" if now is None else f"{ended}{total} tasks ended"
+                if line := "; ".join(part for part in (progress, message) if part):
+                    say(line)
+
+        yield show
+
+
+def _finish(
+    client: ServiceClient,
+    ended: dict[str, Any],
+    arguments: argparse.Namespace,
+    review: ReviewFile | None,
+) -> int:
+    """One line for each task, the report, and the exit code.
+
+    Raises:
+        CommandError: the run failed, or no task has anything to start from.
+    """
+    name = ended["id"]
+    tasks = list(_tasks(client, name))
+    found = client.ask("GET", f"/runs/{name}/report")
+    if arguments.report is not None:
+        with replacing(arguments.report) as partial:
+            partial.write_text(json.dumps(found, indent=2), encoding="utf-8")
+    lines = [each["message"] for each in tasks]
+    if ended["state"] == RunState.FAILED:
+        raise CommandError(ended["message"])
+    if lines and all(line.startswith(UNMARKED) for line in lines):
+        there = Counter(line.removeprefix(UNMARKED) for line in lines)
+        raise CommandError(
+            f"None of the {len(lines)} tasks has a box or click to start from "
+            f"({', '.join(f'{count} with {what}' for what, count in there.items())}): "
+            "draw some, import a detector's boxes as predictions, or choose another --source."
         )
-        for earlier in own_predictions(task, model_version):
-            client.delete_prediction(earlier)
-    except Stopped:
-        return
-    except ExpectedError as error:
-        report.add(number, "failed", f"failed: {error}")
-        return
-    except Exception:  # thread boundary: one task must not spoil the others
-        logger.exception("task %s could not be labelled", number)
-        report.add(number, "failed", "failed: a fault of this program; the log above says where")
-        return
-    report.add(number, "stored", _stored(made))
+    counted = _show(client, name, review, tasks)
+    say(found["text"])
+    return int(counted["failed"] > 0 or ended["state"] != RunState.DONE)
 
 
-class _NothingKept:
-    """Answers of a source that may be asked again at any time."""
+def _show(
+    client: ServiceClient,
+    name: str,
+    review: ReviewFile | None,
+    tasks: list[dict[str, Any]] | None = None,
+) -> Counter[str]:
+    """A line for each task that has ended; returns how many ended how."""
+    counted: Counter[str] = Counter()
+    ended = [each for each in tasks or _tasks(client, name) if each["state"] in OUTCOMES]
+    for each in sorted(ended, key=lambda task: task["task"]):
+        counted[each["state"]] += 1
+        say(f"task {each['task']}: {each['message']}", sys.stdout)
+        if review is not None and each["state"] == TaskState.STORED:
+            review.put(each["task"], [_remark(look) for look in each["looks"]])
+    counts = [f"{counted[state]} {state}" for state in OUTCOMES if counted[state]]
+    say(", ".join(counts) or "the project has no tasks", sys.stdout)
+    return counted
 
-    def recall(self, question: str) -> Prompts | None:
-        return None
 
-    def remember(self, question: str, answer: Prompts) -> None:
-        pass
+def _remark(look: dict[str, Any]) -> Remark:
+    return Remark(look["object"], look["label"], look["frame"], look["reason"])
 
 
-def _stored(made: Labelled) -> str:
-    score = "" if made.score is None else f", score {made.score:.2f}"
-    frames = len({(each.object_id, each.frame) for each in made.remarks})
-    look = f", {frames} masks deserve a look" if frames else ""
-    return f"stored {len(made.results)} results{score}{look}"
+def _tasks(client: ServiceClient, name: str) -> Iterator[dict[str, Any]]:
+    after: dict[str, int] = {}
+    while found := client.ask("GET", f"/runs/{name}/tasks", params=after)["tasks"]:
+        yield from found
+        after = {"after": found[-1]["position"]}
 
 
 def _range(text: str) -> tuple[int, int]:

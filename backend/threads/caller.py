@@ -27,6 +27,7 @@ class Caller:
         project: Label Studio's ``<id>.<creation time>``.
         person: who works in the editor, as far as the request says it.
         job: id of the tracking job.
+        run: id of the run through a whole project.
         begun: when the HTTP request was here whole, on ``time.monotonic``; 0 outside of one.
     """
 
@@ -34,7 +35,13 @@ class Caller:
     project: str = ""
     person: str = ""
     job: str = ""
+    run: str = ""
     begun: float = 0.0
+
+    @property
+    def owner(self) -> str:
+        """Who takes turns with others: a project; a run is nobody's neighbour in its own."""
+        return f"{self.project} run" if self.run else self.project
 
 
 _NOBODY = Caller()
@@ -53,6 +60,7 @@ def serving(
     project: str = "",
     person: str = "",
     job: str = "",
+    run: str = "",
     begun: float = 0.0,
 ) -> Iterator[Caller]:
     """Work for somebody inside the block; what is left empty stays as it is."""
@@ -62,6 +70,7 @@ def serving(
         project=project or before.project,
         person=person or before.person,
         job=job or before.job,
+        run=run or before.run,
         begun=begun or before.begun,
     )
     token = _CALLER.set(now)

@@ -71,7 +71,7 @@ class FairPool(Executor):
     ) -> Future[T]:
         """Queue a call that waits for a host; "" where none can hold it up. Else as ``submit``."""
         future: Future[T] = Future()
-        owner, run = caller().project, partial(keep_caller(call), *args, **kwargs)
+        owner, run = caller().owner, partial(keep_caller(call), *args, **kwargs)
         with self._changed:
             self._refuse_too_many(owner)
             self._lane(owner, host).append(_Call(owner, host, future, run))

@@ -209,17 +209,13 @@ def lock(path: Path, kind: int) -> BinaryIO:
 
 
 @contextmanager
-def lock_jobs(path: Path, *, take_up: bool) -> Iterator[None]:
+def lock_jobs(path: Path) -> Iterator[None]:
     """Lock the jobs of the store at ``path``, by locking its folder, for which a full disk has
-    room.
-
-    Args:
-        take_up: to take up what a stopped process left unfinished. No other process may run jobs
-            then; those that begin later may, as long as they run none but their own. A process
-            that is about to end is waited for.
+    room: no other process may take up what a stopped one left unfinished. A process that is about
+    to end is waited for.
 
     Raises:
-        StoreError: other processes run jobs, or there can be no such folder.
+        StoreError: another process has them, or there can be no such folder.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -228,22 +224,21 @@ def lock_jobs(path: Path, *, take_up: bool) -> Iterator[None]:
         raise _unusable(path, error) from error
     try:
         give_up = time.monotonic() + _STOPPING_SECONDS
-        while not _locked(folder, fcntl.LOCK_EX if take_up else fcntl.LOCK_SH):
+        while not _locked(folder):
             if time.monotonic() > give_up:
                 raise StoreError(
-                    f"STATE_DIR: another backend or preannotate runs on {path.parent}; stop it, or "
+                    f"STATE_DIR: another backend runs on {path.parent}; stop it, or "
                     "give each backend a STATE_DIR of its own."
                 )
             time.sleep(0.1)
-        fcntl.flock(folder, fcntl.LOCK_SH)
         yield
     finally:
         os.close(folder)
 
 
-def _locked(file: int, kind: int) -> bool:
+def _locked(file: int) -> bool:
     try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

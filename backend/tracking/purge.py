@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 TABLES_OF_TRACKS = ("masks", "earlier_masks", "objects", "generations", "owners", "delivered")
 _AT_ONCE = 50  # jobs, so that nobody waits long to write
 _ENDED = "state NOT IN ('queued', 'running')"
+_RUN_ENDED = "state IN ('done', 'failed', 'cancelled')"
+_TASKS_AT_ONCE = 2_000
 _SETTLED = f"{_ENDED} AND id NOT IN (SELECT job FROM due)"  # noqa: S608
 _PAUSE_S = 6 * 3600.0
 _STEP_S = 0.05  # between two steps
@@ -27,11 +29,19 @@ def forget_old_jobs(database: Database, before: float) -> int:
     return _forget(database, query, before)
 
 
+def forget_old_runs(database: Database, before: float) -> int:
+    """Drop the runs that ended before a moment, with what became of their tasks; returns how many.
+    What they tracked leaves with its jobs."""
+    query = f"SELECT id FROM runs WHERE COALESCE(ended, updated) < ? AND {_RUN_ENDED}"  # noqa: S608
+    return _forget_runs(database, query, before)
+
+
 def forget_project(database: Database, project: int) -> tuple[int, int]:
-    """Drop the ended jobs of a project of Label Studio, delivered or not, and what they found.
+    """Drop the ended jobs and runs of a project of Label Studio, delivered or not, and what they
+    found.
 
     Returns:
-        How many jobs left, and how many stay, as they have not ended.
+        How many jobs left, and how many jobs and runs stay, as they have not ended.
     """
     while move_requests(database):
         pass  # only then all jobs say whose they are
@@ -39,8 +49,28 @@ def forget_project(database: Database, project: int) -> tuple[int, int]:
     query = f"SELECT id, track FROM jobs WHERE {of_project} AND {_ENDED} LIMIT {_AT_ONCE}"  # noqa: S608
     name = str(project)
     gone = _forget(database, query, name, name)
-    left = f"SELECT COUNT(*) FROM jobs WHERE {of_project}"  # noqa: S608
-    return gone, int(database.read(left, name, name)[0][0])
+    runs = f"SELECT id FROM runs WHERE project = ? AND {_RUN_ENDED}"  # noqa: S608
+    _forget_runs(database, runs, project)
+    left = (
+        f"SELECT (SELECT COUNT(*) FROM jobs WHERE {of_project}) "  # noqa: S608
+        "+ (SELECT COUNT(*) FROM runs WHERE project = ?)"
+    )
+    return gone, int(database.read(left, name, name, project)[0][0])
+
+
+def _forget_runs(database: Database, query: str, value: float) -> int:
+    runs = [row["id"] for row in database.read(query, value)]
+    for run in runs:
+        for table in ("run_answers", "run_tasks"):
+            some = f"SELECT position FROM {table} WHERE run = ? ORDER BY position LIMIT ?"  # noqa: S608
+            while rows := database.read(some, run, _TASKS_AT_ONCE):
+                with database.transaction(wait_for_disk=False) as connection:
+                    connection.execute(
+                        f"DELETE FROM {table} WHERE run = ? AND position <= ?",  # noqa: S608
+                        (run, rows[-1]["position"]),
+                    )
+        database.write("DELETE FROM runs WHERE id = ?", run)
+    return len(runs)
 
 
 def _forget(database: Database, query: str, *values: str | float) -> int:
@@ -105,6 +135,7 @@ class Housekeeping:
         while move_requests(self._database) and not self._stopping.wait(_STEP_S):
             pass
         gone = forget_old_jobs(self._database, time.time() - self._keep)
+        forget_old_runs(self._database, time.time() - self._keep)
         while self._database.give_back() and not self._stopping.wait(_STEP_S):
             pass
         return gone

@@ -239,7 +239,7 @@ class JobRunner:
         with self._changed:
             if job.id not in self._taken:
                 self._taken.add(job.id)
-                with serving(project=job.project, job=job.id):
+                with serving(project=job.project, job=job.id, run=job.request.get("run", "")):
                     logger.info("the job begins")
                     self._pool.submit(self._run, job.id)
 

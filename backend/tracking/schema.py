@@ -101,12 +101,35 @@ def _name_owners(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX owners_by_base ON owners (base)")
 
 
+def _add_runs(connection: sqlite3.Connection) -> None:
+    """What was asked for whole projects, and what became of each of their tasks."""
+    connection.execute(
+        "CREATE TABLE runs (id TEXT PRIMARY KEY, project INTEGER NOT NULL, request TEXT NOT NULL, "
+        "state TEXT NOT NULL, message TEXT NOT NULL DEFAULT '', model TEXT NOT NULL DEFAULT '', "
+        "total INTEGER, created REAL NOT NULL, updated REAL NOT NULL, begun REAL, ended REAL)"
+    )
+    connection.execute("CREATE INDEX runs_by_state ON runs (state, created)")
+    connection.execute(
+        "CREATE TABLE run_tasks (run TEXT NOT NULL, position INTEGER NOT NULL, "
+        "task INTEGER NOT NULL, state TEXT NOT NULL, message TEXT NOT NULL DEFAULT '', "
+        "score REAL, prediction INTEGER, starts INTEGER NOT NULL DEFAULT 0, mark TEXT, "
+        "found TEXT, PRIMARY KEY (run, position)) WITHOUT ROWID"
+    )
+    connection.execute(
+        "CREATE TABLE run_answers (run TEXT NOT NULL, position INTEGER NOT NULL, "
+        "question TEXT NOT NULL, answer BLOB NOT NULL, PRIMARY KEY (run, position, question)) "
+        "WITHOUT ROWID"
+    )
+    connection.execute("CREATE INDEX run_tasks_by_state ON run_tasks (run, state, position)")
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _number_the_schema,
     _count_crashes,
     _measure_masks,
     _part_requests_from_jobs,
     _name_owners,
+    _add_runs,
 )
 
 

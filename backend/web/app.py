@@ -30,11 +30,13 @@ from backend.labelstudio.model_names import shown_version
 from backend.metrics import Metrics
 from backend.predict.dispatch import MAX_PROJECT, BadRequest, Dispatcher
 from backend.predict.find import OfferedPictures
+from backend.runs.runs import Runs
 from backend.tracking.store import Job
 from backend.web.door import wants_html
 from backend.web.guard import guard, refuse
 from backend.web.overview import Overview, overview_blueprint
 from backend.web.pictures import Pictures, pictures_blueprint
+from backend.web.run_routes import run_blueprint
 from backend.web.site import add_site
 from backend.wiring import Wiring
 
@@ -48,13 +50,14 @@ MAX_PROBLEMS = 20  # of a label config that are told
 STUCK_SECONDS = 600.0  # no single run of the model takes so long
 
 
-def create_app(wiring: Wiring, service: Dispatcher, finetuning: Finetuning) -> Flask:
+def create_app(wiring: Wiring, service: Dispatcher, finetuning: Finetuning, runs: Runs) -> Flask:
     """The WSGI application over ``service``."""
     app, metrics = Flask(__name__, static_folder=None), wiring.metrics
     overview = Overview(wiring, service)
     _add_probes(app, service, metrics, overview if wiring.settings.has_pages else None)
     _add_contract(app, service, finetuning, metrics)
     _add_jobs(app, service)
+    app.register_blueprint(run_blueprint(runs, _body))
     _add_training(app, finetuning)
     _add_pictures(app, service.finder.pictures)
     _add_diagnostics(app, wiring, service.engine)

@@ -32,6 +32,7 @@ from safetensors.torch import save_file
 
 from backend.job_state import JobState
 from backend.labelstudio.brush_rle import encode_brush
+from backend.runs.runs import open_runs
 from backend.settings import Settings
 from backend.tracking.store import TrackStore
 from backend.web.app import create_app
@@ -142,7 +143,8 @@ def _service(variant: str, folder: Path) -> tuple[Any, Any]:
     engine = wiring.engine()
     service = wiring.service(engine)
     engine.wait_ready(START_SECONDS)
-    return create_app(wiring, service, wiring.finetuning(engine)).test_client(), service
+    runs = open_runs(wiring, service)
+    return create_app(wiring, service, wiring.finetuning(engine), runs).test_client(), service
 
 
 class _Tracks:

@@ -31,6 +31,7 @@ from backend.predict.find_command import FindCommand
 from backend.predict.recent import RecentPrompts
 from backend.predict.retrieve import Retrieval
 from backend.predict.segment import Segmenter
+from backend.runs.runs import open_runs
 from backend.settings import Settings
 from backend.tracking.store import TrackStore
 from backend.tracking.tracking import Tracking
@@ -190,7 +191,9 @@ class Bench:
         )
         wiring = Wiring(self.settings)
         wiring.metrics = self.metrics
-        self.client = create_app(wiring, self.service, self.finetuning).test_client()
+        self.runs = open_runs(wiring, self.service)
+        app = create_app(wiring, self.service, self.finetuning, self.runs)
+        self.client = app.test_client()
 
     def close(self):
         """Let go of what a test held up, and stop."""

@@ -84,7 +84,7 @@ def start(tmp_path: Path, make_bench: Any) -> Iterator[Callable[..., Bench]]:
 
     def client(finetuning: Finetuning) -> FlaskClient:
         wiring = Wiring(backend.settings)
-        return create_app(wiring, backend.service, finetuning).test_client()
+        return create_app(wiring, backend.service, finetuning, backend.runs).test_client()
 
     def make(**more: Any) -> Bench:
         folder = tmp_path / f"bench{len(benches)}"

@@ -148,6 +148,7 @@ def test_without_an_option_it_says_what_is_there(run: Run) -> None:
     said = run("state").out
     assert said.startswith("tracks    0 MiB")
     assert "jobs      1 done" in said
+    assert "runs      none" in said
 
 
 @pytest.fixture
@@ -176,7 +177,7 @@ class TestSecondBackend:
 
     @pytest.fixture
     def first(self, store: TrackStore, state: Path) -> Iterator[None]:
-        with lock_jobs(state / "tracks.sqlite3", take_up=True):
+        with lock_jobs(state / "tracks.sqlite3"):
             yield
 
     @pytest.mark.usefixtures("first")
@@ -184,7 +185,7 @@ class TestSecondBackend:
         refused = run("serve")
         assert (refused.code, begun) == (2, [])
         [line] = refused.err.splitlines()
-        assert line.startswith("STATE_DIR: another backend or preannotate runs on")
+        assert line.startswith("STATE_DIR: another backend runs on")
         assert "give each backend a STATE_DIR of its own" in line
 
     @pytest.mark.usefixtures("first")
@@ -198,13 +199,11 @@ class TestSecondBackend:
     def test_commands_go_on_beside_the_first(self, run: Run, state: Path, tmp_path: Path) -> None:
         assert run("state").code == 0
         assert run("state", "--backup", tmp_path / "saved").code == 0
-        with lock_jobs(state / "tracks.sqlite3", take_up=False):  # as preannotate
-            pass
 
-    def test_it_does_not_take_up_what_a_command_is_at(
+    def test_it_starts_when_the_first_has_ended(
         self, run: Run, begun: list[str], store: TrackStore, state: Path
     ) -> None:
-        with lock_jobs(state / "tracks.sqlite3", take_up=False):
+        with lock_jobs(state / "tracks.sqlite3"):
             assert run("serve").code == 2
         run("serve")
         assert len(begun) == 1
@@ -234,7 +233,7 @@ class TestDamagedTracks:
         run("serve")
         assert begun  # the start has nothing against
         path = state / "tracks.sqlite3"
-        with lock_jobs(path, take_up=True):
+        with lock_jobs(path):
             set_aside_damaged(path)
         assert frames(state) == []
         [aside] = state.glob("tracks.sqlite3.damaged-*")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
-import signal
-import sqlite3
-import subprocess
-import sys
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -23,7 +23,8 @@ from tests.export.test_export import VIDEO, area, brush, keyframe
 from tests.labelstudio.masks import region_mask
 from tests.pixels.clips import WIDTH as CLIP_WIDTH
 from tests.pixels.clips import steady, write_clip
-from tests.waiting import PATIENCE, until
+from tests.runs.service import running_service
+from tests.waiting import until
 
 MADE_BY = f"demo@{__version__}"
 WIDTH, HEIGHT = 60, 40
@@ -76,6 +77,24 @@ def predicted(*results: Any, version: str = "detector") -> dict[str, Any]:
 
 def annotated(*results: Any) -> dict[str, Any]:
     return {"annotations": [{"id": 1, "result": list(results)}]}
+
+
+@pytest.fixture
+def run(run: Run, label_studio: LabelStudio) -> Iterator[Run]:
+    """The command line, and a service that it finds; the model is the one that is in use when a
+    command is run first."""
+    with ExitStack() as stack:
+        address: list[str] = []
+
+        def call(*arguments: object) -> Ran:
+            if arguments[0] != "preannotate" or "--url" in arguments:
+                return run(*arguments)
+            if not address:
+                service = stack.enter_context(running_service())
+                address.append(stack.enter_context(service.served()))
+            return run(*arguments, "--url", address[0])
+
+        yield call
 
 
 def preannotate(run: Run, *more: object) -> Ran:
@@ -362,12 +381,8 @@ def test_predictions_of_an_earlier_release_are_this_models_too(
 
 
 def test_a_dry_run_stores_nothing(
-    run: Run, label_studio: LabelStudio, addresses: list[str], monkeypatch: pytest.MonkeyPatch
+    run: Run, label_studio: LabelStudio, addresses: list[str], model: FakeModel
 ) -> None:
-    def no_model(*arguments: object, **options: object) -> None:
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr("backend.wiring.LocalEngine", no_model)
     label_studio.add_project(5, SEQUENCE)
     label_studio.add_task(7, 5, {"frames": addresses}, **annotated(box("b", 40, page=3)))
     label_studio.add_task(8, 5, {"frames": addresses}, **predicted(version="demo"))
@@ -377,7 +392,11 @@ def test_a_dry_run_stores_nothing(
         "task 8: has a prediction of demo",
         "1 skipped, 1 planned",
     ]
-    assert label_studio.tasks[7]["predictions"] == []
+    assert (label_studio.tasks[7]["predictions"], model.steps) == ([], [])
+    assert f"0 pictures and {PAGES} pages or frames: how long frames take is not known" in ran.err
+    preannotate(run)
+    label_studio.tasks[7]["predictions"] = []
+    assert "about 1 minutes of the model's time" in preannotate(run, "--dry-run").err
 
 
 def test_a_limit(
@@ -497,15 +516,11 @@ def test_a_prediction_that_is_refused_fails_the_task(
 
 
 def test_what_cannot_be_done_is_one_line(
-    run: Run,
-    label_studio: LabelStudio,
-    addresses: list[str],
-    model: FakeModel,
-    monkeypatch: pytest.MonkeyPatch,
+    run: Run, label_studio: LabelStudio, addresses: list[str], model: FakeModel
 ) -> None:
-    def fails(code: int = 1) -> str:
+    def fails() -> str:
         ran = preannotate(run)
-        assert (ran.code, ran.err.count("\n"), ran.out) == (code, 1, ""), ran
+        assert (ran.code, ran.err.count("\n"), ran.out) == (1, 1, ""), ran
         return ran.err
 
     assert "no project 5" in fails()
@@ -518,8 +533,37 @@ def test_what_cannot_be_done_is_one_line(
     label_studio.add_task(8, 5, {"image": addresses[0]}, **annotated(mask))
     there = "(1 with nothing, 1 with only masks already (brushlabels))"
     assert f"None of the 2 tasks has a box or click to start from {there}" in fails()
-    monkeypatch.setenv("LABEL_STUDIO_URL", "http://127.0.0.1:9")
-    assert "cannot be reached" in fails()
+    label_studio.is_down = True
+    assert "answered 503" in fails()
+
+
+def test_a_service_that_does_not_answer_is_one_line(run: Run) -> None:
+    for address, said in {
+        "http://127.0.0.1:9": "No service answers at http://127.0.0.1:9",
+        "http://name:secret@127.0.0.1:9": "Credentials belong in the environment",
+        "127.0.0.1": "no address such as",
+    }.items():
+        ran = run("preannotate", "--project", 5, "--url", address)
+        assert (ran.code, ran.err.count("\n"), ran.out) == (1, 1, ""), ran
+        assert said in ran.err
+        assert "secret" not in ran.err.replace("name:secret", "")
+
+
+def test_credentials_come_from_the_environment(
+    run: Run,
+    label_studio: LabelStudio,
+    addresses: list[str],
+    model: FakeModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AUTH_TOKEN", "t0ken")
+    label_studio.add_project(5, IMAGE)
+    label_studio.add_task(7, 5, {"image": addresses[0]}, **predicted(box("b", 10)))
+    assert preannotate(run).code == 0
+    monkeypatch.setenv("AUTH_TOKEN", "another")
+    ran = preannotate(run)
+    assert (ran.code, ran.out) == (1, "")
+    assert "has other credentials than these settings" in ran.err
 
 
 def test_a_model_that_cannot_be_loaded(
@@ -533,55 +577,49 @@ def test_a_model_that_cannot_be_loaded(
     assert "could not be loaded" in ran.err.splitlines()[-1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
-def test_stopped_and_started_again_it_goes_on(
+def test_the_report(
+    run: Run, label_studio: LabelStudio, addresses: list[str], model: FakeModel, tmp_path: Path
+) -> None:
+    label_studio.add_project(5, IMAGE)
+    label_studio.add_task(7, 5, {"image": addresses[0]}, **predicted(box("b", 10), box("c", 50)))
+    ran = preannotate(run, "--report", tmp_path / "report.json")
+    assert "  Cat: 2, mean 0.90, worst 0.90" in ran.err
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["labels"] == [{"label": "Cat", "objects": 2, "mean": 0.9, "worst": 0.9}]
+    assert [each["task"] for each in found["look_first"]] == [7]
+
+
+def test_stopped_from_the_keyboard_the_run_ends(
     run: Run,
     label_studio: LabelStudio,
     video: str,
     model: FakeModel,
-    tmp_path: Path,
-    how: signal.Signals,
-    code: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ball = rectangle("r1", "Ball", keyframe(1, 20))
-    label_studio.add_task(9, 5, {"video": video}, **annotated(ball))
-    command = [
-        sys.executable,
-        "-m",
-        "tests.runs.slow_preannotate",
-        "preannotate",
-        "--project",
-        "5",
-    ]
-    process = subprocess.Popen(command, env=dict(os.environ))
-    store = tmp_path / "state/tracks.sqlite3"
-    try:
-        until(lambda: process.poll() is not None or stored(store) >= 4)
-        assert process.poll() is None
-    finally:
-        process.send_signal(how)
-        ended = process.wait(PATIENCE)
-    assert ended == code
-    before = stored(store)
-    assert before < FRAMES
+    label_studio.add_task(
+        9, 5, {"video": video}, **annotated(rectangle("r1", "Ball", keyframe(1, 20)))
+    )
+    model.hold.clear()
+
+    def press(seconds: float) -> None:
+        until(model.hold.reached.is_set)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        clock = SimpleNamespace(sleep=press, monotonic=time.monotonic)
+        patch.setattr("backend.runs.preannotate.time", clock)
+        assert preannotate(run).code == 130
+    model.hold.set()
     assert label_studio.tasks[9]["predictions"] == []
     assert preannotate(run).code == 0
-    # The last finished mask is gone through once more, as the prompt of what follows.
-    assert min(model.steps) >= before - 1
-    assert stored(store) == FRAMES
-    [region] = made(label_studio, 9)["result"]
-    shown = box_at(read_sequence(region["value"]), FRAMES)
-    assert shown is not None
-    assert shown.x == pytest.approx(20 + (FRAMES - 1) * 100 / CLIP_WIDTH, abs=100 / CLIP_WIDTH)
+    assert made(label_studio, 9)["result"]
 
 
-def stored(path: Path) -> int:
-    """Masks in a store that another process writes."""
-    if not path.exists():
-        return 0
-    try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=PATIENCE) as connection:
-            return int(connection.execute("SELECT COUNT(*) FROM masks").fetchone()[0])
-    except sqlite3.OperationalError:  # not set up yet
-        return 0
+def test_whoever_detaches_gets_the_number(
+    run: Run, label_studio: LabelStudio, addresses: list[str], model: FakeModel
+) -> None:
+    label_studio.add_project(5, IMAGE)
+    label_studio.add_task(7, 5, {"image": addresses[0]}, **predicted(box("b", 10)))
+    ran = preannotate(run, "--detach")
+    assert (ran.code, len(ran.out.strip())) == (0, 12)
+    until(lambda: len(label_studio.tasks[7]["predictions"]) == 2)

@@ -184,7 +184,7 @@ class ImageDecoder:
     def _take(self, seconds: float) -> DecodingProcess:
         """A process for one file: a warm one, a new one, or the next one that is free."""
         deadline = time.monotonic() + seconds
-        owner = caller().project
+        owner = caller().owner
         with self._changed:
             while not self._closed:
                 running = sum(each == owner for each in self._busy.values())

@@ -49,7 +49,7 @@ def test_pictures_of_tasks(
         cache_dir=tmp_path / "cache", state_dir=tmp_path / "state", local_files_root=photo.parent
     )
     wiring = Wiring(settings)
-    service = wiring.service(wiring.engine(), for_editors=False)
+    service = wiring.service(wiring.engine())
     try:
         picture = Picture(f"/data/local-files/?d={photo.name}", 1)
         deadline = time.monotonic() + PATIENCE

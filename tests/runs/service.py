@@ -1,0 +1,110 @@
+"""The service of the settings, in this process, over a fake model; and runs through it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flask.testing import FlaskClient
+from werkzeug.serving import make_server
+
+from backend.runs.runs import Runs, kinds, sources
+from backend.settings import Settings
+from backend.web.app import create_app
+from backend.wiring import Wiring
+from tests.waiting import until
+
+PAUSES = (0.05,)
+
+
+class Service:
+    """A service with its parts within reach of a test."""
+
+    def __init__(self, pauses: tuple[float, ...] = PAUSES) -> None:
+        wiring = Wiring(Settings.from_env(os.environ))
+        self.engine = wiring.engine()
+        self.dispatcher = wiring.service(self.engine)
+        self.finetuning = wiring.finetuning(self.engine)
+        self.runs = Runs(
+            self.dispatcher,
+            wiring.metrics,
+            connect=wiring.connect,
+            ask=wiring.label_studio,
+            kinds=kinds(),
+            sources=sources(wiring, self.engine),
+            pauses=pauses,
+        )
+        self.runs.take_up()
+        self.app = create_app(wiring, self.dispatcher, self.finetuning, self.runs)
+        self.client: FlaskClient = self.app.test_client()
+
+    def start(self, **options: Any) -> str:
+        reply = self.client.post("/runs", json={"project": 5, **options})
+        assert reply.status_code == 201, reply.text
+        return str(reply.json["id"])
+
+    def get(self, run: str, what: str = "") -> Any:
+        reply = self.client.get(f"/runs/{run}{what}")
+        assert reply.status_code == 200, reply.text
+        return reply.json
+
+    def post(self, run: str, what: str) -> Any:
+        reply = self.client.post(f"/runs/{run}/{what}")
+        assert reply.status_code == 200, reply.text
+        return reply.json
+
+    @contextmanager
+    def served(self) -> Iterator[str]:
+        """The address at which it answers over HTTP meanwhile."""
+        server = make_server("127.0.0.1", 0, self.app, threaded=True)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+    def until(self, run: str, holds: Callable[[Any], bool]) -> Any:
+        """The run once something holds of it."""
+        found: Any = None
+
+        def now() -> bool:
+            nonlocal found
+            found = self.get(run)
+            return holds(found)
+
+        until(now)
+        return found
+
+    def ended(self, run: str, state: str = "done") -> Any:
+        found = self.until(run, lambda now: now["state"] in ("done", "failed", "cancelled"))
+        assert found["state"] == state, found
+        return found
+
+    def run(self, **options: Any) -> Any:
+        """A run that is done."""
+        return self.ended(self.start(**options))
+
+    def messages(self, run: str) -> dict[int, str]:
+        """By task, what became of it."""
+        return {each["task"]: each["message"] for each in self.get(run, "/tasks")["tasks"]}
+
+    def close(self) -> None:
+        self.runs.stop_soon()
+        self.dispatcher.drain()
+        self.runs.close()
+        self.finetuning.close()
+        self.dispatcher.close()
+
+
+@contextmanager
+def running_service() -> Iterator[Service]:
+    service = Service()
+    try:
+        yield service
+    finally:
+        service.close()
