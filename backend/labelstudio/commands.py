@@ -75,6 +75,7 @@ CHEAT_SHEET = (
     ("track 1-40", "only from page or frame 1 to 40"),
     ("track back", "towards the beginning; track both: both ways"),
     ("track stride=3", "every 3rd frame, and those between are interpolated: faster"),
+    ("find person, dog", "asks the detector that is connected, where one is"),
     ("status", "what is done so far, and which frames to look at"),
     ("redo", "tracks again from the start"),
     ("stop", "stops the track; what is done stays"),

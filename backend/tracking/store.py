@@ -221,12 +221,14 @@ class TrackStore:
         *,
         track: str | None = None,
         kind: str | None = None,
+        project: int | None = None,
         unfinished: bool = False,
         limit: int = -1,
     ) -> list[Job]:
-        """Jobs, the newest first: of one track, of one kind, only those that have not ended; at
-        most ``limit`` where that is not negative."""
+        """Jobs, the newest first: of one track, of one kind, of the project with Label Studio's
+        number, only those that have not ended; at most ``limit`` where that is not negative."""
         asked = {
+            "COALESCE(project, json_extract(request, '$.project'), '') LIKE ? || '.%'": project,
             "track = ?": track,
             "COALESCE(kind, json_extract(request, '$.kind'), '') = ?": kind,
         }

@@ -36,6 +36,7 @@ from backend.web.door import wants_html
 from backend.web.guard import guard, refuse
 from backend.web.overview import Overview, overview_blueprint
 from backend.web.pictures import Pictures, pictures_blueprint
+from backend.web.project_page import ProjectPage, project_blueprint
 from backend.web.run_routes import run_blueprint
 from backend.web.site import add_site
 from backend.wiring import Wiring
@@ -65,6 +66,8 @@ def create_app(wiring: Wiring, service: Dispatcher, finetuning: Finetuning, runs
     app.register_blueprint(overview_blueprint(overview, wiring))
     pictures = Pictures(service.tracking, wiring.settings.threads)
     app.register_blueprint(pictures_blueprint(pictures, wiring.settings))
+    project = ProjectPage(service.tracking, wiring.settings)
+    app.register_blueprint(project_blueprint(project, wiring.settings))
     guard(app, wiring.settings, metrics)
     return app
 

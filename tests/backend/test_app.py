@@ -280,7 +280,8 @@ class TestBasicAuth:
             if rule.rule in ("/", "/health", "/ready", "/pictures/<name>.jpg"):
                 continue
             for method in rule.methods - {"OPTIONS"}:
-                reply = bench.client.open(rule.rule.replace("<job_id>", "x"), method=method)
+                path = re.sub("<(int|any)[^>]*>", "1", rule.rule.replace("<job_id>", "x"))
+                reply = bench.client.open(path, method=method)
                 assert reply.status_code == 401, rule
                 closed += 1
         assert closed > 10
