@@ -1,13 +1,18 @@
-"""``python -m benchmarks.load.owners``: does one project's slow storage hold up the others?
+"""``python -m benchmarks.load.owners [PART]``: does what one project does hold up the others?
 
-An attacker's project asks for pictures and videos of a server that sends a byte a second, from 16
-threads. Another project asks for a picture that is in the cache, one that is in the task itself,
-new ones of a healthy server, and videos that are read in ranges: before that, while the attacker
-asks, and when he has gone with his downloads still under way. All must be answered.
+``storage``: an attacker's project asks for pictures and videos of a server that sends a byte a
+second, from 16 threads. Another project asks for a picture that is in the cache, one that is in the
+task itself, new ones of a healthy server, and videos that are read in ranges: before that, while
+the attacker asks, and when he has gone with his downloads still under way. All must be answered.
+
+``tracks``: projects track two long sequences each; another one tracks three pages, several times.
+They must be in its reply, and none of the long tracks may have ended. Beside it, the CPU time that
+a frame of any project takes the service meanwhile.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
 import sys
 import tempfile
@@ -21,16 +26,19 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import requests
 
 from benchmarks.load.concurrent import running
 from benchmarks.support.moving_clip import MovingClip
 from benchmarks.support.recording_server import RecordingServer, Reply, recording_server
-from benchmarks.support.server import Server, body, click, disc
+from benchmarks.support.server import SEQUENCE, Server, body, click, cpu_seconds, disc, typed
 from benchmarks.support.table import table
 
 THREADS = 16
 ROUNDS = 3
 PATIENCE_S = 60.0
+LONG_PAGES = 5_000
+MEASURED_S = 20.0  # at least
 VIDEO = """<View>
   <Video name="video" value="$video" framerate="25"/>
   <VideoRectangle name="box" toName="video"/>
@@ -131,7 +139,83 @@ def attack(server: Server, dripping: RecordingServer) -> Iterator[None]:
     list(asking)
 
 
-def main() -> int:
+def long_or_short(server: Server, number: int, pages: int) -> dict[str, Any]:
+    """A task whose pages show a disc that moves to and fro, marked on the first."""
+    places = [*range(30), *range(30, 0, -1)]
+    for place in set(places):
+        path = server.media / f"disc-{place}.png"
+        if not path.exists():
+            cv2.imwrite(str(path), disc(1, shift=place))
+    names = [f"disc-{places[page % len(places)]}.png" for page in range(pages)]
+    task = {"id": number, "data": {"frames": [f"/data/local-files/?d={name}" for name in names]}}
+    request = body(task, [click(1, page=0)], config=SEQUENCE)
+    return {**task, "drafts": [{"id": 1, "result": masks(server, request)}]}
+
+
+def track(server: Server, task: dict[str, Any], project: str) -> list[dict[str, Any]]:
+    """Type "track"; returns the masks that come back in time."""
+    return masks(server, body(task, [typed("track")], project=project, config=SEQUENCE))
+
+
+def masks(server: Server, request: dict[str, Any]) -> list[dict[str, Any]]:
+    reply = server.predict(request, 2 * PATIENCE_S).json()
+    return [item for item in reply["results"][0]["result"] if item["type"] == "brushlabels"]
+
+
+def frames_tracked(server: Server) -> float:
+    """So far, of all projects."""
+    lines = requests.get(server.url + "/metrics", timeout=30).text.splitlines()
+    [value] = [line.split()[1] for line in lines if line.startswith("sam2_frames_tracked_total ")]
+    return float(value)
+
+
+def unfinished(server: Server) -> list[str]:
+    """Ids of jobs."""
+    found = requests.get(server.url + "/jobs", timeout=30).json()["jobs"]
+    return [job["id"] for job in found if job["state"] in ("queued", "running")]
+
+
+def beside_tracks(server: Server, projects: int) -> list[Any]:
+    """A row: three pages of one project beside two long tracks of each of so many others."""
+    count = 2 * projects
+    with ThreadPoolExecutor(count or 1) as pool:  # each reply takes the time that it has
+        tasks = [long_or_short(server, 1_000 + number, LONG_PAGES) for number in range(count)]
+        for number, task in enumerate(tasks):  # both of one project, then those of the next
+            pool.submit(track, server, task, f"{10 + number // 2}.1")
+            while len(unfinished(server)) <= number:
+                time.sleep(0.1)
+    begun, before = time.monotonic(), frames_tracked(server)
+    cpu = cpu_seconds(server.pid)
+    took, whole = [], 0
+    for number in range(ROUNDS):
+        task = long_or_short(server, 10 * projects + number + 1, 3)
+        asked = time.monotonic()
+        found = track(server, task, "5.1")
+        took.append(time.monotonic() - asked)
+        whole += {item["item_index"] for item in found} >= {1, 2}
+    if projects:
+        time.sleep(max(0.0, MEASURED_S - (time.monotonic() - begun)))
+    cost = (cpu_seconds(server.pid) - cpu) / (frames_tracked(server) - before)
+    left = unfinished(server)
+    for job in left:
+        requests.post(f"{server.url}/jobs/{job}/cancel", json={}, timeout=60)
+    while unfinished(server):
+        time.sleep(0.1)
+    return [count, len(left), ROUNDS, whole, f"{max(took):.1f}", f"{cost:.2f}"]
+
+
+def tracks(folder: Path) -> int:
+    """See the module."""
+    with running(folder) as server:
+        rows = [beside_tracks(server, projects) for projects in (0, 1, 3)]
+        defects = server.tracebacks()
+    head = ["long tracks of others", "not ended", "asked", "answered whole", "slowest, s"]
+    print(table([*head, "CPU s a frame"], rows))
+    print(f"tracebacks in the log: {defects}")
+    return 1 if defects or any(row[0] != row[1] or row[2] != row[3] for row in rows) else 0
+
+
+def storage() -> int:
     """See the module."""
     rows: list[list[Any]] = []
     numbers = count(1)
@@ -160,6 +244,20 @@ def main() -> int:
     print(table(["attack", "another project's", "asked", "answered", "slowest, s"], rows))
     print(f"tracebacks in the log: {defects}")
     return 1 if defects or any(row[2] != row[3] for row in rows) else 0
+
+
+def main() -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", nargs="?", choices=("storage", "tracks"))
+    part = parser.parse_args().part
+    code = 0
+    if part in (None, "storage"):
+        code |= storage()
+    if part in (None, "tracks"):
+        with tempfile.TemporaryDirectory() as name:
+            code |= tracks(Path(name))
+    return code
 
 
 if __name__ == "__main__":
