@@ -13,7 +13,7 @@ from backend.doctor import doctor
 from backend.doctor.machine import start_problems
 from backend.env_file import DEFAULT, example, read_env_file
 from backend.expected import ExpectedError
-from backend.export import export, frames
+from backend.export import export_command, frames
 from backend.logs import configure
 from backend.runs import connect, preannotate
 from backend.settings import Settings, SettingsError
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     shown.add_argument(
         "--example", action="store_true", help="print a commented .env file with the defaults"
     )
-    for command in (connect, doctor, export, frames, preannotate, state):
+    for command in (connect, doctor, export_command, frames, preannotate, state):
         command.add_parser(commands)
     for each in (parser, *commands.choices.values()):
         each.add_argument(

@@ -309,6 +309,12 @@ class Settings:
         "clicks also doubtful pieces far off; 0: none",
         read=_number(float, lambda n: 0 <= n <= 100, "a percentage between 0 and 100"),
     )
+    polygon_detail: float | None = _masks(
+        None,
+        "how far polygon answers and exported polygons may leave a mask's outline, in pixels; "
+        "unset: 0.4 to 1, by the thickness of the object",
+        read=_number(float, lambda n: 0 <= n <= 100, "a number of pixels between 0 and 100"),
+    )
     zoom_small_objects: bool = _masks(
         True, "look again, in a window, at small objects of pictures twice the network's input"
     )

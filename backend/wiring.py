@@ -255,7 +255,7 @@ class Wiring:
         self._opened.enter_context(lock_jobs(self._tracks_file))
         set_aside_damaged(self._tracks_file)
         videos = self.pixels.videos
-        parse = RecentConfigs().parse
+        parse = RecentConfigs(settings.polygon_detail).parse
         tracking = self._tracking(engine, parse)
         segmenter = Segmenter(engine, metrics, zoom=settings.zoom_small_objects)
         budget = settings.click_budget_seconds

@@ -1,156 +1,326 @@
-"""``python -m backend export``: masks with page or frame, object and label."""
+"""Masks of tasks, written in a format task by task; what has not changed is left as it is."""
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
+import hashlib
+import json
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from functools import cache, partial
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from backend.expected import ExpectedError
-from backend.export.formats import WRITERS, Writer
-from backend.export.masks import Kind, MaskReader, Media, Origin
-from backend.labelstudio.client import LabelStudioClient
+from backend.export.formats import WRITERS
+from backend.export.ledger import Ledger, Pages
+from backend.export.masks import Kind, MaskPage, MaskReader, Media, Origin
+from backend.export.medium_pictures import MediumPictures, pictures_of
+from backend.export.outlets import FolderOutlet, Outlet, ZipOutlet
+from backend.export.polygons import LEAST_IOU
+from backend.export.writer import Options, Writer
+from backend.labelstudio.json_values import Results
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.read_results import newest_results
 from backend.labelstudio.tags import LabelConfig
 from backend.media.resolver import MediaResolver
-from backend.runs.command_line import CommandError, say
-from backend.runs.projects import read_project, read_task
+from backend.runs.command_line import CommandError
 from backend.wiring import Wiring
 
-
-def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
-        "export",
-        help="export masks of tasks with page or frame, object and label",
-        description="Exports the newest annotation of each task. Run it with the settings of the "
-        "service, whose store holds the masks behind the boxes of videos.",
-    )
-    parser.add_argument("--task", type=int, action="append", default=[], help="may be repeated")
-    parser.add_argument("--project", type=int, help="all tasks of a project")
-    parser.add_argument("--format", choices=sorted(WRITERS), required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder")
-    parser.add_argument(
-        "--predictions", action="store_true", help="of tasks without annotation, the prediction"
-    )
-    parser.set_defaults(run=run)
+VERSION = 1  # of what is written: a higher one writes everything anew
+REPORT = "export.txt"
+NOTHING = (
+    "There is nothing to export: no task has a mask or box in an annotation that was "
+    "submitted (--predictions takes predictions too)."
+)
 
 
-def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
-    """Carry the command out; returns the exit code."""
-    if not arguments.task and arguments.project is None:
-        raise CommandError("Say what to export: --task N (may be repeated) or --project N.")
-    client = wiring.connect()
+@dataclass(frozen=True)
+class Source:
+    """Where masks and pictures are read.
+
+    Attributes:
+        state_dir: where masks behind the boxes of videos are looked for.
+        decode: makes pixels of a file.
+    """
+
+    reader: MaskReader
+    resolver: MediaResolver
+    decode: Callable[[Path], np.ndarray]
+    state_dir: Path
+
+
+@contextmanager
+def opened_source(wiring: Wiring) -> Iterator[Source]:
+    """A source of its own, with the settings of the service."""
     with (
-        closing(wiring.media(client)) as resolver,
+        closing(wiring.media(wiring.connect())) as resolver,
         closing(wiring.tracks()) as store,
         closing(wiring.decoder(warm=1)) as decoder,
     ):
         reader = MaskReader(store, wiring.base_model().version, decoder.masks)
-        export = _Export(arguments, reader, resolver, wiring.settings.state_dir.expanduser())
-        for task in _chosen_tasks(client, arguments.task, arguments.project):
-            export.task(task)
-    return export.finish()
+        state = wiring.settings.state_dir.expanduser()
+        yield Source(reader, resolver, decoder.load, state)
 
 
-def _chosen_tasks(
-    client: LabelStudioClient, tasks: list[int], project: int | None
-) -> Iterator[ProjectTask]:
-    project_of = cache(partial(read_project, client))
-    for number in tasks:
-        task = read_task(client, number)
-        yield project_of(int(task.get("project") or 0)).with_task(task)
-    if project is not None:
-        whole = project_of(project)
-        for task in client.list_tasks(project):
-            if task.get("id") not in tasks:
-                yield whole.with_task(task)
+@dataclass(frozen=True)
+class Order:
+    """What is to be exported, and how.
+
+    Attributes:
+        kind: the name of the format.
+        predictions: of tasks without annotation, the prediction.
+    """
+
+    kind: str
+    options: Options = field(default_factory=Options)
+    predictions: bool = False
+
+    @property
+    def text(self) -> str:
+        """What all files depend on."""
+        return json.dumps([VERSION, self.kind, dataclasses.asdict(self.options)])
 
 
 @dataclass
-class _Export:
-    """Writes task after task, and counts."""
+class Export:
+    """Writes task after task, and counts. What it does is done in steps, between which whoever
+    takes a ZIP takes what is there.
 
-    arguments: argparse.Namespace
-    reader: MaskReader
-    resolver: MediaResolver
-    state_dir: Path  # where masks behind the boxes of videos were looked for
-    writer: Writer | None = None
-    counts: Counter[Origin] = field(default_factory=Counter)
-    on_videos: Counter[Origin] = field(default_factory=Counter)
-    untracked: int = 0  # videos none of whose boxes has a mask
-    tasks: int = 0
-    empty: int = 0
-    failed: int = 0
+    Attributes:
+        ledger_path: of the file that says what is in the outlet.
+        failures: of tasks that could not be written, each a line.
+    """
 
-    def task(self, task: ProjectTask) -> None:
+    order: Order
+    source: Source
+    outlet: Outlet
+    ledger_path: Path
+    failures: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    _ledger: Ledger | None = None
+    _opened: ExitStack = field(default_factory=ExitStack)
+
+    def close(self) -> None:
+        """Let go of the ledger."""
+        self._opened.close()
+
+    def task(self, task: ProjectTask) -> Iterator[None]:
         """Export a task; one that cannot be is named, and the others go on."""
-        before = self.counts.total()
+        number = int(task.task["id"])
+        ledger = self._begin(task.config)
         try:
-            for media in self._media(task):
-                self._write(media, task.config)
+            results = self._results(task)
+            digest = self._digest(task, results)
+            summary = ledger.find(number, digest)
+            if summary is None:
+                with ledger.writing(number, digest) as pages:
+                    yield from self._write(task, results, pages)
+                summary = pages.summary
         except ExpectedError as error:
-            self.failed += 1
-            say(f"task {task.task_id} failed: {error}")
+            kept = "; what was exported of it before stays" if ledger.keep(number) else ""
+            self.failures.append(f"task {task.task_id} failed: {error}{kept}")
+            self.counts["failed"] += 1
             return
-        self.tasks += 1
-        if self.counts.total() == before:
-            self.empty += 1
+        self.counts += summary
+        self.counts["tasks"] += 1
+        self.counts["empty"] += not summary["masks"]
 
-    def _media(self, task: ProjectTask) -> Iterator[Media]:
-        kinds = ("annotations", "predictions") if self.arguments.predictions else ("annotations",)
-        results = newest_results(task.task, *kinds)
-        yield from self.reader.pictures(task, results)
-        yield from self.reader.videos(task, results, self.resolver)
+    def finish(self) -> Iterator[None]:
+        """Write the files over all tasks, where anything has changed.
 
-    def _write(self, media: Media, config: LabelConfig) -> None:
-        if self.writer is None:
-            self.writer = WRITERS[self.arguments.format](self.arguments.out, _labels(config))
-        origins: Counter[Origin] = Counter()
-        try:
-            for page in media.pages():
-                self.writer.page(media, page)
-                origins.update(mask.origin for mask in page.masks)
-        finally:
-            self.writer.end(media)
-        self.counts += origins
-        if media.kind is Kind.VIDEO:
-            self.on_videos += origins
-            self.untracked += not origins[Origin.TRACKED]
+        Raises:
+            CommandError: there is nothing.
+        """
+        if self._ledger is None or not (self.counts["masks"] or self.failures):
+            raise CommandError(NOTHING)
+        self._ledger.leave_out_others()
+        self.counts["unchanged"] = self._ledger.unchanged
+        if self._ledger.changed:
+            yield from self._writer.close(self._ledger)
 
-    def finish(self) -> int:
-        """Close the files and say what is in them; returns the exit code."""
-        if self.writer is not None:
-            self.writer.close()
-        masks = self.counts.total()
-        if not masks and not self.failed:
-            raise CommandError(
-                "There is nothing to export: no task has a mask or box in an annotation that was "
-                "submitted (--predictions takes predictions too)."
+    def lines(self, place: str) -> list[str]:
+        """What became of it, in words."""
+        count = self.counts
+        boxes = count[f"of {Origin.BOX}"]
+        said = f"{count['masks']} masks of {count['tasks']} tasks in {place}"
+        if boxes:
+            said += f", {boxes} of them boxes, filled: no mask is known there"
+        if count["empty"]:
+            said += f"; {count['empty']} without masks"
+        if count["unchanged"]:
+            said += f"; {count['unchanged']} tasks as they were"
+        lines = [said]
+        if count["on videos"]:
+            known = count[f"on videos, {Origin.TRACKED}"]
+            lines.append(
+                f"{known} of {count['on videos']} boxes on videos have a tracked mask in "
+                f"{self.source.state_dir}"
             )
-        boxes = self.counts[Origin.BOX]
-        filled = f", {boxes} of them boxes, filled: no mask is known there" if boxes else ""
-        nothing = f"; {self.empty} without masks" if self.empty else ""
-        say(f"{masks} masks of {self.tasks} tasks in {self.arguments.out}{filled}{nothing}")
-        if total := self.on_videos.total():
-            known = self.on_videos[Origin.TRACKED]
-            say(f"{known} of {total} boxes on videos have a tracked mask in {self.state_dir}")
-        if self.untracked:
-            say(
-                f"warning: {self.untracked} videos have none there. If they were tracked, export "
-                "with STATE_DIR and SAM2_VARIANT as the service has them (--env-file)."
+        if count["untracked"]:
+            lines.append(
+                f"warning: {count['untracked']} videos have none there. If they were tracked, "
+                "export with STATE_DIR and SAM2_VARIANT as the service has them (--env-file)."
             )
-        if self.failed:
-            say(f"{self.failed} tasks failed")
-        return 1 if self.failed else 0
+        lines += self._about_polygons()
+        if self.failures:
+            lines.append(f"{len(self.failures)} tasks failed")
+        return lines
+
+    def _about_polygons(self) -> Iterator[str]:
+        count = self.counts
+        if count["apart"]:
+            yield (
+                f"{count['apart']} masks in several parts are a polygon for each part: joined "
+                "they would not fit; objects.csv says which lines are one object"
+            )
+        if count["rough"]:
+            yield (
+                f"warning: {count['rough']} masks have IoU below {LEAST_IOU} with their polygons: "
+                "ask for finer ones (--detail), or leave it out"
+            )
+        missing = [split for split in ("train", "val") if not count[split]]
+        if self.order.kind == "yolo" and len(missing) == 1:
+            yield (
+                f"warning: nothing is in {missing[0]}, without which Ultralytics does not train: "
+                "change --val, or share out pages of one task with --split-by page"
+            )
+
+    # --- one task --------------------------------------------------------------------------
+
+    def _begin(self, config: LabelConfig) -> Ledger:
+        if self._ledger is None:
+            self._writer: Writer = WRITERS[self.order.kind](self.order.options)
+            labels = labels_of(config)
+            settings = json.dumps([self.order.text, labels])
+            ledger = Ledger(self.ledger_path, self.outlet, settings, labels)
+            self._ledger = self._opened.enter_context(closing(ledger))
+        return self._ledger
+
+    def _results(self, task: ProjectTask) -> Results:
+        kinds = ("annotations", "predictions") if self.order.predictions else ("annotations",)
+        return newest_results(task.task, *kinds)
+
+    def _digest(self, task: ProjectTask, results: Results) -> str:
+        """Names all that a task's files are made of."""
+        digest = hashlib.sha256()
+        for part in (task.project, task.label_config, task.data, results):
+            digest.update(json.dumps(part, sort_keys=True).encode() + b"\n")
+        for known in self.source.reader.known(task):
+            digest.update(f"{known}\n".encode())
+        return digest.hexdigest()
+
+    def _write(self, task: ProjectTask, results: Results, pages: Pages) -> Iterator[None]:
+        tracked = f"on videos, {Origin.TRACKED}"
+        for media in self._media(task, results):
+            self._writer.begin()
+            before = pages.summary[tracked]
+            with ExitStack() as opened:
+                pictures = None
+                if self.order.options.pictures:
+                    source = self.source.resolver, self.source.decode
+                    pictures = opened.enter_context(pictures_of(media, *source))
+                for page in self._pages(media):
+                    self._page(media, page, pictures, pages)
+                    yield
+            self._writer.end(media, pages)
+            if media.kind is Kind.VIDEO:
+                pages.summary["untracked"] += pages.summary[tracked] == before
+
+    def _media(self, task: ProjectTask, results: Results) -> Iterator[Media]:
+        yield from self.source.reader.pictures(task, results)
+        yield from self.source.reader.videos(task, results, self.source.resolver)
+
+    def _pages(self, media: Media) -> Iterator[MaskPage]:
+        """Those with masks, and all where the format wants them."""
+        if not self._writer.every_frame:
+            yield from media.pages()
+            return
+        without = iter(media.names)
+        size: tuple[int, int] | None = None
+        waiting: list[int] = []
+        for page in media.pages():
+            size = size or (page.width, page.height)
+            for index in without:
+                if index == page.index:
+                    break
+                waiting.append(index)
+            yield from (MaskPage(index, *size, ()) for index in waiting)
+            waiting.clear()
+            yield page
+        if size is not None:
+            yield from (MaskPage(index, *size, ()) for index in without)
+
+    def _page(
+        self, media: Media, page: MaskPage, pictures: MediumPictures | None, to: Pages
+    ) -> None:
+        name = None
+        if pictures is not None:
+            ending, content = pictures.get(page.index, jpeg=self._writer.jpeg_only)
+            name = self._writer.picture(media, page.index) + ending
+            to.file(name, content if isinstance(content, bytes) else content.path)
+        self._writer.page(media, page, name, to)
+        for mask in page.masks:
+            to.summary["masks"] += 1
+            to.summary[f"of {mask.origin}"] += 1
+            if media.kind is Kind.VIDEO:
+                to.summary["on videos"] += 1
+                to.summary[f"on videos, {mask.origin}"] += 1
 
 
-def _labels(config: LabelConfig) -> list[str]:
+def export_to_folder(
+    order: Order,
+    tasks: Iterable[ProjectTask],
+    folder: Path,
+    source: Source,
+    tell: Callable[[str], None],
+) -> Export:
+    """Write tasks to a folder; what it holds already, and is as it was, stays.
+
+    Args:
+        tell: is called with each failure as it comes.
+    """
+    outlet = FolderOutlet(folder)
+    export = Export(order, source, outlet, folder / f".export-{order.kind}.sqlite3")
+    with closing(export):
+        for task in tasks:
+            told = len(export.failures)
+            for _ in export.task(task):
+                pass
+            for failure in export.failures[told:]:
+                tell(failure)
+        for _ in export.finish():
+            pass
+    return export
+
+
+def export_as_zip(order: Order, tasks: Iterable[ProjectTask], source: Source) -> Iterator[bytes]:
+    """The pieces of a ZIP, made as they are asked for. What became of it is in its last file."""
+    outlet = ZipOutlet()
+    with tempfile.TemporaryDirectory(prefix="export-") as folder:
+        export = Export(order, source, outlet, Path(folder) / "ledger.sqlite3")
+        with closing(export):
+            for task in tasks:
+                for _ in export.task(task):
+                    yield from outlet.take()
+                yield from outlet.take()
+            try:
+                for _ in export.finish():
+                    yield from outlet.take()
+                lines = export.lines("this file")
+            except CommandError as error:
+                lines = [str(error)]
+            said = "\n".join([*export.failures, *lines, ""])
+            outlet.stage(REPORT, said.encode())
+    outlet.close()
+    yield from outlet.take()
+
+
+def labels_of(config: LabelConfig) -> list[str]:
+    """The labels of a label config, in its order."""
     controls = (*config.answers, *config.other_shapes)
     labels = [label for control in controls for label in control.labels]
     labels += [label for tag in config.labels_tags for label in tag.labels]

@@ -16,6 +16,7 @@ import numpy as np
 
 from backend.export.folders import Folder, LocalFolder, open_folder, writing
 from backend.export.masks import frame_name
+from backend.export.medium_pictures import jpeg_of
 from backend.labelstudio.json_values import mappings
 from backend.media.errors import shown
 from backend.pixels.sandbox.video_decoding import open_video
@@ -25,7 +26,6 @@ from backend.wiring import Wiring
 
 TASKS = "tasks.json"
 SOURCE = "source.json"  # which video the folder's frames are of
-JPEG_QUALITY = 92
 PROGRESS_SECONDS = 5.0
 
 Json = Mapping[str, Any]
@@ -165,11 +165,7 @@ def _jpeg(picture: np.ndarray, size: int | None) -> bytes:
         scale = size / max(width, height)
         target = max(1, round(width * scale)), max(1, round(height * scale))
         picture = cv2.resize(picture, target, interpolation=cv2.INTER_AREA)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
-    if not done:
-        raise CommandError(f"A picture of {width} x {height} pixels cannot be written as JPEG.")
-    return data.tobytes()
+    return jpeg_of(picture)
 
 
 def _task(

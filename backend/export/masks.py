@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import partial
+from functools import cached_property, partial
 from urllib.parse import urlsplit
 
 from backend.labelstudio.geometry import (
@@ -106,6 +106,7 @@ class Media:
             ascending.
         times: of each in seconds; empty where there are none.
         pages: decodes those with masks, ascending, one at a time.
+        addresses: of every page, as they stand in the task's data; of a video only one.
     """
 
     task: int
@@ -114,6 +115,12 @@ class Media:
     names: Mapping[int, str]
     times: Mapping[int, float]
     pages: Callable[[], Iterator[MaskPage]]
+    addresses: Sequence[str]
+
+    @cached_property
+    def places(self) -> Mapping[int, int]:
+        """Of every page or frame that the editor shows: which one of them it is, from 0."""
+        return {index: place for place, index in enumerate(self.names)}
 
     def place(self, index: int) -> dict[str, object]:
         """Where a page is, for the entry of a file: task, tag, page or frame, and time."""
@@ -163,6 +170,7 @@ class MaskReader:
                 names={page: media_name(uri, identifier) for page, uri in enumerate(addresses)},
                 times={},
                 pages=partial(_picture_pages, drawn, owners, scores, self.masks),
+                addresses=addresses,
             )
 
     def videos(
@@ -190,7 +198,7 @@ class MaskReader:
         }
         if tag.is_sequence:
             whole = FrameSequence(task, tag, self.family, self.store, no_masks)
-            for track in (whole.base, *self.store.owners(whole.base)):
+            for track in self._tracks(whole.base):
                 each = replace(whole, given=track)
                 owners |= {(r.id, r.item_index or 0): r.id for r in regions if r.id in each.known}
                 owners |= {(name, s.page): s.object_id for name, s in each.sent_ids().items()}
@@ -210,7 +218,7 @@ class MaskReader:
         name = media_name(address, identifier)
         stem = name.rpartition(".")[0] or name
         base = track_name(task.project, identifier, tag.name, self.family, address)
-        tracks = [base, *self.store.owners(base)]
+        tracks = self._tracks(base)
         return Media(
             task=identifier,
             tag=tag.name,
@@ -218,7 +226,30 @@ class MaskReader:
             names={index: f"{stem}/{frame_name(index)}" for index in shown},
             times={index: float(timeline.times[index]) for index in shown},
             pages=partial(self._video_pages, regions, shown, size, tracks),
+            addresses=[address],
         )
+
+    def known(self, task: ProjectTask) -> Iterator[object]:
+        """What the store says of a task, as far as its export depends on it: nothing changes in it
+        without changing this.
+
+        Raises:
+            MissingMedia: the task's data lacks what a tag shows.
+        """
+        for tag in task.config.images:
+            if tag.is_sequence:
+                whole = FrameSequence(task, tag, self.family, self.store, no_masks)
+                for track in self._tracks(whole.base):
+                    yield sorted(self.store.objects(track).items())
+                    yield sorted(self.store.generations(track).items())
+        for video in task.config.videos:
+            address, number = media_uri(task.data, video), int(task.task["id"])
+            base = track_name(task.project, number, video.name, self.family, address)
+            for track in self._tracks(base):
+                yield from self.store.sightings(track)
+
+    def _tracks(self, base: str) -> list[str]:
+        return [base, *self.store.owners(base)]
 
     def _video_pages(
         self,

@@ -101,16 +101,21 @@ def parse_label_config(xml: str) -> LabelConfig:
 
 
 class RecentConfigs:
-    """Label configs that were read lately, by their text."""
+    """Label configs that were read lately, by their text.
 
-    def __init__(self) -> None:
+    Args:
+        polygon_detail: see ``LabelConfig``.
+    """
+
+    def __init__(self, polygon_detail: float | None = None) -> None:
+        self._polygon_detail = polygon_detail
         self._read: Recent[LabelConfig] = Recent(entries=KEPT_CHARACTERS, seconds=math.inf)
 
     def parse(self, xml: str) -> LabelConfig:
         """``parse_label_config``, once per text."""
         config = self._read.get(xml)
         if config is None:
-            config = parse_label_config(xml)
+            config = replace(parse_label_config(xml), polygon_detail=self._polygon_detail)
             self._read.put(xml, config, entries=len(xml))
         return config
 

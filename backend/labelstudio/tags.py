@@ -219,7 +219,12 @@ def _name_in(holder: LabelsTag, spellings: Sequence[str]) -> str | None:
 @dataclass(frozen=True)
 class LabelConfig:
     """A label config, reduced to what matters here. Tuples are in document order, ``answers``
-    in order of preference."""
+    in order of preference.
+
+    Attributes:
+        polygon_detail: how far polygon answers may leave the outline of a mask, in pixels; None
+            where that follows from the mask. It is the operator's, and not of the XML.
+    """
 
     images: tuple[ImageTag, ...] = ()
     videos: tuple[VideoTag, ...] = ()
@@ -232,6 +237,7 @@ class LabelConfig:
     video_vectors: tuple[Tag, ...] = ()
     other_shapes: tuple[Control, ...] = ()  # ellipses: neither a smart prompt nor an answer
     problems: tuple[str, ...] = ()
+    polygon_detail: float | None = None
 
     @property
     def usable(self) -> bool:

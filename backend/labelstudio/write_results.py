@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -35,6 +37,27 @@ TOLERANCE = 0.04
 """Simplification in units of area / perimeter: what keeps IoU of smooth shapes above 0.98."""
 MIN_HOLE_SHARE = 0.001
 """A hole below this share of its part's area is filled."""
+_DISTANCES = 4_000_000  # worked out at a time
+
+
+@dataclass(frozen=True)
+class RingLimits:
+    """How much of a mask its outlines say.
+
+    Attributes:
+        vertices: of one ring.
+        parts: of a mask, the largest first.
+        holes: of a part, the largest first.
+        hole_share: a hole below this share of its part's area is filled.
+    """
+
+    vertices: float = MAX_VERTICES
+    parts: int = MAX_PARTS
+    holes: int = MAX_HOLES
+    hole_share: float = MIN_HOLE_SHARE
+
+
+EDITOR_LIMITS = RingLimits()
 
 
 class LabelMismatch(ExpectedError):
@@ -111,7 +134,8 @@ def region_results(
     if prompt.item_index is not None:
         common["item_index"] = prompt.item_index
     results: Results = []
-    for part, value in enumerate(_values(mask, answer.control.shape, region_id)):
+    values = _values(mask, answer.control.shape, region_id, config.polygon_detail)
+    for part, value in enumerate(values):
         results += _labelled({"id": part_id(region_id, part), **common}, value, answer)
     return results
 
@@ -201,7 +225,7 @@ def _labelled(common: Result, value: Result, answer: AnswerControl) -> Results:
     return results
 
 
-def _values(mask: Mask, shape: Shape, region_id: str) -> Results:
+def _values(mask: Mask, shape: Shape, region_id: str, detail: float | None) -> Results:
     """The ``value`` of each region that shows ``mask``, without labels."""
     match shape:
         case Shape.BRUSH:
@@ -209,9 +233,9 @@ def _values(mask: Mask, shape: Shape, region_id: str) -> Results:
         case Shape.BITMASK:
             return [{"imageDataURL": _bitmask(mask)}]
         case Shape.POLYGON:
-            return [{"points": ring, "closed": True} for ring in _percent_rings(mask)]
+            return [{"points": ring, "closed": True} for ring in _percent_rings(mask, detail)]
         case Shape.VECTOR:
-            parts = enumerate(_percent_rings(mask))
+            parts = enumerate(_percent_rings(mask, detail))
             return [_vector(ring, region_id, str(part)) for part, ring in parts]
         case Shape.RECTANGLE:
             box = mask_to_box(mask)
@@ -220,11 +244,11 @@ def _values(mask: Mask, shape: Shape, region_id: str) -> Results:
     raise AssertionError(shape)
 
 
-def _percent_rings(mask: Mask) -> list[list[list[float]]]:
+def _percent_rings(mask: Mask, detail: float | None) -> list[list[list[float]]]:
     """The outlines of a mask for JSON: five decimals are a thousandth of a pixel in a picture of
     10 000."""
     height, width = mask.shape
-    rings = (points_to_percent(ring, width, height) for ring in mask_rings(mask))
+    rings = (points_to_percent(ring, width, height) for ring in mask_rings(mask, detail))
     return [ring.round(5).tolist() for ring in rings]
 
 
@@ -266,16 +290,21 @@ def _digest(*parts: str) -> str:
 # --- outlines -----------------------------------------------------------------------------
 
 
-def mask_rings(mask: Mask) -> list[Points]:
+def mask_rings(
+    mask: Mask, detail: float | None = None, limits: RingLimits = EDITOR_LIMITS
+) -> list[Points]:
     """One closed ring per part of a mask, largest part first, holes cut in.
 
     Label Studio's polygons are single rings. A hole is joined to the ring around it by a cut of no
-    width, walked once in each direction, so that the filled ring is the part without its hole.
-    How far a ring may leave the outline follows from the part's thickness (TOLERANCE): between
-    0.4 and 1 pixel, more only where MAX_VERTICES forces it.
+    width, walked once in each direction, so that the filled ring is the part without its hole:
+    ``findContours`` walks holes the other way round than outer contours, so the ring encloses the
+    part by the even-odd rule and by the non-zero rule alike.
 
     Args:
         mask: bool [H, W].
+        detail: how far a ring may leave the outline, in pixels; None lets it follow from the
+            part's thickness (TOLERANCE), between 0.4 and 1 pixel. It is more only where the
+            limit of vertices forces it.
 
     Returns:
         float64 [N, 2] each, N >= 3, pixel edges as coordinates (see geometry.py); the first vertex
@@ -286,10 +315,11 @@ def mask_rings(mask: Mask) -> list[Points]:
         return []
     left, top, right, bottom = bounds
     corner = np.array((left, top), dtype=np.float64)
-    return [_ring(part) + corner for part in _trace(mask[top:bottom, left:right])]
+    parts = _trace(mask[top:bottom, left:right], limits)
+    return [_ring(part, detail, limits.vertices) + corner for part in parts]
 
 
-def _trace(mask: Mask) -> list[list[np.ndarray]]:
+def _trace(mask: Mask, limits: RingLimits) -> list[list[np.ndarray]]:
     """The parts of a mask, largest first: of each its outer contour and then its holes, int32
     [N, 1, 2] on a grid of twice the size.
 
@@ -301,34 +331,75 @@ def _trace(mask: Mask) -> list[list[np.ndarray]]:
     grid[1::2, 1::2] = mask
     grown = cv2.dilate(grid, np.ones((3, 3), dtype=np.uint8))
     contours, hierarchy = cv2.findContours(grown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    return contour_parts(contours, hierarchy, limits)
+
+
+def contour_parts(
+    contours: Sequence[np.ndarray], hierarchy: np.ndarray, limits: RingLimits
+) -> list[list[np.ndarray]]:
+    """What ``findContours`` found in two levels: of each part, largest first, its outer contour
+    and then its holes."""
     areas = [cv2.contourArea(contour) for contour in contours]
     by_size = sorted(range(len(contours)), key=lambda index: -areas[index])
     parents = hierarchy[0][:, 3]
-    outer = [index for index in by_size if parents[index] < 0][:MAX_PARTS]
+    outer = [index for index in by_size if parents[index] < 0][: limits.parts]
     parts: dict[int, list[np.ndarray]] = {index: [contours[index]] for index in outer}
     for index in by_size:
         part = parts.get(int(parents[index]))
-        if part is None or len(part) > MAX_HOLES:
+        if part is None or len(part) > limits.holes:
             continue
-        if areas[index] >= MIN_HOLE_SHARE * areas[parents[index]]:
+        if areas[index] >= limits.hole_share * areas[parents[index]]:
             part.append(contours[index])
     return list(parts.values())
 
 
-def _ring(part: list[np.ndarray]) -> Points:
-    """A part as one ring, in pixels."""
-    # both at twice the scale; a part of one pixel has a perimeter of 8
-    thickness = cv2.contourArea(part[0]) / (2.0 * cv2.arcLength(part[0], True))
-    tolerance = min(max(TOLERANCE * thickness, 0.4), 1.0)
+def _ring(part: list[np.ndarray], detail: float | None, most: float) -> Points:
+    """A part as one ring of at most so many vertices, in pixels."""
+    tolerance = detail
+    if tolerance is None:
+        # both at twice the scale; a part of one pixel has a perimeter of 8
+        thickness = cv2.contourArea(part[0]) / (2.0 * cv2.arcLength(part[0], True))
+        tolerance = min(max(TOLERANCE * thickness, 0.4), 1.0)
     while True:
         rings = [_simplified(contour, tolerance) for contour in part]
-        if sum(len(ring) + 2 for ring in rings) - 2 <= MAX_VERTICES:
+        if sum(len(ring) + 2 for ring in rings) - 2 <= most:
             break
-        tolerance *= 1.5
-    ring = rings[0]
-    for hole in rings[1:]:
-        ring = _cut_in(ring, hole)
+        tolerance = max(tolerance * 1.5, 0.4)
+    return joined_rings(rings)
+
+
+def joined_rings(rings: Sequence[Points]) -> Points:
+    """One ring that walks the first and then the others, each by a cut of no width from the
+    nearest vertex and back; the nearest one first, so that no cut crosses another ring."""
+    ring, left = rings[0], list(rings[1:])
+    nearest = [_nearest(ring, other) for other in left]
+    while left:
+        place = min(range(len(left)), key=lambda index: nearest[index][0])
+        _, at, first = nearest.pop(place)
+        added = left.pop(place)
+        around = np.roll(added, -first, axis=0)
+        ring = np.concatenate([ring[: at + 1], around, around[:1], ring[at:]])
+        grown = len(around) + 2
+        for index, (distance, where, vertex) in enumerate(nearest):
+            nearer, at_added, of_left = _nearest(added, left[index])
+            if nearer < distance:
+                turned = (at_added - first) % len(added)
+                nearest[index] = nearer, at + 1 + turned, of_left
+            elif where > at:
+                nearest[index] = distance, where + grown, vertex
     return ring
+
+
+def _nearest(ring: Points, other: Points) -> tuple[float, int, int]:
+    """The square of the smallest distance between vertices of two rings, and which they are."""
+    step = max(_DISTANCES // len(other), 1)
+    best = math.inf, 0, 0
+    for start in range(0, len(ring), step):
+        some = ring[start : start + step]
+        distances = ((some[:, None, :] - other[None, :, :]) ** 2).sum(axis=2)
+        at, first = np.unravel_index(int(distances.argmin()), distances.shape)
+        best = min(best, (float(distances[at, first]), start + int(at), int(first)))
+    return best
 
 
 def _simplified(contour: np.ndarray, tolerance: float) -> Points:
@@ -340,15 +411,3 @@ def _simplified(contour: np.ndarray, tolerance: float) -> Points:
         ring = middles
     pixels: Points = ring.reshape(-1, 2).astype(np.float64) / 2.0
     return pixels
-
-
-def _cut_in(ring: Points, hole: Points) -> Points:
-    """Cut from the vertex of the ring nearest to the hole to it, around it, and back.
-
-    ``findContours`` walks holes the other way round than outer contours, so the ring
-    encloses the part by the even-odd rule and by the non-zero rule alike.
-    """
-    distances = ((ring[:, None, :] - hole[None, :, :]) ** 2).sum(axis=2)
-    at, first = np.unravel_index(int(distances.argmin()), distances.shape)
-    around = np.roll(hole, -int(first), axis=0)
-    return np.concatenate([ring[: at + 1], around, around[:1], ring[at:]])

@@ -10,9 +10,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from backend.engine.packed_masks import PackedMask
-from backend.export.formats import run_lengths
+from backend.export.coco import run_lengths
 from backend.labelstudio.brush_rle import decode_brush, encode_brush
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.project_task import ProjectTask
@@ -442,6 +443,15 @@ def test_a_video_in_the_other_formats(export: Exporter, video: Any, tmp_path: Pa
     assert "warning" not in ran.err
     picture = cv2.imread(str(export.folder / "task_9/video_frame_000005.png"), cv2.IMREAD_UNCHANGED)
     assert ((picture == 1) == video).all()
+
+
+def test_frames_of_a_video_come_along(export: Exporter, video: Any) -> None:
+    assert export("davis", "--project", 5, "--pictures").code == 0
+    folder = export.folder / "JPEGImages/Full-Resolution/task_9_video"
+    assert len(list(folder.glob("*.jpg"))) == FRAMES
+    png = export.folder / "Annotations/Full-Resolution/task_9_video/00005.png"
+    with Image.open(png) as picture:
+        assert ((np.array(picture) == 1) == video).all()
 
 
 def test_another_folder_than_the_services_is_not_taken_for_untracked_boxes(
