@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from backend.export.export import Order, export_to_folder, opened_source
 from backend.export.formats import WRITERS
-from backend.export.writer import Options
+from backend.export.writer import Options, read_detail, read_share
 from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.project_task import ProjectTask
 from backend.runs.command_line import CommandError, say
@@ -44,12 +44,15 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--detail",
-        type=_pixels,
+        type=_argument(read_detail),
         help="how far polygons may leave the masks, in pixels (POLYGON_DETAIL; else as far as they "
         "keep an IoU of 0.98)",
     )
     parser.add_argument(
-        "--val", type=_share, default=0.2, help="of yolo and davis: share of tasks for validation"
+        "--val",
+        type=_argument(read_share),
+        default=Options.val,
+        help="of yolo and davis: share of tasks for validation",
     )
     parser.add_argument(
         "--split-by",
@@ -95,15 +98,11 @@ def _chosen_tasks(
                 yield whole.with_task(task)
 
 
-def _pixels(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 100:
-        raise argparse.ArgumentTypeError("must be a number of pixels between 0 and 100")
-    return number
+def _argument(read: Callable[[str], float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-
-def _share(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < 1:
-        raise argparse.ArgumentTypeError("must be a share from 0 to below 1, such as 0.2")
-    return number
+    return parse

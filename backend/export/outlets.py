@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import stat
@@ -11,7 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol, cast
 
 from backend.export.folders import writing
 from backend.files import replacing, sync
@@ -100,7 +99,7 @@ class ZipOutlet:
 
     def __init__(self) -> None:
         self._pieces = _Pieces()
-        self._zip = zipfile.ZipFile(self._pieces, "w", allowZip64=True)
+        self._zip = zipfile.ZipFile(cast(IO[bytes], self._pieces), "w", allowZip64=True)
 
     def take(self) -> Iterator[bytes]:
         """What has been written since."""
@@ -138,16 +137,15 @@ class ZipOutlet:
         self._zip.close()
 
 
-class _Pieces(io.RawIOBase):
+class _Pieces:
     """A file that is only written to, forwards."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.taken: list[bytes] = []
 
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any, /) -> int:
+    def write(self, data: bytes) -> int:
         self.taken.append(bytes(data))
         return len(self.taken[-1])
+
+    def flush(self) -> None:
+        """Everything is there already."""

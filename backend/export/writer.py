@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -75,6 +76,30 @@ class Writer(ABC):
     def close(self, ledger: Ledger) -> Iterator[None]:
         """Write the files over all tasks, in steps."""
         yield from ()
+
+
+def read_detail(text: str) -> float:
+    """How far polygons may leave the masks.
+
+    Raises:
+        ValueError: it cannot be read; what it says goes on after a name.
+    """
+    return _number(text, lambda number: 0 <= number <= 100, "a number of pixels from 0 to 100")
+
+
+def read_share(text: str) -> float:
+    """The share of tasks that validate. Raises as above."""
+    return _number(text, lambda number: 0 <= number < 1, "a share from 0 to below 1, such as 0.2")
+
+
+def _number(text: str, accepts: Callable[[float], bool], rule: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not accepts(number):
+        raise ValueError(f"must be {rule}")
+    return number
 
 
 def label_of(mask: ObjectMask) -> str:

@@ -33,6 +33,7 @@ from backend.predict.find import OfferedPictures
 from backend.runs.runs import Runs
 from backend.tracking.store import Job
 from backend.web.door import wants_html
+from backend.web.exports import Exports, exports_blueprint
 from backend.web.guard import guard, refuse
 from backend.web.overview import Overview, overview_blueprint
 from backend.web.pictures import Pictures, pictures_blueprint
@@ -68,6 +69,7 @@ def create_app(wiring: Wiring, service: Dispatcher, finetuning: Finetuning, runs
     app.register_blueprint(pictures_blueprint(pictures, wiring.settings))
     project = ProjectPage(service.tracking, wiring.settings)
     app.register_blueprint(project_blueprint(project, wiring.settings))
+    app.register_blueprint(exports_blueprint(Exports(wiring), wiring.settings))
     guard(app, wiring.settings, metrics)
     return app
 

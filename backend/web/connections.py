@@ -36,13 +36,14 @@ logger = logging.getLogger(__name__)
 
 HEAD_SECONDS = 10.0  # from the first byte of a request to the end of its head
 REQUEST_SECONDS = 60.0  # from the first byte to the last
-REPLY_SECONDS = 60.0  # in which the caller takes what was answered
+REPLY_SECONDS = 60.0  # in which the caller takes what was answered, or of a stream the next piece
 IDLE_SECONDS = 30.0  # without a request
 LINGER_SECONDS = 5.0  # in which who was refused may read why
 # Each may have a file with a body; a process is often allowed 1,024 files.
 MAX_CONNECTIONS = 512
 SMALL = MIB  # bodies up to here always find room
 ON_DISK = 8 * MIB  # bodies from here on are kept in temporary files
+AHEAD = 8 * MIB  # of a stream, made before its caller has taken it; other replies are one piece
 
 _TOO_SLOW = Refusal(
     HTTPStatus.REQUEST_TIMEOUT, f"the request was not here whole after {REQUEST_SECONDS:.0f} s"
@@ -135,7 +136,7 @@ class Connection(HTTPChannel):
 
     def is_overdue(self, now: float) -> bool:
         """Whether the caller has had its time."""
-        if self.requests:
+        if self.requests and self.total_outbufs_len <= AHEAD:
             return False
         if self._lingering:
             limit = LINGER_SECONDS
@@ -229,7 +230,8 @@ class Server(TcpWSGIServer):
                 max_request_header_size=64 * 1024,
                 max_request_body_size=sys.maxsize,  # the door knows each route's
                 inbuf_overflow=ON_DISK,
-                outbuf_high_watermark=sys.maxsize,  # no thread waits for a slow reader
+                # A thread waits for a slow reader between the pieces of a stream only.
+                outbuf_high_watermark=AHEAD,
                 log_socket_errors=False,
             ),
             sockinfo=(listening.family, listening.type, listening.proto, listening.getsockname()),

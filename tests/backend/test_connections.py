@@ -37,6 +37,8 @@ class Place:
         self.hold = threading.Event()
         self.hold.set()
         self.answering = threading.Event()
+        self.streamed = 0
+        self.stream_closed = threading.Event()
         listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.address = listening.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
@@ -55,9 +57,20 @@ class Place:
             self.answering.set()
             assert self.hold.wait(PATIENCE)
         start_response(f"{refusal.code.value if refusal else 200} said", [])
+        if environ["PATH_INFO"] == "/stream":
+            return self.stream()
         said = {"read": len(body), "reason": refusal.reason if refusal else ""}
         said["arrived"] = environ[ARRIVED]
         return [b" " * int(environ.get("HTTP_PADDING", 0)) + json.dumps(said).encode()]
+
+    def stream(self):
+        """More than anybody takes."""
+        try:
+            for _ in range(1000):
+                yield bytes(MIB)
+                self.streamed += 1
+        finally:
+            self.stream_closed.set()
 
     def _serve(self):
         while not self._over.is_set():
@@ -196,6 +209,26 @@ class TestSlowSenders:
         for each in slow:
             with pytest.raises((ConnectionError, ValueError)):
                 answer(each)
+
+    def test_a_stream_is_made_no_faster_than_it_is_read(self, place):
+        head = f"GET /stream HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+        slow = place.send(head.encode())
+        until(lambda: place.streamed * MIB >= connections.AHEAD)
+        assert place.is_well()
+        read = 0
+        while read < 32 * MIB:
+            read += len(slow.recv(65536))
+        ahead = connections.AHEAD + 32 * MIB  # the system's buffers, too
+        assert place.streamed * MIB <= read + ahead
+        place.pass_by(connections.REPLY_SECONDS - 1)
+        assert not place.stream_closed.is_set()
+
+        def given_up():
+            place.pass_by(2)
+            return place.stream_closed.is_set()
+
+        until(given_up)
+        assert place.is_well()
 
     def test_where_connections_run_out_the_one_that_waits_longest_goes(self, place, monkeypatch):
         monkeypatch.setattr(connections, "MAX_CONNECTIONS", 20)
