@@ -49,7 +49,7 @@ class Exports:
         except CommandError as error:
             return refuse(HTTPStatus.NOT_FOUND, str(error))
         except SettingsError as error:
-            return refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+            return refuse(HTTPStatus.CONFLICT, str(error))
         except LabelStudioError as error:
             return refuse(HTTPStatus.BAD_GATEWAY, str(error))
         if not self._making.acquire(blocking=False):

@@ -158,4 +158,4 @@ def test_projects_and_label_studios_that_are_not_there(
 ) -> None:
     assert get(serve(), "format=coco", project=98).status_code == 404
     assert get(serve(label_studio_url="http://127.0.0.1:9"), "format=coco").status_code == 502
-    assert get(serve(label_studio_url=None), "format=coco").status_code == 503
+    assert get(serve(label_studio_url=None), "format=coco").status_code == 409
