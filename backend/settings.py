@@ -333,7 +333,9 @@ class Settings:
         20.0, "longest wait of a click, after which the reply says why there is no mask"
     )
     open_budget_seconds: float = _budgets(0.2, "longest wait of a page that opens a task")
-    track_budget_seconds: float = _budgets(20.0, "longest wait of one track command")
+    track_budget_seconds: float = _budgets(
+        20.0, "longest wait of one `track` or `everything` command"
+    )
     retrieve_budget_seconds: float = _budgets(
         50.0, "longest wait of one Retrieve Predictions request"
     )

@@ -32,6 +32,7 @@ from backend.predict.click import Clicks
 from backend.predict.dispatch import Dispatcher
 from backend.predict.events.protocol import VideoProtocol
 from backend.predict.events.sessions import InteractiveJobs
+from backend.predict.everything_command import EverythingCommand, EverythingFinder
 from backend.predict.find import Finder
 from backend.predict.find_command import FindCommand
 from backend.predict.recent import RecentPrompts
@@ -263,7 +264,11 @@ class Wiring:
         tracking.resume()
         finder = self.finder()
         find = FindCommand(finder, segmenter, tracking.videos, videos, budget_seconds=budget)
-        clicks = Clicks(segmenter, engine, RecentPrompts(), tracking, find, budget_seconds=budget)
+        recent, long = RecentPrompts(), settings.track_budget_seconds
+        everything = EverythingCommand(EverythingFinder(segmenter), recent, budget_seconds=long)
+        clicks = Clicks(
+            segmenter, engine, recent, tracking, find, everything, budget_seconds=budget
+        )
         retrieval = Retrieval(
             segmenter,
             tracking,

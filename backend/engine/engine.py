@@ -263,7 +263,7 @@ class Engine(Protocol):
                 is the answer.
 
         Raises:
-            UnusableShape: the box is too small; a region that is taken cannot be decoded.
+            UnusableShape: the box is too small.
             NotReady, Busy, MediaError, VideoError: as ``answer``, before the search has begun.
         """
 

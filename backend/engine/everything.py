@@ -8,6 +8,7 @@ again: of masks that overlap only one is wanted.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +33,8 @@ from backend.threads.fair_queue import Busy
 
 if TYPE_CHECKING:
     from sam2model import AutomaticMask, AutomaticMaskGenerator, ImageEmbedding, ImagePredictor
+
+logger = logging.getLogger(__name__)
 
 # A mask of which a larger share is taken already, by a region or by a better mask, is left out.
 OVERLAP = 0.2
@@ -288,11 +291,8 @@ class Search:
 
 
 def taken_map(taken: Sequence[ObjectPrompt], part: Part, decode: DecodeMask) -> np.ndarray:
-    """What regions cover of a part of a picture: a bool map of it, not larger than needed.
-
-    Raises:
-        UnusableShape: one that cannot be decoded.
-    """
+    """What regions cover of a part of a picture: a bool map of it, not larger than needed. Those
+    that cannot be decoded cover nothing."""
     height, width = part.size
     scale = min(1.0, _MAP_SIDE / max(height, width))
     small = max(1, round(width * scale)), max(1, round(height * scale))
@@ -303,7 +303,7 @@ def taken_map(taken: Sequence[ObjectPrompt], part: Part, decode: DecodeMask) -> 
             try:
                 covered |= rasterise(shape, *small, decode)
             except ValueError as error:
-                raise UnusableShape(f"a region cannot be read: {error}") from error
+                logger.warning("a region does not count as labelled: %s", error)
     window = part.window
     rows = np.arange(max(1, round(window.height * scale))) + int(window.y * scale)
     columns = np.arange(max(1, round(window.width * scale))) + int(window.x * scale)

@@ -2,8 +2,8 @@
 
 An entry is one of these:
 
-- a command: a known word alone ("help", "Status", "track 1-40 back", "find person, red car"), with
-  or without a slash;
+- a command: a known word alone ("help", "Status", "track 1-40 back", "find person, red car",
+  "everything Cell"), with or without a slash;
 - a command that there is not: what begins with a slash ("/hlep"), or a word close to a known one
   with nothing but a range, direction or stride behind it ("trck", "track 5");
 - what begins with STATUS_PREFIX: written by the service itself, and come back;
@@ -34,6 +34,7 @@ class Word(StrEnum):
     STATUS = "status"
     CLEAR = "clear"
     FIND = "find"
+    EVERYTHING = "everything"
     TRACK = "track"
     REDO = "redo"
     STOP = "stop"
@@ -56,7 +57,9 @@ class TextKind(StrEnum):
 
 HELP = (
     "click an object or drag a box around it with a smart tool; Alt+click what is not part of it. "
-    "Commands: help, status, clear (empties this line), find or find person, dog (asks a detector)"
+    "Commands: help, status, clear (empties this line), find or find person, dog (asks a "
+    "detector), everything Cell (all objects, as Cell; in the box drawn just before, if there is "
+    "one)"
 )
 """One line that says what can be done on a picture."""
 
@@ -66,7 +69,8 @@ TRACK_HELP = (
     "mark objects on one or more frames, then type track (to the end), track 1-40, track back, "
     "track both or track stride=3 (every 3rd frame, faster). Also: status (shows what is done so "
     "far), stop, redo (tracks again from the start), clear (forgets the track), find or "
-    "find person, dog (asks a detector about one page or frame; find at 12 about that one), help"
+    "find person, dog (asks a detector about one page or frame; find at 12 about that one), "
+    "everything Cell (all objects of a page, as Cell), help"
 )
 """One line that says what can be done on a sequence of frames."""
 
@@ -76,6 +80,7 @@ CHEAT_SHEET = (
     ("track back", "towards the beginning; track both: both ways"),
     ("track stride=3", "every 3rd frame, and those between are interpolated: faster"),
     ("find person, dog", "asks the detector that is connected, where one is"),
+    ("everything Cell", "all objects of a picture or page, or in the box drawn just before"),
     ("status", "what is done so far, and which frames to look at"),
     ("redo", "tracks again from the start"),
     ("stop", "stops the track; what is done stays"),
@@ -86,6 +91,12 @@ CHEAT_SHEET = (
 
 NOTED = "your text stays as a note; type help for the commands"
 """What is said to a note, where that does not touch it."""
+
+NOT_ON_VIDEOS = (
+    "everything is for pictures, and for the pages of a sequence; on a video draw a box around "
+    "each object, or type find, then track"
+)
+"""What is said to ``everything`` on a video."""
 
 _TRACK = re.compile(
     r"(?P<word>track|redo)(?: (?P<first>\d{1,9}) ?- ?(?P<last>\d{1,9}))?"
@@ -98,6 +109,8 @@ _NAME = r"[^\s,=.!?;:]{1,30}(?: [^\s,=.!?;:]{1,30}){0,4}"
 _NAMED = re.compile(rf"(?P<name>{_NAME})(?: ?= ?(?P<label>{_NAME}))?")
 _AT = re.compile(r"(?:(?P<names>.*) )?at (?P<at>\d{1,9})")
 _MOST_NAMES = 50
+_EVERYTHING = re.compile(rf"everything(?: (?P<label>{_NAME}))?", re.IGNORECASE)
+_PLACE = re.compile(r"(?P<box> in (?:the )?box)?(?: at (?P<at>\d{1,9}))?$", re.IGNORECASE)
 
 _ARGUMENT = re.compile(r"[-\d]*|forwards?|backwards?|back|both|(stride)?=?\d*")
 _LONGEST = 100  # characters of a line that are looked at
@@ -111,7 +124,8 @@ class ParsedCommand:
     ``direction`` is "forward", "back" or "both", None where none was typed. ``stride`` is n where
     every n-th frame is to be tracked and those between interpolated, None where none was typed.
     ``names`` is what is to be found, each with the label that it gets where one was typed, and
-    ``at`` the page or frame to look at.
+    ``at`` the page or frame to look at. For ``everything`` it is the label, if one was typed;
+    ``in_box`` where it is to be looked for in the last box, accepted or not.
     """
 
     kind: TextKind
@@ -122,6 +136,7 @@ class ParsedCommand:
     stride: int | None = None
     names: tuple[tuple[str, str | None], ...] = ()
     at: int | None = None
+    in_box: bool = False
 
 
 def parse_command(entry: str) -> ParsedCommand:
@@ -141,6 +156,9 @@ def parse_command(entry: str) -> ParsedCommand:
     names, at = _to_find(spelled)
     if names is not None:
         return ParsedCommand(TextKind.COMMAND, Word.FIND, line, names=names, at=at)
+    everything = _everything(line.removeprefix("/").strip(), line)
+    if everything is not None:
+        return everything
     if spelled in list(Word):
         return ParsedCommand(TextKind.COMMAND, Word(spelled), line)
     if explicit:
@@ -164,6 +182,23 @@ def _to_find(spelled: str) -> tuple[tuple[tuple[str, str | None], ...] | None, i
     if len(names) < len(parts) or len(names) > _MOST_NAMES:
         return None, None
     return names, int(placed["at"]) if placed else None
+
+
+def _everything(typed: str, line: str) -> ParsedCommand | None:
+    """The command ``everything``, where ``typed`` is one; a label keeps its case."""
+    place = _PLACE.search(typed)
+    every = _EVERYTHING.fullmatch(typed, endpos=place.start()) if place is not None else None
+    if place is None or every is None:
+        return None
+    label = every["label"]
+    return ParsedCommand(
+        TextKind.COMMAND,
+        Word.EVERYTHING,
+        line,
+        names=() if label is None else ((label, None),),
+        at=int(place["at"]) if place["at"] else None,
+        in_box=place["box"] is not None,
+    )
 
 
 def _meant(spelled: str) -> tuple[Word | None, list[str]]:
@@ -244,6 +279,8 @@ def status_line(line: str) -> str:
 def unknown_command(line: str) -> str:
     """What is said to a command that there is not."""
     meant, arguments = _meant(line.removeprefix("/").strip().lower())
+    if meant is Word.EVERYTHING and arguments:
+        return f"{line[:40]} is not understood; type everything and a label, as in everything Cell"
     if meant in (Word.TRACK, Word.REDO) and arguments:
         return f"{line[:40]} is not understood; {_RANGES.format(meant)}"
     if meant is not None:

@@ -35,6 +35,7 @@ from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ContextPrompts, ObjectPrompt, prompts_from_context
 from backend.labelstudio.video_regions import video_status
 from backend.labelstudio.write_results import region_id, status_results
+from backend.predict.everything_command import EverythingCommand
 from backend.predict.find_command import FindCommand
 from backend.predict.recent import RecentPrompts
 from backend.predict.segment import Segmenter
@@ -121,10 +122,12 @@ class Clicks:
         recent: RecentPrompts,
         tracking: Tracking,
         find: FindCommand,
+        everything: EverythingCommand,
         *,
         budget_seconds: float,
     ) -> None:
         self._find = find
+        self._everything = everything
         self._segmenter = segmenter
         self._engine = engine
         self._recent = recent
@@ -316,6 +319,8 @@ class Clicks:
             regions, text = self._find.on_picture(request, parsed, command, fresh)
             self._recent.remember_sent(request, regions)
             return regions, text
+        if parsed.word is Word.EVERYTHING:
+            return self._everything.on_picture(request, parsed, command)
         sequence = self._sequence(request, command.to_name)
         if sequence is not None:
             fresh, page = self._recent.fresh(request), command.item_index

@@ -87,7 +87,7 @@ class FindCommand:
         tag = task.config.image(typed.to_name)
         if tag is None:
             raise MissingMedia(f"the label config has no <Image name={typed.to_name}>")
-        page = _page(task, tag, parsed, typed, fresh) if tag.is_sequence else None
+        page = page_at_hand(task, tag, parsed.at, typed, fresh) if tag.is_sequence else None
         there = {*task.held, *(str(each.get("id")) for each in fresh)}
         made = self._look(task, tag, Picture.of(task, tag, page), parsed, there, page=page)
         regions: Results = []
@@ -170,14 +170,15 @@ class FindCommand:
         return _Made(found, answers, known=len(found.found) - len(new))
 
 
-def _page(
-    task: ProjectTask, tag: ImageTag, parsed: ParsedCommand, typed: TypedText, fresh: Results
+def page_at_hand(
+    task: ProjectTask, tag: ImageTag, at: int | None, typed: TypedText, fresh: Results
 ) -> int:
-    """The page that is looked at: the one that was named, else that of the text box, where each
-    page has its own; else that of the newest region, as the editor does not say what it shows."""
+    """The page that is looked at: the one that was named (``at``), else that of the text box, where
+    each page has its own; else that of the newest region, as the editor does not say what it shows.
+    """
     count = page_count(task.data, tag)
-    if parsed.at is not None:
-        page = page_index(parsed.at)
+    if at is not None:
+        page = page_index(at)
     elif typed.item_index is not None:
         page = typed.item_index
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from backend.engine.packed_masks import PackedMask
 from backend.labelstudio.commands import kept
@@ -34,6 +34,19 @@ class _Box:
     region_id: str
     ids: tuple[str, ...]
     place: tuple[Hashable, ...]
+
+
+class LastBox(NamedTuple):
+    """A box that was answered just before.
+
+    Attributes:
+        ids: of its region and its prompts.
+        accepted: its mask is among the task's drafts and annotations.
+    """
+
+    box: Box
+    ids: frozenset[str]
+    accepted: bool
 
 
 class RecentPrompts:
@@ -75,6 +88,17 @@ class RecentPrompts:
             return box, region_id
         self._boxes.forget(lambda key: key == place)
         return None
+
+    def last_box(self, task: ProjectTask, image: str, page: int | None) -> LastBox | None:
+        """The last box on a page that was answered less than a minute ago; None without one."""
+        self._settle(task)
+        place = (*_person(task), image, page)
+        known = self._boxes.values(lambda key: key[: len(place)] == place)
+        if not known:
+            return None
+        last = known[-1]
+        accepted = last.region_id in {str(result.get("id")) for result in _saved(task)}
+        return LastBox(last.box, frozenset((last.region_id, *last.ids)), accepted)
 
     def corrections(
         self, task: ProjectTask, prompt: ObjectPrompt, region_id: str, shown: PackedMask

@@ -6,8 +6,9 @@ import logging
 import time
 from collections.abc import Sequence
 
-from backend.engine.engine import Answer, Engine, Outcome, TrackedPage
+from backend.engine.engine import Answer, Engine, Everything, Outcome, TrackedPage
 from backend.engine.scheduler import Priority
+from backend.labelstudio.geometry import Box
 from backend.labelstudio.json_values import Results
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.project_task import ProjectTask
@@ -74,6 +75,22 @@ class Segmenter:
         """The same for prompts on a picture, a page or a frame that is given."""
         timeout = deadline - time.monotonic()
         return self._engine.answer(image, prompts, priority, timeout, zoom=self._zoom)
+
+    def everything(
+        self,
+        image: ImageRecipe,
+        priority: Priority,
+        deadline: float,
+        *,
+        within: Box | None = None,
+        taken: Sequence[ObjectPrompt] = (),
+        most: int,
+    ) -> Everything:
+        """All objects of a picture or a page, see ``Engine.everything``."""
+        timeout = deadline - time.monotonic()
+        return self._engine.everything(
+            image, priority, timeout, within=within, taken=taken, most=most
+        )
 
     def answer_frame(self, frame: Frame, prompt: ObjectPrompt, deadline: float) -> Answer:
         """The mask for a prompt on a frame of a video; raises as ``answer_click`` does."""

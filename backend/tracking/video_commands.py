@@ -16,6 +16,7 @@ from typing import Any
 
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.labelstudio.commands import (
+    NOT_ON_VIDEOS,
     NOTED,
     TRACK_HELP,
     ParsedCommand,
@@ -129,6 +130,8 @@ class VideoCommands:
             text = unknown_command(parsed.text)
         elif parsed.word is Word.HELP:
             text = TRACK_HELP
+        elif parsed.word is Word.EVERYTHING:
+            text = NOT_ON_VIDEOS
         elif parsed.word is Word.FIND:
             # The editor does not say which frame it shows; a box is where it was drawn last.
             last = found.commanded[0].keyframes[-1].frame if found.commanded else None

@@ -26,6 +26,7 @@ from backend.predict.click import Clicks
 from backend.predict.dispatch import Dispatcher
 from backend.predict.events.protocol import VideoProtocol
 from backend.predict.events.sessions import InteractiveJobs
+from backend.predict.everything_command import EverythingCommand, EverythingFinder
 from backend.predict.find import Finder
 from backend.predict.find_command import FindCommand
 from backend.predict.recent import RecentPrompts
@@ -154,6 +155,11 @@ class Bench:
                 self.tracking.videos,
                 self.pixels.videos,
                 budget_seconds=self.settings.click_budget_seconds,
+            ),
+            EverythingCommand(
+                EverythingFinder(segmenter),
+                self.memory,
+                budget_seconds=self.settings.track_budget_seconds,
             ),
             budget_seconds=self.settings.click_budget_seconds,
         )

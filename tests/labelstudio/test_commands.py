@@ -127,3 +127,27 @@ def test_what_to_find_and_where(text, names, at):
     parsed = parse_command(text)
     assert parsed.word is Word.FIND
     assert (list(parsed.names), parsed.at) == (names, at)
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "at", "in_box"),
+    [
+        ("everything", None, None, False),
+        ("Everything Red Cell", "Red Cell", None, False),
+        ("/everything t-cell at 12", "t-cell", 12, False),
+        ("everything Cell in the box", "Cell", None, True),
+        ("EVERYTHING in box at 3", None, 3, True),
+    ],
+)
+def test_everything_with_a_label_and_a_place(text, label, at, in_box):
+    parsed = parse_command(text)
+    assert parsed.word is Word.EVERYTHING
+    assert parsed.names == (() if label is None else ((label, None),))
+    assert (parsed.at, parsed.in_box) == (at, in_box)
+
+
+@pytest.mark.parametrize(
+    "text", ["everything is fine on this page today", "everything, please", "everything Cell."]
+)
+def test_a_sentence_about_everything_is_a_note(text):
+    assert parse_command(text).kind is TextKind.NOTE
