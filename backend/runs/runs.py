@@ -91,6 +91,11 @@ class Runs:
         self._schedule()
         return self.get(run.id)
 
+    @property
+    def sources(self) -> list[str]:
+        """Where the prompts of a run may come from, by name."""
+        return sorted(self._sources)
+
     def newest(
         self, *, project: int | None = None, unfinished: bool = False, limit: int
     ) -> list[dict[str, Any]]:

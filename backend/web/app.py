@@ -55,7 +55,7 @@ STUCK_SECONDS = 600.0  # no single run of the model takes so long
 def create_app(wiring: Wiring, service: Dispatcher, finetuning: Finetuning, runs: Runs) -> Flask:
     """The WSGI application over ``service``."""
     app, metrics = Flask(__name__, static_folder=None), wiring.metrics
-    overview = Overview(wiring, service)
+    overview = Overview(wiring, service, runs)
     _add_probes(app, service, metrics, overview if wiring.settings.has_pages else None)
     _add_contract(app, service, finetuning, metrics)
     _add_jobs(app, service)
@@ -65,9 +65,9 @@ def create_app(wiring: Wiring, service: Dispatcher, finetuning: Finetuning, runs
     _add_diagnostics(app, wiring, service.engine)
     add_site(app)
     app.register_blueprint(overview_blueprint(overview, wiring))
-    pictures = Pictures(service.tracking, wiring.settings.threads)
+    pictures = Pictures(service.tracking, wiring.settings.threads, wiring.label_studio)
     app.register_blueprint(pictures_blueprint(pictures, wiring.settings))
-    project = ProjectPage(service.tracking, wiring.settings)
+    project = ProjectPage(service.tracking, runs, wiring.settings)
     app.register_blueprint(project_blueprint(project, wiring.settings))
     app.register_blueprint(exports_blueprint(Exports(wiring), wiring.settings))
     guard(app, wiring.settings, metrics)

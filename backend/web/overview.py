@@ -14,9 +14,11 @@ from backend.labelstudio.commands import CHEAT_SHEET
 from backend.labelstudio.model_names import shown_version
 from backend.metrics import Minute
 from backend.predict.dispatch import Dispatcher
+from backend.runs.runs import Runs
 from backend.tracking.database import StoreError
 from backend.tracking.store import Job
 from backend.web.diagnosis import Diagnosis
+from backend.web.run_rows import run_row
 from backend.web.site import site_blueprint, web_page
 from backend.wiring import Wiring
 
@@ -30,8 +32,9 @@ _LOOKED_THROUGH = 60  # of the newest jobs, for those that ended
 class Overview:
     """Gathers what the page shows."""
 
-    def __init__(self, wiring: Wiring, service: Dispatcher) -> None:
+    def __init__(self, wiring: Wiring, service: Dispatcher, runs: Runs) -> None:
         self._wiring = wiring
+        self._runs = runs
         self._service = service
         self._diagnosis = Diagnosis(
             partial(diagnose, wiring, service.engine, project=None, task=None)
@@ -47,13 +50,9 @@ class Overview:
 
     def moving(self) -> dict[str, Any]:
         """What changes from one moment to the next."""
-        jobs, ended, deliveries, trouble = self._of_the_store()
         return {
             "model": self._model(),
-            "jobs": jobs,
-            "ended": ended,
-            "deliveries": deliveries,
-            "trouble": trouble,
+            **self._of_the_store(),
             "asked": [
                 {**asdict(each), "at": iso_time(each.at), "seconds": round(each.seconds, 2)}
                 for each in self._service.asked.newest(MAX_ASKED)
@@ -105,11 +104,11 @@ class Overview:
             "busy_seconds": int(engine.busy_seconds),
         }
 
-    def _of_the_store(
-        self,
-    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]], str]:
-        """Jobs that run, jobs that ended, deliveries that wait, and why these cannot be read."""
+    def _of_the_store(self) -> dict[str, Any]:
+        """Jobs and runs under way, what ended lately, deliveries that wait; and why these cannot
+        be read."""
         tracking = self._service.tracking
+        found: dict[str, Any] = {name: [] for name in ("jobs", "runs", "ended", "deliveries")}
         try:
             running = tracking.store.jobs(unfinished=True, limit=MAX_RUNNING)
             newest = tracking.store.jobs(limit=_LOOKED_THROUGH)
@@ -120,10 +119,14 @@ class Overview:
                 if job is not None:
                     said = {"seconds": round(each.seconds), "reason": each.reason}
                     deliveries.append({**self._job(job), **said, "failures": each.failures})
+            found["runs"] = [
+                run_row(run) for run in self._runs.newest(unfinished=True, limit=MAX_RUNNING)
+            ]
         except StoreError as error:
-            return [], [], [], str(error)
-        shown = [self._job(job) for job in ended[:MAX_ENDED]]
-        return [self._job(job) for job in running], shown, deliveries, ""
+            return {**found, "trouble": str(error)}
+        found["jobs"] = [self._job(job) for job in running]
+        found["ended"] = [self._job(job) for job in ended[:MAX_ENDED]]
+        return {**found, "deliveries": deliveries, "trouble": ""}
 
     def _job(self, job: Job) -> dict[str, Any]:
         left = self._service.tracking.jobs.seconds_left(job)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -24,11 +24,21 @@ from flask import Blueprint, Response, request
 
 from backend.engine.packed_masks import PackedMask
 from backend.expected import ExpectedError
+from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.label_config import LabelConfigError
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.project_task import ProjectTask
+from backend.labelstudio.read_results import (
+    Point,
+    Region,
+    UnreadableMask,
+    newest_results,
+    rasterise,
+    read_results,
+)
 from backend.pixels.recipes import Frame, ImageRecipe, Picture, Video
 from backend.recent_values import Recent
+from backend.runs.projects import Project, read_project, read_task
 from backend.settings import Settings
 from backend.threads.caller import reply_by, serving
 from backend.threads.fair_queue import Busy
@@ -50,9 +60,14 @@ _SECONDS = 10.0  # for one picture, waiting included
 _SIDE_BY_SIDE = 2
 _SHARE_OF_THREADS = 4  # one in so many may make pictures, or wait to
 _OF_A_CLIENT = 6  # at the same time: as many as a browser asks for
+_MOST = 2**31 - 1  # numbers of Label Studio
 _KEPT_BYTES = 64 << 20
 _KEPT_SECONDS = 600.0
 _QUALITY = 82
+_FRESH_SECONDS = 60.0  # for which a task is as Label Studio had it
+
+Load = Callable[[float], tuple[ImageRecipe, Sequence["Layer"]]]
+"""Finds out, by a deadline, which picture it is and what is drawn over it."""
 
 
 class NoSuchFrame(ExpectedError):
@@ -119,9 +134,21 @@ class Allowance:
 
 
 class Pictures:
-    """Makes pictures, and keeps the last ones."""
+    """Makes pictures, and keeps the last ones.
 
-    def __init__(self, tracking: Tracking, threads: int) -> None:
+    Args:
+        threads: of the server.
+        label_studio: where tasks are looked up that no job is about; None without one.
+    """
+
+    def __init__(
+        self,
+        tracking: Tracking,
+        threads: int,
+        label_studio: Callable[[], LabelStudioClient | None] = lambda: None,
+    ) -> None:
+        self._label_studio = label_studio
+        self._projects: Recent[Project] = Recent(entries=50, seconds=_FRESH_SECONDS)
         self._tracking = tracking
         self._pixels = tracking.pixels
         self._allowance = Allowance(threads)
@@ -165,37 +192,92 @@ class Pictures:
         Args:
             name: of the picture among all others.
         """
-        width = next((size for size in WIDTHS if size >= width), WIDTHS[-1])
+        width = _rounded_up(width)
         said = hashlib.sha256(f"{name} {width}".encode())
         for layer in layers:
             said.update(b"%d " % layer.colour + layer.mask.runs)
-        tag = said.hexdigest()[:32]
+        return self._reply(
+            said.hexdigest()[:32], lambda deadline: (recipe(deadline), layers), width, "no-cache"
+        )
+
+    def of_task(self, project: int, number: int, width: int) -> Response:
+        """The picture of a task, or its first page or frame, with the masks of its newest
+        prediction as Label Studio has it; what a browser has stays there for a minute.
+
+        Raises:
+            NoSuchFrame: there is no such task.
+            ExpectedError: why it cannot be had.
+        """
+        width = _rounded_up(width)
+        name = f"task {project} {number} {width} {int(time.time() // _FRESH_SECONDS)}"
+        tag = hashlib.sha256(name.encode()).hexdigest()[:32]
+        with serving(project=str(project)):
+            load = partial(self._of_label_studio, project, number, width)
+            return self._reply(tag, load, width, f"max-age={_FRESH_SECONDS:.0f}")
+
+    def _reply(self, tag: str, load: Load, width: int, kept: str) -> Response:
         response = Response(mimetype="image/jpeg")
-        response.headers["Cache-Control"] = "private, no-cache"
+        response.headers["Cache-Control"] = f"private, {kept}"
         response.set_etag(tag)
         if tag not in request.if_none_match:
-            response.data = self._kept.get(tag) or self._make(tag, recipe, layers, width)
+            response.data = self._kept.get(tag) or self._make(tag, load, width)
         response.make_conditional(request)
         return response
 
-    def _make(
-        self,
-        tag: str,
-        recipe: Callable[[float], ImageRecipe],
-        layers: Sequence[Layer],
-        width: int,
-    ) -> bytes:
+    def _make(self, tag: str, load: Load, width: int) -> bytes:
         deadline = reply_by(_SECONDS)
         with self._allowance.take(str(request.remote_addr)):
             if not self._making.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 raise Busy("other pictures are being made; ask again in a moment")
             try:
-                pixels = self._pixels.find(recipe(deadline), deadline).load()
-                made = draw(pixels, layers, width)
+                recipe, layers = load(deadline)
+                made = draw(self._pixels.find(recipe, deadline).load(), layers, width)
             finally:
                 self._making.release()
         self._kept.put(tag, made, entries=len(made))
         return made
+
+    def _of_label_studio(
+        self, number: int, task_number: int, width: int, deadline: float
+    ) -> tuple[ImageRecipe, list[Layer]]:
+        client = self._label_studio()
+        if client is None:
+            raise NoSuchFrame("no Label Studio is configured: set LABEL_STUDIO_URL")
+        project = self._projects.get(number)
+        if project is None:
+            project = read_project(client, number)
+            self._projects.put(number, project)
+        found = read_task(client, task_number)
+        if found.get("project") != number:
+            raise NoSuchFrame(f"there is no task {task_number} in project {number}")
+        task = project.with_task(found)
+        if not task.config.images:
+            if not task.config.videos:
+                raise NoSuchFrame("the label config shows neither pictures nor videos")
+            video = Video.of(task, task.config.videos[0])
+            return Frame(video, self._pixels.videos.index(video, deadline).content_key, 0), []
+        tag = task.config.images[0]
+        results = newest_results(found, "predictions", "annotations")
+        regions = [
+            each
+            for each in read_results(results, task.config).regions
+            if each.image == tag.name and not each.item_index and each.positive is None
+        ]
+        return Picture.of(task, tag, 0), self._layers(regions[:MOST_OBJECTS], width, deadline)
+
+    def _layers(self, regions: Sequence[Region], width: int, deadline: float) -> list[Layer]:
+        """What regions cover, no larger than it is shown; one that cannot be read is left out."""
+        decode = self._pixels.masks(max(0.0, deadline - time.monotonic()))
+        layers = []
+        for at, each in enumerate(regions):
+            across, down = each.original_width or 0, each.original_height or 0
+            if isinstance(each.geometry, Point) or across <= 0 or down <= 0:
+                continue
+            height = max(1, min(4 * width, round(width * down / across)))
+            with suppress(UnreadableMask, ValueError):
+                mask = rasterise(each.geometry, width, height, decode)
+                layers.append(Layer(PackedMask.pack(mask), at))
+        return layers
 
     def _frame(self, job: Job, frame: int, deadline: float) -> ImageRecipe:
         asked = job.request
@@ -214,6 +296,10 @@ class Pictures:
         if frame >= len(index.table.times):
             raise NoSuchFrame(f"the video has {len(index.table.times)} frames")
         return Frame(video, index.content_key, frame)
+
+
+def _rounded_up(width: int) -> int:
+    return next((size for size in WIDTHS if size >= width), WIDTHS[-1])
 
 
 def draw(pixels: np.ndarray, layers: Sequence[Layer], width: int) -> bytes:
@@ -279,5 +365,9 @@ def pictures_blueprint(pictures: Pictures, settings: Settings) -> Blueprint:
             parts = named.split(",")[:MOST_OBJECTS]
             objects = [int(each) for each in parts if each.isascii() and each.isdigit()]
         return pictures.of_job(job_id, frame, wanted_width(), objects)
+
+    @blueprint.get(f"/projects/<int(max={_MOST}):project>/tasks/<int(max={_MOST}):task>/picture")
+    def of_task(project: int, task: int) -> Response:
+        return pictures.of_task(project, task, wanted_width())
 
     return blueprint

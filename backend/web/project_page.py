@@ -9,24 +9,33 @@ from flask import Blueprint, Response, jsonify, request
 
 from backend.labelstudio.json_values import whole_number
 from backend.predict.dispatch import BadRequest
+from backend.recent_values import Recent
+from backend.runs.run_request import DIRECTIONS
+from backend.runs.run_store import RunState
+from backend.runs.runs import Runs
 from backend.settings import Settings
 from backend.tracking.database import StoreError
 from backend.tracking.purge import forget_project
 from backend.tracking.tracking import Tracking
 from backend.web.guard import refuse
+from backend.web.run_rows import run_row
 from backend.web.site import site_blueprint, web_page
 from backend.web.task_rows import SORTS, STATES, TaskPage, TaskQuery, TaskRows
 
+MAX_RUNS = 8
 _MOST = 2**31 - 1
+_ESTIMATE_SECONDS = 600.0
 
 
 class ProjectPage:
     """Gathers what the page shows."""
 
-    def __init__(self, tracking: Tracking, settings: Settings) -> None:
+    def __init__(self, tracking: Tracking, runs: Runs, settings: Settings) -> None:
         self._store = tracking.store
+        self._runs = runs
         self._settings = settings
-        self._rows = TaskRows(tracking.store)
+        self._rows = TaskRows(tracking.store, runs.store)
+        self._estimates: Recent[str] = Recent(entries=200, seconds=_ESTIMATE_SECONDS)
 
     def page(self, project: int) -> Response:
         """The whole page."""
@@ -34,6 +43,11 @@ class ProjectPage:
 
     def moving_part(self, project: int) -> Response:
         return web_page("project_moving.html", **self._values(project))
+
+    def runs_part(self, project: int) -> Response:
+        label_studio = self._settings.label_studio_url or ""
+        runs = [self._run(run) for run in self._runs.newest(project=project, limit=MAX_RUNS)]
+        return web_page("project_runs.html", runs=runs, label_studio=label_studio)
 
     def tasks(self, project: int) -> Response:
         """The tasks that a query asks for, as JSON."""
@@ -57,12 +71,16 @@ class ProjectPage:
 
     def _values(self, project: int) -> dict[str, Any]:
         query = read_query()
-        trouble = ""
+        trouble, runs = "", []
         try:
             found = self._rows.page(project, query)
+            runs = [self._run(run) for run in self._runs.newest(project=project, limit=MAX_RUNS)]
         except StoreError as error:
             found, trouble = TaskPage([], 0, 1, 1, 0), str(error)
         return {
+            "runs": runs,
+            "sources": self._runs.sources,
+            "directions": DIRECTIONS,
             "project": project,
             "label_studio": self._settings.label_studio_url or "",
             "query": query,
@@ -70,6 +88,17 @@ class ProjectPage:
             "trouble": trouble,
             "states": STATES,
         }
+
+    def _run(self, run: dict[str, Any]) -> dict[str, Any]:
+        """A run, and what an estimate came to: it is worked out from all tasks, once."""
+        row, text = run_row(run), ""
+        if row["dry"] and RunState(run["state"]).ended:
+            text = self._estimates.get((run["id"], run["updated"])) or ""
+            if not text:
+                estimate = self._runs.report(run["id"])["estimate"]
+                text = estimate["text"] if estimate else ""
+                self._estimates.put((run["id"], run["updated"]), text)
+        return {**row, "estimate": text}
 
 
 def read_query() -> TaskQuery:
@@ -102,6 +131,7 @@ def project_blueprint(page: ProjectPage, settings: Settings) -> Blueprint:
     number = f"<int(max={_MOST}):project>"
     blueprint.get(f"/projects/{number}")(page.page)
     blueprint.get(f"/projects/{number}/moving")(page.moving_part)
+    blueprint.get(f"/projects/{number}/runs")(page.runs_part)
     blueprint.get(f"/projects/{number}/tasks")(page.tasks)
     blueprint.post(f"/projects/{number}/forget")(page.forget)
 

@@ -9,19 +9,22 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from backend.job_state import JobState, iso_time
 from backend.recent_values import Recent
 from backend.runs.labeller import worst_stretch
+from backend.runs.run_report import every_task
+from backend.runs.run_store import RunStore, RunTask, TaskState
 from backend.tracking.review import doubts
 from backend.tracking.store import Job, Sighting, TrackStore
 
 PAGE = 50
 _SECONDS = 0.3  # a page spends on tracks that it has not looked at yet
-_FRESH = 2.0  # seconds, for which a list is shown as it was read
+_RUNS_LOOKED_AT = 20  # for one that is no dry run
+_FRESH = 4.0  # seconds, for which a list is shown as it was read
 _KEPT = 20_000
 _KEPT_SECONDS = 30 * 86_400.0
 _STRETCH = 25  # frames in a row whose mean confidence counts: about a second
@@ -92,7 +95,8 @@ SORTS: dict[str, Callable[[TaskRow], Any]] = {
     "updated": lambda row: -row.updated,
 }
 """By name: what comes first is the smallest; what is not known comes last."""
-STATES = tuple(str(state) for state in JobState)
+STATES = (*JobState, TaskState.STORED, TaskState.SKIPPED)
+"""Of jobs, and of the tasks of runs that no job tracks."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +144,11 @@ class TaskPage:
 class TaskRows:
     """Lists the tasks of projects."""
 
-    def __init__(self, store: TrackStore, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, store: TrackStore, runs: RunStore, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store = store
+        self._runs = runs
         self._clock = clock
         self._summaries: Recent[TrackSummary] = Recent(entries=_KEPT, seconds=_KEPT_SECONDS)
         self._listed: Recent[list[TaskRow]] = Recent(entries=20, seconds=_FRESH, clock=clock)
@@ -161,7 +168,8 @@ class TaskRows:
         with self._listing:
             rows = self._listed.get(project)
             if rows is None:
-                rows = self._summarised(self._newest(project))
+                tracked = self._summarised(self._newest(project))
+                rows = [*tracked, *self._of_the_last_run(project, {row.task for row in tracked})]
                 self._listed.put(project, rows)
             return rows
 
@@ -176,6 +184,14 @@ class TaskRows:
             newest.setdefault(job.task, job)
         return newest.values()
 
+    def _of_the_last_run(self, project: int, tracked: set[int | str]) -> Iterator[TaskRow]:
+        """The tasks of the newest run that is no dry one, but for those that are tracked."""
+        newest = self._runs.runs(project=project, limit=_RUNS_LOOKED_AT)
+        run = next((each for each in newest if not each.request.dry_run), None)
+        for task in every_task(run.id, self._runs) if run is not None else ():
+            if task.task not in tracked:
+                yield _of_a_run(task, run.updated if run is not None else 0.0)
+
     def _summarised(self, jobs: Iterable[Job]) -> list[TaskRow]:
         end = self._clock() + _SECONDS
         rows = []
@@ -189,6 +205,21 @@ class TaskRows:
             row = TaskRow(task, job.id, job.state, job.done, job.total, job.message, job.updated)
             rows.append(replace(row, summary=summary))
         return rows
+
+
+def _of_a_run(task: RunTask, updated: float) -> TaskRow:
+    """A task of a run; its objects are known by label, and its masks are in Label Studio."""
+    found = task.found.objects.values()
+    objects = sum(count for count, _, _ in found)
+    summary = TrackSummary(
+        objects=objects,
+        worst=task.score,
+        mean=sum(total for _, total, _ in found) / objects if objects else None,
+        looks=len(task.found.looks) + task.found.more_looks,
+        frame=0,
+    )
+    done = int(task.state is TaskState.STORED)
+    return TaskRow(task.task, "", task.state, done, 1, task.message, updated, summary)
 
 
 def summarise(masks: list[Sighting]) -> TrackSummary:

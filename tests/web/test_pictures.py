@@ -13,7 +13,9 @@ import pytest
 from backend.engine.packed_masks import PackedMask
 from backend.threads.fair_queue import Busy
 from backend.tracking.store import TrackedMask
-from backend.web.pictures import WIDTHS, Allowance, Layer, draw
+from backend.web.pictures import WIDTHS, Allowance, Layer, NoSuchFrame, Pictures, draw
+from tests.backend.conftest import CONFIG as BACKEND_CONFIG
+from tests.backend.conftest import box
 from tests.waiting import until
 
 CONFIG = """
@@ -49,7 +51,7 @@ def add_track(bench: Any, *, pages: int = 3, address: str = "/data/upload/1/{}.p
 
 
 def seen(reply: Any) -> np.ndarray:
-    assert (reply.status_code, reply.mimetype) == (200, "image/jpeg"), reply.text
+    assert (reply.status_code, reply.mimetype) == (200, "image/jpeg")
     return cv2.imdecode(np.frombuffer(reply.data, np.uint8), cv2.IMREAD_COLOR)
 
 
@@ -130,6 +132,54 @@ class TestPictures:
             thread.join()
         assert [reply.status_code for reply in replies] == [200, 200]
         assert bench.client.get(path + "2").status_code == 200
+
+
+class LabelStudio:
+    """As much of it as a picture of a task needs."""
+
+    name = "Label Studio"
+
+    def __init__(self, result: list[dict[str, Any]]) -> None:
+        self.result = result
+        self.asked = 0
+
+    def get_project(self, number: int) -> dict[str, Any]:
+        return {"label_config": BACKEND_CONFIG, "created_at": "2026-01-01T00:00:00Z"}
+
+    def get_task(self, number: int) -> dict[str, Any]:
+        self.asked += 1
+        data = {"image": "/data/upload/1/a.png"}
+        predictions = [{"id": 1, "model_version": "m", "result": self.result}]
+        return {"id": number, "project": 1, "data": data, "predictions": predictions}
+
+
+class TestPicturesOfTasks:
+    def test_it_comes_with_the_masks_of_the_newest_prediction(self, bench: Any) -> None:
+        [answer, *_] = bench.predict([box(0, 0, 50, 100)])["result"]
+        broken = {**answer, "id": "broken", "value": {**answer["value"], "rle": [1, 2, 3]}}
+        for result, tinted in (([], False), ([broken, answer], True)):
+            label_studio = LabelStudio(result)
+            pictures = Pictures(bench.tracking, 32, lambda one=label_studio: one)
+            with bench.client.application.test_request_context("/"):
+                drawn = seen(pictures.of_task(1, 7, 300))
+                assert pictures.of_task(1, 7, 300).data
+                assert label_studio.asked == 1
+            if not tinted:
+                bare = drawn.astype(int)
+        moved = np.abs(drawn - bare).mean(axis=(0, 2))
+        assert (moved[20:130].mean() > 10, moved[170:280].mean() > 10) == (True, False)
+
+    def test_only_tasks_of_the_project_that_is_named(self, bench: Any) -> None:
+        pictures = Pictures(bench.tracking, 32, lambda: LabelStudio([]))
+        with (
+            bench.client.application.test_request_context("/"),
+            pytest.raises(NoSuchFrame, match="no task 7 in project 2"),
+        ):
+            pictures.of_task(2, 7, 300)
+
+    def test_without_a_label_studio_it_says_so(self, bench: Any) -> None:
+        reply = bench.client.get("/projects/1/tasks/7/picture")
+        assert (reply.status_code, "LABEL_STUDIO_URL" in reply.json["error"]) == (404, True)
 
 
 class TestAllowance:

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from backend.engine.packed_masks import PackedMask
+from backend.runs.run_request import RunRequest
+from backend.runs.run_store import RunState, TaskResult, TaskState
 from backend.tracking.store import TrackedMask
+from backend.web.run_rows import run_row
 from backend.web.task_rows import PAGE
 from tests.waiting import until
 from tests.web.browsing import WebPages, is_too_wide, serious_findings
@@ -93,6 +96,59 @@ class TestTasks:
         assert (reply.json["found"], reply.json["pages"]) == (MANY, MANY // PAGE)
         assert listed(bench, "?sort=task&page=999999") == [*range(MANY - PAGE, MANY)]
         assert len(bench.client.get("/projects/1").text) < 300_000
+
+
+class TestRuns:
+    def test_tasks_of_a_run_are_listed_with_those_that_are_tracked(self, bench: Any) -> None:
+        add(bench, 1, [0.9])
+        add_run(bench, scores={1: 0.2, 2: 0.5, 3: 0.95})
+        rows = bench.client.get("/projects/1/tasks").json["tasks"]
+        assert [(row["task"], row["job"] != "") for row in rows] == [
+            (2, False),
+            (1, True),
+            (3, False),
+        ]
+        assert (rows[0]["state"], rows[0]["objects"], rows[0]["mean"]) == ("stored", 2, 0.75)
+        assert (rows[0]["looks"], rows[2]["looks"]) == (3, 3)
+        assert listed(bench, "?state=stored") == [2, 3]
+
+    def test_what_may_be_done_with_a_run(self, bench: Any) -> None:
+        run = {"state": "running", "options": {"project": 1, "dry_run": False, "view": None},
+               "total": 10, "counts": {"queued": 4, "failed": 0}}  # fmt: skip
+        row = run_row(run)
+        assert (row["ended_tasks"], row["may"], row["dry"]) == (6, ["pause", "cancel"], False)
+        assert run_row({**run, "state": "paused"})["may"] == ["resume", "cancel"]
+        assert run_row({**run, "state": "cancelled"})["may"] == ["resume"]
+        done = run_row({**run, "state": "done", "counts": {"queued": 0, "failed": 0}})
+        assert done["may"] == []
+        dry = run_row({**run, "options": {"project": 1, "dry_run": True, "view": None}})
+        assert (dry["dry"], dry["asked"]) == (True, {"project": 1, "dry_run": False})
+
+    def test_an_estimate_has_the_button_that_starts(self, bench: Any) -> None:
+        run = add_run(bench, scores={1: 0.2}, dry_run=True)
+        text = bench.client.get("/projects/1/runs").text
+        assert "1 pictures and 0 pages or frames" in text
+        assert "Start it" in text
+        assert bench.client.get("/overview").json["runs"] == []
+        bench.runs.store.turn(run, ["done"], RunState.WAITING, "the detector does not answer")
+        [shown] = bench.client.get("/overview").json["runs"]
+        assert (shown["id"], shown["may"]) == (run, ["pause", "cancel"])
+        assert "the detector does not answer" in bench.client.get("/overview/moving").text
+        assert "Start it" not in bench.client.get("/projects/1/runs").text
+
+
+def add_run(bench: Any, scores: dict[int, float], **options: Any) -> str:
+    """An ended run on project 1 with a score for each of its tasks."""
+    store = bench.runs.store
+    run = store.add(f"run-{len(store.runs())}", RunRequest(project=1, **options))
+    store.put_tasks(run.id, [*scores])
+    looks = [("a", "Cat", None, "unsure")]
+    found = TaskResult({"Cat": (2, 1.5, 0.5)}, looks, 2, pictures=1)
+    for position, score in enumerate(scores.values()):
+        state = TaskState.PLANNED if options.get("dry_run") else TaskState.STORED
+        store.end_task(run.id, position, state, "", score=score, found=found)
+    assert store.turn(run.id, list(RunState), RunState.DONE)
+    return str(run.id)
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@
       if (field.type === "checkbox") body[field.name] = field.checked;
       else if (field.value.trim() === "") continue;
       else if (field.dataset.kind === "numbers") {
-        body[field.name] = field.value.split(/[\s,]+/).filter(Boolean).map(Number);
+        body[field.name] = field.value.split(/[\s,-]+/).filter(Boolean).map(Number);
       } else body[field.name] = field.type === "number" ? Number(field.value) : field.value.trim();
     }
     return body;
