@@ -77,9 +77,12 @@ image:
 	docker build -f docker/Dockerfile --build-arg VERSION=$(VERSION) -t label-studio-sam2:$(VERSION) .
 
 # Label Studio, backend, store, Prometheus and Grafana in containers, connected.
+# TEXT=1: with a detector that finds what it is told in words.
 PROFILE ?= cpu
+TEXT ?=
 up: secrets
-	VERSION=$(VERSION) docker compose -f docker/docker-compose.yml --profile $(PROFILE) up -d --build
+	VERSION=$(VERSION) DETECTOR_URL=$(if $(TEXT),http://detector:9091) docker compose \
+		-f docker/docker-compose.yml --profile $(PROFILE) $(if $(TEXT),--profile text) up -d --build
 	@echo "Label Studio: http://localhost:8080 admin@example.com, password in docker/secrets/label_studio_password"
 
 # Known weaknesses of the pinned versions.

@@ -32,7 +32,8 @@ def main(folder: Path = FOLDER) -> list[str]:
         # Label Studio takes it for its user's token at the first start.
         "label_studio_api_key": secrets.token_hex(20) + "\n",
     }
-    for name in ("auth_token", "basic_auth_pass", "grafana_password", "label_studio_password"):
+    random = ("auth_token", "basic_auth_pass", "detector_pass")
+    for name in (*random, "grafana_password", "label_studio_password"):
         contents[name] = secrets.token_urlsafe(24) + "\n"
     pair = [folder / "aws_credentials", folder / "s3_config"]
     if any(path.exists() for path in pair) and not all(path.exists() for path in pair):

@@ -65,11 +65,13 @@ class Wanted:
     Attributes:
         words: what was named; empty for all labels of the label config.
         labels: by what the detector calls it, in lower case: the label that it gets.
+        label: of what gets none otherwise.
         score: what is less sure is left out.
     """
 
     words: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    label: str | None = None
     score: float = 0.0
 
     @property
@@ -264,10 +266,13 @@ class _Naming:
         for it."""
         if self._unnamed:
             return ()
+        wanted = self._wanted
         names = list(said[:MANY_NAMES])
-        if len(self._wanted.words) == 1:  # so that is what it found, whatever it calls it
-            names += self._wanted.words
-        meant = [self._wanted.labels.get(name.casefold(), name) for name in names]
+        if len(wanted.words) == 1:  # so that is what it found, whatever it calls it
+            names += wanted.words
+        meant = [wanted.labels.get(name.casefold(), name) for name in names]
+        if wanted.label is not None:
+            meant.append(wanted.label)
         known = (self._known.get(name.casefold()) for name in meant)
         label = next((name for name in known if name is not None), self._only)
         if label is None and meant and self._from_task:  # which are not looked up here

@@ -30,12 +30,21 @@ CONNECT_SECONDS = 5.0
 PROBE_SECONDS = 5.0  # Label Studio gives a backend one
 SETUP_SECONDS = 10.0
 SET_UP_FOR = 600.0  # seconds; Label Studio calls /setup with every page that it loads
+_PASSING = (429, 502, 503, 504)  # statuses that say nothing of what was asked
 _PIECE = 1 << 16
 _LONGEST_REASON = 200
 
 
 class DetectorError(ExpectedError):
-    """Why the detector did not answer, and what to do."""
+    """Why the detector did not answer, and what to do.
+
+    Attributes:
+        passing: it may answer later, whatever it is asked: it is not there, or not in time.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class DetectorClient:
@@ -191,7 +200,8 @@ class DetectorClient:
                 f"{self.name} answered 404; check DETECTOR_URL, with the path if there is one."
             )
         reason = _printable(response.reason or "")
-        return DetectorError(f"{self.name} answered {status} {reason}: its own log says why.")
+        said = f"{self.name} answered {status} {reason}: its own log says why."
+        return DetectorError(said, passing=status in _PASSING)
 
     def _no_answer(self, error: Exception, seconds: float) -> DetectorError:
         if isinstance(error, requests.exceptions.SSLError):
@@ -202,11 +212,13 @@ class DetectorClient:
         if _is_timeout(error):
             return DetectorError(
                 f"{self.name} did not answer within {math.ceil(seconds)} s; try again, or give it "
-                "a faster machine."
+                "a faster machine.",
+                passing=True,
             )
         return DetectorError(
             f"{self.name} cannot be reached ({type(error).__name__}); check DETECTOR_URL and that "
-            "it runs."
+            "it runs.",
+            passing=True,
         )
 
 

@@ -82,10 +82,13 @@ class Finder:
         self._pool = FairPool(AT_ONCE, "detector", capacity=64)
         self.pictures = OfferedPictures()
 
-    @property
-    def there(self) -> bool:
-        """Whether there is a detector to ask."""
-        return self._client is not None
+    def check(self) -> DetectorClient:
+        """The detector to ask. Raises NoDetector where there is none."""
+        if self._client is None:
+            raise NoDetector(
+                "no detector is connected: the operator sets DETECTOR_URL to another ML backend"
+            )
+        return self._client
 
     def wanted(self, words: Mapping[str, str | None]) -> Wanted:
         """What to look for: by what was named, the label that it gets, None for that of the
@@ -115,13 +118,8 @@ class Finder:
             DetectorError: it did not answer.
             MediaError, VideoError, Busy: the picture cannot be had, or decoded, or not in time.
         """
-        if self._client is None:
-            raise NoDetector(
-                "no detector is connected: the operator sets DETECTOR_URL to another ML backend"
-            )
-        future = self._pool.submit(
-            self._find, self._client, task, tag, image, wanted, deadline, page
-        )
+        client = self.check()
+        future = self._pool.submit(self._find, client, task, tag, image, wanted, deadline, page)
         try:
             return future.result(max(deadline - time.monotonic(), 0.0))
         except FutureTimeout as error:

@@ -21,11 +21,14 @@ STEPS = rehearse.instructions(rehearse.DOCKERFILE.read_text(encoding="utf-8"))
 LAST = [step for step in STEPS if step.stage == STEPS[-1].stage]
 
 
-def test_hadolint_finds_nothing():
+@pytest.mark.parametrize(
+    "file", [rehearse.DOCKERFILE, ROOT / "examples/detector/Dockerfile"], ids=["own", "detector"]
+)
+def test_hadolint_finds_nothing(file):
     linter = shutil.which("hadolint", path=str(Path(sys.executable).parent))
     assert linter, "requirements-test.txt brings hadolint"
     done = subprocess.run(
-        [linter, str(rehearse.DOCKERFILE)],
+        [linter, str(file)],
         capture_output=True,
         text=True,
         timeout=600,

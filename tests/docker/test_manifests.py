@@ -92,13 +92,28 @@ class TestCompose:
             for profile in service.get("profiles", []):
                 assert service["read_only"] is True, name
                 assert service["cap_drop"] == ["ALL"]
-                assert service["image"].startswith("label-studio-sam2:")
+                image = "label-studio-sam2-detector:" if profile == "text" else "label-studio-sam2:"
+                assert service["image"].startswith(image)
                 if name.startswith("backend"):
                     profiles[profile] = service
                     assert "backend" in service["networks"]["default"]["aliases"]
         assert set(profiles) == {"cpu", "gpu"}
         assert profiles["gpu"]["deploy"]["resources"]["reservations"]["devices"]
         assert set(profiles["gpu"]["build"]["args"]) == {"VERSION", "BASE_IMAGE", "TORCH_INDEX"}
+
+    def test_the_detector_knows_the_backend_and_no_other_secret(self, compose, secrets):
+        _, folder = secrets
+        detector = compose["services"]["detector"]
+        assert detector["profiles"] == ["text"]
+        assert detector["secrets"] == ["detector_pass"]
+        told, backend = detector["environment"], compose["services"]["backend-cpu"]["environment"]
+        assert told["BASIC_AUTH_USER"] == backend["DETECTOR_USER"]
+        assert told["BASIC_AUTH_PASS_FILE"] == backend["DETECTOR_PASS_FILE"]
+        environ = {"DETECTOR_USER": "backend", "DETECTOR_URL": backend["DETECTOR_URL"]}
+        path = backend["DETECTOR_PASS_FILE"].replace("/run/secrets", str(folder))
+        settings = Settings.from_env({**environ, "DETECTOR_PASS_FILE": path})
+        assert settings.detector_pass
+        assert settings.detector_url is None  # without TEXT=1
 
     def test_volumes_and_mounted_files_exist(self, compose):
         for service in compose["services"].values():
@@ -110,6 +125,10 @@ class TestCompose:
                     assert source in compose["volumes"]
             for secret in service.get("secrets", []):
                 assert secret in compose["secrets"]
+
+    def test_with_a_detector_it_fits_the_schema_too(self, compose, tmp_path):
+        detector = {"detector": compose["services"]["detector"]}
+        assert misfits(compose | {"services": detector}, tmp_path) == ""
 
     @pytest.mark.parametrize("profile", ["cpu", "gpu"])
     def test_what_a_profile_starts_fits_the_schema(self, compose, profile, tmp_path):
