@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -61,6 +62,7 @@ class LabelStudio:
     refuses_predictions: bool = False
     is_down: bool = False
     loses_answers: bool = False  # to predictions, which it stores
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1000))
 
     def __post_init__(self) -> None:
         self.server.route("/api/", self._answer)
@@ -123,7 +125,7 @@ class LabelStudio:
     def _store(self, body: dict[str, Any]) -> Reply:
         if self.refuses_predictions:
             return Reply(500)
-        body = {**body, "id": 1000 + self.server.count("/api/predictions")}
+        body = {**body, "id": next(self._numbers)}
         self.tasks[body["task"]]["predictions"].append(body)
         if self.loses_answers:
             return Reply(504)

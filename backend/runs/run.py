@@ -336,7 +336,7 @@ class RunAtWork:
             return TaskEnd(TaskState.FAILED, f"failed: {error}")
         self._failures += 1
         pauses = self._parts.pauses
-        pause = pauses[min(attempts, len(pauses)) - 1]
+        pause = pauses[min(attempts, len(pauses) - 1)]
         logger.warning("task %d is tried again in %.0f s: %s", task.task, pause, error)
         with self._lock:
             self._later[task.position] = time.monotonic() + pause

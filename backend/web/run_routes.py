@@ -95,8 +95,11 @@ def _add_errors(routes: Blueprint) -> None:
         return refuse(HTTPStatus.BAD_GATEWAY, str(error))
 
     @routes.errorhandler(SettingsError)
+    def not_set_up(error: SettingsError) -> Response:
+        return refuse(HTTPStatus.CONFLICT, str(error))
+
     @routes.errorhandler(StoreError)
-    def not_now(error: Exception) -> Response:
+    def not_now(error: StoreError) -> Response:
         return refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
 
 
