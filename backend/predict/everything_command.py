@@ -36,7 +36,7 @@ class NoSuchLabel(ExpectedError):
 
 
 @dataclass(frozen=True)
-class Place:
+class SearchedPlace:
     """Where everything is looked for.
 
     Attributes:
@@ -58,7 +58,7 @@ class EverythingFinder:
     def find(
         self,
         task: ProjectTask,
-        place: Place,
+        place: SearchedPlace,
         labels: tuple[str, ...],
         there: Results,
         priority: Priority,
@@ -136,7 +136,7 @@ class EverythingCommand:
         others = [each for each in there if each not in of_box]
         regions, everything = self._finder.find(
             task,
-            Place(tag, page, box.box if box else None),
+            SearchedPlace(tag, page, box.box if box else None),
             labels,
             others,
             Priority.TRACK,

@@ -40,12 +40,14 @@ class SourceOptions:
         label: of what is found without one.
         cap: the most objects of a picture; None for the source's own.
         every: ask on every n-th page or frame; None for the source's own.
+        first: the first page or frame that is worked on, as the editor counts.
     """
 
     text: str | None = None
     label: str | None = None
     cap: int | None = None
     every: int | None = None
+    first: int = 1
 
 
 @dataclass(frozen=True)

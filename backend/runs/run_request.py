@@ -74,7 +74,8 @@ class RunRequest:
 
     @property
     def source_options(self) -> SourceOptions:
-        return SourceOptions(self.text, self.label, self.cap, self.every)
+        first = 1 if self.range is None else self.range[0]
+        return SourceOptions(self.text, self.label, self.cap, self.every, first)
 
     def as_json(self) -> dict[str, Any]:
         """As ``read_run_request`` takes it."""

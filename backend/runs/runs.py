@@ -14,6 +14,9 @@ from backend.engine.engine import Engine
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.metrics import Metrics
 from backend.predict.dispatch import Dispatcher
+from backend.predict.everything_command import EverythingFinder
+from backend.predict.segment import Segmenter
+from backend.runs.everything_source import EVERYTHING, open_everything
 from backend.runs.label_tasks import LabelTasks
 from backend.runs.projects import read_project
 from backend.runs.prompt_sources import THERE, OpenSource, There
@@ -39,7 +42,11 @@ def kinds() -> dict[str, OpenKind]:
 
 def sources(wiring: Wiring, engine: Engine) -> dict[str, OpenSource]:
     """By name: where the prompts of runs can come from."""
-    return {THERE: lambda options: There(lambda: engine.model_version)}
+    segmenter = Segmenter(engine, wiring.metrics)
+    return {
+        THERE: lambda options: There(lambda: engine.model_version),
+        EVERYTHING: open_everything(EverythingFinder(segmenter)),
+    }
 
 
 class Runs:
