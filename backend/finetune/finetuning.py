@@ -11,6 +11,7 @@ from typing import Any
 from backend.engine.building import ModelChoice
 from backend.engine.engine import State
 from backend.engine.local import LocalEngine
+from backend.expected import ExpectedError
 from backend.finetune.finetune_jobs import FinetuneJob, FinetuneJobs
 from backend.finetune.registry import ModelRegistry
 from backend.job_state import iso_time
@@ -23,6 +24,10 @@ START = "START_TRAINING"
 training on annotation submission" is set."""
 _FOLLOW_SECONDS = 5.0
 _INTERNAL = ("crashes", "under_way")
+
+
+class NoSuchVersion(ExpectedError):
+    """A version cannot be put into use."""
 
 
 class Finetuning:
@@ -72,6 +77,29 @@ class Finetuning:
         """The version in use, then the others."""
         current = self._engine.model_version
         return [current, *(each for each in self._registry.versions() if each != current)]
+
+    def notes(self) -> dict[str, Any]:
+        """Which version answers, whether it stays, and what is remembered of each."""
+        return {
+            "current": self._engine.model_version,
+            "pinned": self._pinned,
+            "versions": self._registry.notes(),
+        }
+
+    def use(self, version: str) -> str:
+        """Have a version answer from the next moments on; returns what happens, in a sentence.
+
+        Raises:
+            NoSuchVersion: there is none, or the operator has chosen one.
+        """
+        if self._pinned:
+            raise NoSuchVersion(
+                "SAM2_MODEL_VERSION says which version answers: unset it to choose another here"
+            )
+        if not self._registry.use(version):
+            raise NoSuchVersion(f"there is no version {version[:100]}")
+        logger.info("%s is to answer", version)
+        return f"{version} answers from the next moments on"
 
     def shown(self, job: FinetuneJob) -> dict[str, Any]:
         """What a job looks like from outside."""

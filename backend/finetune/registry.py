@@ -85,6 +85,27 @@ class ModelRegistry:
         """All versions, the newest first and the base last."""
         return [*(self._choice(stem).version for stem in self._stems()), self.base.version]
 
+    def notes(self) -> list[dict[str, Any]]:
+        """What is remembered of each version, in the order of ``versions``; of the base nothing but
+        its name."""
+        found = [
+            {**_read_notes(self._folder / f"{stem}.json"), "version": self._choice(stem).version}
+            for stem in self._stems()
+        ]
+        return [*found, {"version": self.base.version}]
+
+    def use(self, version: str) -> bool:
+        """Put a version into use, or the base; False where there is none of that name. The next one
+        that is published takes its place."""
+        if version == self.base.version:
+            (self._folder / _CURRENT).unlink(missing_ok=True)
+            return True
+        for stem in filter(self._is_there, self._stems()):
+            if self._choice(stem).version == version:
+                replace_text(self._folder / _CURRENT, stem + "\n")
+                return True
+        return False
+
     def publish(
         self, project: int, write: Callable[[Path], None], notes: Mapping[str, Any]
     ) -> ModelChoice:
@@ -122,6 +143,15 @@ class ModelRegistry:
     def _choice(self, stem: str) -> ModelChoice:
         path = self._folder / f"{stem}.safetensors"
         return replace(self.base, checkpoint=path, family=self.base.version)
+
+
+def _read_notes(path: Path) -> dict[str, Any]:
+    """What stands in a file of notes; nothing where that is damaged: the weights are of use."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _number(stem: str) -> int:

@@ -40,6 +40,7 @@ from backend.web.pictures import Pictures, pictures_blueprint
 from backend.web.project_page import ProjectPage, project_blueprint
 from backend.web.run_routes import run_blueprint
 from backend.web.site import add_site
+from backend.web.training_page import training_blueprint
 from backend.wiring import Wiring
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def create_app(wiring: Wiring, service: Dispatcher, finetuning: Finetuning, runs
     app.register_blueprint(pictures_blueprint(pictures, wiring.settings))
     project = ProjectPage(service.tracking, runs, wiring.settings)
     app.register_blueprint(project_blueprint(project, wiring.settings))
+    app.register_blueprint(training_blueprint(finetuning, wiring.settings, _body))
     app.register_blueprint(exports_blueprint(Exports(wiring), wiring.settings))
     guard(app, wiring.settings, metrics)
     return app

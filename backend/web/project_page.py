@@ -7,6 +7,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
+from backend.export.formats import WRITERS
 from backend.labelstudio.json_values import whole_number
 from backend.predict.dispatch import BadRequest
 from backend.recent_values import Recent
@@ -80,6 +81,7 @@ class ProjectPage:
         return {
             "runs": runs,
             "sources": self._runs.sources,
+            "formats": sorted(WRITERS),
             "directions": DIRECTIONS,
             "project": project,
             "label_studio": self._settings.label_studio_url or "",

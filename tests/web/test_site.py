@@ -18,7 +18,7 @@ from tests.web.browsing import AXE, WebPages, is_too_wide, serious_findings
 TEMPLATES = STATIC.with_name("templates")
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 VENDORED = [STATIC / "vendor" / "vendored.json", AXE.with_name("vendored.json")]
-PAGES = ["/", "/projects/1"]
+PAGES = ["/", "/projects/1", "/training"]
 
 
 def basic(name: str, word: str) -> dict[str, str]:
