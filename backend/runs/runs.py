@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from backend.engine.engine import Engine
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.metrics import Metrics
 from backend.predict.dispatch import Dispatcher
 from backend.predict.everything_command import EverythingFinder
 from backend.predict.segment import Segmenter
+from backend.runs.detector_source import DETECTOR, DetectorSource
 from backend.runs.everything_source import EVERYTHING, open_everything
 from backend.runs.label_tasks import LabelTasks
 from backend.runs.projects import read_project
@@ -40,11 +40,13 @@ def kinds() -> dict[str, OpenKind]:
     return {LABEL: LabelTasks}
 
 
-def sources(wiring: Wiring, engine: Engine) -> dict[str, OpenSource]:
+def sources(wiring: Wiring, service: Dispatcher) -> dict[str, OpenSource]:
     """By name: where the prompts of runs can come from."""
+    engine = service.engine
     segmenter = Segmenter(engine, wiring.metrics)
     return {
         THERE: lambda options: There(lambda: engine.model_version),
+        DETECTOR: partial(DetectorSource, service),
         EVERYTHING: open_everything(EverythingFinder(segmenter)),
     }
 
@@ -245,7 +247,7 @@ def open_runs(wiring: Wiring, service: Dispatcher) -> Runs:
         connect=wiring.connect,
         ask=wiring.label_studio,
         kinds=kinds(),
-        sources=sources(wiring, service.engine),
+        sources=sources(wiring, service),
     )
     runs.take_up()
     return runs

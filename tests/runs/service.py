@@ -34,7 +34,7 @@ class Service:
             connect=wiring.connect,
             ask=wiring.label_studio,
             kinds=kinds(),
-            sources=sources(wiring, self.engine),
+            sources=sources(wiring, self.dispatcher),
             pauses=pauses,
         )
         self.runs.take_up()
