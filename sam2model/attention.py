@@ -1,10 +1,15 @@
 """Multi-head attention with separate projections, plain and with rotary positions."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from sam2model.dot_product import dot_product_attention, takes_narrow_values
+from sam2model.inference_weights import Derived, compute_dtype
 from sam2model.layers import Linear
+from sam2model.matrix_product import linear
 from sam2model.position_encoding import apply_rope
 
 
@@ -61,6 +66,9 @@ class Attention(_ProjectedAttention):
         Returns:
             ``[B, N, embedding_dim]``.
         """
+        if not torch.is_grad_enabled():  # each once, though two of them may be the same
+            narrow = {id(x): x.to(compute_dtype(x)) for x in (q, k, v)}
+            q, k, v = (narrow[id(x)] for x in (q, k, v))
         q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
         batch = max(len(q), len(k), len(v))
         heads = (self._split_heads(x).expand(batch, -1, -1, -1) for x in (q, k, v))
@@ -74,6 +82,27 @@ class RoPEAttention(_ProjectedAttention):
     gets the same rotations. Keys at the end may have no place in the image (object pointers):
     they are left as they are.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._joined: Derived[tuple[Tensor, Tensor]] = Derived()
+
+    def to_itself(self, x: Tensor, rope: Tensor) -> Tensor:
+        """Attend among ``[B, N, embedding_dim]``, with one rotation per token.
+
+        Without gradients queries, keys and values come from one product, and both former are
+        turned together.
+        """
+        if torch.is_grad_enabled():
+            return self(x, x, x, rope, rope)
+        dtype = compute_dtype(x)
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        parameters = [p for each in projections for p in (each.weight, each.bias)]
+        weight, bias = self._joined.get(parameters, dtype, lambda: _joined(projections, dtype))
+        heads = linear(x.to(dtype), weight, bias).unflatten(-1, (3 * self.num_heads, -1))
+        turned, v = heads.transpose(1, 2).split((2 * self.num_heads, self.num_heads), dim=1)
+        q, k = apply_rope(turned, rope).chunk(2, dim=1)
+        return self.out_proj(self._attend(q, k, v))
 
     def forward(
         self,
@@ -91,8 +120,8 @@ class RoPEAttention(_ProjectedAttention):
                 the queries of all objects are the same.
             k: ``[B, R * M + P, kv_in_dim]``.
             v: ``[B, R * M + P, kv_in_dim]``.
-            rope: ``[2, N, head_dim / 2]`` from ``axial_rope``, of the queries.
-            key_rope: ``[2, M, head_dim / 2]``, of a group of keys.
+            rope: ``[N, head_dim / 2, 2]`` from ``axial_rope``, of the queries.
+            key_rope: ``[M, head_dim / 2, 2]``, of a group of keys.
             num_keys_without_rope: P.
 
         Returns:
@@ -111,5 +140,13 @@ class RoPEAttention(_ProjectedAttention):
     def _placed_keys(self, k: Tensor, rope: Tensor, num_unplaced: int) -> Tensor:
         keys = self._split_heads(self.k_proj(k))
         placed, unplaced = keys.split((keys.shape[2] - num_unplaced, num_unplaced), dim=2)
-        placed = apply_rope(placed.unflatten(2, (-1, rope.shape[1])), rope).flatten(2, 3)
+        placed = apply_rope(placed.unflatten(2, (-1, len(rope))), rope).flatten(2, 3)
         return torch.cat((placed, unplaced), dim=2) if num_unplaced else placed
+
+
+def _joined(projections: Sequence[nn.Linear], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Weight ``[3 * inner, in]`` and bias ``[3 * inner]`` of all three."""
+    return (
+        torch.cat([each.weight for each in projections]).to(dtype),
+        torch.cat([each.bias for each in projections]).to(dtype),
+    )

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sam2model.dot_product import dot_product_attention
 from sam2model.inference_weights import Derived, compute_dtype
-from sam2model.layers import MLP, Linear
+from sam2model.layers import MLP, Conv2d, LayerNorm, Linear
 from sam2model.variants import TrunkConfig
 
 _NORM_EPS = 1e-6
@@ -26,7 +26,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, embed_dim, kernel_size=7, stride=4, padding=3)
+        self.proj = Conv2d(3, embed_dim, kernel_size=7, stride=4, padding=3)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map ``[B, 3, H, W]`` to ``[B, H/4, W/4, embed_dim]``."""
@@ -68,9 +68,9 @@ class MultiScaleBlock(nn.Module):
         super().__init__()
         self.window_size = window_size
         self.pool = pool
-        self.norm1 = nn.LayerNorm(dim, eps=_NORM_EPS)
+        self.norm1 = LayerNorm(dim, eps=_NORM_EPS)
         self.attn = MultiScaleAttention(dim, dim_out, num_heads, pool)
-        self.norm2 = nn.LayerNorm(dim_out, eps=_NORM_EPS)
+        self.norm2 = LayerNorm(dim_out, eps=_NORM_EPS)
         self.mlp = MLP(dim_out, 4 * dim_out, dim_out, num_layers=2, activation="gelu")
         # Only blocks that widen have a projection on their shortcut (and in checkpoints).
         self.proj = Linear(dim, dim_out) if dim != dim_out else None

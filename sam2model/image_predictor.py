@@ -13,6 +13,7 @@ from sam2model.postprocessing import resize_masks
 from sam2model.preprocessing import preprocess
 from sam2model.prompts import check_boxes, check_mask_logits, check_points, point_prompt
 from sam2model.sam2 import SAM2, ImageFeatures
+from sam2model.transfer import transfer_for
 
 # Logits handed out, and taken back as mask prompts, are clipped to this range, as in the
 # reference.
@@ -72,6 +73,7 @@ class ImagePredictor:
     def __init__(self, model: SAM2, yield_to: Callable[[], None] | None = None) -> None:
         self.model = model
         self.yield_to = yield_to
+        self._transfer = transfer_for(model.device)
 
     def embed(self, image: NDArray[np.uint8]) -> ImageEmbedding:
         """Encode an image, once for any number of predictions.
@@ -83,7 +85,8 @@ class ImagePredictor:
             ValueError: not such an image.
         """
         with self.model.inference(self.yield_to):
-            pixels = preprocess(image, self.model.image_size, self.model.device)
+            size, device = self.model.image_size, self.model.device
+            pixels = preprocess(image, size, device, self._transfer.upload)
             features = self.model.encode_image(pixels)
         return ImageEmbedding(features, (image.shape[0], image.shape[1]))
 
@@ -207,22 +210,18 @@ class ImagePredictor:
 
     def _predictions(self, embedding: ImageEmbedding, decoded: DecodedMasks) -> list[Prediction]:
         """One prediction per object of the batch, its masks sorted by score."""
-        predictions = []
         with torch.inference_mode():
-            for logits, ious, object_score in zip(
-                decoded.logits.float(),
-                decoded.ious.float(),
-                decoded.object_score_logits.float(),
-                strict=True,
-            ):
-                order = ious.argsort(descending=True)
-                logits = logits[order]
-                predictions.append(
-                    Prediction(
-                        masks=resize_masks(logits, embedding.original_size).cpu().numpy(),
-                        scores=ious[order].cpu().numpy(),
-                        logits=logits.clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT).cpu().numpy(),
-                        object_score=float(object_score),
-                    )
-                )
-        return predictions
+            ious, order = decoded.ious.float().sort(dim=1, descending=True, stable=True)
+            rows = torch.arange(len(order), device=order.device)[:, None]
+            logits = decoded.logits.float()[rows, order]
+            masks = resize_masks(logits.flatten(0, 1), embedding.original_size)
+            arrays = self._transfer.download(
+                masks.unflatten(0, order.shape),
+                ious,
+                logits.clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT),
+                decoded.object_score_logits[:, 0].float(),
+            ).arrays()
+        return [
+            Prediction(masks, scores, logits, float(object_score))
+            for masks, scores, logits, object_score in zip(*arrays, strict=True)
+        ]

@@ -5,13 +5,17 @@ compute with what was derived from them (cast, interpolated, multiplied together
 use and anew when a weight changes. With gradients none of this is used.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
+
+_DTYPE: ContextVar[torch.dtype | None] = ContextVar("computed_in", default=None)
 
 
 class Derived(Generic[T]):
@@ -50,8 +54,42 @@ class Derived(Generic[T]):
         return type(self), ()
 
 
+class CastWeights(Derived[tuple[Tensor, Tensor | None]]):
+    """Weight and bias of one layer in the dtype that is computed in."""
+
+    def of(self, layer: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """``layer.weight`` and ``layer.bias``, themselves where they have that dtype."""
+        weight: Tensor = layer.weight  # type: ignore[assignment]
+        bias: Tensor | None = layer.bias  # type: ignore[assignment]
+        if weight.dtype == dtype:
+            return weight, bias
+        return self.get(
+            (weight, bias),
+            dtype,
+            lambda: (weight.to(dtype), None if bias is None else bias.to(dtype)),
+        )
+
+
+@contextmanager
+def computing_in(dtype: torch.dtype | None) -> Iterator[None]:
+    """Have layers inside compute in ``dtype``; None: in that of what they are given.
+
+    It stands in for autocast, which would look at every operation, cast some values again and
+    again, and others up to float32 and down once more.
+    """
+    token = _DTYPE.set(dtype)
+    try:
+        yield
+    finally:
+        _DTYPE.reset(token)
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which a layer multiplies ``x``: that of autocast, where it is on."""
+    """The dtype in which a layer multiplies ``x``: that of :func:`computing_in`, or of autocast,
+    which training uses."""
+    chosen = _DTYPE.get()
+    if chosen is not None and x.dtype != torch.float64:
+        return chosen
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from sam2model.attention import Attention
-from sam2model.layers import MLP, LayerNorm2d
+from sam2model.inference_weights import Derived, compute_dtype, computing_in
+from sam2model.layers import MLP, ConvTranspose2d, LayerNorm, LayerNorm2d, SideBySide
 
 NUM_MULTIMASKS = 3
 _DEPTH = 2
@@ -70,12 +71,12 @@ class TwoWayAttentionBlock(nn.Module):
         # The tokens entering the first block are the position encodings themselves.
         self.is_first = is_first
         self.self_attn = Attention(dim, _NUM_HEADS)
-        self.norm1 = nn.LayerNorm(dim)
+        self.norm1 = LayerNorm(dim)
         self.cross_attn_token_to_image = Attention(dim, _NUM_HEADS, _CROSS_ATTENTION_DOWNSAMPLING)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = LayerNorm(dim)
         self.mlp = MLP(dim, _MLP_DIM, dim, num_layers=2)
-        self.norm3 = nn.LayerNorm(dim)
-        self.norm4 = nn.LayerNorm(dim)
+        self.norm3 = LayerNorm(dim)
+        self.norm4 = LayerNorm(dim)
         self.cross_attn_image_to_token = Attention(dim, _NUM_HEADS, _CROSS_ATTENTION_DOWNSAMPLING)
 
     def forward(
@@ -91,6 +92,8 @@ class TwoWayAttentionBlock(nn.Module):
         tokens = self.norm1(tokens)
 
         placed_image = image + image_pe
+        if not torch.is_grad_enabled():  # once for both that look at it
+            placed_image = placed_image.to(compute_dtype(placed_image))
         tokens = tokens + self.cross_attn_token_to_image(tokens + token_pe, placed_image, image)
         tokens = self.norm2(tokens)
         tokens = self.norm3(tokens + self.mlp(tokens))
@@ -108,7 +111,7 @@ class TwoWayTransformer(nn.Module):
             TwoWayAttentionBlock(dim, is_first=i == 0) for i in range(_DEPTH)
         )
         self.final_attn_token_to_image = Attention(dim, _NUM_HEADS, _CROSS_ATTENTION_DOWNSAMPLING)
-        self.norm_final_attn = nn.LayerNorm(dim)
+        self.norm_final_attn = LayerNorm(dim)
 
     def forward(self, image: Tensor, image_pe: Tensor, token_pe: Tensor) -> tuple[Tensor, Tensor]:
         """Run.
@@ -139,10 +142,10 @@ class MaskDecoder(nn.Module):
         self.mask_tokens = nn.Embedding(num_masks, dim)
         self.obj_score_token = nn.Embedding(1, dim)
         self.output_upscaling = nn.Sequential(
-            nn.ConvTranspose2d(dim, dim // 4, kernel_size=2, stride=2),
+            ConvTranspose2d(dim, dim // 4, kernel_size=2, stride=2),
             LayerNorm2d(dim // 4),
             nn.GELU(),
-            nn.ConvTranspose2d(dim // 4, dim // 8, kernel_size=2, stride=2),
+            ConvTranspose2d(dim // 4, dim // 8, kernel_size=2, stride=2),
             nn.GELU(),
         )
         # Applied by SAM2.encode_image, once per image instead of once per decode.
@@ -155,6 +158,8 @@ class MaskDecoder(nn.Module):
             dim, _IOU_HEAD_DIM, num_masks, num_layers=3, sigmoid_output=True
         )
         self.pred_obj_score_head = MLP(dim, dim, 1, num_layers=3)
+        self._own_tokens: Derived[Tensor] = Derived()
+        self._filters = SideBySide()
 
     def forward(
         self,
@@ -184,15 +189,19 @@ class MaskDecoder(nn.Module):
         """The first half of :meth:`forward`, with the same arguments: what most of the work of a
         prompt goes into that is not worth drawing."""
         batch = max(image.shape[0], sparse.shape[0], dense.shape[0])
-        own_tokens = torch.cat(
-            (self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight)
-        )
+        embeddings = (self.obj_score_token, self.iou_token, self.mask_tokens)
+        weights = [each.weight for each in embeddings]
+        if torch.is_grad_enabled():
+            own_tokens = torch.cat(weights)
+        else:
+            own_tokens = self._own_tokens.get(weights, None, lambda: torch.cat(weights))
         tokens = torch.cat((own_tokens.expand(batch, -1, -1), sparse.expand(batch, -1, -1)), dim=1)
         height, width = image.shape[-2:]
         # Where all prompts see the same, it stays one until the first of them has looked at it.
         source = to_tokens(image + dense)
         tokens, source = self.transformer(source, to_tokens(image_pe), tokens)
-        ious = self.iou_prediction_head(tokens[:, 1])
+        with computing_in(torch.float32):  # in half precision scores tie that are not equal
+            ious = self.iou_prediction_head(tokens[:, 1])
         return Attended(tokens[:, : len(own_tokens)], source, (height, width), ious)
 
     def draw(
@@ -221,10 +230,7 @@ class MaskDecoder(nn.Module):
         upscale_1, norm, activation_1, upscale_2, activation_2 = self.output_upscaling
         pixels = activation_1(norm(upscale_1(source) + stride_8))
         pixels = activation_2(upscale_2(pixels) + stride_4)
-        filters = torch.stack(
-            [mlp(mask_tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)],
-            dim=1,
-        )
+        filters = self._filters(self.output_hypernetworks_mlps, mask_tokens)
         return (filters @ pixels.flatten(2)).unflatten(2, pixels.shape[-2:])
 
 

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from sam2model.attention import RoPEAttention
-from sam2model.layers import Linear
+from sam2model.inference_weights import compute_dtype
+from sam2model.layers import LayerNorm, Linear
 from sam2model.position_encoding import axial_rope
 from sam2model.variants import PerceiverConfig, Variant
 
@@ -23,9 +24,9 @@ class MemoryAttentionLayer(nn.Module):
         )
         self.linear1 = Linear(dim, feedforward)
         self.linear2 = Linear(feedforward, dim)
-        self.norm1 = nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim)
-        self.norm3 = nn.LayerNorm(dim)
+        self.norm1 = LayerNorm(dim)
+        self.norm2 = LayerNorm(dim)
+        self.norm3 = LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -42,7 +43,7 @@ class MemoryAttentionLayer(nn.Module):
         Arguments as in :class:`MemoryAttention`.
         """
         y = self.norm1(x)
-        x = x + self.dropout(self.self_attn(y, y, y, rope, rope))
+        x = x + self.dropout(self.self_attn.to_itself(y, rope))
         y = self.norm2(x)
         x = x + self.dropout(
             self.cross_attn_image(y, keys, values, rope, memory_rope, num_pointer_tokens)
@@ -72,7 +73,7 @@ class MemoryAttention(nn.Module):
             )
             for _ in range(variant.memory_layers)
         )
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
         rope = axial_rope(dim, embedding_size, embedding_size)
         self.register_buffer("rope", rope, persistent=False)
         if variant.perceiver is not None:
@@ -101,8 +102,10 @@ class MemoryAttention(nn.Module):
         Returns:
             ``[B, N, C]``.
         """
-        x = features + _POSITION_WEIGHT * position
+        x = torch.add(features, position, alpha=_POSITION_WEIGHT)
         keys = memory + memory_position
+        if not torch.is_grad_enabled():  # once, and not in every layer
+            keys, memory = keys.to(compute_dtype(keys)), memory.to(compute_dtype(memory))
         for layer in self.layers:
             x = layer(x, keys, memory, self.rope, self.memory_rope, num_pointer_tokens)
         return self.norm(x)
@@ -113,10 +116,5 @@ def _latent_rope(dim: int, perceiver: PerceiverConfig) -> Tensor:
 
     Windows count from 0 to 15 where queries count from 0 to 63, as in the reference.
     """
-    unmoved = torch.stack(
-        (
-            torch.ones(perceiver.num_global_latents, dim // 2),
-            torch.zeros(perceiver.num_global_latents, dim // 2),
-        )
-    )
-    return torch.cat((unmoved, axial_rope(dim, perceiver.local_side, perceiver.local_side)), dim=1)
+    unmoved = torch.tensor([1.0, 0.0]).expand(perceiver.num_global_latents, dim // 2, 2)
+    return torch.cat((unmoved, axial_rope(dim, perceiver.local_side, perceiver.local_side)))

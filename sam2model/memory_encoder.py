@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sam2model.layers import LayerNorm2d, Linear
+from sam2model.layers import Conv2d, LayerNorm2d, Linear
 from sam2model.yield_point import yield_point
 
 _NUM_FUSER_BLOCKS = 2
@@ -20,11 +20,11 @@ class MaskDownSampler(nn.Module):
         for i in range(_NUM_HALVINGS):
             out = 4 ** (i + 1)
             layers += [
-                nn.Conv2d(4**i, out, kernel_size=3, stride=2, padding=1),
+                Conv2d(4**i, out, kernel_size=3, stride=2, padding=1),
                 LayerNorm2d(out),
                 nn.GELU(),
             ]
-        layers.append(nn.Conv2d(4**_NUM_HALVINGS, embed_dim, kernel_size=1))
+        layers.append(Conv2d(4**_NUM_HALVINGS, embed_dim, kernel_size=1))
         self.encoder = nn.Sequential(*layers)
 
     def forward(self, mask: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class CXBlock(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.dwconv = Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
         self.norm = LayerNorm2d(dim)
         self.pwconv1 = Linear(dim, 4 * dim)
         self.pwconv2 = Linear(4 * dim, dim)
@@ -71,9 +71,9 @@ class MemoryEncoder(nn.Module):
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
         self.mask_downsampler = MaskDownSampler(dim)
-        self.pix_feat_proj = nn.Conv2d(dim, dim, kernel_size=1)
+        self.pix_feat_proj = Conv2d(dim, dim, kernel_size=1)
         self.fuser = Fuser(dim)
-        self.out_proj = nn.Conv2d(dim, out_dim, kernel_size=1)
+        self.out_proj = Conv2d(dim, out_dim, kernel_size=1)
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         """Encode.

@@ -116,7 +116,7 @@ def axial_rope(channels: int, height: int, width: int, theta: float = 10_000.0) 
         theta: base of the geometric series of frequencies.
 
     Returns:
-        float32 ``[2, height * width, channels / 2]``: cosines and sines, tokens row by row.
+        float32 ``[height * width, channels / 2, 2]``: cosine and sine, tokens row by row.
     """
     frequencies = theta ** (-torch.arange(0, channels, 4, dtype=torch.float32) / channels)
     y, x = torch.meshgrid(
@@ -127,27 +127,27 @@ def axial_rope(channels: int, height: int, width: int, theta: float = 10_000.0) 
     angles = torch.cat(
         (torch.outer(x.flatten(), frequencies), torch.outer(y.flatten(), frequencies)), dim=1
     )
-    return torch.stack((angles.cos(), angles.sin()))
+    return torch.stack((angles.cos(), angles.sin()), dim=-1)
 
 
 def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
     """Rotate pairs of neighbouring channels by the angle of their token.
 
-    Done in float32, as in the reference. Complex numbers, which not every device supports, are
-    eight times as fast on a CPU.
+    Done in float32, as in the reference, and as one product of complex numbers: eight times as
+    fast on a CPU as spelling it out, and a third of the kernels on a GPU. Apple's MPS came late to
+    complex numbers.
 
     Args:
         x: ``[..., N, C]`` queries or keys.
-        rope: ``[2, N, C / 2]`` from :func:`axial_rope`.
+        rope: ``[N, C / 2, 2]`` from :func:`axial_rope`.
 
     Returns:
         ``[..., N, C]`` in the dtype of ``x``.
     """
-    cos, sin = rope
     pairs = x.float().unflatten(-1, (-1, 2))
-    if x.device.type == "cpu":
-        rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(cos, sin))
+    if x.device.type != "mps":
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rope))
     else:
-        even, odd = pairs.unbind(-1)
+        (even, odd), (cos, sin) = pairs.unbind(-1), rope.unbind(-1)
         rotated = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
     return rotated.flatten(-2).type_as(x)

@@ -4,8 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Pixels upsampled at once; in float32, four times as many bytes.
+# Pixels upsampled at once; in float32, four times as many bytes. A GPU has room for more, and
+# launches two kernels for each band.
 _BAND_PIXELS = 8_000_000
+_BAND_PIXELS_GPU = 64_000_000
 
 
 def resize_masks(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -26,7 +28,8 @@ def resize_masks(logits: Tensor, size: tuple[int, int]) -> Tensor:
     num_masks, _, low_width = logits.shape
     masks = logits.new_empty((num_masks, height, width), dtype=torch.bool)
     tall = _interpolate(logits.float(), height, low_width)
-    rows = max(1, _BAND_PIXELS // (max(num_masks, 1) * width))
+    pixels = _BAND_PIXELS if logits.device.type == "cpu" else _BAND_PIXELS_GPU
+    rows = max(1, pixels // (max(num_masks, 1) * width))
     for top in range(0, height, rows):
         band = tall[:, top : top + rows]
         torch.gt(_interpolate(band, band.shape[1], width), 0, out=masks[:, top : top + rows])

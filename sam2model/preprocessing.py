@@ -11,6 +11,8 @@ from torch.nn import functional as F
 # Mean and standard deviation of ImageNet's RGB values in [0, 1].
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
+# Of a picture on a GPU: 1 GB as float32.
+_MOST_VALUES_AT_ONCE = 1 << 28
 
 
 def check_image(image: NDArray[np.uint8]) -> None:
@@ -60,17 +62,25 @@ def preprocess(
         pixels = pixels.to(device) if device.type == "cuda" else pixels
     else:
         pixels = upload(image)
-    channels = []
-    planes = pixels.permute(2, 0, 1).contiguous().split(1)
-    for plane, mean, std in zip(planes, _MEAN, _STD, strict=True):
-        channel = plane[None].float().div_(255)
-        if channel.shape[2:] != (image_size, image_size):
-            channel = F.interpolate(
-                channel,
-                size=(image_size, image_size),
-                mode="bilinear",
-                align_corners=False,
-                antialias=True,
-            )
-        channels.append((channel - mean) / std)
-    return torch.cat(channels, dim=1).to(device)
+    planes = pixels.permute(2, 0, 1).contiguous()
+    # A GPU has room for all three at once, and a third of the kernels to launch.
+    together = planes.device.type != "cpu" and planes.numel() <= _MOST_VALUES_AT_ONCE
+    scaled = [_scaled(part, image_size) for part in planes.split(3 if together else 1)]
+    square = torch.cat(scaled, dim=1) if len(scaled) > 1 else scaled[0]
+    statistics = torch.tensor((_MEAN, _STD), dtype=torch.float32).view(2, 1, 3, 1, 1)
+    mean, std = statistics.to(square.device, non_blocking=True)
+    return ((square - mean) / std).to(device)
+
+
+def _scaled(planes: Tensor, image_size: int) -> Tensor:
+    """uint8 ``[C, H, W]`` as float32 ``[1, C, S, S]`` in [0, 1]."""
+    scaled = planes[None].float().div_(255)
+    if scaled.shape[2:] == (image_size, image_size):
+        return scaled
+    return F.interpolate(
+        scaled,
+        size=(image_size, image_size),
+        mode="bilinear",
+        align_corners=False,
+        antialias=True,
+    )

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sam2model.layers import LayerNorm2d
+from sam2model.layers import Conv2d, LayerNorm2d
 from sam2model.position_encoding import PositionEmbeddingRandom
 
 # Labels of points. A box is two points: its top-left and its bottom-right corner.
@@ -38,13 +38,13 @@ class PromptEncoder(nn.Module):
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, embed_dim)
         self.mask_downscaling = nn.Sequential(
-            nn.Conv2d(1, _MASK_CHANNELS // 4, kernel_size=2, stride=2),
+            Conv2d(1, _MASK_CHANNELS // 4, kernel_size=2, stride=2),
             LayerNorm2d(_MASK_CHANNELS // 4),
             nn.GELU(),
-            nn.Conv2d(_MASK_CHANNELS // 4, _MASK_CHANNELS, kernel_size=2, stride=2),
+            Conv2d(_MASK_CHANNELS // 4, _MASK_CHANNELS, kernel_size=2, stride=2),
             LayerNorm2d(_MASK_CHANNELS),
             nn.GELU(),
-            nn.Conv2d(_MASK_CHANNELS, embed_dim, kernel_size=1),
+            Conv2d(_MASK_CHANNELS, embed_dim, kernel_size=1),
         )
         self.no_mask_embed = nn.Embedding(1, embed_dim)
         # Positions of the image embedding's cells, float32 [1, C, h, w]. They depend only
@@ -77,11 +77,19 @@ class PromptEncoder(nn.Module):
             sparse = self.no_mask_embed.weight.new_zeros(1, 0, self.embed_dim)
         else:
             sparse = self._embed_points(points, labels)
+        return sparse, self.dense(masks)
+
+    def without_points(self) -> Tensor:
+        """The tokens ``[1, 2, C]`` of an object that has no points: a padding point, and the "not
+        a point" that is appended to points."""
+        return self.not_a_point_embed.weight.expand(2, -1)[None]
+
+    def dense(self, masks: Tensor | None) -> Tensor:
+        """Embed masks alone, see :meth:`forward`."""
         if masks is None:
-            dense = self.no_mask_embed.weight.view(1, -1, 1, 1)
-        else:
-            dense = self.mask_downscaling(masks)
-        return sparse, dense
+            return self.no_mask_embed.weight.view(1, -1, 1, 1)
+        embedded: Tensor = self.mask_downscaling(masks)
+        return embedded
 
     def _embed_points(self, points: Tensor, labels: Tensor) -> Tensor:
         batch = points.shape[0]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam2model.inference_weights import Derived, compute_dtype
+from sam2model.layers import Conv2d
 from sam2model.matrix_product import Activation, activate, linear
 from sam2model.variants import RepViTConfig
 from sam2model.yield_point import yield_point
@@ -114,8 +115,8 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         half = _SQUEEZE_MULTIPLE // 2
         hidden = (dim // _SQUEEZE_RATIO + half) // _SQUEEZE_MULTIPLE * _SQUEEZE_MULTIPLE
-        self.fc1 = nn.Conv2d(dim, hidden, kernel_size=1)
-        self.fc2 = nn.Conv2d(hidden, dim, kernel_size=1)
+        self.fc1 = Conv2d(dim, hidden, kernel_size=1)
+        self.fc2 = Conv2d(hidden, dim, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, dim, H, W]`` to the same shape."""

@@ -27,12 +27,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam2model.image_encoder import ImageEncoder, Maps
-from sam2model.layers import MLP
+from sam2model.inference_weights import Derived, compute_dtype, computing_in
+from sam2model.layers import MLP, Conv2d, Linear
 from sam2model.mask_decoder import DecodedMasks, MaskDecoder, to_tokens
 from sam2model.memory_attention import MemoryAttention
 from sam2model.memory_encoder import MemoryEncoder
 from sam2model.position_encoding import sine_position_encoding, sine_time_encoding
-from sam2model.prompt_encoder import NOT_A_POINT, PromptEncoder
+from sam2model.prompt_encoder import PromptEncoder
 from sam2model.spatial_perceiver import SpatialPerceiver
 from sam2model.values import ImageFeatures, ObjectMasks, ObjectPointer, SpatialMemory
 from sam2model.variants import Variant
@@ -64,7 +65,8 @@ class SAM2(nn.Module):
             variant's own size where None. Positions, windows and rotary encodings follow it.
 
     Attributes:
-        compute_dtype: dtype :meth:`autocast` computes in; weights stay float32.
+        compute_dtype: dtype that :meth:`inference` and :meth:`autocast` compute in; weights stay
+            float32.
         num_mask_memories: spatial memories a tracked frame reads, 1 to 7: the conditioning
             frames, which count as one, and the frames just passed. 7 is what the models were
             trained with (``num_maskmem`` of the reference), fewer are faster.
@@ -102,11 +104,9 @@ class SAM2(nn.Module):
         )
         self.sam_prompt_encoder = PromptEncoder(dim, self.embedding_size, size)
         self.sam_mask_decoder = MaskDecoder(dim)
-        self.mask_downsample = nn.Conv2d(1, 1, kernel_size=4, stride=4)
+        self.mask_downsample = Conv2d(1, 1, kernel_size=4, stride=4)
         self.obj_ptr_proj = MLP(dim, dim, dim, num_layers=3)
-        self.obj_ptr_tpos_proj = (
-            nn.Linear(dim, _MEMORY_DIM) if variant.pointer_time_encoding else None
-        )
+        self.obj_ptr_tpos_proj = Linear(dim, _MEMORY_DIM) if variant.pointer_time_encoding else None
         self.maskmem_tpos_enc = _embedding(NUM_MASK_MEMORIES, 1, 1, _MEMORY_DIM)
         self.no_mem_embed = _embedding(1, 1, dim)
         # In every checkpoint, used by no published configuration.
@@ -116,6 +116,7 @@ class SAM2(nn.Module):
             _embedding(1, _MEMORY_DIM) if variant.occlusion_embedding else None
         )
         self._register_positions(dim)
+        self._positions: Derived[Tensor] = Derived()
 
     def _register_positions(self, dim: int) -> None:
         """Constants: ``[1, h * w, dim]`` of the embedding, ``[1, M, 64]`` of a spatial memory."""
@@ -134,7 +135,7 @@ class SAM2(nn.Module):
         return self.no_mem_embed.device
 
     def autocast(self) -> AbstractContextManager[None]:
-        """A context in which the steps compute in ``compute_dtype``."""
+        """A context in which the steps compute in ``compute_dtype``, with gradients too."""
         return torch.autocast(
             self.device.type,
             dtype=None if self.compute_dtype == torch.float32 else self.compute_dtype,
@@ -148,7 +149,8 @@ class SAM2(nn.Module):
         Args:
             yield_to: called between the steps; see :mod:`sam2model.yield_point`.
         """
-        with torch.inference_mode(), self.autocast(), yielding_to(yield_to):
+        dtype = None if self.compute_dtype == torch.float32 else self.compute_dtype
+        with torch.inference_mode(), computing_in(dtype), yielding_to(yield_to):
             yield
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
@@ -211,28 +213,34 @@ class SAM2(nn.Module):
         """
         if not memories:
             raise ValueError("at least one spatial memory is needed; see without_memory")
-        tokens = [memory.tokens for memory in memories]
-        positions = [self._memory_position(memory.frames_ago) for memory in memories]
+        dtype = embedding.dtype if torch.is_grad_enabled() else compute_dtype(embedding)
+        memory = torch.cat([memory.tokens for memory in memories], dim=1).to(dtype)
+        positions = self._memory_positions(tuple(memory.frames_ago for memory in memories))
         num_pointer_tokens = 0
         if pointers:
             pointer_tokens, pointer_positions = self._pointer_tokens(pointers, horizon)
             num_pointer_tokens = pointer_tokens.shape[1]
-            tokens.append(pointer_tokens)
-            positions.append(pointer_positions)
-        memory = torch.cat([t.to(embedding.dtype) for t in tokens], dim=1)
+            memory = torch.cat((memory, pointer_tokens.to(dtype)), dim=1)
+            positions = torch.cat((positions, pointer_positions), dim=1)
         out = self.memory_attention(
-            to_tokens(embedding),
-            self.image_position,
-            memory,
-            torch.cat(positions, dim=1),
-            num_pointer_tokens,
+            to_tokens(embedding), self.image_position, memory, positions, num_pointer_tokens
         )
         return out.mT.unflatten(2, embedding.shape[-2:])
 
-    def _memory_position(self, frames_ago: int) -> Tensor:
-        """``[1, M, 64]``: place in the image plus place in time."""
+    def _memory_positions(self, frames_ago: tuple[int, ...]) -> Tensor:
+        """``[1, R * M, 64]`` of R spatial memories: place in the image plus place in time.
+
+        A track in full swing asks for the same ones on every frame.
+        """
+        if torch.is_grad_enabled():
+            return self._placed_in_time(frames_ago)
+        parameters = (self.maskmem_tpos_enc, self.memory_position)
+        return self._positions.get(parameters, frames_ago, lambda: self._placed_in_time(frames_ago))
+
+    def _placed_in_time(self, frames_ago: tuple[int, ...]) -> Tensor:
         # Conditioning frames (0) own the last slot, which is index -1.
-        return self.memory_position + self.maskmem_tpos_enc[frames_ago - 1]
+        places = torch.cat([self.maskmem_tpos_enc[ago - 1] for ago in frames_ago])
+        return (self.memory_position + places).flatten(0, 1)[None]
 
     def _pointer_tokens(
         self, pointers: Sequence[ObjectPointer], horizon: int
@@ -246,9 +254,10 @@ class SAM2(nn.Module):
         differences = torch.tensor(
             [pointer.time_difference / max(horizon, 1) for pointer in pointers],
             dtype=torch.float32,
-        ).to(tokens.device, non_blocking=True)  # or the host would wait for a GPU
+        )
+        # A few numbers, which the host has at once; it must not wait for the device to take them.
         encoding = sine_time_encoding(differences, self.variant.d_model)
-        positions = self.obj_ptr_tpos_proj(encoding)
+        positions = self.obj_ptr_tpos_proj(encoding.to(tokens.device, non_blocking=True))
         return tokens, positions.repeat_interleave(pieces, dim=0)[None]
 
     def decode_masks(
@@ -273,9 +282,20 @@ class SAM2(nn.Module):
             multimask: three masks instead of one.
         """
         sparse, dense = self.sam_prompt_encoder(points, labels, mask_logits)
-        return self.sam_mask_decoder(
+        return self._decode(conditioned, high_res, sparse, dense, multimask)
+
+    def _decode(
+        self,
+        conditioned: Tensor,
+        high_res: tuple[Tensor, Tensor],
+        sparse: Tensor,
+        dense: Tensor,
+        multimask: bool,
+    ) -> DecodedMasks:
+        decoded: DecodedMasks = self.sam_mask_decoder(
             conditioned, self.sam_prompt_encoder.dense_pe, sparse, dense, high_res, multimask
         )
+        return decoded
 
     def segment_object(
         self,
@@ -294,10 +314,13 @@ class SAM2(nn.Module):
         one point (:func:`is_ambiguous`).
         """
         if points is None:
-            batch = len(conditioned) if mask_logits is None else len(mask_logits)
-            points = conditioned.new_zeros(batch, 1, 2)
-            labels = torch.full((batch, 1), NOT_A_POINT, device=points.device)
-        decoded = self.decode_masks(conditioned, high_res, points, labels, mask_logits, multimask)
+            sparse = self.sam_prompt_encoder.without_points()
+            dense = self.sam_prompt_encoder.dense(mask_logits)
+            decoded = self._decode(conditioned, high_res, sparse, dense, multimask)
+        else:
+            decoded = self.decode_masks(
+                conditioned, high_res, points, labels, mask_logits, multimask
+            )
         present = decoded.object_score_logits > 0
         candidates = torch.where(present[:, :, None, None], decoded.logits.float(), NO_OBJECT_LOGIT)
         best = decoded.ious.argmax(dim=1)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sam2model.dot_product import dot_product_attention
-from sam2model.layers import Linear
+from sam2model.layers import LayerNorm, Linear
 from sam2model.mask_decoder import to_tokens
 from sam2model.position_encoding import sine_position_encoding
 from sam2model.variants import PerceiverConfig
@@ -28,8 +28,8 @@ class LatentAttention(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.norm_x = nn.LayerNorm(dim)
-        self.norm_latents = nn.LayerNorm(dim)
+        self.norm_x = LayerNorm(dim)
+        self.norm_latents = LayerNorm(dim)
         self.to_q = Linear(dim, dim, bias=False)
         self.to_kv = Linear(dim, 2 * dim, bias=False)
         self.to_out = Linear(dim, dim, bias=False)
@@ -49,7 +49,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
         self.to_q = Linear(dim, dim, bias=False)
         self.to_kv = Linear(dim, 2 * dim, bias=False)
         self.to_out = Linear(dim, dim, bias=False)
@@ -71,7 +71,7 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, dim: int) -> None:
         super().__init__(
-            nn.LayerNorm(dim),
+            LayerNorm(dim),
             Linear(dim, _MLP_RATIO * dim, bias=False),
             nn.GELU(),
             Linear(_MLP_RATIO * dim, dim, bias=False),
@@ -114,7 +114,7 @@ class SpatialPerceiver(nn.Module):
         self.latents = nn.Parameter(torch.randn(config.num_global_latents, dim))
         self.latents_2d = nn.Parameter(torch.randn(config.local_side**2, dim))
         self.layers = nn.ModuleList(PerceiverLayer(dim) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
         position = to_tokens(sine_position_encoding(dim, embedding_size, embedding_size))
         self.register_buffer("position", position.contiguous(), persistent=False)
 

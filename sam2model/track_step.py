@@ -126,16 +126,34 @@ def condition(
     model: SAM2, features: ImageFeatures, recalls: Sequence[Recall], num_frames: int
 ) -> Tensor:
     """Memory attention for B objects whose recalls have the same layout: ``[B, C, h, w]``."""
+    first = recalls[0]
     memories = [
-        same[0]._replace(tokens=torch.cat([memory.tokens for memory in same]))
-        for same in zip(*(recall.memories for recall in recalls), strict=True)
+        memory._replace(tokens=tokens)
+        for memory, tokens in zip(
+            first.memories,
+            _together([[memory.tokens for memory in recall.memories] for recall in recalls]),
+            strict=True,
+        )
     ]
     pointers = [
-        same[0]._replace(vector=torch.cat([pointer.vector for pointer in same]))
-        for same in zip(*(recall.pointers for recall in recalls), strict=True)
+        pointer._replace(vector=vector)
+        for pointer, vector in zip(
+            first.pointers,
+            _together([[pointer.vector for pointer in recall.pointers] for recall in recalls]),
+            strict=True,
+        )
     ]
     horizon = min(num_frames, MAX_OBJECT_POINTERS) - 1
     return model.condition_on_memory(features.embedding, memories, pointers, horizon)
+
+
+def _together(values: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+    """The tensors ``[1, ...]`` of B objects, each object's the same number, as ``[B, ...]``; by one
+    copy, however many they are."""
+    if len(values) == 1 or not values[0]:
+        return values[0]
+    flat = [value for same in values for value in same]
+    return torch.cat(flat).unflatten(0, (len(values), -1)).unbind(1)
 
 
 def encode_again(model: SAM2, features: ImageFeatures, spilled: SpilledAnswer) -> Tensor:

@@ -5,8 +5,7 @@ which has shapes and no values: reading one, or branching on one, fails. Whateve
 (host tensors that come in, or go out) is refused by the modes below.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.speed import launches
 from benchmarks.support.clips import MovingDiscs
+from benchmarks.support.launches import META, MetaTransfer, meta_model, tensors, transferring
 from sam2model import VideoTracker, build_model, transfer, video_tracker
 from sam2model.sam2 import SAM2, size_step
 from sam2model.transfer import CudaTransfer, Download, Transfer
@@ -26,7 +26,6 @@ from sam2model.variants import VARIANTS
 
 NAMES = ["demo", "sam2.1_hiera_tiny", "edgetam"]
 CLIP = MovingDiscs(10, 96)
-META = torch.device("meta")
 # Results whose shape depends on values, which the host then has to know.
 WAITING = ("nonzero", "masked_select", "unique", "bincount", "_local_scalar_dense", "equal")
 
@@ -69,42 +68,16 @@ class NoValues(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in _pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-class MetaTransfer(Transfer):
-    """The only way from the host and back; what comes back has no values."""
-
-    def __init__(self) -> None:
-        self.downloads = 0
-
-    def upload(self, picture: NDArray[np.uint8]) -> Tensor:
-        return torch.empty(picture.shape, dtype=torch.uint8, device=META)
-
-    def download(self, *tensors: Tensor) -> Download:
-        self.downloads += 1
-        assert all(tensor.device == META for tensor in tensors)
-        return Download([torch.zeros(each.shape, dtype=each.dtype) for each in tensors])
-
-
-@pytest.fixture(params=NAMES)
-def meta_model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> SAM2:
-    variant = VARIANTS[request.param]
-    model = SAM2(variant, max(64, size_step(variant))).eval().to(META)
-    # torch knows no autocast for this device; the dtype does not matter here.
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device=None: False)
-    monkeypatch.setattr(model, "autocast", nullcontext)
-    return model
+@pytest.fixture
+def copies() -> Iterator[MetaTransfer]:
+    with transferring() as copies:
+        yield copies
 
 
 @pytest.mark.slow
-def test_nothing_in_a_tracked_frame_waits_for_the_device(
-    meta_model: SAM2, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copies = MetaTransfer()
-    monkeypatch.setattr(video_tracker, "transfer_for", lambda device: copies)
-    tracker = VideoTracker(meta_model, CLIP)
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_in_a_tracked_frame_waits_for_the_device(name: str, copies: MetaTransfer) -> None:
+    tracker = VideoTracker(meta_model(name, max(64, size_step(VARIANTS[name]))), CLIP)
     tracker.prompt(0, "a", points=[[30, 30]])
     tracker.prompt(2, "b", box=[40, 20, 80, 60])
     tracker.prompt(4, "b", mask=np.ones((96, 96), bool))
@@ -132,6 +105,28 @@ def test_what_waits_is_found(wait: Callable[[Tensor], Any]) -> None:
     x = torch.zeros(3, device=META)
     with pytest.raises((Waited, RuntimeError, NotImplementedError)), NoHostTensors(), NoValues():
         wait(x)
+
+
+# How much the host has to launch. These are floors of what was reached, with a little room: small
+# networks on a fast GPU take as long as their launches.
+
+
+@pytest.mark.parametrize("objects", [1, 8])
+def test_launches_of_a_tracked_frame(objects: int, copies: MetaTransfer) -> None:
+    found = launches.tracked_frame(meta_model("sam2.1_hiera_tiny"), copies, objects)
+    assert found.launches <= 500
+    assert found.downloads == 1
+
+
+def test_launches_of_pictures_and_prompts(copies: MetaTransfer) -> None:
+    model = meta_model("sam2.1_hiera_tiny")
+    for found, most, downloads in (
+        (launches.embedding(model, copies), 185, 0),
+        (launches.click(model, copies), 150, 1),
+        (launches.boxes(model, copies, 32), 170, 1),
+    ):
+        assert found.launches <= most
+        assert found.downloads == downloads
 
 
 # When downloads are waited for.

@@ -107,10 +107,14 @@ def test_images_of_another_shape_are_refused(model, shape):
         model.encode_image(torch.zeros(shape))
 
 
+@pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_layer_norm_survives_large_half_precision_values(dtype):
+def test_layer_norm_survives_large_half_precision_values(dtype, gradients):
     x = 1000 * torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(0))
-    normalised = LayerNorm2d(8)(x.to(dtype))
+    with torch.set_grad_enabled(gradients):
+        normalised = LayerNorm2d(8)(x.to(dtype))
+    assert normalised.dtype == (torch.float32 if gradients else dtype)
+    normalised = normalised.float()
     expected = torch.nn.functional.layer_norm(x.permute(0, 2, 3, 1), (8,)).permute(0, 3, 1, 2)
     torch.testing.assert_close(normalised, expected, atol=0.05, rtol=0)
 
