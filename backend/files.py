@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 ASIDE = ".damaged-"
 """In the names of files that were set aside."""
 
+_LEAST_ROOM = 1 << 20  # bytes, to open a file and write to it
 # What reading a file that somebody else's bytes got into may raise.
 _DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError,
            ValueError)  # fmt: skip
@@ -97,3 +99,13 @@ def sync(path: Path) -> None:
     """Wait until a file that was written is on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def lacks_room(folder: Path, error: BaseException | None) -> bool:
+    """Whether a folder's disk is too full to open a database; SQLite has many names for that."""
+    if isinstance(error, Exception) and is_full(error):
+        return True
+    try:
+        return shutil.disk_usage(folder).free < _LEAST_ROOM
+    except OSError:
+        return False

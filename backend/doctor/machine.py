@@ -14,9 +14,9 @@ from backend.doctor.findings import Finding, broken, ok, setting_problem, warnin
 from backend.engine.building import ModelChoice
 from backend.engine.engine import State, Status
 from backend.expected import ExpectedError
-from backend.files import ASIDE, is_full
+from backend.files import ASIDE, is_full, lacks_room
 from backend.settings import MIB, Settings
-from backend.tracking.database import DamagedStoreError, StoreError, lacks_room
+from backend.tracking.database import DamagedStoreError, StoreError
 from backend.wiring import Wiring
 
 LABEL_STUDIO_SECONDS = 100.0  # after which it gives up on /predict
@@ -58,8 +58,8 @@ def _folder_problems(settings: Settings) -> Iterator[str]:
             with tempfile.TemporaryFile(dir=place) as file:
                 file.write(b"x")
         except OSError as error:
-            if variable == "STATE_DIR" and is_full(error):
-                continue  # clicks need none of it
+            if is_full(error):
+                continue  # what needs no room is answered, and the rest is told
             yield f"{variable}: {folder} must be a folder to write to ({error.strerror})"
         except RuntimeError:  # of expanduser
             yield f"{variable}: {folder} must be an absolute path where there is no home folder"

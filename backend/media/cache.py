@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from backend.files import is_full
+from backend.files import is_full, lacks_room
 from backend.media.cache_index import CacheIndex, Entry, identity_key
 from backend.media.errors import MediaError, Reason
 from backend.media.sources import Download, RemoteObject, Restart
@@ -101,7 +101,8 @@ class MediaCache:
         clock: seconds since the epoch; survives a restart.
 
     Raises:
-        MediaError: the folder or its index cannot be used.
+        MediaError: the folder or its index cannot be used. Where the disk is full, that is what
+            those who ask get until there is room, see ``index``.
     """
 
     def __init__(
@@ -127,10 +128,29 @@ class MediaCache:
         self._under_way_lock = threading.Lock()
         self._under_way: dict[tuple[str, str], Future[MediaFile]] = {}
         self._proven: Recent[bool] = Recent(entries=KEPT_PROOFS, seconds=fresh_seconds, clock=clock)
+        self._opening = threading.Lock()
+        self._index: CacheIndex | None = None
         try:
-            self.index = self._open_index()
+            self._index = self._open_index()
         except (sqlite3.Error, OSError) as error:
-            raise unusable(error) from error
+            if not lacks_room(directory, error):
+                raise unusable(error) from error
+            logger.error("%s Until there is room, only what needs none is read.", unusable(error))
+
+    @property
+    def index(self) -> CacheIndex:
+        """Opened anew where the disk was too full for it at the start.
+
+        Raises:
+            sqlite3.Error: it cannot be opened.
+        """
+        with self._opening:
+            if self._index is None:
+                try:
+                    self._index = self._open_index()
+                except OSError as error:
+                    raise sqlite3.OperationalError(error.strerror) from error
+            return self._index
 
     @property
     def stored_bytes(self) -> int:
@@ -141,7 +161,8 @@ class MediaCache:
             return 0
 
     def close(self) -> None:
-        self.index.close()
+        if self._index is not None:
+            self._index.close()
 
     def using_index(self, work: Callable[[], Result]) -> Result:
         """Do work; where the index is unusable (somebody emptied the folder), open it anew and
@@ -159,7 +180,8 @@ class MediaCache:
                 if isinstance(cause, OSError):
                     raise cause
                 logger.warning("Media cache: opening the index anew, because: %s", cause)
-                self.index = self._open_index()
+                with self._opening:
+                    self._index = self._open_index()
             return work()
         except (sqlite3.Error, OSError) as error:
             raise unusable(error) from error
@@ -298,14 +320,39 @@ class MediaCache:
                 self.stats.add("evictions")
 
     def _open_index(self) -> CacheIndex:
-        """Open the index and bring it and the folder together after whatever happened."""
+        """Open the index and bring it and the folder together after whatever happened; where the
+        disk is full, with fewer files."""
+        try:
+            return self._opened_index()
+        except (sqlite3.Error, OSError) as error:
+            if not (lacks_room(self._directory, error) and self._remove_unknown()):
+                raise
+            return self._opened_index()
+
+    def _remove_unknown(self) -> bool:
+        """Remove some files, the oldest first, without an index that knew when they were used;
+        returns whether there were any."""
+        freed = 0
+        ages = sorted((path.stat().st_mtime, path) for path in self._objects.glob("*/*"))
+        for _, path in ages:
+            size = path.stat().st_size
+            if _unlink_unused(path):
+                freed += size
+                self.stats.add("evictions")
+            if freed >= _FREED_AT_ONCE:
+                break
+        return freed > 0
+
+    def _opened_index(self) -> CacheIndex:
         for folder in (self._directory, self._objects, self._incoming):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # One process at a time: SQLite does not wait for its turn when it sets up a new database,
         # and a damaged one must not be thrown away twice.
         turn = Lease(os.open(self._directory, os.O_RDONLY), fcntl.LOCK_EX)
-        opened = CacheIndex(self._directory / "index.sqlite")
-        del turn
+        try:
+            opened = CacheIndex(self._directory / "index.sqlite")
+        finally:
+            del turn  # an error's traceback would keep it
         with opened.writing() as index:
             known = {content_key for content_key, _ in index.least_recently_used()}
             present = {path.name: path for path in self._objects.glob("*/*")}

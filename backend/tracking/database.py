@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import shutil
 import sqlite3
 import threading
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backend.expected import ExpectedError
-from backend.files import is_full, set_aside
+from backend.files import lacks_room, set_aside
 from backend.sqlite_damage import is_damage, look_for_damage
 from backend.tracking.schema import check_schema, migrate
 
@@ -23,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 Value = str | int | float | bytes | None
 
-_LEAST_ROOM = 1 << 20  # bytes, to open a file and write to it
 _STEP_PAGES = 2_000  # given back at once
 _STOPPING_SECONDS = 10.0  # within which a service that is told to stop has ended
 _WORTH_REWRITING = 64 << 20  # bytes that are free in a file of an earlier version
@@ -246,15 +244,6 @@ def _locked(file: int) -> bool:
 
 def _unusable(path: Path, error: Exception) -> StoreError:
     return StoreError(f"{path.parent} (STATE_DIR) cannot be used: {error}.")
-
-
-def lacks_room(folder: Path, error: BaseException | None) -> bool:
-    """Whether a folder's disk is too full to open a store; SQLite has many names for that."""
-    try:
-        free = shutil.disk_usage(folder).free
-    except OSError:
-        return False
-    return free < _LEAST_ROOM or (isinstance(error, Exception) and is_full(error))
 
 
 def set_aside_damaged(path: Path) -> None:

@@ -9,8 +9,9 @@
 4. ``annotators``: some who mark and track one task at the same time, half of whom clear it then;
    nobody may get a region of another's, from an empty draft neither, and who did not clear must
    still have all.
-5. ``full``: no room is left in STATE_DIR, over a restart too. Clicks must be answered, tracks
-   refused with a sentence, and complete once there is room. Needs root, to mount a small disk.
+5. ``full``: no room is left in STATE_DIR and CACHE_DIR, over a restart too. Clicks must be
+   answered, tracks refused with a sentence, and complete once there is room. Needs root, to mount a
+   small disk.
 """
 
 from __future__ import annotations
@@ -242,7 +243,8 @@ def full(folder: Path, *, pages: int) -> int:
         answers.append((when, clicked, said(server.predict(asking, timeout=300))))
 
     with small_disk(folder / "small") as place:
-        settings = {"STATE_DIR": str(place / "state"), "TRACK_BUDGET_SECONDS": "120"}
+        folders = {"STATE_DIR": str(place / "state"), "CACHE_DIR": str(place / "cache")}
+        settings = {**folders, "TRACK_BUDGET_SECONDS": "120"}
         with running(folder / "full", settings) as server:
             task = clip(server, 1, pages)
             mark(server, task)
@@ -255,7 +257,7 @@ def full(folder: Path, *, pages: int) -> int:
             (place / "filler").unlink()
             ask(server, "with room", 4)
             defects = server.tracebacks()
-    head = ["STATE_DIR is", "a click has a mask", "track is answered"]
+    head = ["the disk is", "a click has a mask", "track is answered"]
     print(table(head, [[when, clicked, text] for when, clicked, text in answers]))
     refused = all("STATE_DIR" in text for _, _, text in answers[:2])
     done = f"1-{pages} of {pages} done" in answers[2][2]

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from backend.media.cache import MediaCache, MediaFile
+from backend.media.cache_index import CacheIndex
 from backend.media.errors import MediaError, Reason
 from backend.media.sources import Download, Restart, Validators
 from tests.waiting import LONGER, PATIENCE, until
@@ -434,6 +435,55 @@ class TestFullDisk:
 
         monkeypatch.setattr(os, "write", limited)
         return room
+
+    @pytest.fixture
+    def no_index(self, monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], bool]]:
+        """When there is no room for the index: what the last one of the list says."""
+        full: list[Callable[[], bool]] = [lambda: False]
+
+        def opened(path: Path) -> CacheIndex:
+            if full[-1]():
+                error = sqlite3.OperationalError("database or disk is full")
+                error.sqlite_errorcode = sqlite3.SQLITE_FULL
+                raise error
+            return CacheIndex(path)
+
+        monkeypatch.setattr("backend.media.cache.CacheIndex", opened)
+        return full
+
+    def test_at_the_start_it_is_told_and_all_goes_on_once_there_is_room(
+        self,
+        make_cache: Callable[..., MediaCache],
+        no_index: list[Callable[[], bool]],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        no_index.append(lambda: True)
+        cache = make_cache()
+        assert "database or disk is full" in caplog.text
+        assert (cache.stored_bytes, cache.fresh(Source("a"))) == (0, None)
+        with pytest.raises(MediaError, match="media cache cannot be used: database or disk is"):
+            cache.fetch(Source("a"))
+        no_index.append(lambda: False)
+        assert cache.fetch(Source("a")).size == 4
+        assert cache.stored_bytes == 4
+        cache.close()
+
+    def test_at_the_start_the_oldest_files_make_room(
+        self,
+        make_cache: Callable[..., MediaCache],
+        no_index: list[Callable[[], bool]],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        cache = make_cache()
+        kept = cache.fetch(Source("used", b"u" * 1000)).path
+        old = cache.fetch(Source("old", b"o" * 1000)).path
+        os.utime(old, (1, 1))
+        cache.close()
+        monkeypatch.setattr("backend.media.cache._FREED_AT_ONCE", 1)
+        no_index.append(lambda: len(files(tmp_path)) > 1)
+        assert make_cache().stored_bytes == 1000
+        assert files(tmp_path) == [kept]
 
     @pytest.mark.usefixtures("disk")
     def test_files_that_nobody_uses_make_room(

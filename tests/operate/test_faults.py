@@ -166,9 +166,10 @@ class TestStore:
         monkeypatch.setattr(database, "_connect", connect)
         assert len(editor.say("track")) == PAGES - 1
 
-    def test_a_full_folder_does_not_stop_the_start(self, monkeypatch, tmp_path):
+    @pytest.mark.parametrize("folder", ["state", "cache"])
+    def test_a_full_folder_does_not_stop_the_start(self, monkeypatch, tmp_path, folder):
         def full(*args, dir, **kwargs):
-            if dir.name == "state":
+            if dir.name == folder:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return write(*args, dir=dir, **kwargs)
 
