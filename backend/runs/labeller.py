@@ -23,7 +23,7 @@ from backend.runs.projects import Project
 from backend.runs.prompt_sources import Place, Prompts, PromptSource
 from backend.runs.review_file import Remark
 from backend.threads.caller import caller
-from backend.tracking.review import LOW_IOU, doubts
+from backend.tracking.review import LOW_SCORE, doubts
 from backend.tracking.store import Job, Sighting
 from backend.tracking.track_commands import JobRequest, frames_asked_for
 
@@ -86,7 +86,7 @@ class Labelled:
         kind = str(result.get("type", ""))
         label = joined_labels(result["value"].get(kind, ()))
         made = dict(result)
-        if score < LOW_IOU:
+        if score < LOW_SCORE:
             _note(made, "unsure")
             self.remarks.append(Remark(str(made["id"]), label, None, "unsure"))
         self.results.append(made)

@@ -1,21 +1,40 @@
-"""How far a job is, and which frames deserve a look: where the model was unsure, a mask jumped."""
+"""How far a job is, and which frames deserve a look: where a mask may be wrong."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
 
 from backend.job_state import JobState
 from backend.tracking.store import Job, Sighting, TrackedMask
 
 Found = Sighting | TrackedMask
 
-LOW_IOU = 0.6
-# A neighbouring frame's area differs by at most this factor in ordinary motion.
-AREA_JUMP = 2.0
-# An ordinary object moves at most this part of its own size between two frames.
-PLACE_JUMP = 1.0
+Box = tuple[int, int, int, int]
+
+# What speaks for a look, and how much: rounded weights of a logistic regression on composed clips
+# with known truth (docs/measurements/review.md). A frame whose sum reaches ``LOOK`` is worth one.
+LOOK = 5.5
+LOST = 4.1
+LEFT = 1.4  # it was at the edge of the picture before
+DOUBTED = 0.6  # for each 1.0 that the predicted IoU is below ``GOOD_IOU``
+UNSURE = 1.2  # the predicted IoU was below ``LOW_IOU`` since the mark
+SIZE = 6.1  # for each factor e that the area differs from the first one, up to ``MOST_SIZE``
+JUMPED = 2.7  # since the mark, the box of a frame did not lie over that of the frame before
+CAME_BACK = 0.9  # the same, because it had left the picture
+MET = 1.1  # since the mark, the box of another object lay over it
+
+WORTHLESS_IOU = 0.4  # whatever else is known
+LOW_IOU = 0.7
+GOOD_IOU = 0.95
+LOW_SCORE = 0.6  # of the answer to a prompt
+SAME_PLACE = 0.5  # IoU of the boxes on two frames that follow one another
+TOUCH = 0.15  # of the smaller of two boxes, that both share
+MOST_SIZE = 0.7
+EDGE = 2  # pixels
+GAP = 3  # frames
 
 
 def report(
@@ -77,43 +96,149 @@ def ranges(frames: Iterable[int], limit: int = 12) -> str:
 
 @dataclass(frozen=True)
 class Doubt:
-    """A frame to look at, and why."""
+    """How much a frame deserves a look, from ``LOOK`` on, and why most of all."""
 
     object_id: str
     frame: int
     reason: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Frames to look at with at most ``GAP`` others between them; ``worst`` deserves it most."""
+
+    object_id: str
+    first: int
+    last: int
+    worst: int
+    reason: str
+
+
+def stretches(found: Iterable[Doubt]) -> list[Stretch]:
+    """``doubts`` as stretches, each with the reason for its worst frame, the first of several."""
+    made: list[list[Doubt]] = []
+    for each in found:
+        last = made[-1][-1] if made else None
+        if last and last.object_id == each.object_id and each.frame - last.frame <= GAP + 1:
+            made[-1].append(each)
+        else:
+            made.append([each])
+    worst = [max(run, key=lambda doubt: doubt.weight) for run in made]
+    return [
+        Stretch(run[0].object_id, run[0].frame, run[-1].frame, one.frame, one.reason)
+        for run, one in zip(made, worst, strict=True)
+    ]
 
 
 def doubts(masks: Iterable[Found]) -> list[Doubt]:
-    """Frames to look at, in the order of ``masks``: by object and frame, as
-    ``TrackStore.sightings`` gives them."""
-    found: list[Doubt] = []
-    before: Found | None = None
-    for now in masks:
-        same = before is not None and before.object_id == now.object_id
-        reason = _reason(now, before if same else None)
-        if reason:
-            found.append(Doubt(now.object_id, now.frame, reason))
-        before = now
-    return found
+    """Frames to look at, by object and frame; see ``weighed_frames``."""
+    return [doubt for doubt in weighed_frames(masks) if doubt.weight >= LOOK]
 
 
-def _reason(now: Found, before: Found | None) -> str | None:
-    """Why to look at a frame; ``before`` is the object on an earlier one."""
-    area, centre = now.area, now.centroid
-    if before is None or before.frame != now.frame - 1:
-        return "unsure" if area and _is_unsure(now) else None
-    area_before, centre_before = before.area, before.centroid
-    if centre is None or centre_before is None:  # one of them is empty
-        return "lost" if area_before else "found again" if area else None
-    if _is_unsure(now):
-        return "unsure"
-    if max(area, area_before) > AREA_JUMP * min(area, area_before):
-        return "size jumped"
-    if math.dist(centre, centre_before) > PLACE_JUMP * math.sqrt(min(area, area_before)):
-        return "place jumped"
-    return None
+def weighed_frames(masks: Iterable[Found]) -> list[Doubt]:
+    """How much each frame deserves a look, by object and frame.
+
+    Args:
+        masks: in this order, as ``TrackStore.sightings`` gives them; of all objects that may have
+            been taken for one another.
+    """
+    found = list(masks)
+    met = _meetings(found)
+    weighed: list[Doubt] = []
+    for _, track in groupby(found, key=lambda each: each.object_id):
+        runs = (_weigh(run, met) for run in _runs(list(track)))
+        weighed += sorted(chain.from_iterable(runs), key=lambda doubt: doubt.frame)
+    return weighed
 
 
-def _is_unsure(found: Found) -> bool:
-    return found.iou < LOW_IOU or found.presence <= 0
+def _meetings(masks: Iterable[Found]) -> set[tuple[str, int]]:
+    """Objects and frames where the box of another object lies over a part of theirs."""
+    on_frame: dict[int, list[tuple[Box, str]]] = {}
+    for each in masks:
+        if each.box:
+            on_frame.setdefault(each.frame, []).append((each.box, each.object_id))
+    met: set[tuple[str, int]] = set()
+    for frame, boxes in on_frame.items():
+        boxes.sort()  # by the left edge: those farther to the right are not compared
+        for at, (box, name) in enumerate(boxes):
+            for other, its_name in boxes[at + 1 :]:
+                if other[0] >= box[2]:
+                    break
+                if _shared(box, other) > TOUCH * min(_size(box), _size(other)):
+                    met |= {(name, frame), (its_name, frame)}
+    return met
+
+
+def _runs(track: Sequence[Found]) -> Iterator[Sequence[Found]]:
+    """The frames of an object that follow from one mark, in the order of tracking: from the mark
+    on, and from the mark back. A mark that was drawn is missing among them."""
+    for _, followed in groupby(track, key=lambda each: each.anchor):
+        run = list(followed)
+        mark = next((at for at, each in enumerate(run) if each.prompted), None)
+        if mark is None:
+            gaps = (at for at in range(1, len(run)) if run[at].frame != run[at - 1].frame + 1)
+            mark = next(gaps, 0)
+        yield run[mark:]
+        if mark:
+            yield run[:mark][::-1]
+
+
+def _weigh(run: Sequence[Found], met: Collection[tuple[str, int]]) -> Iterator[Doubt]:
+    """How much the frames of a run deserve a look, and why most of all.
+
+    What went wrong once may be wrong until the next mark: after a jump the mask may be of something
+    else, whatever the model thinks of it.
+    """
+    marked = next((each.area for each in run if each.area), 1)
+    jumped = unsure = has_met = left = was_lost = False
+    before = run[0]
+    for each in run:
+        jumped = jumped or _overlap(before.box, each.box) < SAME_PLACE
+        has_met = has_met or (each.object_id, each.frame) in met
+        since = MET * has_met + UNSURE * unsure
+        if each.box is None:
+            was_lost = True
+            if before.box is not None:
+                left = _is_at_the_edge(before.box, each)
+            reason, weight = ("left", LEFT) if left else ("lost", LOST)
+            weight += JUMPED * jumped + since
+        else:
+            unsure = unsure or each.iou < LOW_IOU
+            signs = {
+                "unsure": DOUBTED * max(0.0, GOOD_IOU - each.iou) + UNSURE * unsure,
+                "changed size": SIZE * min(MOST_SIZE, abs(math.log(each.area / marked))),
+                "found again" if was_lost else "jumped": (CAME_BACK if left else JUMPED) * jumped,
+                "met another": MET * has_met,
+            }
+            reason, weight = max(signs, key=lambda name: signs[name]), sum(signs.values())
+            if before.box is None:  # is it the same thing?
+                reason, weight = "found again", max(weight, LOOK)
+            if each.iou < WORTHLESS_IOU or each.presence <= 0:
+                reason, weight = "unsure", max(weight, LOOK)
+        yield Doubt(each.object_id, each.frame, reason, weight)
+        before = each
+
+
+def _is_at_the_edge(box: Box, frame: Found) -> bool:
+    left, top, right, bottom = box
+    return min(left, top) <= EDGE or right >= frame.width - EDGE or bottom >= frame.height - EDGE
+
+
+def _overlap(one: Box | None, other: Box | None) -> float:
+    """IoU of two boxes; 1 where both are empty."""
+    if one is None or other is None:
+        return float(one is other)
+    shared = _shared(one, other)
+    return shared / (_size(one) + _size(other) - shared)
+
+
+def _shared(one: Box, other: Box) -> int:
+    """Pixels of both boxes."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0, width) * max(0, height)
+
+
+def _size(box: Box) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])

@@ -359,8 +359,7 @@ class FrameSequence:
     def _region_id(self, object_id: str, page: int, generation: int | None = None) -> str:
         if generation is None:
             generation = self.generations.get((object_id, page), 0)
-        first = region_id(ObjectPrompt(self.tag.name, page), anchor=object_id)
-        return first if generation == 0 else f"{first}-{generation}"
+        return shown_region(self.tag.name, object_id, page, generation)
 
     def saved_parts(
         self, place: tuple[str, int], generation: int, saved: Mapping[str, Results]
@@ -408,6 +407,16 @@ class FrameSequence:
 
     def _drawn(self, results: Sequence[Mapping[str, Any]]) -> Sequence[ObjectPrompt]:
         return prompts_from_context({"result": results}, self.task.config).objects
+
+
+def shown_region(image: str, object_id: str, page: int, generation: int) -> str:
+    """The id of the region that shows an object on a page of an Image tag.
+
+    Args:
+        generation: how often another region took its place.
+    """
+    first = region_id(ObjectPrompt(image, page), anchor=object_id)
+    return first if generation == 0 else f"{first}-{generation}"
 
 
 def by_id(results: Iterable[Mapping[str, Any]]) -> dict[str, Results]:

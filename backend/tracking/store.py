@@ -110,6 +110,10 @@ class TrackedMask:
         return self.mask.area
 
     @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        return self.mask.box
+
+    @property
     def centroid(self) -> tuple[float, float] | None:
         return self.mask.centroid
 

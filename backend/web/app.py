@@ -41,6 +41,7 @@ from backend.web.project_page import ProjectPage, project_blueprint
 from backend.web.run_routes import run_blueprint
 from backend.web.site import add_site
 from backend.web.training_page import training_blueprint
+from backend.web.track_page import TrackPage, track_blueprint
 from backend.wiring import Wiring
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,8 @@ def create_app(wiring: Wiring, service: Dispatcher, finetuning: Finetuning, runs
     app.register_blueprint(project_blueprint(project, wiring.settings))
     app.register_blueprint(training_blueprint(finetuning, wiring.settings, _body))
     app.register_blueprint(exports_blueprint(Exports(wiring), wiring.settings))
+    track_page = TrackPage(service.tracking, wiring.settings.label_studio_url)
+    app.register_blueprint(track_blueprint(track_page, wiring.settings))
     guard(app, wiring.settings, metrics)
     return app
 

@@ -77,6 +77,7 @@ def test_both_ways_agree(timeline: Timeline) -> None:
         else:  # skipped by the editor: between its neighbours
             assert number == 1 or shown[number - 1] < index
             assert number == len(shown) or number == 1 or shown[number] > index
+    assert timeline.editor_frames() == [*map(timeline.editor_frame, range(len(timeline.times)))]
 
 
 @pytest.mark.parametrize("fps", [23.976, 24.0, 25.0, 29.97, 30.0, 50.0, 60.0])

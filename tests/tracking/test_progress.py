@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from backend.engine.packed_masks import PackedMask
 from backend.job_state import JobState
-from backend.tracking.review import doubts, progress, ranges
+from backend.tracking.review import _meetings, _weigh, doubts, progress, ranges, stretches
 from backend.tracking.runner import MEASURED_FRAMES, Pace
 from backend.tracking.sequence_commands import MANY_MASKS, _warn_of_brushes
 from backend.tracking.store import Job, TrackedMask
@@ -77,6 +78,13 @@ def test_many_large_brush_masks_are_warned_of(shape, warned):
     assert "BitmaskLabels" not in _warn_of_brushes(masks, regions[:5])
 
 
+def tracked(name, frames, *, start=0, **kwargs):
+    """An object on frames that follow one another, marked by a box on the first."""
+    found_on = {frame: found(frame, **kwargs) for frame in range(start, start + frames)}
+    first = replace(found_on[start], prompted=True)
+    return [replace(each, object_id=name) for each in (first, *list(found_on.values())[1:])]
+
+
 class TestDoubts:
     def reasons(self, *masks):
         return [(doubt.frame, doubt.reason) for doubt in doubts(masks)]
@@ -84,14 +92,48 @@ class TestDoubts:
     def test_a_steady_track_needs_no_look(self):
         assert self.reasons(*(found(frame, at=10 + frame) for frame in range(9))) == []
 
-    def test_lost_and_found_again(self):
+    def test_what_is_lost_is_so_until_it_is_found(self):
         track = [found(0), found(1, area=0), found(2, area=0), found(3)]
-        assert self.reasons(*track) == [(1, "lost"), (3, "found again")]
+        assert self.reasons(*track) == [(1, "lost"), (2, "lost"), (3, "found again")]
 
-    def test_unsure_jumps_in_size_and_place(self):
-        assert self.reasons(found(0), found(1, iou=0.4)) == [(1, "unsure")]
-        assert self.reasons(found(0), found(1, area=900)) == [(1, "size jumped")]
-        assert self.reasons(found(0), found(1, at=40)) == [(1, "place jumped")]
+    def test_what_was_at_the_edge_has_left(self):
+        track = [found(0, at=0), found(1, area=0), found(2, area=0), found(3, at=0)]
+        assert self.reasons(*track) == [(3, "found again")]
 
-    def test_frames_apart_are_not_compared(self):
-        assert self.reasons(found(0), found(5, at=40)) == []
+    def test_a_mask_that_the_model_does_not_trust(self):
+        assert self.reasons(found(0), found(1, iou=0.3), found(2)) == [(1, "unsure")]
+        assert self.reasons(found(0), found(1, presence=-1.0), found(2)) == [(1, "unsure")]
+
+    def test_a_jump_to_another_size_is_doubted_until_the_next_mark(self):
+        jump = [found(0), found(1), *(found(frame, at=30, area=400) for frame in (2, 3))]
+        assert self.reasons(*jump) == [(2, "changed size"), (3, "changed size")]
+        marked = [replace(each, anchor="b") for each in tracked("a", 3, start=4, area=400)]
+        assert self.reasons(*jump, *marked) == [(2, "changed size"), (3, "changed size")]
+
+    def test_one_sign_alone_is_not_enough(self):
+        assert self.reasons(found(0), found(1, at=40), found(2, at=40)) == []
+        assert self.reasons(*(found(n, area=(10 + n) ** 2) for n in range(20))) == []
+        assert self.reasons(found(0), found(1, iou=0.6)) == []
+
+    def test_objects_that_met_may_have_been_taken_for_one_another(self):
+        one = [found(0), found(1, at=14), found(2, at=40)]
+        other = [replace(each, object_id="b") for each in tracked("b", 3, at=16, area=225)]
+        assert _weight(one, [], 2) < _weight(one, other, 2)
+
+    def test_before_the_mark_the_track_goes_backwards(self):
+        marked = replace(found(5), prompted=True)
+        before = [found(frame, area=0) if frame < 3 else found(frame) for frame in range(5)]
+        assert self.reasons(*before, marked) == [(0, "lost"), (1, "lost"), (2, "lost")]
+
+
+def _weight(one, other, frame):
+    met = _meetings([*one, *other])
+    return next(each.weight for each in _weigh(one, met) if each.frame == frame)
+
+
+def test_stretches_join_what_is_near():
+    masks = [found(0), *(found(n, area=0) for n in (1, 2)), found(3), found(4, area=0)]
+    masks += [found(n) for n in range(5, 20)] + [found(20, area=0)]
+    [first, second] = stretches(doubts(masks))
+    assert (first.first, first.last, first.worst, first.reason) == (1, 5, 1, "lost")
+    assert (second.first, second.last) == (20, 20)
