@@ -40,8 +40,8 @@ from backend.web.pictures import Pictures, pictures_blueprint
 from backend.web.project_page import ProjectPage, project_blueprint
 from backend.web.run_routes import run_blueprint
 from backend.web.site import add_site
-from backend.web.training_page import training_blueprint
 from backend.web.track_page import TrackPage, track_blueprint
+from backend.web.training_page import training_blueprint
 from backend.wiring import Wiring
 
 logger = logging.getLogger(__name__)
