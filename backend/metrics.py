@@ -98,7 +98,8 @@ class Metrics:
         )
         self.stage_seconds = self._histogram(
             "sam2_stage_seconds",
-            "Time by stage: fetch, decode, encode, prompt, everything, frame, track, answer, load",
+            "Time by stage: fetch, decode, encode, prompt, everything, detect, frame, track, "
+            "answer, load",
             "stage",
         )
         self.queue_wait_seconds = self._histogram(

@@ -116,6 +116,7 @@ class Wiring:
         return Finder(
             self.detector(),
             self.pixels,
+            self.metrics,
             labels=dict(settings.detector_labels),
             score=settings.detector_score,
             fetch_url=settings.detector_fetch_url,

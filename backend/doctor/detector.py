@@ -17,7 +17,7 @@ def detector_findings(wiring: Wiring) -> Iterator[Finding]:
     if client is None:
         return
     try:
-        kind = client.health()
+        kind = client.check()
     except DetectorError as error:
         yield broken(SUBJECT, str(error))
         return

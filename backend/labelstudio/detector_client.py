@@ -30,6 +30,9 @@ CONNECT_SECONDS = 5.0
 PROBE_SECONDS = 5.0  # Label Studio gives a backend one
 SETUP_SECONDS = 10.0
 SET_UP_FOR = 600.0  # seconds; Label Studio calls /setup with every page that it loads
+SAMPLE_CONFIG = """<View><Image name="image" value="$image"/>
+<RectangleLabels name="box" toName="image"><Label value="Person"/></RectangleLabels>
+<BrushLabels name="mask" toName="image"><Label value="Person"/></BrushLabels></View>"""
 _PASSING = (429, 502, 503, 504)  # statuses that say nothing of what was asked
 _PIECE = 1 << 16
 _LONGEST_REASON = 200
@@ -71,13 +74,15 @@ class DetectorClient:
         self._session = new_session(verify, timed_adapter())
         self._set_up: Recent[bool] = Recent(entries=256, seconds=SET_UP_FOR)
 
-    def health(self) -> str:
-        """What it says that it is: its kind of model, "" where it does not say.
+    def check(self) -> str:
+        """What it says that it is: its kind of model, "" where it does not say. It is asked what
+        Label Studio asks where a backend is connected, as many answer probes without credentials.
 
         Raises:
-            DetectorError: it is not there, or is something else.
+            DetectorError: it is not there, does not let us in, or is something else.
         """
         answer = self._ask("GET", "/health", None, PROBE_SECONDS)
+        self._ask_setup("0.0", SAMPLE_CONFIG, SETUP_SECONDS)
         return _printable(text(answer.get("model_class")) or "")
 
     def predict(
@@ -102,11 +107,7 @@ class DetectorClient:
         end = time.monotonic() + seconds
         known = (project, label_config)
         if self._set_up.get(known) is None:
-            # What Label Studio fills in beside these is its own address and the token of the
-            # project's creator.
-            schema = {"project": project, "schema": label_config, "hostname": ""}
-            body = {**schema, "access_token": "", "extra_params": ""}
-            self._ask("POST", "/setup", body, min(SETUP_SECONDS, seconds))
+            self._ask_setup(project, label_config, min(SETUP_SECONDS, seconds))
             self._set_up.put(known, True)
         asked: dict[str, Any] = {
             "tasks": [{"annotations": [], "predictions": [], "drafts": [], **task}],
@@ -122,6 +123,13 @@ class DetectorClient:
                 "backend."
             )
         return results[0] if results else []
+
+    def _ask_setup(self, project: str, label_config: str, seconds: float) -> None:
+        # What Label Studio fills in beside these is its own address and the token of the project's
+        # creator.
+        schema = {"project": project, "schema": label_config, "hostname": ""}
+        body = {**schema, "access_token": "", "extra_params": ""}
+        self._ask("POST", "/setup", body, seconds)
 
     def _ask(
         self, method: str, path: str, body: Mapping[str, Any] | None, seconds: float

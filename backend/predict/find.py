@@ -15,6 +15,7 @@ from backend.labelstudio.detections import Detections, Wanted, one_picture, read
 from backend.labelstudio.detector_client import DetectorClient
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.tags import MediaTag
+from backend.metrics import Metrics
 from backend.pixels.jpegs import jpeg
 from backend.pixels.pixel_resolver import PixelResolver
 from backend.pixels.recipes import ImageRecipe
@@ -69,6 +70,7 @@ class Finder:
         self,
         client: DetectorClient | None,
         pixels: PixelResolver,
+        metrics: Metrics,
         *,
         labels: Mapping[str, str] | None = None,
         score: float = 0.0,
@@ -76,6 +78,7 @@ class Finder:
     ) -> None:
         self._client = client
         self._pixels = pixels
+        self._metrics = metrics
         named = {name.casefold(): label for name, label in (labels or {}).items()}
         self._wanted = Wanted(labels=named, score=score)
         self._fetch_url = fetch_url
@@ -149,7 +152,8 @@ class Finder:
             asked = sent.task(task.task.get("id"), address)
             left = deadline - time.monotonic()
             xml = sent.label_config
-            entry = client.predict(asked, task.project, xml, wanted.text, left)
+            with self._metrics.stage("detect"):
+                entry = client.predict(asked, task.project, xml, wanted.text, left)
         left = deadline - time.monotonic()
         return read_detections(
             entry,

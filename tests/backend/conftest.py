@@ -140,6 +140,7 @@ class Bench:
         self.finder = Finder(
             Wiring(self.settings).detector(),
             self.pixels,
+            self.metrics,
             labels=dict(self.settings.detector_labels),
             score=self.settings.detector_score,
             fetch_url=self.settings.detector_fetch_url,

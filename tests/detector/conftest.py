@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from demo.processes import Child, free_port
-from tests.detector.tiny_model import write
+from tests.detector.tiny_model import write_grounding_dino
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "examples" / "detector" / "detector.py"
@@ -23,7 +23,7 @@ Start = Callable[..., tuple[Child, str]]
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model."""
     folder = tmp_path_factory.mktemp("tiny") / "model"
-    write(folder)
+    write_grounding_dino(folder)
     return folder
 
 

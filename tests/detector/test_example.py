@@ -11,6 +11,7 @@ from PIL import Image
 
 from benchmarks.support.recording_server import Reply, recording_server
 from tests.detector.conftest import PROGRAM, ROOT
+from tests.detector.tiny_model import write_owl
 from tests.media.servers import LEGACY_TOKEN, PERSONAL_ACCESS_TOKEN, FakeLabelStudio
 from tests.test_dependencies import pins
 
@@ -100,6 +101,15 @@ def test_it_finds_what_was_typed(client, texts):
 )
 def test_names_are_told_apart(program, text, known):
     assert program.typed(typed(text)) == known
+
+
+def test_it_takes_an_owl_too(program, monkeypatch, tmp_path):
+    write_owl(tmp_path)
+    monkeypatch.setattr(program, "MODEL", str(tmp_path))
+    client = program.create_app(program.Model()).test_client()
+    [found] = client.post("/predict", json=body(PICTURE)).json["results"]
+    assert len(found["result"]) == 4  # one for each patch of the picture
+    assert names(found) <= {"Person", "Red car"}
 
 
 def test_a_click_is_no_text(client, program):

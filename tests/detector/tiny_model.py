@@ -1,19 +1,23 @@
-"""A Grounding DINO of random weights, small enough to answer in a moment, in a folder as
-``save_pretrained`` writes it."""
+"""A Grounding DINO and an OWLv2 of random weights, small enough to answer in a moment, in a folder
+as ``save_pretrained`` writes it."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
 from transformers import (
     BertConfig,
     BertTokenizer,
+    CLIPTokenizer,
     GroundingDinoConfig,
     GroundingDinoForObjectDetection,
     GroundingDinoImageProcessorPil,
     GroundingDinoProcessor,
+    Owlv2Config,
+    Owlv2ForObjectDetection,
+    Owlv2ImageProcessorPil,
+    Owlv2Processor,
     SwinConfig,
 )
 
@@ -21,7 +25,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = (".", "person", "dog", "red", "car", "cat", "flower", "animal")
 
 
-def write(folder: Path) -> None:
+def write_grounding_dino(folder: Path) -> None:
     """Write the model; the same weights every time."""
     torch.manual_seed(7)
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,5 +70,28 @@ def write(folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+def write_owl(folder: Path) -> None:
+    """Write the model; the same weights every time."""
+    torch.manual_seed(7)
+    letters = [each + end for each in "abcdefghijklmnopqrstuvwxyz" for end in ("", "</w>")]
+    # A text that begins with 0 counts as none; it is pooled where the highest number stands.
+    first = ["!", "<|startoftext|>"]
+    vocabulary = {each: number for number, each in enumerate([*first, *letters])}
+    vocabulary["<|endoftext|>"] = len(vocabulary)
+    small = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    last = vocabulary["<|endoftext|>"]
+    text = {**small, "vocab_size": last + 1, "eos_token_id": last, "bos_token_id": 1}
+    vision = {**small, "image_size": 32, "patch_size": 16}
+    Owlv2ForObjectDetection(
+        Owlv2Config(text_config=text, vision_config=vision, projection_dim=16)
+    ).save_pretrained(folder)
+    processor = Owlv2Processor(
+        Owlv2ImageProcessorPil(size={"height": 32, "width": 32}),
+        CLIPTokenizer(vocab=vocabulary, merges=[]),
+    )
+    processor.save_pretrained(folder)

@@ -451,6 +451,7 @@ def test_no_one_is_refused_where_access_is_open(doctor, setup):
 class TestDetector:
     def test_one_that_answers(self, doctor, setup):
         setup.backend.route("/owl/health", Reply(200, b'{"status": "UP", "model_class": "Owl"}'))
+        setup.backend.route("/owl/setup", Reply(200, b'{"model_version": "owl"}'))
         setup.env["DETECTOR_URL"] = f"{setup.backend.url}/owl"
         [line] = [line for line in doctor().of("ok") if line.startswith("detector: ")]
         assert line.endswith(f"the detector at {setup.backend.url} answers as Owl; "
@@ -465,7 +466,9 @@ class TestDetector:
         ],
     )
     def test_one_that_does_not(self, doctor, setup, reply, said):
-        setup.backend.route("/owl/health", reply)
+        # Probes are often open: what is behind them is asked too.
+        setup.backend.route("/owl/health", Reply(200, b'{"status": "UP"}'))
+        setup.backend.route("/owl/setup", reply)
         setup.env["DETECTOR_URL"] = f"{setup.backend.url}/owl"
         ran = doctor()
         assert ran.code == 1

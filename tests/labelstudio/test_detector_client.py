@@ -47,7 +47,8 @@ def ask(client, words=None, seconds=PATIENCE, xml=XML):
 
 
 def test_it_is_called_as_label_studio_calls_a_backend(server, client):
-    assert client.health() == "Owl"
+    assert client.check() == "Owl"
+    assert server.seen.pop().path == "/setup"
     assert ask(client) == {"result": []}
     ask(client, "person . dog")
     ask(client, xml=XML + " ")
@@ -111,7 +112,7 @@ def test_what_is_no_answer_is_named_with_its_fix(server, client, reply, said):
 
 def test_one_that_is_not_there(client):
     with pytest.raises(DetectorError, match=r"cannot be reached .*check DETECTOR_URL"):
-        DetectorClient("http://127.0.0.1:9").health()
+        DetectorClient("http://127.0.0.1:9").check()
 
 
 @pytest.mark.parametrize(

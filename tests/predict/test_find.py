@@ -112,6 +112,7 @@ def test_boxes_become_masks_of_their_labels(find, detector):
     assert asked["params"]["context"] is None
     assert asked["label_config"] == TYPED
     assert detector.pictures[0].size == (300, 200)
+    assert find.benches[0].metrics.mean_seconds("detect") > 0
 
 
 def test_what_is_named_is_asked_for(find, detector):
