@@ -424,8 +424,12 @@ class LocalEngine:
         call: Callable[[], T],
         priority: Priority,
         stopped: Callable[[], bool] = lambda: False,
+        followed: bool = False,
     ) -> Job[T]:
-        return self._thread.submit(keep_caller(call), priority, caller().owner, stopped=stopped)
+        owner = caller().owner
+        return self._thread.submit(
+            keep_caller(call), priority, owner, stopped=stopped, followed=followed
+        )
 
     def _segment_closely(
         self,
@@ -438,7 +442,7 @@ class LocalEngine:
         """The mask of one prompt, in a window of the image where its object is small."""
 
         def look() -> np.ndarray:
-            [segment] = self._segment(whole, [pixels], request)
+            [segment] = self._segment(whole, [pixels], request, followed=True)
             return segment.logits[0]
 
         height, width = whole.original_size
@@ -478,7 +482,12 @@ class LocalEngine:
         return segment
 
     def _segment(
-        self, image: ImageEmbedding, prompts: Sequence[PixelPrompt], request: _Request
+        self,
+        image: ImageEmbedding,
+        prompts: Sequence[PixelPrompt],
+        request: _Request,
+        *,
+        followed: bool = False,
     ) -> list[Segment]:
         """One mask for each prompt of a batch, in order; more urgent work goes before it."""
         predictor = request.model.predictor
@@ -488,7 +497,7 @@ class LocalEngine:
             with self._metrics.stage("prompt"):
                 return self._with_memory(call)
 
-        future = self._submit(run, request.priority).future
+        future = self._submit(run, request.priority, followed=followed).future
         try:
             return _wait(future, request.deadline)
         except Busy:
@@ -529,7 +538,7 @@ class LocalEngine:
                 self._cache.fulfil(image.key, embedding)
 
             with self._encodes_lock:
-                encode.job = job = self._submit(run, encode.priority)
+                encode.job = job = self._submit(run, encode.priority, followed=True)
         except BaseException as error:
             self._encoded(image.key, error)
             raise

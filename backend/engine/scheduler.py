@@ -47,6 +47,7 @@ class Job(Generic[T]):
     call: Callable[[], T]
     priority: Priority
     stopped: Callable[[], bool]
+    followed: bool = False
     queued: float = field(default_factory=time.monotonic)
     future: Future[T] = field(default_factory=Future)
 
@@ -95,6 +96,7 @@ class InferenceThread:
         owner: str = "",
         *,
         stopped: Callable[[], bool] = lambda: False,
+        followed: bool = False,
     ) -> Job[T]:
         """Queue ``call``.
 
@@ -102,11 +104,13 @@ class InferenceThread:
             owner: the project it is for; projects take turns.
             stopped: asked at the yield points of the call; where it says so, the call is ended,
                 and its future raises ``Stopped``.
+            followed: it is not the last call of its click: the next one comes as soon as this one's
+                result is there, and is waited for.
 
         Raises:
             Busy: the queue or the owner's share of it is full, or the thread is stopping.
         """
-        job = Job(call, priority, stopped)
+        job = Job(call, priority, stopped, followed)
         self._queue.put(job, priority, owner)
         return job
 
@@ -156,15 +160,9 @@ class InferenceThread:
         self._on_start(job.priority, self._begun - job.queued)
         _finish(job)
         self._running, self._begun = interrupted, None
-        if job.priority is Priority.CLICK:
-            self._await_follow_up()
-
-    def _await_follow_up(self) -> None:
-        """A first click is two calls, to encode and to answer: the frame of a track that went
-        between them would double the wait."""
-        end = time.monotonic() + FOLLOW_UP_SECONDS
-        while not self._queue.depth(Priority.CLICK) and time.monotonic() < end:
-            time.sleep(0.002)
+        if job.priority is Priority.CLICK and job.followed:
+            # The frame of a track that went between encoding and answering would double the wait.
+            self._queue.wait_before(Priority.CLICK + 1, FOLLOW_UP_SECONDS)
 
 
 def _finish(job: Job[Any]) -> None:

@@ -65,6 +65,7 @@ class FairQueue(Generic[T]):
             if place is not None and priority < place[0]:
                 self._remove(item)
                 self._insert(item, priority, place[1])
+                self._changed.notify()
 
     def get(self) -> T | None:
         """Wait for the next item; None once the queue is closed and empty."""
@@ -78,6 +79,14 @@ class FairQueue(Generic[T]):
         with self._changed:
             waits = bool(self._levels) and min(self._levels) < priority
             return self._take() if waits else None
+
+    def wait_before(self, priority: int, timeout: float) -> None:
+        """Return when an item waits that goes before ``priority``, the queue is closed, or
+        ``timeout`` seconds have passed."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or (self._levels and min(self._levels) < priority), timeout
+            )
 
     def close(self) -> list[T]:
         """Refuse what comes from now on; returns what is waiting, which may still be got."""

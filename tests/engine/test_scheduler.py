@@ -51,20 +51,16 @@ def test_urgent_work_goes_first_and_equals_keep_their_order(thread, gate):
 
 
 def test_nothing_goes_between_the_two_calls_of_a_click(thread, gate, monkeypatch):
-    wait = "backend.engine.scheduler.FOLLOW_UP_SECONDS"
-    monkeypatch.setattr(wait, LONGER)  # a busy machine
+    monkeypatch.setattr(
+        "backend.engine.scheduler.FOLLOW_UP_SECONDS", 2 * PATIENCE
+    )  # a busy machine
     done = []
-
-    def answer():
-        done.append("answer")
-        monkeypatch.setattr(wait, 0.0)  # that was the click
-
     tracked = thread.submit(lambda: done.append("track"), Priority.TRACK)
-    encoded = thread.submit(lambda: done.append("encode"), Priority.CLICK)
+    encoded = thread.submit(lambda: done.append("encode"), Priority.CLICK, followed=True)
     gate.set()
     encoded.future.result(PATIENCE)
-    thread.submit(answer, Priority.CLICK)
-    tracked.future.result(PATIENCE)
+    thread.submit(lambda: done.append("answer"), Priority.CLICK)
+    tracked.future.result(PATIENCE)  # which waits for nothing: that was the click
     assert done == ["encode", "answer", "track"]
 
 
