@@ -82,7 +82,7 @@ class VideoTracker:
         history_frames: how many of the last tracked frames a correction, or a propagation that
             starts anew, can build on; older ones are as if they had never been tracked. None:
             all of them, for up to ``S * S / 4 + 1024`` bytes of host memory per frame and
-            object (200 KiB at S = 1024), S being the model's image size.
+            object (256 KiB at S = 1024), S being the model's image size.
         yield_to: called between the steps of a computation; see :mod:`sam2model.yield_point`.
             It may raise: whatever was begun is then as if it had not been asked for.
 
@@ -307,7 +307,7 @@ class VideoTracker:
         frame, tracks, download = self._unspilled
         _, logits, scores, ious, pointers = download.arrays()
         for i, track in tracks.items():
-            track.history[frame] = SpilledAnswer.pack(logits[i], pointers[i], scores[i], ious[i])
+            track.history[frame] = SpilledAnswer.of(logits[i], pointers[i], scores[i], ious[i])
         self._unspilled = None
 
     def _follow(self, step: Step, tracks: Mapping[ObjectId, ObjectTrack]) -> dict[ObjectId, Answer]:

@@ -15,25 +15,25 @@ _NOISE = np.random.default_rng(0).normal(0, 8, (64, 64)).astype(np.float32)
     [_NOISE, np.full((64, 64), -1024, np.float32), np.full((1, 1), np.float32(1e-42))],
 )
 def test_logits_survive_to_the_bit(logits: NDArray[np.float32]) -> None:
-    spilled = SpilledAnswer.pack(logits, np.zeros(4, np.float32), 1.5, 0.5)
+    spilled = SpilledAnswer.of(logits, np.zeros(4, np.float32), 1.5, 0.5)
     np.testing.assert_array_equal(spilled.logits(), logits)
     assert spilled.logits().dtype == np.float32
 
 
-def test_what_is_spilled_is_smaller_than_it_was() -> None:
-    def packed(logits: NDArray[np.float32]) -> int:
-        spilled = SpilledAnswer.pack(logits, np.zeros(4, np.float32), 1.0, 1.0)
-        return sum(map(len, spilled.packed_logits)) + spilled.pointer.nbytes
+def test_absent_objects_take_next_to_nothing() -> None:
+    def kept(logits: NDArray[np.float32]) -> int:
+        return SpilledAnswer.of(logits, np.zeros(4, np.float32), 1.0, 1.0).nbytes
 
-    assert packed(_NOISE) < 0.9 * _NOISE.nbytes
-    assert packed(np.full_like(_NOISE, -1024)) < 100
+    assert kept(_NOISE) == _NOISE.nbytes + 16
+    assert kept(np.full_like(_NOISE, -1024)) < 100
 
 
-def test_a_spilled_pointer_is_a_copy() -> None:
-    batch = np.zeros((8, 4), np.float32)
-    spilled = SpilledAnswer.pack(_NOISE, batch[0], 1.0, 1.0)
-    batch[0] = 1
+def test_what_is_spilled_is_a_copy() -> None:
+    pointers, logits = np.zeros((8, 4), np.float32), _NOISE.copy()
+    spilled = SpilledAnswer.of(logits, pointers[0], 1.0, 1.0)
+    pointers[0] = logits[0] = 1
     assert not spilled.pointer.any()
+    np.testing.assert_array_equal(spilled.logits(), _NOISE)
 
 
 def test_steps_look_back_against_their_direction() -> None:
@@ -48,7 +48,7 @@ def _track(num_mask_memories: int) -> ObjectTrack:
     prompt = Answer(torch.zeros(1, 1), torch.zeros(4), nothing, nothing)
     track = ObjectTrack(num_mask_memories=num_mask_memories)
     track.conditioning[0] = PromptedFrame(prompt, torch.zeros(1, 64, 1, 1))
-    spilled = SpilledAnswer.pack(_NOISE, np.zeros(4, np.float32), 1.0, 1.0)
+    spilled = SpilledAnswer.of(_NOISE, np.zeros(4, np.float32), 1.0, 1.0)
     for frame in range(1, 20):
         track.history[frame] = spilled
         track.memories[frame] = torch.full((1, 1, 64), float(frame))
