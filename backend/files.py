@@ -72,6 +72,13 @@ def set_aside(path: Path, why: object, *with_it: str) -> None:
         logger.error("%s is damaged (%s) and was set aside as %s", path, why, aside.name)
 
 
+def found_aside(state: Path) -> list[Path]:
+    """What lies in a STATE_DIR that was set aside, relative to it."""
+    found = [path for depth in ("*", "models/*/*", "finetune/*/*")
+             for path in sorted(state.glob(f"{depth}{ASIDE}*"))]  # fmt: skip
+    return [path.relative_to(state) for path in found if not path.name.endswith(("-wal", "-shm"))]
+
+
 def read_json(path: Path, parse: Callable[[Any], Content]) -> Content | None:
     """What a JSON file says; None where there is none, or where it is damaged, which sets it
     aside.

@@ -14,7 +14,7 @@ from backend.doctor.findings import Finding, broken, ok, setting_problem, warnin
 from backend.engine.building import ModelChoice
 from backend.engine.engine import State, Status
 from backend.expected import ExpectedError
-from backend.files import ASIDE, is_full, lacks_room
+from backend.files import found_aside, is_full, lacks_room
 from backend.settings import MIB, Settings
 from backend.tracking.database import DamagedStoreError, StoreError
 from backend.wiring import Wiring
@@ -115,11 +115,9 @@ def state_findings(wiring: Wiring) -> Iterator[Finding]:
         yield broken("tracks", str(error))
     except (OSError, RuntimeError, StoreError):
         return  # among the start problems
-    for depth in ("*", "models/*/*", "finetune/*/*"):
-        for path in sorted(folder.glob(f"{depth}{ASIDE}*")):
-            if not path.name.endswith(("-wal", "-shm")):
-                text = f"{path.relative_to(folder)} was damaged and set aside; it is missing"
-                yield warning("STATE_DIR", text, "restore a backup, or delete the damaged file")
+    for path in found_aside(folder):
+        text = f"{path} was damaged and set aside; it is missing"
+        yield warning("STATE_DIR", text, "restore a backup, or delete the damaged file")
 
 
 def _size(folder: Path) -> int:

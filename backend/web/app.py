@@ -22,6 +22,7 @@ from backend import __version__
 from backend.doctor.doctor import diagnose
 from backend.engine.engine import Engine, State
 from backend.expected import LONGEST_SENTENCE, cut
+from backend.files import found_aside
 from backend.finetune.finetune_jobs import FinetuneJob
 from backend.finetune.finetuning import Finetuning
 from backend.job_state import iso_time
@@ -58,7 +59,8 @@ def create_app(wiring: Wiring, service: Dispatcher, finetuning: Finetuning, runs
     """The WSGI application over ``service``."""
     app, metrics = Flask(__name__, static_folder=None), wiring.metrics
     overview = Overview(wiring, service, runs)
-    _add_probes(app, service, metrics, overview if wiring.settings.has_pages else None)
+    missing = [str(path) for path in found_aside(wiring.settings.state_dir.expanduser())]
+    _add_probes(app, service, metrics, overview if wiring.settings.has_pages else None, missing)
     _add_contract(app, service, finetuning, metrics)
     _add_jobs(app, service)
     app.register_blueprint(run_blueprint(runs, _body))
@@ -80,7 +82,11 @@ def create_app(wiring: Wiring, service: Dispatcher, finetuning: Finetuning, runs
 
 
 def _add_probes(
-    app: Flask, service: Dispatcher, metrics: Metrics, overview: Overview | None
+    app: Flask,
+    service: Dispatcher,
+    metrics: Metrics,
+    overview: Overview | None,
+    set_aside: list[str],
 ) -> None:
     @app.get("/health")
     def health() -> tuple[Response, int]:
@@ -96,6 +102,7 @@ def _add_probes(
             model_version=shown_version(service.engine.model_version),
             model_state=status.state,
             detail=hung if stuck else status.detail,
+            set_aside=set_aside,
         )
         return shown, HTTPStatus.SERVICE_UNAVAILABLE if stuck else HTTPStatus.OK
 

@@ -222,6 +222,17 @@ def test_ready_says_failed_and_why(bench):
     assert bench.client.get("/health").status_code == 200
 
 
+def test_health_names_what_was_set_aside(make_bench, tmp_path):
+    state = tmp_path / "damaged state"
+    for name in ("tracks.sqlite3.damaged-1", "tracks.sqlite3.damaged-1-wal", "tracks.sqlite3",
+                 "finetune/project-7/job.json.damaged-2"):  # fmt: skip
+        path = state / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    shown = make_bench(state_dir=state).client.get("/health").json["set_aside"]
+    assert shown == ["tracks.sqlite3.damaged-1", "finetune/project-7/job.json.damaged-2"]
+
+
 def test_versions(bench):
     assert bench.client.get("/versions").json == {"versions": ["demo"]}
 
