@@ -5,7 +5,7 @@ from os import PathLike
 import torch
 
 from sam2model.checkpoints import find_checkpoint, load_checkpoint
-from sam2model.precision import native_dtypes, resolve_device, resolve_dtype
+from sam2model.precision import native_dtypes, resolve_device, resolve_dtype, settle_kernels
 from sam2model.sam2 import NUM_MASK_MEMORIES, SAM2
 from sam2model.variants import get_variant
 
@@ -48,6 +48,7 @@ def build_model(
     variant = get_variant(name)
     resolved_device = resolve_device(device)
     compute_dtype = resolve_dtype(native_dtypes(resolved_device), dtype)
+    settle_kernels(resolved_device, compute_dtype)
     model = SAM2(variant, image_size)
     load_checkpoint(model, find_checkpoint(name, checkpoint), name)
     model.compute_dtype = compute_dtype

@@ -1,6 +1,7 @@
 """Which device to run on, and in which number format."""
 
 from collections.abc import Collection
+from pathlib import Path
 
 import torch
 
@@ -12,6 +13,9 @@ _BFLOAT16_CAPABILITY = (8, 0)
 # no faster, and on 6.1 (Pascal consumer cards) 64 times slower than float32: the table
 # "Throughput of Native Arithmetic Instructions" of the CUDA C programming guide.
 _FLOAT16_CAPABILITY = (7, 0)
+
+# There where an NVIDIA driver is, natively, in a container, or in WSL.
+_SIGNS_OF_A_CARD = ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg")
 
 _DTYPES = {
     "float32": torch.float32,
@@ -43,6 +47,39 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if resolved.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError("device mps was asked for, but torch finds none; use cpu or auto")
     return resolved
+
+
+def why_card_is_unused(device: str | torch.device = "auto") -> str | None:
+    """Why "auto" runs on the CPU of a machine with an NVIDIA card, and what to do; None where
+    nothing is amiss."""
+    if device != "auto" or torch.cuda.is_available():
+        return None
+    if not any(Path(sign).exists() for sign in _SIGNS_OF_A_CARD):
+        return None
+    if torch.version.cuda is None:
+        return (
+            f"this machine has an NVIDIA card, which torch {torch.__version__} was built without: "
+            "install the CUDA build (the one on PyPI for Linux)"
+        )
+    return (
+        f"this machine has an NVIDIA card that torch cannot use: its driver must know CUDA "
+        f"{torch.version.cuda}, and a container must be given the card (docker run --gpus all)"
+    )
+
+
+def settle_kernels(device: torch.device, dtype: torch.dtype) -> None:
+    """Choose, for the whole process, how a CUDA device computes; nothing on others.
+
+    Float32 means float32: cuDNN rounds it to TF32 by default. cuDNN's attention stays off, since it
+    builds a plan for every new shape, and a track has a new one on each of its first frames and for
+    every number of objects.
+    """
+    if device.type != "cuda":
+        return
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    if dtype == torch.float32:
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def native_dtypes(device: torch.device) -> frozenset[torch.dtype]:

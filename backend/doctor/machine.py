@@ -151,7 +151,12 @@ def model_findings(wiring: Wiring) -> Iterator[Finding]:
 def _device(settings: Settings) -> Iterator[Finding]:
     import torch
 
-    from sam2model.precision import native_dtypes, resolve_device, resolve_dtype
+    from sam2model.precision import (
+        native_dtypes,
+        resolve_device,
+        resolve_dtype,
+        why_card_is_unused,
+    )
 
     subject = "SAM2_DEVICE"
     try:
@@ -163,6 +168,9 @@ def _device(settings: Settings) -> Iterator[Finding]:
         text = str(error).splitlines()[0]
         yield broken(subject, f"{settings.device} with {settings.dtype}: {text}", "use auto")
         return
+    unused = why_card_is_unused(settings.device)
+    if unused is not None:
+        yield warning(subject, unused, "or set SAM2_DEVICE=cpu, where that is meant")
     if not worked:
         yield broken(subject, f"{device} computes wrongly in {dtype}", "use another device")
     elif device.type == "cpu" and dtype not in (torch.float32, *native_dtypes(device)):

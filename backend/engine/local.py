@@ -139,6 +139,7 @@ class LocalEngine:
         self._build = build or partial(build_predictor, yield_to=yield_to)
         self._build_tracker = build_tracker or partial(build_video_tracker, yield_to=yield_to)
         self._started = time.monotonic()
+        self._unused_card: str | None = None
         self._loading = self._thread.submit(self._load, Priority.CLICK).future
         self._export()
 
@@ -150,7 +151,8 @@ class LocalEngine:
         error = None if self._loading.cancelled() else self._loading.exception()
         if self._loading.cancelled() or error is not None:
             return Status(State.FAILED, f"the model could not be loaded: {_one_line(error)}")
-        return Status(State.READY, f"{self.model_version} is ready")
+        amiss = "" if self._unused_card is None else f", on the CPU: {self._unused_card}"
+        return Status(State.READY, f"{self.model_version} is ready{amiss}")
 
     @property
     def busy_seconds(self) -> float:
@@ -357,9 +359,12 @@ class LocalEngine:
                 model = _loaded(self._build(self._choice))
             self._metrics.load_seconds.set(time.monotonic() - start)
             self._metrics.device = _device_of(model.predictor)
+            self._unused_card = _unused_card(self._choice)
         except Exception:
             logger.exception("the model could not be loaded")
             raise
+        if self._unused_card is not None:
+            logger.warning("the model runs on the CPU: %s", self._unused_card)
         logger.info(
             "%s is ready after %.1f s", self.model_version, time.monotonic() - self._started
         )
@@ -555,6 +560,12 @@ def _loaded(predictor: ImagePredictor) -> _Model:
     from sam2model.checkpoints import encoder_digest  # brings torch
 
     return _Model(predictor, encoder_digest(predictor.model.state_dict()))
+
+
+def _unused_card(choice: ModelChoice) -> str | None:
+    from sam2model.precision import why_card_is_unused  # brings torch
+
+    return why_card_is_unused(choice.device)
 
 
 def _device_of(predictor: ImagePredictor) -> str:

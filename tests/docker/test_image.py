@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,18 @@ def test_hadolint_finds_nothing(file):
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_everything_that_builds_for_a_gpu_takes_one_base_image():
+    """Its CUDA says which drivers it starts on, so it must be that of torch's build, see
+    docs/operating.md."""
+    files = ("docker/Dockerfile", "docker/docker-compose.yml", ".github/workflows/release.yml")
+    bases = {
+        base
+        for name in (*files, "docs/operating.md")
+        for base in re.findall(r"nvidia/cuda:[\w.-]+", (ROOT / name).read_text(encoding="utf-8"))
+    }
+    assert len(bases) == 1, bases
 
 
 def test_it_runs_as_nobody_in_particular_and_writes_to_data_only():

@@ -25,7 +25,7 @@ from benchmarks.support.reference import draw_weights
 from sam2model.sam2 import SAM2
 from sam2model.variants import VARIANTS
 from tests.backend.fakes import AsGiven
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, until
 
 GB = 10**9
 
@@ -50,6 +50,18 @@ def test_the_variant_for_the_device(monkeypatch, asked, free, variant):
     # With the model on it, the device has less free.
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 80 * GB))
     assert wiring.base_model().variant == variant
+
+
+def test_a_card_that_is_not_used_is_said_loudly(monkeypatch, caplog):
+    why = "this machine has an NVIDIA card that torch cannot use: its driver is old"
+    monkeypatch.setattr("sam2model.precision.why_card_is_unused", lambda device: why)
+    engine = LocalEngine(ModelChoice("demo"), AsGiven(), cache_bytes=1 << 20, metrics=Metrics())
+    try:
+        engine.wait_ready(PATIENCE)
+        assert engine.status().detail == f"demo is ready, on the CPU: {why}"
+        until(lambda: why in caplog.text)
+    finally:
+        engine.close()
 
 
 @pytest.fixture(scope="module")

@@ -96,3 +96,44 @@ def test_devices_that_are_not_there_are_refused(monkeypatch, device):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"use.* cpu"):
         resolve_device(device)
+
+
+class TestUnusedCard:
+    @pytest.fixture(autouse=True)
+    def card(self, monkeypatch, tmp_path):
+        sign = tmp_path / "nvidiactl"
+        sign.touch()
+        monkeypatch.setattr(precision, "_SIGNS_OF_A_CARD", (str(sign),))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        return sign
+
+    def test_a_torch_without_cuda_is_named(self, monkeypatch):
+        monkeypatch.setattr(torch.version, "cuda", None)
+        assert "was built without" in precision.why_card_is_unused("auto")
+
+    def test_an_old_driver_is_named(self, monkeypatch):
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        assert "its driver must know CUDA 13.0" in precision.why_card_is_unused("auto")
+
+    def test_nothing_is_amiss_without_a_card_with_cuda_or_by_choice(self, monkeypatch, card):
+        assert precision.why_card_is_unused("cpu") is None
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        assert precision.why_card_is_unused("auto") is None
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        card.unlink()
+        assert precision.why_card_is_unused("auto") is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_float32_on_cuda_is_not_rounded_to_tf32(monkeypatch, dtype):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    asked = []
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", asked.append)
+    precision.settle_kernels(CPU, dtype)
+    assert torch.backends.cudnn.allow_tf32
+    assert asked == []
+    precision.settle_kernels(CUDA, dtype)
+    assert torch.backends.cudnn.allow_tf32 == (dtype != torch.float32)
+    assert torch.backends.cuda.matmul.allow_tf32 == (dtype != torch.float32)
+    assert asked == [False]
