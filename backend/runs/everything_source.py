@@ -76,7 +76,7 @@ class EverythingSource:
             SearchedPlace(tag, page),
             label_for(self._label, task.config, tag),
             newest_results(task.task, "annotations"),
-            Priority.RETRIEVE,
+            Priority.RUN,
             until,
             most=self._most,
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from backend.labelstudio.media_refs import page_count
+from backend.labelstudio.model_names import shown_version
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import prompts_from_task
 from backend.labelstudio.read_results import read_results
@@ -24,6 +25,10 @@ from backend.tracking.store import Job
 from backend.tracking.track_commands import frames_asked_for
 
 UNMARKED = "no box or click to start from: it holds "
+NOT_CHOSEN = (
+    "to sort the Data Manager by prediction score, choose {ours} in the project's Settings > "
+    "Annotation > Prelabeling: it shows the scores of one version, and {chosen} is chosen"
+)
 KEPT_LOOKS = 200  # frames to look at of one task
 
 
@@ -76,14 +81,20 @@ class LabelTasks:
             *(TaskState.STORED, _stored(made), made.score, number, mark), found=_result(made)
         )
 
-    def tidy(self) -> None:
-        """See ``TaskWork``: delete what attempts without an answer have stored twice."""
+    def tidy(self) -> str:
+        """See ``TaskWork``: delete what attempts without an answer have stored twice, and look
+        whether the Data Manager shows the scores."""
         run_id = self._setting.run.id
         for task in self._store.doubtful(run_id):
             if task.mark is not None and task.prediction is not None:
                 self._storing().delete_doubles(task.task, task.mark, task.prediction)
                 mark = replace(task.mark, doubtful=False)
                 self._store.mark_task(run_id, task.position, mark)
+        if not self._store.counts(run_id)[TaskState.STORED]:
+            return ""
+        found = self._setting.parts.client.get_project(self._request.project)
+        chosen, ours = str(found.get("model_version") or ""), shown_version(self._model)
+        return "" if chosen == ours else NOT_CHOSEN.format(ours=ours, chosen=chosen or "no version")
 
     def _done_before(self, task: ProjectTask) -> TaskEnd | None:
         if self._request.overwrite or not own_predictions(task.task, self._model):

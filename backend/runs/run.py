@@ -68,8 +68,8 @@ class TaskWork(Protocol):
             ExpectedError: why it cannot be done.
         """
 
-    def tidy(self) -> None:
-        """After the last task."""
+    def tidy(self) -> str:
+        """After the last task; returns what whoever started the run should know, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -199,8 +199,7 @@ class RunAtWork:
                 thread.start()
             for thread in threads:
                 thread.join()
-            self._until_possible(work.tidy)
-            self._finish(RunState.DONE, "")
+            self._finish(RunState.DONE, self._until_possible(work.tidy) or "")
 
     def _finish(self, state: RunState, message: str) -> None:
         if self._stopping.is_set():

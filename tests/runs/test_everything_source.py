@@ -97,7 +97,7 @@ def test_on_pictures_the_masks_are_the_result(
         for region, mask in zip(found["result"], searched.masks, strict=True):
             assert (region_mask(region) == mask).all()
     by_address = {address: (priority, how) for address, priority, how in searched.asked}
-    assert by_address[addresses[0]][0] is Priority.RETRIEVE
+    assert by_address[addresses[0]][0] is Priority.RUN
     assert by_address[addresses[0]][1]["taken"] == []
     [taken] = by_address[addresses[1]][1]["taken"]
     assert taken.source_ids == ("a",)

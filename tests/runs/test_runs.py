@@ -485,6 +485,16 @@ def test_what_a_source_said_is_not_asked_for_again(
     assert [number for number, _ in finder.asked] == [1, 3, 5, 7]
 
 
+def test_whoever_sorts_by_score_is_told_what_to_choose(
+    service: Service, label_studio: LabelStudio, images: list[int]
+) -> None:
+    label_studio.projects[5]["model_version"] = "SAM 2"
+    said = service.run(tasks=[10])["message"]
+    assert f"choose {MADE_BY} in the project's Settings" in said
+    label_studio.projects[5]["model_version"] = MADE_BY
+    assert service.run(tasks=[11])["message"] == ""
+
+
 def test_the_report_names_the_doubtful_first(
     service: Service, label_studio: LabelStudio, images: list[int]
 ) -> None:
