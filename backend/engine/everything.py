@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
+import cv2
 import numpy as np
 
 from backend.engine.engine import MOST_OBJECTS, Answer, Everything
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 # A mask of which a larger share is taken already, by a region or by a better mask, is left out.
 OVERLAP = 0.2
 LARGE = 0.5  # share of what is looked at; such a mask is background rather than an object
+ONE_PIECE = 0.8  # share of a mask that hangs together, where it is of one piece
 MARGIN = 0.1  # of a box, beyond it, as a share of its sides: what is cut off is no object
 MARGIN_PIXELS = 24
 DRAWING = 0.15  # share of the time that is for drawing what was found
@@ -230,7 +232,7 @@ class Search:
         while not late():
             for mask in self.found[seen:]:
                 shape = _shape(mask)
-                if shape.mean() <= LARGE:
+                if _rank(shape) == 0:
                     covered = covered | _resized(shape, covered.shape)
                 seen += 1
             points = self._next_points(covered)
@@ -264,11 +266,12 @@ class Search:
             self._left[:0] = list(points)
 
     def chosen(self, taken: np.ndarray) -> list[AutomaticMask]:
-        """The masks that overlap neither what is ``taken`` nor one another, the best first; what
-        covers most of the part comes last."""
+        """The masks that overlap neither what is ``taken`` nor one another, the best first; after
+        what is of one piece what is in several, which may be several objects, and at last what
+        covers most of the part."""
         masks = self.generator.without_duplicates(self.found)
         shapes = [_shape(mask) for mask in masks]
-        order = sorted(range(len(masks)), key=lambda each: bool(shapes[each].mean() > LARGE))
+        order = sorted(range(len(masks)), key=lambda each: _rank(shapes[each]))
         inside = self._inside(shapes[0].shape) if shapes else None
         free = ~_resized(taken, shapes[0].shape) if shapes else ~taken
         chosen = []
@@ -328,6 +331,15 @@ def _shape(mask: AutomaticMask) -> np.ndarray:
     return (
         np.unpackbits(mask.outline.positive, count=count).reshape(mask.outline.shape).astype(bool)
     )
+
+
+def _rank(shape: np.ndarray) -> int:
+    """0 for what is of one piece, 1 for what is in several, 2 for what covers most of the part."""
+    if shape.mean() > LARGE:
+        return 2
+    _, pieces = cv2.connectedComponents(shape.view(np.uint8))
+    areas = np.bincount(pieces.ravel())[1:]
+    return 0 if areas.max(initial=0) >= ONE_PIECE * areas.sum() else 1
 
 
 def _resized(shape: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
