@@ -41,7 +41,7 @@ from backend.web.pictures import COLOURS
 from backend.web.site import site_blueprint, web_page
 
 MAX_POINTS = 2000  # of a curve
-MAX_SIGHTINGS = 20_000  # read for one answer, unless a single object has more
+MAX_SIGHTINGS = 10_000  # read for one answer, unless a single object has more
 MAX_OBJECTS = 12  # of one answer
 MAX_STRETCHES = 300  # of one object
 MAX_JOBS = 20  # of a track, whose requests are read for its marks

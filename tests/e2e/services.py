@@ -34,10 +34,14 @@ class Services:
 
     Args:
         directory: for data and logs of this session; must be empty.
+
+    Attributes:
+        state: the backend's ``STATE_DIR``.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self.state = directory / "tracks"
         self._backend: Backend | None = None
         data = directory / "label-studio"
         shutil.copytree(empty_label_studio(), data)
@@ -71,7 +75,7 @@ class Services:
             label_studio_url=self.label_studio.url,
             token=self._token,
             cache_directory=self._directory / "cache",
-            state_directory=self._directory / "tracks",
+            state_directory=self.state,
             log=self._directory / "backend.log",
             env_file=self._directory / "env",
             settings={**_SETTINGS, **settings},

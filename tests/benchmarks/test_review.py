@@ -1,0 +1,40 @@
+"""The figures on frames to look at: what known marks must score."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backend.tracking.store import Sighting
+from benchmarks.quality.review import Judged, Tracked, curve, judge, row
+
+
+def test_shares_are_counted_over_all_masks() -> None:
+    bad = np.zeros(100, bool)
+    bad[10:20] = True
+    bad[50:54] = True
+    bad[80] = True  # alone: no stretch
+    marked = np.zeros(100, bool)
+    marked[15:25] = True
+    found = row("clips", [Judged("cuts", bad, marked.astype(float), marked)])
+    assert found == ["clips", "100", "15.0%", "10.0%", "0.33", "0.50", "1 of 2"]
+
+
+def test_the_curve_looks_at_the_heaviest_first() -> None:
+    bad = np.zeros(100, bool)
+    bad[:10] = True
+    weights = np.where(bad, 5.0, np.linspace(0, 4, 100))
+    right = curve("right", [Judged("cuts", bad, weights, bad)])
+    assert right[1:4] == ["0.50", "1.00", "1.00"]  # at 5, 10, 15 %
+    wrong = curve("wrong", [Judged("cuts", bad, -weights, bad)])
+    assert wrong[-1] == "0.00"
+
+
+def test_a_clip_is_judged_by_what_is_stored_of_it() -> None:
+    def sighting(frame: int, area: int) -> Sighting:
+        box, centre = ((100, 100, 110, 110), (104.5, 104.5)) if area else (None, None)
+        return Sighting("a", frame, "", 240, 320, area, box, centre, 0.9, 5.0, frame == 0, 1)
+
+    found = [sighting(0, 100), sighting(1, 0), sighting(2, 0), sighting(3, 100)]
+    [judged] = judge(Tracked("leaving", "tuning", found, {"a": [False, True, True, False]}))
+    assert judged.marked.tolist() == [False, True, True, True]
+    assert judged.weights.argmax() in (1, 2)
