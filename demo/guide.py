@@ -1,5 +1,6 @@
-"""The steps of the demo: printed by ``make demo``, written into the docs by ``docs/generate.py``,
-and carried out by ``tests/e2e/test_e2e_guide.py``, key by key.
+"""The steps of the demo: printed by ``make demo``, shown by Label Studio before labelling, written
+into the docs and the backend's overview by ``docs/generate.py``, and carried out by
+``tests/e2e/test_e2e_guide.py``, key by key.
 
 Each step says what to do with the mouse, and in brackets the key that does the same. What is shown
 here works on the first task that is opened and on every later one: Label Studio remembers switches
@@ -9,6 +10,7 @@ and tool, in other projects too, so steps marked ``once`` are left out then. It 
 
 from __future__ import annotations
 
+import html
 import textwrap
 from dataclasses import dataclass
 from enum import StrEnum
@@ -191,6 +193,12 @@ def as_text(walk: Walk) -> str:
         for each in walk.more
     ]
     return "\n".join(lines)
+
+
+def as_html(walk: Walk) -> str:
+    """The steps for Label Studio's instructions, and for the backend's own page."""
+    steps = "".join(f"\n  <li>{html.escape(str(step))}</li>" for step in walk.steps)
+    return f"<ol>{steps}\n</ol>"
 
 
 def as_markdown(walk: Walk) -> str:

@@ -37,8 +37,12 @@ class DemoProject:
         """The label config itself."""
         return self.config.read_text(encoding="utf-8")
 
-    def set_up(self, api: LabelStudioApi, directory: Path) -> int:
-        """The project with its tasks, made now unless they are there; returns its id."""
+    def set_up(self, api: LabelStudioApi, directory: Path, instruction: str) -> int:
+        """The project with its tasks, made now unless they are there; returns its id.
+
+        Args:
+            instruction: HTML that Label Studio shows before labelling.
+        """
         project = api.find_project(self.title)
         if project is None:
             project = api.create_project(
@@ -46,6 +50,8 @@ class DemoProject:
                 self.label_config,
                 description=self.description,
                 show_collab_predictions=True,
+                expert_instruction=instruction,
+                show_instruction=True,
             )
         if not api.tasks(project):
             api.import_tasks(project, self.upload(api, project, directory))

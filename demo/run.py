@@ -22,7 +22,7 @@ from types import FrameType
 
 from demo.api import ApiError, LabelStudioApi
 from demo.backend import REPOSITORY, Backend
-from demo.guide import HOW, WALKS, as_text
+from demo.guide import HOW, WALKS, as_html, as_text
 from demo.label_studio import START_SECONDS, Account, LabelStudio, NotInstalledError
 from demo.model import choose_variant
 from demo.processes import Child, NotReadyError, ProcessDiedError, free_port
@@ -34,6 +34,7 @@ INSTRUCTIONS = """
 
   Open      {label_studio}
   Log in    {email}   password {password}
+  See it    {backend}   what runs, whether clicks arrive; the same name and password
 
 {how}
 
@@ -120,7 +121,8 @@ def run(stop: StopFlag) -> None:
         numbers = {}
         for project in PROJECTS:
             stop.check()
-            numbers[project] = project.set_up(api, directory / "clip")
+            [walk] = [each for each in WALKS if each.project is project]
+            numbers[project] = project.set_up(api, directory / "clip", as_html(walk))
         backend.wait_until_ready(stop.check)
         for number in numbers.values():
             api.connect_backend(

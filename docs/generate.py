@@ -1,4 +1,5 @@
-"""Writes the generated parts of the documentation: docs/settings.md, and the steps of the demo.
+"""Writes the generated parts of the documentation: docs/settings.md, and the steps of the demo,
+which the overview of the backend shows, too.
 
 ``python docs/generate.py`` rewrites them; ``--check`` fails if one is out of date.
 """
@@ -13,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from backend.settings import Settings  # noqa: E402
-from demo.guide import HOW, PHOTOS, WALKS, as_markdown  # noqa: E402
+from demo.guide import HOW, PHOTOS, WALKS, as_html, as_markdown  # noqa: E402
 
 START, END = "<!-- steps: demo/guide.py -->", "<!-- end of steps -->"
 
@@ -46,8 +47,15 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "docs/settings.md": f"{HEAD}{settings_tables()}\n",
         ROOT / "docs/annotating.md": with_steps("docs/annotating.md", f"{HOW}\n\n{walks}"),
+        ROOT / "backend/web/templates/first_steps.html": first_steps(),
         ROOT / "README.md": with_steps("README.md", as_markdown(PHOTOS)),
     }
+
+
+def first_steps() -> str:
+    """The steps for the backend's overview."""
+    walks = (f"<h3>{walk.title.capitalize()}</h3>\n{as_html(walk)}\n" for walk in WALKS)
+    return "{# Written by docs/generate.py from demo/guide.py. #}\n" + "".join(walks)
 
 
 def with_steps(page: str, steps: str) -> str:

@@ -19,7 +19,7 @@ settings.load_profile("shared")
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Chromium, one for the whole session: a process can drive no two."""
-    from tests.chromium import chromium  # most tests need none
+    from benchmarks.support.chromium import chromium  # most tests need none
 
     with chromium() as running:
         yield running

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
+from benchmarks.support.chromium import new_context
 from demo.projects import PHOTO_PROJECT
-from tests.chromium import new_context
 from tests.e2e.editor import Editor
 from tests.e2e.services import ACCOUNT, STATE, Services
 

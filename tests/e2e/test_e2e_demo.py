@@ -17,8 +17,10 @@ import requests
 from demo.api import LabelStudioApi
 from demo.backend import REPOSITORY, Backend
 from demo.clip import FRAMES
+from demo.guide import WALKS, Walk, as_html
 from demo.processes import NotReadyError
-from demo.projects import PROJECTS, SEQUENCE_PROJECT, VIDEO_PROJECT, DemoProject
+from demo.projects import PROJECTS, SEQUENCE_PROJECT, VIDEO_PROJECT
+from tests.e2e.editor import Editor
 from tests.e2e.services import (
     ACCOUNT,
     LABEL_STUDIO_VENV,
@@ -95,13 +97,21 @@ def test_the_demo_sets_everything_up_and_leaves_no_process_behind(tmp_path: Path
     assert members(children) == []
 
 
-@pytest.mark.parametrize("project", PROJECTS, ids=lambda project: project.title)
-def test_a_project_is_set_up_once(project: DemoProject, services: Services, tmp_path: Path) -> None:
-    number = project.set_up(services.api, tmp_path)
+@pytest.mark.parametrize("walk", WALKS, ids=lambda walk: walk.title)
+def test_a_project_is_set_up_once_with_its_steps(
+    walk: Walk, services: Services, editor: Editor, tmp_path: Path
+) -> None:
+    project, steps = walk.project, as_html(walk)
+    number = project.set_up(services.api, tmp_path, steps)
     tasks = [task["id"] for task in services.api.tasks(number)]
     assert tasks
-    assert project.set_up(services.api, tmp_path) == number
+    assert project.set_up(services.api, tmp_path, steps) == number
     assert [task["id"] for task in services.api.tasks(number)] == tasks
+    # They stand before whoever begins to label, and not in the way of who opens a task.
+    editor.open(number, tasks[0])
+    assert not editor.page.locator(".ant-modal:visible, .lsf-modal:visible").count()
+    editor.page.goto(f"{services.label_studio.url}/projects/{number}/data?labeling=1")
+    editor.page.get_by_text(str(walk.steps[0])).first.wait_for()
 
 
 def test_a_backend_that_cannot_load_its_model_says_why_at_once(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page
 
+from benchmarks.support.chromium import new_context
 from tests.backend.conftest import Bench
-from tests.chromium import new_context
 
 AXE = Path(__file__).with_name("axe") / "axe-4.14.1.min.js"
 

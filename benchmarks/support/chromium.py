@@ -1,4 +1,4 @@
-"""The browser of the tests: it can reach this machine and nothing else."""
+"""The browser of tests and measurements: it can reach this machine and nothing else."""
 
 from __future__ import annotations
 
