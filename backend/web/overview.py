@@ -19,7 +19,7 @@ from backend.tracking.database import StoreError
 from backend.tracking.store import Job
 from backend.web.diagnosis import Diagnosis
 from backend.web.run_rows import run_row
-from backend.web.site import site_blueprint, web_page
+from backend.web.site import SharedParts, site_blueprint, web_page
 from backend.wiring import Wiring
 
 MAX_RUNNING = 50
@@ -35,6 +35,7 @@ class Overview:
     def __init__(self, wiring: Wiring, service: Dispatcher, runs: Runs) -> None:
         self._wiring = wiring
         self._runs = runs
+        self._parts = SharedParts()
         self._service = service
         self._diagnosis = Diagnosis(
             partial(diagnose, wiring, service.engine, project=None, task=None)
@@ -72,10 +73,12 @@ class Overview:
         }
 
     def moving_part(self) -> Response:
-        return web_page("overview_moving.html", **self.moving())
+        return self._parts.web_page("moving", "overview_moving.html", self.moving)
 
     def clicks_part(self) -> Response:
-        return web_page("overview_clicks.html", clicks=self.clicks())
+        return self._parts.web_page(
+            "clicks", "overview_clicks.html", lambda: {"clicks": self.clicks()}
+        )
 
     def doctor_part(self) -> Response:
         return web_page("overview_doctor.html", doctor=self._doctor())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -20,7 +21,7 @@ from backend.tracking.purge import forget_project
 from backend.tracking.tracking import Tracking
 from backend.web.guard import refuse
 from backend.web.run_rows import run_row
-from backend.web.site import site_blueprint, web_page
+from backend.web.site import SharedParts, site_blueprint, web_page
 from backend.web.task_rows import SORTS, STATES, TaskPage, TaskQuery, TaskRows
 
 MAX_RUNS = 8
@@ -35,6 +36,7 @@ class ProjectPage:
         self._store = tracking.store
         self._runs = runs
         self._settings = settings
+        self._parts = SharedParts()
         self._rows = TaskRows(tracking.store, runs.store)
         self._estimates: Recent[str] = Recent(entries=200, seconds=_ESTIMATE_SECONDS)
 
@@ -46,9 +48,13 @@ class ProjectPage:
         return web_page("project_moving.html", **self._values(project))
 
     def runs_part(self, project: int) -> Response:
-        label_studio = self._settings.label_studio_url or ""
+        return self._parts.web_page(
+            project, "project_runs.html", partial(self._values_of_runs, project)
+        )
+
+    def _values_of_runs(self, project: int) -> dict[str, Any]:
         runs = [self._run(run) for run in self._runs.newest(project=project, limit=MAX_RUNS)]
-        return web_page("project_runs.html", runs=runs, label_studio=label_studio)
+        return {"runs": runs, "label_studio": self._settings.label_studio_url or ""}
 
     def tasks(self, project: int) -> Response:
         """The tasks that a query asks for, as JSON."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
+from collections.abc import Callable, Hashable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 from flask import Blueprint, Flask, Response, render_template, request, send_from_directory, url_for
 
 from backend import __version__
+from backend.recent_values import Recent
 from backend.settings import Settings
 from backend.web.guard import PAGE_POLICY, refuse
 
@@ -24,6 +27,8 @@ NO_PAGES = (
     "the pages are shown only where credentials are asked for, or where the backend listens on "
     "this machine alone: set BASIC_AUTH_USER and BASIC_AUTH_PASS or AUTH_TOKEN"
 )
+_PARTS = 100
+_SHARED_SECONDS = 1.0
 _KEPT = "private, max-age=31536000, immutable"  # an address that changes with the content
 
 
@@ -63,9 +68,30 @@ def site_blueprint(name: str, settings: Settings) -> Blueprint:
     return blueprint
 
 
+class SharedParts:
+    """Parts of pages, made once for all who look at them within the same second."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: Recent[str] = Recent(entries=_PARTS, seconds=_SHARED_SECONDS)
+
+    def web_page(self, key: Hashable, template: str, values: Callable[[], Any]) -> Response:
+        """As the function does with what ``values`` gives."""
+        with self._lock:
+            text = self._kept.get(key)
+            if text is None:
+                text = render_template(template, **values())
+                self._kept.put(key, text)
+        return _as_page(text)
+
+
 def web_page(template: str, **values: Any) -> Response:
     """A page, or the part of one that moves, from ``templates/``; 304 where the browser has it."""
-    response = Response(render_template(template, **values), mimetype="text/html")
+    return _as_page(render_template(template, **values))
+
+
+def _as_page(text: str) -> Response:
+    response = Response(text, mimetype="text/html")
     response.headers["Content-Security-Policy"] = PAGE_POLICY
     response.headers["Cache-Control"] = "private, no-cache"
     response.vary.add("Accept")

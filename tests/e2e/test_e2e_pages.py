@@ -12,7 +12,7 @@ from playwright.sync_api import BrowserContext, Page
 
 from demo.clip import sample_clip
 from demo.projects import PHOTO_PROJECT, SEQUENCE_PROJECT
-from tests.documenting import document_page
+from tests.documenting import Film, document_page
 from tests.e2e.editor import Editor
 from tests.e2e.masks import centre
 from tests.e2e.services import Services
@@ -79,6 +79,37 @@ def test_a_long_track_moves_and_is_cancelled(
     [job] = [each for each in jobs(services) if each["task"] == task]
     assert job["state"] == "cancelled"
     assert before < job["done"] < job["total"] == len(pages) - 1
+
+
+def test_from_a_click_to_the_review(editor: Editor, services: Services, web_page: Page) -> None:
+    film = Film("click_track_review")
+    project, task = services.demo_task("Click, track, review", SEQUENCE_PROJECT)
+    editor.open(project, task, auto_accept=True)
+    film.take(editor.page, 1.5)
+    with editor.saved():
+        editor.point(*centre(BUD[0]), "Flower")
+        film.take(editor.page, 1.5)
+    editor.say("track")
+    film.take(editor.page, 1.5)
+    for at in (5, 10):
+        editor.go_to_page(at)
+        film.take(editor.page, 1.0)
+    web_page.set_viewport_size({"width": 1500, "height": 1100})
+    web_page.goto(services.backend.url)
+    row = web_page.get_by_role("listitem").filter(has_text=f"task {task}").first
+    row.scroll_into_view_if_needed()
+    film.take(web_page, 1.5)
+    row.get_by_role("link", name="Track", exact=True).click()
+    web_page.wait_for_url("**/tracks/*")
+    picture = web_page.locator("main img").first
+    until(lambda: picture.evaluate("each => each.naturalWidth") > 0, pause=0.5)
+    web_page.locator("h1").click()  # the keyboard is the page's
+    for _ in range(3):
+        web_page.keyboard.press(".")
+        web_page.keyboard.press(".")
+        film.take(web_page, 1.0)
+    assert web_page.locator("#number").inner_text() == "7"
+    film.keep()
 
 
 def test_a_run_is_estimated_started_and_looked_at(services: Services, web_page: Page) -> None:

@@ -134,7 +134,7 @@ class TestRuns:
         [shown] = bench.client.get("/overview").json["runs"]
         assert (shown["id"], shown["may"]) == (run, ["pause", "cancel"])
         assert "the detector does not answer" in bench.client.get("/overview/moving").text
-        assert "Start it" not in bench.client.get("/projects/1/runs").text
+        until(lambda: "Start it" not in bench.client.get("/projects/1/runs").text)
 
 
 def add_run(bench: Any, scores: dict[int, float], **options: Any) -> str:

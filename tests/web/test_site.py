@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from backend.web.site import NO_PAGES, STATIC
+from backend.web.site import NO_PAGES, STATIC, SharedParts
+from tests.waiting import until
 from tests.web.browsing import AXE, WebPages, is_too_wide, serious_findings
 
 TEMPLATES = STATIC.with_name("templates")
@@ -178,6 +179,24 @@ class TestWhatTheyAreMadeOf:
         tag = {"If-None-Match": first.headers["ETag"]}
         again = client.get("/overview/moving", headers=tag)
         assert (again.status_code, again.data) == (304, b"")
+
+    def test_a_part_is_made_once_for_all_who_look_at_the_same_moment(
+        self, client: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = []
+        parts = SharedParts()
+        monkeypatch.setattr("backend.web.site.render_template", lambda *_, **values: values["text"])
+
+        def values() -> dict[str, str]:
+            made.append(1)
+            return {"text": f"{len(made)}"}
+
+        def shown(key: str) -> str:
+            return parts.web_page(key, "x.html", values).get_data(as_text=True)
+
+        with client.application.test_request_context("/"):
+            assert [shown("a"), shown("a"), shown("b"), shown("a")][:2] == ["1", "1"]
+            until(lambda: shown("a") != "1")
 
     def test_an_error_is_a_page_to_a_browser(self, client: Any) -> None:
         reply = client.get("/<b>nothing</b>", headers=HTML)

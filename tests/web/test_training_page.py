@@ -13,6 +13,7 @@ from backend.engine.building import ModelChoice
 from backend.finetune.finetune_jobs import FinetuneJob
 from backend.finetune.registry import ModelRegistry
 from backend.job_state import JobState
+from tests.documenting import document_page
 from tests.waiting import until
 from tests.web.browsing import WebPages, is_too_wide, serious_findings
 
@@ -89,6 +90,8 @@ def test_in_chromium(web_pages: WebPages, width: int, scheme: str) -> None:
     (jobs._at(3) / "progress.json").write_text(json.dumps(progress))
     page = web_pages.open("/training", width=width, color_scheme=scheme)
     assert page.locator(".curve canvas").is_visible()
+    if width == 1400:
+        document_page(page, "training")
     assert serious_findings(page) == []
     assert not is_too_wide(page)
     until(lambda: bench.engine.model_version == "demo-ft2-p3")
