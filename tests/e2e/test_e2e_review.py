@@ -17,9 +17,9 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from backend.tracking.store import TrackStore
+from benchmarks.support.chromium import new_context
 from benchmarks.support.composed_clips import HEIGHT, TUNING, WIDTH, ComposedClip, compose, is_bad
 from demo.projects import VIDEO_PROJECT
-from tests.chromium import new_context
 from tests.e2e.services import Services
 from tests.waiting import until
 from tests.web.browsing import serious_findings
