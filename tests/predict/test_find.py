@@ -9,6 +9,7 @@ import threading
 from contextlib import ExitStack
 
 import pytest
+from label_studio_sdk.label_interface import LabelInterface
 from PIL import Image
 
 from backend.labelstudio.commands import STATUS_PREFIX
@@ -39,6 +40,7 @@ class Detector:
     """Answers with the boxes of ``found``, and keeps what it was asked."""
 
     def __init__(self, server):
+        self.server = server
         self.url = server.url
         self.asked = []
         self.found = [rectangle(10, 20, 30, 40), rectangle(60, 20, 20, 40, "dog", 0.5)]
@@ -317,3 +319,55 @@ class TestVideos:
     def test_a_frame_that_there_is_not(self, bench, detector):
         _, said = self.send(bench, typed("find at 31", to_name="video"))
         assert said == "there is no frame 31: the frames are 1-30"
+
+
+def test_a_backend_that_reads_as_grounding_sam_does(find, detector):
+    """HumanSignal's example (label-studio-ml-backend, commit d02cedf): nothing without a context;
+    the first text of the first result; the first RectangleLabels and BrushLabels on an Image,
+    found with the SDK; the picture downloaded; boxes that have no label."""
+    asked = []
+
+    def predict(seen):
+        body = json.loads(seen.body)
+        context = body["params"].pop("context")
+        asked.append(body["project"].split(".", 1)[0])
+        if not context or not context.get("result"):
+            return Reply(200, b'{"results": []}')
+        interface = LabelInterface(body["label_config"])
+        control, image, key = interface.get_first_tag_occurence("RectangleLabels", "Image")
+        interface.get_first_tag_occurence("BrushLabels", "Image")
+        caption = context["result"][0]["value"]["text"][0]
+        path = body["tasks"][0]["data"][key].removeprefix("http://sam2:9090")
+        file = find.benches[0].client.get(path).data
+        width, height = Image.open(io.BytesIO(file)).size
+        asked.append(caption)
+        region = {
+            "id": "0a1b2c3d4",
+            "from_name": control,
+            "to_name": image,
+            "original_width": width,
+            "original_height": height,
+            "image_rotation": 0,
+            "value": {"rotation": 0, "width": 30.0, "height": 40.0, "x": 10.0, "y": 20.0},
+            "score": 0.5,
+            "type": "rectanglelabels",
+            "readonly": False,
+        }
+        answer = {"result": [region], "score": 0.5, "model_version": "DINOBackend-v0.0.1"}
+        return Reply(200, json.dumps({"results": [answer]}).encode())
+
+    detector.server.route("/predict", predict)
+    settings = {"detector_fetch_url": "http://sam2:9090"}
+    for config, data in ((TYPED, {"image": "/a.png"}), (SEQUENCE, {"pages": ["/a.png"]})):
+        task = {"id": 7, "data": data}
+        masks, said = find("find", config=config, task=task, **settings)
+        assert (masks, said.partition(";")[2]) == (
+            [],
+            " some need to be told what to look for, as in find person, dog",
+        )
+        masks, said = find("find tabby=Cat", config=config, task=task)
+        assert [each["value"]["brushlabels"] for each in masks] == [["Cat"]]
+        _, said = find("find cat, dog", config=config, task=task)
+        assert said == ("1 came without a label: look for one thing at a time, such as find person")
+        find.benches[0].now += 60
+    assert asked == 2 * ["1", "1", "tabby", "1", "cat . dog"]
