@@ -239,7 +239,11 @@ class MediaCache:
         Raises:
             MediaError: the folder or its index cannot be used.
         """
-        if file.path != self.path(file.content_key) or _has_its_content(file):
+        if file.path != self.path(file.content_key):
+            return False
+        if isinstance(file.lease, Lease) and not os.fstat(file.lease.file).st_nlink:
+            return True  # somebody else who reads it has found out
+        if _has_its_content(file):
             return False
 
         def drop() -> None:

@@ -50,6 +50,12 @@ class MediaStream(io.RawIOBase, BinaryIO):
         content = _WholeFile(file)
         return cls(file.content_key, content.size, content)
 
+    @property
+    def file(self) -> MediaFile | None:
+        """The file, where it is stored whole."""
+        content = self._open_content()
+        return content.file if isinstance(content, _WholeFile) else None
+
     def another(self) -> MediaStream:
         """The same content for another reader, from the start."""
         content = self._open_content().another()
@@ -94,7 +100,7 @@ class _WholeFile:
     """A file on disk, held in the cache as long as this lives."""
 
     def __init__(self, file: MediaFile) -> None:
-        self._held = file
+        self.file = file
         self._lease = Lease(os.open(file.path, os.O_RDONLY))
         self.size = os.fstat(self._lease.file).st_size
 

@@ -71,6 +71,13 @@ class TaskMedia:
         found = self._fetcher.stream_at_hand(address, task_id=task_id)
         return found or self._wait_for(self._fetcher.open, address, task_id, deadline)
 
+    def stream_anew(
+        self, stream: MediaStream, address: str, task_id: int | None, deadline: float
+    ) -> MediaStream | None:
+        """``anew`` for a video; None also where only what is read of it is stored."""
+        anew = self.anew(stream.file, address, task_id, deadline) if stream.file else None
+        return MediaStream.of_file(anew) if anew else None
+
     def close(self) -> None:
         """Stop; downloads under way are abandoned."""
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ import numpy as np
 from backend.media.sources import host_of
 from backend.media.stream import MediaStream
 from backend.media.task_media import TaskMedia, wait_for_media
-from backend.pixels.frame_table import FrameTable
+from backend.pixels.mended_video import MendedVideo
 from backend.pixels.recipes import Frame, Video
 from backend.pixels.sandbox.video_decoding import open_video
+from backend.pixels.video_index import VideoIndex
 from backend.pixels.video_limits import VideoError
 from backend.pixels.videos import VideoFrames
 from backend.threads.caller import caller
@@ -30,24 +31,6 @@ MAX_WAITING = 128  # indexes that are still to be read, half of them of one proj
 SHORTEST_WAIT_S = 5.0  # for an index; where the file has one it takes a moment
 MAX_OPEN = 8
 MAX_FRAME_BYTES = 64 << 20  # decoded frames that one open video keeps
-
-
-@dataclass(frozen=True)
-class VideoIndex:
-    """What is known of a video without decoding it.
-
-    Attributes:
-        content_key: the same for the same bytes.
-        table: the frames and their timestamps.
-        duration: seconds, see ``VideoFrames``.
-        width, height: of every frame, upright.
-    """
-
-    content_key: str
-    table: FrameTable
-    duration: float
-    width: int
-    height: int
 
 
 def read_index(file: MediaStream) -> VideoIndex:
@@ -101,6 +84,13 @@ class Indexes:
         if wanted:
             self._queue(place, host, reading)
         return wait_for_media(future, max(deadline, time.monotonic() + SHORTEST_WAIT_S))
+
+    def forget(self, content_key: str) -> None:
+        """Read the index of a content again for whoever asks next: its bytes were damaged."""
+        with self._lock:
+            future = self._read.get(content_key)
+            if future is not None and future.done():
+                del self._read[content_key]
 
     def close(self) -> None:
         """Read no more; what is being read is abandoned."""
@@ -156,8 +146,9 @@ class OpenVideos:
         Raises:
             MediaError, VideoError, Busy: it cannot be had, read, or not in time.
         """
-        with self._media.stream(video.address, video.task_id, deadline) as file:
-            return self._indexes.get(file, deadline, host_of(video.address))
+        file, index = self._indexed(video, deadline)
+        file.close()
+        return index
 
     def open(self, video: Video, deadline: float, **options: Any) -> tuple[str, VideoFrames]:
         """The content key of a video, and all its frames for one reader, who closes them; else as
@@ -166,15 +157,8 @@ class OpenVideos:
         Args:
             options: see ``VideoFrames``.
         """
-        file = self._media.stream(video.address, video.task_id, deadline)
-        try:
-            table = self._indexes.get(file, deadline, host_of(video.address)).table
-            frames = open_video(file, table=table, **options)
-        except BaseException:
-            file.close()
-            raise
-        frames.owned = file
-        return file.content_key, frames
+        opened = MendedVideo(*self._indexed(video, deadline), partial(self._anew, video), deadline)
+        return opened.content_key, VideoFrames(opened, **options)
 
     def read(self, frame: Frame, deadline: float) -> np.ndarray:
         """A frame of a video that stays open; uint8 RGB [H, W, 3]. Else as ``index``."""
@@ -199,6 +183,35 @@ class OpenVideos:
         for video in list(self._readers):
             self.release(video)
         self._indexes.close()
+
+    def _indexed(self, video: Video, deadline: float) -> tuple[MediaStream, VideoIndex]:
+        """A video, opened, and its index; raises as ``index``."""
+        file = self._media.stream(video.address, video.task_id, deadline)
+        try:
+            try:
+                return file, self._indexes.get(file, deadline, host_of(video.address))
+            except VideoError:
+                if (anew := self._anew(video, file, deadline)) is None:
+                    raise
+                return anew
+        except BaseException:
+            file.close()
+            raise
+
+    def _anew(
+        self, video: Video, file: MediaStream, deadline: float
+    ) -> tuple[MediaStream, VideoIndex] | None:
+        """See ``FetchAnew``; raises as ``index``."""
+        anew = self._media.stream_anew(file, video.address, video.task_id, deadline)
+        if anew is None:
+            return None
+        self._indexes.forget(file.content_key)
+        file.close()
+        try:
+            return anew, self._indexes.get(anew, deadline, host_of(video.address))
+        except BaseException:
+            anew.close()
+            raise
 
 
 class _Reader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +33,7 @@ class VideoFrames(FrameBuffer):
             reading the file through once.
         duration: seconds as the file states them, which is what the browser shows first; until
             the end of the last frame where the file states nothing.
-        owned: the file, where it is to be closed with the frames.
     """
-
-    owned: BinaryIO | None = None
 
     def __init__(
         self, decoder: OpenedVideo, *, read_ahead: int = 8, max_bytes: int = 256 << 20
@@ -57,11 +54,6 @@ class VideoFrames(FrameBuffer):
             max_bytes=max_bytes,
             group_start=decoder.table.group_start,
         )
-
-    def close(self) -> None:
-        super().close()
-        if self.owned is not None:
-            self.owned.close()
 
     def frame_size(self, index: int) -> tuple[int, int]:
         """Width and height of a frame; that of every other too."""

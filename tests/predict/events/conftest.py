@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from backend.media.cache import MediaFile
+from backend.pixels.decoder import Decoder
 from tests.backend.conftest import make_bench
 from tests.pixels.clips import HEIGHT, WIDTH, steady, write_clip
 from tests.pixels.in_process import video_frames
@@ -41,6 +42,7 @@ def decoding_process():
 def decode_here(monkeypatch):
     """Decode without a process of its own, which takes half a second to start."""
     monkeypatch.setattr("backend.pixels.open_videos.open_video", video_frames)
+    monkeypatch.setattr("backend.pixels.mended_video.RemoteDecoder", Decoder)
 
 
 @pytest.fixture
