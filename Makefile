@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := docker/constraints.txt
 LOCK_VENV := .venv-lock
 
-.PHONY: help demo serve wheel up image version compat check-weights check test lint format screenshot clean secrets audit rehearse-image lock fuzz load soak
+.PHONY: help demo serve wheel up image version compat check-weights check test lint format screenshot clean secrets audit rehearse-image lock fuzz load soak gpu
 
 help:
 	@echo "make demo    Label Studio with sample photos and this backend, on this machine"
@@ -17,7 +17,7 @@ help:
 	@echo "make check   the quick look before every commit, under 4 minutes on two cores: lint, types,"
 	@echo "             and all tests but the slow ones, those against the sam2 package, and end to end"
 	@echo "make test    everything: lint, types, unit, parity, contract and end-to-end tests"
-	@echo "make secrets audit rehearse-image fuzz load soak    for operators, see docs/operating.md"
+	@echo "make secrets audit rehearse-image fuzz load soak gpu    for operators, see docs/operating.md"
 
 demo: $(VENV)/.run $(LABEL_STUDIO_VENV)/.installed
 	@LABEL_STUDIO_VENV=$(LABEL_STUDIO_VENV) $(BIN)/python -m demo.run
@@ -113,6 +113,10 @@ load: $(VENV)/.test
 
 soak: $(VENV)/.test
 	@$(BIN)/python -m benchmarks.load.soak
+
+# Does a GPU compute what the CPU does, how fast, and in service; docs/measurements/gpu.md.
+gpu: $(VENV)/.test
+	@$(BIN)/python -m benchmarks.gpu --out .gpu
 
 screenshot: $(VENV)/.test $(LABEL_STUDIO_VENV)/.installed
 	E2E_DOCS_SCREENSHOT=1 LABEL_STUDIO_VENV=$(LABEL_STUDIO_VENV) \

@@ -36,13 +36,19 @@ def is_installed() -> bool:
     return find_spec("transformers") is not None
 
 
-def build_encoder(name: str, image_size: int, weights: Mapping[str, Tensor]) -> Encode:
+def build_encoder(
+    name: str,
+    image_size: int,
+    weights: Mapping[str, Tensor],
+    device: str | torch.device = "cpu",
+) -> Encode:
     """``Sam2Model.get_image_embeddings`` of a variant.
 
     Args:
         name: of the variant.
         image_size: side of the square input, S.
         weights: the official state dict.
+        device: that it runs on.
 
     Returns:
         Maps ``[B, 3, S, S]`` to the features of stride 16, ``[B, C, S/16, S/16]``.
@@ -61,6 +67,7 @@ def build_encoder(name: str, image_size: int, weights: Mapping[str, Tensor]) -> 
         raise ValueError(f"names differ: {missing} and {found.unexpected_keys}")
     # It is part of the embedding there, and of what follows elsewhere.
     torch.nn.init.zeros_(model.no_memory_embedding)
+    model.to(device)
 
     def encode(image: Tensor) -> Tensor:
         features: Tensor = model.get_image_embeddings(image)[-1]

@@ -1,0 +1,190 @@
+"""Whether a device computes what the CPU computes, in every number format."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.gpu.check import Row, Rows, wait
+from benchmarks.support.clips import MovingDiscs
+from benchmarks.support.composed_clips import HELD_OUT, ComposedClip, compose
+from benchmarks.support.reference import draw_weights
+from sam2model import ImagePredictor, VideoTracker, build_model
+from sam2model.image_predictor import ImageEmbedding
+from sam2model.precision import settle_kernels
+from sam2model.sam2 import SAM2
+from sam2model.variants import VARIANTS
+
+PART = "right"
+MOST_ERROR = 1e-3  # of float32, as a fraction of the largest value
+LEAST_IOU, MOST_J = 0.98, 0.005  # of half precision with real weights
+FRAMES = 8
+FRAMES_OF_CLIP = 40
+HALF = (torch.bfloat16, torch.float16)
+
+
+def rows(variants: list[str], device: torch.device, objects: list[int]) -> Rows:
+    """All checks."""
+    for name in variants:
+        yield from _like_the_cpu(name, device, objects)
+    yield from _like_sam2(device)
+    yield from _real_masks(device)
+    yield _no_hidden_wait(device)
+    yield _full_device(device)
+
+
+def _random(name: str, device: torch.device, dtype: torch.dtype) -> SAM2:
+    settle_kernels(device, dtype)
+    model = SAM2(VARIANTS[name]).eval()
+    model.load_state_dict(draw_weights(model.state_dict(), seed=0))
+    model.compute_dtype = dtype
+    return model.to(device)
+
+
+def _like_the_cpu(name: str, device: torch.device, objects: list[int]) -> Rows:
+    here, there = (_random(name, each, torch.float32) for each in (device, torch.device("cpu")))
+    picture = MovingDiscs(1, 512)[0]
+    ours, theirs = ImagePredictor(here).embed(picture), ImagePredictor(there).embed(picture)
+    pairs = zip(_maps(ours), _maps(theirs), strict=True)
+    error = max(_error(a, b) for a, b in pairs)
+    yield Row.at_most(PART, f"{name}: embedding, float32, beside the CPU", error, MOST_ERROR)
+    click = [
+        ImagePredictor(model).predict(found, points=[[200, 160]]).logits
+        for model, found in ((here, ours), (there, theirs))
+    ]
+    yield Row.at_most(PART, f"{name}: a click's logits, float32", _error(*click), MOST_ERROR)
+    for count in objects:
+        a, b = (_tracked(model, count) for model in (here, there))
+        what = f"{name}: {FRAMES} tracked frames of {count} objects, float32"
+        yield Row.at_most(PART, what, _error(a, b), MOST_ERROR)
+        for dtype in HALF:
+            here.compute_dtype = dtype
+            narrow = _tracked(here, count)
+            yield Row(PART, f"{what[:-9]}, {_short(dtype)}", f"{_error(narrow, b):.3g}")
+        here.compute_dtype = torch.float32
+
+
+def _maps(embedding: ImageEmbedding) -> list[NDArray[np.float32]]:
+    features = embedding.features
+    return [x.float().cpu().numpy() for x in (features.embedding, *features.high_res)]
+
+
+def _tracked(model: SAM2, objects: int) -> NDArray[np.float32]:
+    """Logits ``[frames, objects, S/4, S/4]``."""
+    tracker = VideoTracker(model, MovingDiscs(FRAMES + 1, 512))
+    for each in range(objects):
+        tracker.prompt(0, each, box=[20 + 8 * each, 30, 200 + 12 * each, 260])
+    return np.stack([step.logits for step in islice(tracker.propagate(0), FRAMES)])
+
+
+def _error(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def _like_sam2(device: torch.device) -> Rows:
+    """The masks of the official package on the same device."""
+    what = "sam2.1_hiera_tiny: tracked masks that differ from sam2's, float32"
+    try:
+        from benchmarks.support.official_tracker import OfficialTracker, make_tracking_pair
+
+        official, ours = make_tracking_pair("sam2.1_hiera_tiny", 512)
+    except ImportError as error:
+        yield Row.missing(PART, what, error)
+        return
+    frames = [MovingDiscs(FRAMES, 256)[i] for i in range(FRAMES)]
+    trackers = OfficialTracker(official.to(device), frames), VideoTracker(ours.to(device), frames)
+    masks = []
+    for tracker in trackers:
+        tracker.prompt(0, 1, box=[60, 40, 150, 120])
+        masks.append(np.stack([step.masks for step in tracker.propagate(0)]))
+    yield Row.at_most(PART, what, float((masks[0] != masks[1]).mean()), 1e-3)
+
+
+def _real_masks(device: torch.device) -> Rows:
+    """The demo weights on clips with known truth, in half precision beside float32."""
+    clips = [compose(family, HELD_OUT, 0) for family in ("occlusion", "crossing")]
+    exact = build_model("demo", device=device, dtype="float32")
+    wide = [_followed(exact, clip) for clip in clips]
+    truth = [np.stack([m[:FRAMES_OF_CLIP] for m in clip.masks.values()], axis=1) for clip in clips]
+    for dtype in HALF:
+        model = build_model("demo", device=device, dtype=dtype)
+        narrow = [_followed(model, clip) for clip in clips]
+        overlap = [_mean_iou(a, b) for a, b in zip(narrow, wide, strict=True)]
+        what = f"demo, {_short(dtype)}: IoU with float32 on clips"
+        yield Row.at_least(PART, what, min(overlap), LEAST_IOU)
+        lost = [
+            abs(_mean_iou(a, t) - _mean_iou(b, t))
+            for a, b, t in zip(narrow, wide, truth, strict=True)
+        ]
+        yield Row.at_most(PART, f"demo, {_short(dtype)}: change of J", max(lost), MOST_J)
+
+
+def _followed(model: SAM2, clip: ComposedClip) -> NDArray[np.bool_]:
+    """Masks ``[frames, objects, H, W]`` of a clip's objects, given on frame 0."""
+    tracker = VideoTracker(model, clip.frames)
+    for name, truth in clip.masks.items():
+        tracker.prompt(0, name, mask=truth[0])
+    return np.stack([step.masks for step in islice(tracker.propagate(0), FRAMES_OF_CLIP)])
+
+
+def _mean_iou(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> float:
+    both = (ours & theirs).sum(axis=(2, 3))
+    either = (ours | theirs).sum(axis=(2, 3))
+    return float(np.where(either > 0, both / np.maximum(either, 1), 1.0).mean())
+
+
+def _no_hidden_wait(device: torch.device) -> Row:
+    """A tracked frame must not make the host wait before its masks are read."""
+    what = "host syncs in a tracked frame"
+    if device.type != "cuda":
+        return Row.missing(PART, what, "the device has none")
+    tracker = VideoTracker(build_model("demo", device=device), MovingDiscs(24, 256))
+    tracker.prompt(0, 0, points=[[100, 80]])
+    frames = tracker.propagate(0)
+    for _ in range(18):
+        last = next(frames)
+    assert last.masks.any() or not last.masks.any()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        next(frames)
+    except RuntimeError as error:
+        return Row(PART, what, str(error).splitlines()[0], "none", ok=False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return Row(PART, what, "0", "none", ok=True)
+
+
+def _full_device(device: torch.device) -> Row:
+    """A click is answered on a device that others have filled, once the caches are emptied."""
+    what = "a click on a device without free memory: the sentence, and the next click"
+    if device.type != "cuda":
+        return Row.missing(PART, what, "the device is not a GPU")
+    predictor = ImagePredictor(build_model("demo", device=device))
+    picture = predictor.embed(MovingDiscs(1, 256)[0])
+    expected = predictor.predict(picture, points=[[100, 80]]).masks
+    filled = []
+    try:
+        size = torch.cuda.mem_get_info(device)[0]
+        while size > 1 << 20:
+            try:
+                filled.append(torch.empty(size, dtype=torch.uint8, device=device))
+            except torch.OutOfMemoryError:
+                size //= 2
+        try:
+            predictor.embed(np.zeros((4000, 4000, 3), np.uint8))
+            first = "answered"
+        except torch.OutOfMemoryError:
+            first = "OutOfMemoryError"
+    finally:
+        filled.clear()
+        torch.cuda.empty_cache()
+    wait(device)
+    same = bool((predictor.predict(picture, points=[[100, 80]]).masks == expected).all())
+    return Row(PART, what, f"{first}, then {'the same mask' if same else 'another mask'}", ok=same)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

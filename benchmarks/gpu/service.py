@@ -1,0 +1,102 @@
+"""The service on a device: clicks through gunicorn, and the memory of a long track."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import threading
+import time
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from benchmarks.gpu.check import Row, Rows
+from benchmarks.support.clips import MovingDiscs
+from sam2model import VideoTracker, build_model
+
+PART = "service"
+CLIENTS = (1, 8, 32)
+PICTURES = 16
+
+
+def rows(variant: str, device: torch.device, seconds: float, frames: int) -> Rows:
+    """Clicks of several clients at a time, then a long track."""
+    try:
+        from benchmarks.support.server import Server
+    except ImportError as error:
+        yield Row.missing(PART, "clicks through gunicorn", error)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            settings = {"SAM2_VARIANT": variant, "SAM2_DEVICE": str(device)}
+            server = Server(Path(folder), settings)
+            try:
+                server.wait_ready(600)
+                for clients in CLIENTS:
+                    yield from _clicks(server, clients, seconds, device)
+            finally:
+                server.stop()
+    yield from _long_track(device, frames)
+
+
+def _clicks(server: object, clients: int, seconds: float, device: torch.device) -> Rows:
+    from benchmarks.support.server import Server, body, click
+
+    assert isinstance(server, Server)
+    first: list[float] = []
+    further: list[float] = []
+    failed: list[str] = []
+    until = time.monotonic() + seconds
+
+    def annotate(number: int) -> None:
+        done = 0
+        while time.monotonic() < until:
+            seed = number * 1000 + done % PICTURES
+            task = {"id": seed, "data": {"image": server.picture(seed)}}
+            begun = time.perf_counter()
+            reply = server.predict(body(task, [click(seed)], project=f"{number}.1"), timeout=600)
+            (first if done < PICTURES else further).append(time.perf_counter() - begun)
+            if not reply.ok or not reply.json()["results"][0]["result"]:
+                failed.append(reply.text[:100])
+            done += 1
+
+    threads = [threading.Thread(target=annotate, args=(number,)) for number in range(clients)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    what = f"{clients} clients"
+    yield Row(PART, f"{what}: clicks a second", f"{(len(first) + len(further)) / seconds:.1f}")
+    yield Row.at_most(PART, f"{what}: clicks that failed", len(failed), 0)
+    for kind, times in (("first", first), ("further", further)):
+        if len(times) < 2:
+            yield Row.missing(PART, f"{what}: {kind} clicks", "too few in that time")
+            continue
+        p50, p95 = statistics.median(times), statistics.quantiles(times, n=20)[-1]
+        shown = f"{1000 * p50:.1f} and {1000 * p95:.1f} ms"
+        aimed = kind == "further" and clients == 1 and device.type == "cuda"
+        ok = p50 < 0.010 if aimed else None
+        bound = "p50 under 10 ms" if aimed else ""
+        yield Row(PART, f"{what}: {kind} click, p50 and p95", shown, bound, ok)
+
+
+def _long_track(device: torch.device, frames: int) -> Rows:
+    """Device memory must not grow with the length of a video."""
+    what = f"device memory over {frames} frames of 8 objects"
+    tracker = VideoTracker(
+        build_model("demo", device=device), MovingDiscs(frames + 1, 256), history_frames=16
+    )
+    for each in range(8):
+        tracker.prompt(0, each, box=[20 + 8 * each, 30, 120 + 8 * each, 160])
+    held = []
+    begun = time.perf_counter()
+    for step in islice(tracker.propagate(0), frames):
+        if step.frame >= min(100, frames // 2):
+            held.append(torch.cuda.memory_allocated(device) if device.type == "cuda" else 0)
+    rate = frames / (time.perf_counter() - begun)
+    yield Row(PART, "demo: tracked frames a second, 8 objects", f"{rate:.1f}")
+    if device.type != "cuda":
+        yield Row.missing(PART, what, "the device is not a GPU")
+        return
+    growth = (max(held[-50:]) - max(held[:50])) / 1e6
+    yield Row.at_most(PART, f"{what}: growth, MB", growth, 1.0)
