@@ -30,6 +30,7 @@ from backend.labelstudio.read_results import joined_labels
 from backend.labelstudio.timing import page_number
 from backend.labelstudio.video_regions import read_video_regions
 from backend.pixels.recipes import Video
+from backend.recent_values import Recent
 from backend.settings import Settings
 from backend.tracking.review import Doubt, doubts, stretches
 from backend.tracking.sequence import shown_region
@@ -84,6 +85,8 @@ class TrackPage:
         self._tracking = tracking
         self._store = tracking.store
         self._label_studio = label_studio
+        # Of jobs: their requests, which stay as they are, may hold megabytes of masks.
+        self._marked: Recent[dict[str, list[dict[str, Any]]]] = Recent(entries=100, seconds=600.0)
 
     def page(self, job_id: str) -> Response:
         """The frame of the page; the rest is asked for by its script."""
@@ -165,6 +168,13 @@ class TrackPage:
     def _marks(self, job: Job) -> dict[str, list[dict[str, Any]]]:
         """By object, what a human marked: on the frames that the first job of the track had, and
         as corrections after it."""
+        known = self._marked.get(job.id)
+        if known is None:
+            known = self._read_marks(job)
+            self._marked.put(job.id, known)
+        return known
+
+    def _read_marks(self, job: Job) -> dict[str, list[dict[str, Any]]]:
         jobs = self._store.jobs(track=job.track, limit=MAX_JOBS)
         earlier = [each for each in jobs if each.created <= job.created]
         first: dict[str, set[int]] = {}
