@@ -50,6 +50,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MANY_REASONS = 5  # in one text
+SHORTEST_LOOK_S = 2.0  # at the marks of a sequence, where answering the prompts took the budget
 # Shares of the budget: by when prompts are read, and by when the last of many is begun. The rest
 # is for those that are under way, and for writing a long reply.
 READ_BY = 0.5
@@ -284,7 +285,8 @@ class Clicks:
         if tag is None or not tag.is_sequence:
             return None
         shown = {str(result["id"]) for result in self._recent.fresh(request)}
-        return self._tracking.sequences.sequence(request, image, shown=shown)
+        look_by = max(reply_by(self._budget), time.monotonic() + SHORTEST_LOOK_S)
+        return self._tracking.sequences.sequence(request, image, look_by, shown=shown)
 
     def _on_command(self, request: Request, command: TypedText) -> Reply:
         area = request.config.status_area(command.to_name, command.area)

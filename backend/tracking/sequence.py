@@ -16,6 +16,8 @@ answer deletes all of those (``acceptAllSuggestions``).
 
 from __future__ import annotations
 
+import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,6 +46,7 @@ from backend.labelstudio.read_results import (
     rasterise,
 )
 from backend.labelstudio.tags import ImageTag, Shape
+from backend.labelstudio.timing import page_number
 from backend.labelstudio.write_results import part_id, region_id, region_results
 from backend.tracking.owners import find_track, own_track
 from backend.tracking.store import TrackedMask, TrackStore, track_name
@@ -55,6 +58,11 @@ SAME_PLACE = 0.5
 # An untouched mask comes back from the editor with at most this share of its pixels changed.
 UNTOUCHED = 0.001
 MAX_PARTS = 12  # regions that one mask may become where answers are polygons
+MANY_REASONS = 3  # of regions that are left out
+
+
+class _TooLate(UnreadableMask):
+    """There is no time left to look at a region."""
 
 
 @dataclass
@@ -92,7 +100,11 @@ class FrameSequence:
         given: the track, where it need not be found out whose it is.
         shown: ids of regions that the request holds beside those of the task.
         alone: ids of marks that are objects of their own, whatever is known of their label.
+        look_by: when to look at no more regions, on ``time.monotonic``: each may be drawn on
+            a large picture.
         unreadable: why regions were left out.
+        late: the pages of those for which there was no time.
+        left_out: objects and pages of which the editor holds a region that was left out.
     """
 
     task: ProjectTask
@@ -103,7 +115,10 @@ class FrameSequence:
     given: str | None = None
     shown: frozenset[str] = frozenset()
     alone: frozenset[str] = frozenset()
+    look_by: float = math.inf
     unreadable: list[str] = field(default_factory=list)
+    late: list[int] = field(default_factory=list)
+    left_out: set[tuple[str, int]] = field(default_factory=set)
 
     @cached_property
     def pages(self) -> int:
@@ -163,8 +178,9 @@ class FrameSequence:
         """The objects that a human marked on any page of ``results``, in the order of their first
         marked pages.
 
-        A region whose id the service gave is a mark where a human changed it since. One whose mask
-        cannot be decoded is left out; ``unreadable`` says why.
+        A region whose id the service gave is a mark where a human changed it since; to find that
+        out takes half of the time at most. One whose mask cannot be decoded, or for which there is
+        no time, is left out; ``reasons_left_out`` says why.
         """
         objects = {name: replace(known, prompts={}) for name, known in self.known.items()}
         others: list[ObjectPrompt] = []
@@ -174,6 +190,7 @@ class FrameSequence:
         shown: set[tuple[str, int]] = set()  # objects and pages whose answer the editor has
         prompts = prompts_from_context({"result": list(results)}, self.task.config).objects
         sent_ids = self.sent_ids() if prompts else {}
+        half = (time.monotonic() + self.look_by) / 2
         for prompt in prompts:
             if prompt.image != self.tag.name or _page(prompt) >= self.pages:
                 continue
@@ -183,11 +200,13 @@ class FrameSequence:
                 continue
             shown.add((sent.object_id, sent.page))
             if sent.object_id in objects:
-                with self._leaving_out(prompt):
+                with self._leaving_out(prompt, sent):
+                    self._check_time(half)
                     if self._touched(sent, prompt):
                         self._add(objects[sent.object_id], prompt)
         for prompt in sorted(others, key=_page):
             with self._leaving_out(prompt):
+                self._check_time(self.look_by)
                 is_new = not self.alone.isdisjoint(prompt.source_ids)
                 alikes = alike[prompt.labels]
                 owner = None if is_new else self._owner(prompt, objects, alikes, shown)
@@ -208,12 +227,35 @@ class FrameSequence:
         owner.add(prompt)
 
     @contextmanager
-    def _leaving_out(self, prompt: ObjectPrompt) -> Iterator[None]:
-        """Leave a region out whose mask cannot be decoded in the block."""
+    def _leaving_out(self, prompt: ObjectPrompt, sent: SentRegion | None = None) -> Iterator[None]:
+        """Leave a region out whose mask cannot be decoded in the block, or for which there is no
+        time; what is ``sent`` is left as it is in the editor, too."""
+        page = _page(prompt)
         try:
             yield
+        except _TooLate:
+            self.late.append(page)
         except UnreadableMask as error:
-            self.unreadable.append(f"a region on page {_page(prompt) + 1} is left out: {error}")
+            self.unreadable.append(f"a region on page {page_number(page)} is left out: {error}")
+        else:
+            return
+        if sent is not None:
+            self.left_out.add((sent.object_id, sent.page))
+
+    def _check_time(self, look_by: float) -> None:
+        if time.monotonic() > look_by:
+            raise _TooLate
+
+    def reasons_left_out(self) -> list[str]:
+        """What is to be said of regions that were left out: a few sentences."""
+        said = self.unreadable[:MANY_REASONS]
+        if self.late:
+            regions = f"{len(self.late)} region{'s are' if len(self.late) > 1 else ' is'}"
+            said.append(
+                f"{regions} left out, from page {page_number(min(self.late))} on, as there was no "
+                "time left to look at them: mark fewer at once, or draw with fewer corners"
+            )
+        return said
 
     def _owner(
         self,
@@ -231,10 +273,10 @@ class FrameSequence:
         page = _page(prompt)
         shape = prompt.shape
         draw = None if shape is None else cache(partial(rasterise, shape, decode=self.decode))
-        overlaps = {  # what is new has no masks yet
-            name: _overlap(prompt, self._mask(name, page), draw)
-            for name in self._known_by_label.get(prompt.labels, ())
-        }
+        overlaps = {}
+        for name in self._known_by_label.get(prompt.labels, ()):  # what is new has no masks yet
+            self._check_time(self.look_by)
+            overlaps[name] = _overlap(prompt, self._mask(name, page), draw)
         best = max(overlaps, key=lambda name: overlaps[name], default=None)
         if best is not None and overlaps[best] >= SAME_OBJECT:
             return objects[best]
@@ -381,6 +423,7 @@ class FrameSequence:
         back = self._drawn([saved])
         size = region["original_height"], region["original_width"]
         try:
+            self._check_time(self.look_by)
             return bool(back) and not _differs(drawn, back[0], *size, self.decode)
         except UnreadableMask:
             return False

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from backend.engine.pixel_prompts import PixelPrompt, pixel_prompt
+from backend.engine.pixel_prompts import PixelPrompt, UnusableShape, pixel_prompt
 from backend.job_state import JobState
 from backend.labelstudio.commands import ParsedCommand, Word
 from backend.labelstudio.json_values import Result, Results
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import prompts_from_context
-from backend.labelstudio.read_results import DecodeMask
 from backend.labelstudio.tags import LabelConfig
 from backend.labelstudio.timing import page_index, page_number
 from backend.pixels.pixel_resolver import PixelResolver
@@ -37,8 +37,7 @@ MAX_REGIONS = 300  # in one reply: each costs the editor time, and the reply mem
 MANY_MASKS = 100  # brush masks cost the browser 60-85 ms each at 720p
 MANY_PIXELS = 640 * 480
 MANY_OBJECTS = 500
-MANY_REASONS = 3  # of regions that are left out
-JOB_SECONDS = 600.0  # for all masks that a job begins with
+JOB_SECONDS = 600.0  # for all masks and outlines that a job begins with
 
 Reply = tuple[Results, str | None]
 """Regions for the editor, and the text for the text box; None empties it."""
@@ -59,7 +58,7 @@ class _Marked:
         """The request of the job that a command asks for, or why there is none."""
         if not self.objects:
             nothing = "nothing is marked yet: click on an object first, then track"
-            return "; ".join([nothing, *self.sequence.unreadable[:MANY_REASONS]])
+            return "; ".join([nothing, *self.sequence.reasons_left_out()])
         if len(self.objects) > MANY_OBJECTS:
             return (
                 f"{len(self.objects)} objects are marked, and {MANY_OBJECTS} can be tracked at "
@@ -101,7 +100,7 @@ class SequenceCommands:
         self,
         task: ProjectTask,
         image: str,
-        decode: DecodeMask | None = None,
+        look_by: float | None = None,
         *,
         track: str | None = None,
         shown: Iterable[str] = (),
@@ -110,7 +109,8 @@ class SequenceCommands:
         """The sequence that the Image tag called ``image`` shows for ``task``.
 
         Args:
-            decode: the masks of regions; for a request where it is left out.
+            look_by: when to look at no more regions, on ``time.monotonic``; where None, after the
+                time that a job has.
             track, shown, alone: see ``FrameSequence``.
 
         Raises:
@@ -120,9 +120,11 @@ class SequenceCommands:
         if tag is None:
             raise MissingMedia(f"the label config has no <Image name={image}>")
         family = self._commands.engine.family
-        decode = decode or self._pixels.masks()
+        if look_by is None:
+            look_by = time.monotonic() + JOB_SECONDS
+        decode = self._pixels.masks(max(look_by - time.monotonic(), 0.0))
         ids = frozenset(shown), frozenset(alone)
-        return FrameSequence(task, tag, family, self._store, decode, track, *ids)
+        return FrameSequence(task, tag, family, self._store, decode, track, *ids, look_by)
 
     def command(
         self,
@@ -186,6 +188,7 @@ class SequenceCommands:
         to ``page`` first and at most ``MAX_REGIONS``, and how far the job is."""
         sequence = marked.sequence
         human = {(each.id, page) for each in marked.objects for page in each.prompts}
+        human |= sequence.left_out  # it may be a mark, too
         found = self._store.sightings(sequence.track)
         shown = sequence.places(marked.results)
         wanted = [
@@ -205,14 +208,14 @@ class SequenceCommands:
             self._commands.jobs.seconds_left(job),
             shown_as=page_number,
             unit="page",
-            marked=(page for _, page in human),
+            marked=(page for each in marked.objects for page in each.prompts),
         )
         if job.state is JobState.DONE and not left:
             self._commands.retract(job)
         if left:
             rest = f"type status for those next nearest to page {page_number(page)}"
             text += f"; {left} {'mask is' if left == 1 else 'masks are'} not shown yet: {rest}"
-        left_out = "".join(f"; {reason}" for reason in sequence.unreadable[:MANY_REASONS])
+        left_out = "".join(f"; {reason}" for reason in sequence.reasons_left_out())
         return regions, text + _warn_of_brushes(found, regions) + left_out
 
     def _regions(
@@ -238,14 +241,14 @@ class SequenceCommands:
 
     def open(self, task: ProjectTask, request: JobRequest) -> Work:
         """See ``JobKind``."""
-        sequence = self.sequence(task, request["image"], self._pixels.masks(JOB_SECONDS))
+        sequence = self.sequence(task, request["image"])
         tag, count = sequence.tag, sequence.pages
         pages = Pages(tuple(Picture.of(task, tag, page) for page in range(count)))
         with closing(self._pixels.frames(pages)) as frames:
             # Pages are tracked at the size of the first one; percentages hold for any size.
             size = frames.frame_size(0)
         goals = [
-            plan_goal(each["id"], _prompts(each, task.config, *size, sequence.decode), request)
+            plan_goal(each["id"], _prompts(each, sequence, *size), request)
             for each in request["objects"]
         ]
         return Work(pages, goals, request.get("stride"))
@@ -290,13 +293,18 @@ def _with_fresh(saved: Results, fresh: Results) -> Results:
 
 
 def _prompts(
-    described: Mapping[str, Any], config: LabelConfig, width: int, height: int, decode: DecodeMask
+    described: Mapping[str, Any], sequence: FrameSequence, width: int, height: int
 ) -> dict[int, PixelPrompt]:
     """By page, the prompts of an object in a job's request."""
     prompts = {}
     for page, results in described["prompts"].items():
-        [prompt, *_] = prompts_from_context({"result": results}, config).objects
-        prompts[int(page)] = pixel_prompt(prompt, width, height, decode)
+        if time.monotonic() > sequence.look_by:
+            raise UnusableShape(
+                f"what is marked took more than {JOB_SECONDS / 60:.0f} minutes to draw: mark fewer "
+                "at once, or draw with fewer corners"
+            )
+        [prompt, *_] = prompts_from_context({"result": results}, sequence.task.config).objects
+        prompts[int(page)] = pixel_prompt(prompt, width, height, sequence.decode)
     return prompts
 
 

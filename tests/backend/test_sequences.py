@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import threading
 import time
 
@@ -10,7 +12,9 @@ import pytest
 
 from backend.engine.packed_masks import PackedMask
 from backend.job_state import JobState
-from backend.tracking import sequence_commands
+from backend.labelstudio.brush_rle import encode_brush
+from backend.labelstudio.read_results import Polygon
+from backend.tracking import sequence, sequence_commands
 from tests.backend.conftest import box, click
 from tests.backend.fakes import Gate
 from tests.labelstudio.masks import region_mask
@@ -384,8 +388,6 @@ def test_what_a_human_painted_is_a_prompt_and_is_kept(editor):
     [region] = [r for r in editor.regions.values() if r["item_index"] == 4]
     painted = np.zeros((200, 300), bool)
     painted[50:150, 200:260] = True
-    from backend.labelstudio.brush_rle import encode_brush
-
     region = {**region, "value": {**region["value"], "rle": encode_brush(painted)}}
     editor.regions[region["id"]] = region
     changed = editor.say("track")
@@ -615,6 +617,77 @@ class TestLongTracks:
         editor.say("status")
         assert "not there" in editor.text
         assert sorted(editor.masks()) == [0, 1, 2, 3, 4]
+
+
+class TestManyOutlines:
+    """Each outline may take seconds to draw on a large picture; here a clock says that it does."""
+
+    CONFIG = CONFIG.replace(
+        "<TextArea",
+        '<PolygonLabels name="poly" toName="image"><Label value="Cat"/></PolygonLabels><TextArea',
+    )
+
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        class Clock:
+            ahead = 0.0
+
+            def monotonic(self):
+                return time.monotonic() + self.ahead
+
+        clock = Clock()
+        monkeypatch.setattr(sequence, "time", clock, raising=False)
+        return clock
+
+    @pytest.fixture
+    def drawn(self, monkeypatch, clock):
+        """The outlines that are drawn in requests, of which each takes a fifth of the budget."""
+        drawn, draw = [], sequence.rasterise
+
+        def slow(geometry, *args, **options):
+            if isinstance(geometry, Polygon):
+                drawn.append(geometry)
+                clock.ahead += PATIENCE / 5
+            return draw(geometry, *args, **options)
+
+        monkeypatch.setattr(sequence, "rasterise", slow)
+        return drawn
+
+    def test_all_share_the_time_of_the_request(self, editor, monkeypatch, drawn):
+        monkeypatch.setattr(sys.modules[__name__], "CONFIG", self.CONFIG)
+        editor.click(30, 50, page=0)
+        editor.say("track")
+        for number in range(100):
+            value = {"points": [[70, 70], [90, 70], [80, 90]], "polygonlabels": ["Cat"]}
+            editor.regions[f"p{number}"] = {
+                "id": f"p{number}", "type": "polygonlabels", "from_name": "poly", "value": value,
+                "to_name": "image", "item_index": 1 + number % 9,
+                "original_width": 300, "original_height": 200,
+            }  # fmt: skip
+        editor.say("track")
+        assert 1 <= len(drawn) <= 6
+        assert re.search(r"; 9\d regions are left out, from page 2 on, as there", editor.text)
+
+    def test_what_there_is_no_time_for_is_left_as_it_is(self, editor, clock):
+        editor.click(30, 50, page=0)
+        editor.say("track")
+        [region] = [r for r in editor.regions.values() if r["item_index"] == 4]
+        painted = np.zeros((200, 300), bool)
+        painted[50:150, 200:260] = True
+        region = {**region, "value": {**region["value"], "rle": encode_brush(painted)}}
+        editor.regions[region["id"]] = region
+        clock.ahead = 10 * PATIENCE
+        editor.say("status")
+        assert editor.regions[region["id"]] is region
+        assert "10 regions are left out, from page 1 on, as there was no time" in editor.text
+
+    def test_a_job_says_that_it_had_no_time(self, editor, bench, monkeypatch):
+        monkeypatch.setattr(sequence_commands, "JOB_SECONDS", 0.0)
+        editor.click(30, 50, page=0)
+        editor.say("track")
+        until(lambda: bench.store.jobs()[0].state.ended)
+        editor.say("status")
+        assert "minutes to draw: mark fewer at once" in editor.text
 
 
 class TestOnPrompt:
