@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sam2model.mask_decoder import DecodedMasks
 from sam2model.object_memory import ObjectMemory
-from sam2model.postprocessing import resize_masks
+from sam2model.postprocessing import first_that_holds, resize_masks
 from sam2model.preprocessing import preprocess
 from sam2model.prompts import check_boxes, check_mask_logits, check_points, point_prompt
 from sam2model.sam2 import SAM2, ImageFeatures
@@ -99,6 +99,7 @@ class ImagePredictor:
         mask: ArrayLike | None = None,
         multimask: bool = True,
         memory: ObjectMemory | None = None,
+        heed: tuple[ArrayLike, ArrayLike] | None = None,
     ) -> Prediction:
         """Find one object by its prompts; all prompts given describe the same object.
 
@@ -122,6 +123,10 @@ class ImagePredictor:
                 it was tracked: the prompts then correct its mask there, given as ``mask``, as
                 ``SAM2VideoPredictor.add_new_points_or_box`` does on a tracked frame. A single
                 click is answered with three masks there, whether ``mask`` is given or not.
+            heed: pixels, int ``[N, 2]`` as column and row, and bool ``[N]``: of several masks give
+                only the best one that holds the pixels where True and none of those where False, or
+                the best one where there is no such mask. Only that one is made as large as the
+                image, which of large images is most of the work.
 
         Raises:
             ValueError: no prompt at all, or one of a wrong shape, or with values that are
@@ -147,6 +152,7 @@ class ImagePredictor:
             checked_mask,
             multimask and ambiguous,
             memory,
+            heed,
         )[0]
 
     def predict_boxes(self, embedding: ImageEmbedding, boxes: ArrayLike) -> list[Prediction]:
@@ -188,6 +194,7 @@ class ImagePredictor:
         mask: NDArray[np.float32] | None = None,
         multimask: bool = False,
         memory: ObjectMemory | None = None,
+        heed: tuple[ArrayLike, ArrayLike] | None = None,
     ) -> list[Prediction]:
         """Answer prompts that were checked: one prediction per box, or one for all of them."""
         model, features = self.model, embedding.features
@@ -206,17 +213,26 @@ class ImagePredictor:
                 None if mask is None else torch.from_numpy(mask)[None].to(model.device),
                 multimask,
             )
-        return self._predictions(embedding, decoded)
+        return self._predictions(embedding, decoded, heed)
 
-    def _predictions(self, embedding: ImageEmbedding, decoded: DecodedMasks) -> list[Prediction]:
+    def _predictions(
+        self,
+        embedding: ImageEmbedding,
+        decoded: DecodedMasks,
+        heed: tuple[ArrayLike, ArrayLike] | None,
+    ) -> list[Prediction]:
         """One prediction per object of the batch, its masks sorted by score."""
         with torch.inference_mode():
             ious, order = decoded.ious.float().sort(dim=1, descending=True, stable=True)
             rows = torch.arange(len(order), device=order.device)[:, None]
             logits = decoded.logits.float()[rows, order]
+            if heed is not None and logits.shape[1] > 1:
+                pixels, held = (torch.from_numpy(np.array(each)) for each in heed)
+                chosen = first_that_holds(logits, embedding.original_size, pixels, held)[:, None]
+                logits, ious = logits[rows, chosen], ious[rows, chosen]
             masks = resize_masks(logits.flatten(0, 1), embedding.original_size)
             arrays = self._transfer.download(
-                masks.unflatten(0, order.shape),
+                masks.unflatten(0, ious.shape),
                 ious,
                 logits.clamp(-_LOGIT_LIMIT, _LOGIT_LIMIT),
                 decoded.object_score_logits[:, 0].float(),

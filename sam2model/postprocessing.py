@@ -36,6 +36,29 @@ def resize_masks(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return masks
 
 
+def first_that_holds(logits: Tensor, size: tuple[int, int], pixels: Tensor, held: Tensor) -> Tensor:
+    """Which mask agrees with given pixels, found without upsampling any.
+
+    Args:
+        logits: ``[B, M, h, w]``.
+        size: height H and width W of the image.
+        pixels: int ``[N, 2]``, column and row in the image.
+        held: bool ``[N]``, whether a mask is to hold each of them.
+
+    Returns:
+        int ``[B]``, the first mask that holds what it should; 0 where none does.
+    """
+    height, width = size
+    sides = torch.tensor((width, height), dtype=torch.float32)
+    places = (2 * (pixels.float() + 0.5) / sides - 1).to(logits.device, non_blocking=True)
+    grid = places.view(1, 1, -1, 2).expand(len(logits), -1, -1, -1)
+    values = F.grid_sample(
+        logits, grid, mode="bilinear", padding_mode="border", align_corners=False
+    )[:, :, 0]
+    agrees = ((values > 0) == held.to(logits.device, non_blocking=True)).all(dim=2)
+    return agrees.int().argmax(dim=1)
+
+
 def _interpolate(logits: Tensor, height: int, width: int) -> Tensor:
     """``[M, h, w]`` to ``[M, height, width]``."""
     return F.interpolate(logits[None], size=(height, width), mode="bilinear", align_corners=False)[

@@ -126,16 +126,15 @@ def _segment(
     the clicks."""
     # Neither three candidates for several clicks nor another pass over the answer's logits does
     # better than settling it: see benchmarks/quality/clicks.py.
-    found = _predict(predictor, image, prompt)
-    clicks = Clicks.of(prompt, *found.masks.shape[1:])
-    number = next((n for n, mask in enumerate(found.masks) if clicks.agree(mask)), 0)
-    mask, logits = found.masks[number], found.logits[number]
+    clicks = Clicks.of(prompt, *image.original_size)
+    found = _predict(predictor, image, prompt, clicks)
+    mask, logits = found.masks[0], found.logits[0]
     mask = clean(mask, speck_share)
     if speck_share > 0 and prompt.box is None:
         mask = without_islands(mask, logits, clicks)
     if mask.any() and not clicks.agree(mask):
         mask = settle(mask, logits, clicks)
-    return Segment(mask, float(found.scores[number]), logits[None])
+    return Segment(mask, float(found.scores[0]), logits[None])
 
 
 def _is_bare_box(prompt: PixelPrompt) -> bool:
@@ -143,7 +142,9 @@ def _is_bare_box(prompt: PixelPrompt) -> bool:
     return prompt.box is not None and not others
 
 
-def _predict(predictor: ImagePredictor, image: ImageEmbedding, prompt: PixelPrompt) -> Prediction:
+def _predict(
+    predictor: ImagePredictor, image: ImageEmbedding, prompt: PixelPrompt, clicks: Clicks
+) -> Prediction:
     one_click = len(prompt.points) == 1 and prompt.box is None
     starts = prompt.mask is None and prompt.logits is None
     logits = prompt.logits
@@ -158,6 +159,7 @@ def _predict(predictor: ImagePredictor, image: ImageEmbedding, prompt: PixelProm
         mask=logits,
         multimask=one_click and (starts or prompt.memory is not None),
         memory=prompt.memory,
+        heed=(clicks.xy, clicks.positive),
     )
 
 

@@ -115,6 +115,7 @@ class FakePredictor:
         mask=None,
         multimask=True,
         memory=None,
+        heed=None,
     ):
         call = {"points": points, "labels": labels, "box": box, "mask": mask}
         self.calls.append({**call, "multimask": multimask, "memory": memory})

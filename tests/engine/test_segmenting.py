@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -116,14 +118,16 @@ def test_doubtful_islands_leave_and_parts_stay(clicked, doubt, left):
     assert (found == np.any([pieces[name] for name in left], axis=0)).all()
 
 
-def test_a_candidate_that_holds_the_click_goes_before_a_better_one_that_does_not():
+def test_a_candidate_that_holds_the_click_is_asked_for():
     class Ambiguous:
-        def predict(self, image, **_):
-            masks = np.stack([disc(120, 80, 20), disc(40, 80, 30)])
-            return FakePrediction(masks, np.array([0.9, 0.6]), np.zeros((2, 40, 40), np.float32))
+        def predict(self, image, heed, **_):
+            assert (heed[0].tolist(), heed[1].tolist()) == ([[40, 80]], [True])
+            mask = disc(40, 80, 30)[None]
+            return FakePrediction(mask, np.array([0.6]), np.zeros((1, 40, 40), np.float32))
 
     prompt = PixelPrompt(np.array([[40.0, 80.0]]), np.array([True]))
-    [segment] = segment_batch(Ambiguous(), None, [prompt], 0.005)
+    image = SimpleNamespace(original_size=(SIDE, SIDE))
+    [segment] = segment_batch(Ambiguous(), image, [prompt], 0.005)
     assert segment.score == 0.6
     assert (segment.mask == disc(40, 80, 30)).all()
 

@@ -188,6 +188,31 @@ class TestImages:
             build_model("demo", device="cpu", image_size=size)
 
 
+class TestHeed:
+    """Of three masks, the one that agrees with pixels is chosen before any is upsampled."""
+
+    @pytest.mark.parametrize("held", [[True, True], [True, False], [False, False], [False, True]])
+    def test_the_first_that_agrees_with_the_pixels(self, predictor, embedding, held):
+        click = {"points": [[150, 120]]}
+        every = predictor.predict(embedding, **click)
+        assert len(every.masks) == 3
+        for x in range(20, 400, 60):
+            pixels = np.array([[150, 120], [x, 130]])
+            values = every.masks[:, pixels[:, 1], pixels[:, 0]]
+            agreeing = np.flatnonzero((values == held).all(axis=1))
+            number = agreeing[0] if len(agreeing) else 0
+            one = predictor.predict(embedding, **click, heed=(pixels, held))
+            np.testing.assert_array_equal(one.masks, every.masks[number][None])
+            np.testing.assert_array_equal(one.logits, every.logits[number][None])
+            assert one.scores == every.scores[number]
+
+    def test_no_pixels_take_the_best(self, predictor, embedding):
+        every = predictor.predict(embedding, points=[[150, 120]])
+        nothing = np.zeros((0, 2), int), np.zeros(0, bool)
+        one = predictor.predict(embedding, points=[[150, 120]], heed=nothing)
+        np.testing.assert_array_equal(one.masks, every.masks[:1])
+
+
 class TestEmbedding:
     def test_is_frozen(self, embedding):
         with pytest.raises(dataclasses.FrozenInstanceError):
