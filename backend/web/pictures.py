@@ -12,11 +12,12 @@ import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 import cv2
 import numpy as np
@@ -153,6 +154,7 @@ class Pictures:
         self._pixels = tracking.pixels
         self._allowance = Allowance(threads)
         self._making = threading.BoundedSemaphore(_SIDE_BY_SIDE)
+        self._requests: Recent[Mapping[str, Any]] = Recent(entries=10, seconds=_KEPT_SECONDS)
         self._kept: Recent[bytes] = Recent(entries=_KEPT_BYTES, seconds=_KEPT_SECONDS)
 
     def of_job(
@@ -171,13 +173,14 @@ class Pictures:
         job = self._tracking.store.job(job_id)
         if job is None:
             raise NoSuchFrame(f"there is no job {job_id}")
-        names = [str(each["id"]) for each in job.request.get("objects", ())]
+        asked = self._asked(job)
+        names = [str(each["id"]) for each in asked.get("objects", ())]
         chosen = range(len(names)) if objects is None else objects
         colours = {names[at]: at for at in chosen if at < len(names)}
         found = self._tracking.store.masks_on(job.track, frame, list(colours)[:MOST_OBJECTS])
         layers = [Layer(each.mask, colours[each.object_id]) for each in found if each.area]
         with serving(project=job.project):
-            recipe = partial(self._frame, job, frame)
+            recipe = partial(self._frame, asked, frame)
             return self.answer(f"{job.track} {frame}", recipe, layers, width)
 
     def answer(
@@ -279,8 +282,15 @@ class Pictures:
                 layers.append(Layer(PackedMask.pack(mask), at))
         return layers
 
-    def _frame(self, job: Job, frame: int, deadline: float) -> ImageRecipe:
-        asked = job.request
+    def _asked(self, job: Job) -> Mapping[str, Any]:
+        """The request of a job, which never changes; it may take a while to read."""
+        asked = self._requests.get(job.id)
+        if asked is None:
+            asked = dict(job.request)
+            self._requests.put(job.id, asked)
+        return asked
+
+    def _frame(self, asked: Mapping[str, Any], frame: int, deadline: float) -> ImageRecipe:
         try:
             config = self._tracking.parse(asked["label_config"])
         except LabelConfigError as error:

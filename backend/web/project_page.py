@@ -45,7 +45,8 @@ class ProjectPage:
         return web_page("project.html", **self._values(project))
 
     def moving_part(self, project: int) -> Response:
-        return web_page("project_moving.html", **self._values(project))
+        key = project, read_query(), request.query_string
+        return self._parts.web_page(key, "project_moving.html", partial(self._values, project))
 
     def runs_part(self, project: int) -> Response:
         return self._parts.web_page(

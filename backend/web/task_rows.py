@@ -25,6 +25,7 @@ PAGE = 50
 _SECONDS = 0.3  # a page spends on tracks that it has not looked at yet
 _RUNS_LOOKED_AT = 20  # for one that is no dry run
 _FRESH = 4.0  # seconds, for which a list is shown as it was read
+_RUNNING_SECONDS = 20.0
 _KEPT = 20_000
 _KEPT_SECONDS = 30 * 86_400.0
 _STRETCH = 25  # frames in a row whose mean confidence counts: about a second
@@ -151,6 +152,9 @@ class TaskRows:
         self._runs = runs
         self._clock = clock
         self._summaries: Recent[TrackSummary] = Recent(entries=_KEPT, seconds=_KEPT_SECONDS)
+        self._of_running: Recent[TrackSummary] = Recent(
+            entries=_KEPT, seconds=_RUNNING_SECONDS, clock=clock
+        )
         self._listed: Recent[list[TaskRow]] = Recent(entries=20, seconds=_FRESH, clock=clock)
         self._listing = threading.Lock()
 
@@ -196,11 +200,13 @@ class TaskRows:
         end = self._clock() + _SECONDS
         rows = []
         for job in jobs:
-            key = job.track, job.done, job.state.ended
-            summary = self._summaries.get(key)
+            # A track that goes on is looked at anew now and then only.
+            kept = self._summaries if job.state.ended else self._of_running
+            key = job.track, job.done if job.state.ended else 0
+            summary = kept.get(key)
             if summary is None and self._clock() < end:
                 summary = summarise(self._store.sightings(job.track))
-                self._summaries.put(key, summary)
+                kept.put(key, summary)
             task = job.task if job.task is not None else "?"
             row = TaskRow(task, job.id, job.state, job.done, job.total, job.message, job.updated)
             rows.append(replace(row, summary=summary))
