@@ -29,6 +29,7 @@ from benchmarks.support.table import table
 MOST = 1.3
 PROJECT = 1
 PAGES = 3000
+SETTLING = 5.0  # seconds, in which Chromium starts and the pages are loaded
 # What a browser asks for while a page is open, and after how many seconds again.
 OVERVIEW = (("/overview/moving", 2.0), ("/overview/clicks", 10.0), ("/overview/doctor", 15.0))
 PROJECT_PAGE = ((f"/projects/{PROJECT}/moving", 5.0), (f"/projects/{PROJECT}/runs", 2.0))
@@ -89,6 +90,7 @@ def measure(folder: Path, *, rounds: int, clicks: int, viewers: int) -> int:
             with ExitStack() as looking:
                 if looked_at:
                     looking.enter_context(watched(server, browser, viewers, seen))
+                time.sleep(SETTLING)
                 for _ in range(clicks):
                     took[looked_at].append(click_seconds(server, number))
                     number += 1
