@@ -1,10 +1,11 @@
 """``python -m benchmarks.load.runs``: whole projects labelled while everything is killed.
 
-A real Label Studio, a real S3 server and the service with the demo weights. One project has
-pictures, another one videos, in a bucket; none has a mark of a human, all have a detector's boxes,
-and some boxes of pictures are on nothing. A run goes through each. Meanwhile the service is killed
-(SIGKILL) twice and Label Studio once, wherever they are; the runs are paused and resumed; and
-somebody clicks on pictures of another project.
+A real Label Studio, a real S3 server, a detector that speaks the contract of ML backends, and the
+service with the demo weights. One project has pictures, without any mark: the run asks the
+detector, which is sure of nothing on some of them. Another project has videos, with imported boxes
+of a detector. A run goes through each. Meanwhile the service is killed (SIGKILL) twice, Label
+Studio once and the detector once, wherever they are; the runs are paused and resumed; and somebody
+clicks on pictures of another project.
 
 At the end every task must have exactly one prediction of this model, no run may have failed at a
 task, and sorted by prediction score the Data Manager must show the pictures with boxes on nothing
@@ -37,6 +38,7 @@ import requests
 
 from backend import __version__
 from benchmarks.load.owners import VIDEO
+from benchmarks.support.disc_detector import CORNER
 from benchmarks.support.moving_clip import MovingClip
 from benchmarks.support.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from benchmarks.support.server import (
@@ -52,7 +54,7 @@ from benchmarks.support.table import table
 from demo.api import LabelStudioApi
 from demo.backend import REPOSITORY, Backend
 from demo.label_studio import START_SECONDS, Account, LabelStudio
-from demo.processes import free_port
+from demo.processes import Child, free_port
 
 MODEL = f"demo@{__version__}"
 BUCKET = "media"
@@ -78,7 +80,7 @@ class Stage:
         self._stack = ExitStack()
         self._secret = secrets.token_hex()
         port = 20_000 + os.getpid() % 5_000
-        self._ports = free_port(port), free_port(port + 5_000)
+        self._ports = free_port(port), free_port(port + 5_000), free_port(port + 15_000)
         self.s3 = S3Server(folder, free_port(port + 10_000))
         self._stack.callback(self.s3.stop)
         self.s3.wait_until_ready()
@@ -87,6 +89,8 @@ class Stage:
         self._stack.callback(lambda: self.label_studio.stop())
         self.api = LabelStudioApi(self.label_studio.url, ACCOUNT)
         self._token = self.api.new_personal_access_token()
+        self.start_detector()
+        self._stack.callback(lambda: self.detector.stop())
         self.start_backend()
         self._stack.callback(lambda: self.backend.stop())
 
@@ -101,6 +105,17 @@ class Stage:
             settings={"SECRET_KEY": self._secret},
         )
         self.label_studio.wait_for(self.label_studio.url + "/health", seconds=2 * START_SECONDS)
+
+    def start_detector(self) -> None:
+        url = f"http://127.0.0.1:{self._ports[2]}"
+        self.detector = Child(
+            "The detector",
+            [sys.executable, "-m", "benchmarks.support.disc_detector", str(self._ports[2])],
+            environment=os.environ,
+            log=self._folder / f"detector-{time.monotonic_ns()}.log",
+            directory=REPOSITORY,
+        )
+        self.detector.wait_for(url + "/health", seconds=START_SECONDS)
 
     def start_backend(self) -> None:
         keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
@@ -118,6 +133,7 @@ class Stage:
                 "S3_ENDPOINT_URL": self.s3.url,
                 "S3_REGION": "us-east-1",
                 "CLICK_BUDGET_SECONDS": "80",
+                "DETECTOR_URL": f"http://127.0.0.1:{self._ports[2]}",
             },
         )
         self.backend.wait_until_ready()
@@ -133,6 +149,12 @@ class Stage:
         time.sleep(3.0)  # something is to meet it while it is gone
         self.start_label_studio()
 
+    def kill_detector(self) -> None:
+        os.killpg(self.detector.pid, signal.SIGKILL)
+        self.detector.stop()
+        time.sleep(3.0)  # likewise
+        self.start_detector()
+
     def ask(self, method: str, path: str, **keywords: Any) -> Any:
         reply = requests.request(method, self.backend.url + path, timeout=180, **keywords)
         reply.raise_for_status()
@@ -143,22 +165,21 @@ class Stage:
 
 
 def put_pictures(stage: Stage, count: int) -> tuple[int, list[int], list[int]]:
-    """A project of discs on noise; returns it, its tasks and those whose box is on nothing."""
+    """A project of discs on noise; returns it, its tasks and those on which the detector will be
+    sure of nothing."""
     client = stage.s3.client()
-    tasks = []
+    data = []
     for seed in range(count):
-        found, png = cv2.imencode(".png", disc(seed))
+        pixels = disc(seed)
+        if seed % DOUBTFUL_EVERY == DOUBTFUL_EVERY - 1:
+            pixels[:CORNER, :CORNER] = 255
+        found, png = cv2.imencode(".png", pixels)
         assert found
         client.put_object(Bucket=BUCKET, Key=f"pictures/{seed}.png", Body=png.tobytes())
-        is_doubtful = seed % DOUBTFUL_EVERY == DOUBTFUL_EVERY - 1
-        result = box_result(2, 2, 30, 30) if is_doubtful else box_around_disc(seed)
-        # What a detector is sure of says nothing about masks.
-        prediction = {"model_version": "a detector", "score": 0.99, "result": [result]}
-        data = {"image": f"s3://{BUCKET}/pictures/{seed}.png"}
-        tasks.append({"data": data, "predictions": [prediction]})
+        data.append({"image": f"s3://{BUCKET}/pictures/{seed}.png"})
     project = stage.api.create_project("Pictures", CONFIG)
     stage.api.connect_backend(project, stage.backend.url, title="SAM 2")
-    numbers = stage.api.import_tasks(project, tasks)
+    numbers = stage.api.create_tasks(project, data)
     return project, numbers, numbers[DOUBTFUL_EVERY - 1 :: DOUBTFUL_EVERY]
 
 
@@ -327,11 +348,13 @@ def prove(stage: Stage, folder: Path, *, pictures: int, videos: int, frames: int
     clicker.seconds(3)  # whatever is made at first
     alone = clicker.seconds(CLICKS)
     begun = time.monotonic()
-    runs = [stage.ask("POST", "/runs", json={"project": each})["id"] for each in (first, second)]
+    asked = ({"project": first, "source": "detector"}, {"project": second})
+    runs = [stage.ask("POST", "/runs", json=each)["id"] for each in asked]
     drama = Drama(stage, runs, len(every))
     drama.act(0.1, "service killed", stage.kill_backend)
     drama.act(0.25, "Label Studio killed", stage.kill_label_studio)
-    drama.act(0.4, "service killed", stage.kill_backend)
+    drama.act(0.35, "detector killed", stage.kill_detector)
+    drama.act(0.45, "service killed", stage.kill_backend)
     drama.act(0.5, "paused and resumed", drama.pause)
     during: list[float] = []
     until(lambda: any(stage.ask("GET", f"/runs/{run}")["under_way"] for run in runs))

@@ -206,6 +206,26 @@ def test_runs_of_a_project_go_one_after_another_and_others_beside_them(
     assert [each["project"] for each in runs] == [6]
 
 
+def test_a_run_leaves_its_project_a_place(
+    service: Service, label_studio: LabelStudio, addresses: list[str], model: FakeModel
+) -> None:
+    """Whatever the jobs of a run hold up, an annotator of the same project is next."""
+    label_studio.add_project(5, SEQUENCE)
+    for number in (7, 8, 9, 10):
+        add_sequence(label_studio, number, addresses)
+    model.hold.clear()
+    run = service.start(concurrency=4)
+    until(model.hold.reached.is_set)
+    store, jobs = service.dispatcher.tracking.store, service.dispatcher.tracking.jobs
+    until(lambda: len(store.jobs(unfinished=True)) == 4)
+    [theirs, *_] = store.jobs()
+    asked = {name: value for name, value in theirs.request.items() if name != "run"}
+    job = jobs.submit("another track", asked)
+    until(lambda: job.id in jobs._running)
+    model.hold.set()
+    service.ended(run)
+
+
 def test_label_studio_goes_away_and_comes_back(
     service: Service, label_studio: LabelStudio, images: list[int]
 ) -> None:
