@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -613,6 +615,30 @@ def test_stopped_from_the_keyboard_the_run_ends(
     assert label_studio.tasks[9]["predictions"] == []
     assert preannotate(run).code == 0
     assert made(label_studio, 9)["result"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_there_is_a_bar_and_elsewhere_there_are_lines(
+    run: Run,
+    label_studio: LabelStudio,
+    addresses: list[str],
+    model: FakeModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    label_studio.add_project(5, IMAGE)
+    for number in (7, 8):
+        label_studio.add_task(number, 5, {"image": addresses[0]}, **predicted(box("b", 10)))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", Terminal())
+        assert preannotate(run).out.splitlines()[-1] == "2 stored"
+        shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert "2/2" in shown
+    assert "100%" in shown
+    assert "%|" not in preannotate(run).err
 
 
 def test_whoever_detaches_gets_the_number(
