@@ -9,6 +9,7 @@ import promql_parser
 import pytest
 import yaml
 
+from backend.runs.runs import open_runs
 from backend.settings import Settings
 from backend.wiring import Wiring
 
@@ -34,6 +35,7 @@ def exported(tmp_path_factory):
     wiring = Wiring(Settings(cache_dir=folder / "cache", state_dir=folder / "state"))
     metrics = wiring.metrics
     service = wiring.service(wiring.engine())
+    open_runs(wiring, service)
     try:
         service.engine.wait_ready(120)
         metrics.stage_seconds.labels("fetch").observe(1)
