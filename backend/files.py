@@ -22,6 +22,7 @@ ASIDE = ".damaged-"
 """In the names of files that were set aside."""
 
 _LEAST_ROOM = 1 << 20  # bytes, to open a file and write to it
+_SQLITE_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 # What reading a file that somebody else's bytes got into may raise.
 _DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError,
            ValueError)  # fmt: skip
@@ -116,3 +117,22 @@ def lacks_room(folder: Path, error: BaseException | None) -> bool:
         return shutil.disk_usage(folder).free < _LEAST_ROOM
     except OSError:
         return False
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether an SQLite file is damaged; else the disk is full, or somebody else writes."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code & 0xFF in _SQLITE_DAMAGE or code == sqlite3.SQLITE_IOERR_SHORT_READ
+
+
+def look_for_damage(connection: sqlite3.Connection) -> None:
+    """Read all pages of an SQLite file.
+
+    Raises:
+        sqlite3.DatabaseError: it is damaged, see ``is_damage``, or cannot be read.
+    """
+    found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        error = sqlite3.DatabaseError(found)
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error

@@ -42,7 +42,6 @@ LAYERS = [
         "backend.files",
         "backend.recent_values",
         "backend.retries",
-        "backend.sqlite_damage",
     },
     {"sam2model"},
 ]

@@ -11,7 +11,6 @@ from dataclasses import asdict, replace
 from itertools import chain
 from typing import Any
 
-from backend.doctor.detector import detector_findings
 from backend.doctor.findings import (
     Finding,
     Level,
@@ -27,8 +26,8 @@ from backend.doctor.machine import (
     settings_findings,
     state_findings,
 )
-from backend.doctor.running_service import ask_service
 from backend.doctor.samples import media_findings
+from backend.doctor.services import ask_service, detector_findings
 from backend.engine.engine import Engine
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.labelstudio.json_values import mappings, whole_number

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from backend.export.outlets import Outlet
-from backend.files import set_aside
+from backend.files import is_damage, set_aside
 from backend.runs.command_line import CommandError
-from backend.sqlite_damage import is_damage
 
 PATIENCE_S = 5.0  # with another export to the same folder
 # Kept for this process alone, and not waited for: what a power cut takes is written again.

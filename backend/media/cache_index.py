@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from backend.files import is_damage, look_for_damage
 from backend.media.sources import Validators
-from backend.sqlite_damage import is_damage, look_for_damage
 
 logger = logging.getLogger(__name__)
 

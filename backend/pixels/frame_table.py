@@ -104,3 +104,21 @@ def unpack_table(header: Mapping[str, Any], payload: bytes | bytearray) -> Frame
         last_duration=int(header["last_duration"]),
         missing=int(header["missing"]),
     )
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """What is known of a video without decoding it.
+
+    Attributes:
+        content_key: the same for the same bytes.
+        table: the frames and their timestamps.
+        duration: seconds, see ``VideoFrames``.
+        width, height: of every frame, upright.
+    """
+
+    content_key: str
+    table: FrameTable
+    duration: float
+    width: int
+    height: int

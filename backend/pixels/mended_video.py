@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 from backend.media.stream import MediaStream
 from backend.pixels.buffer import Picture
+from backend.pixels.frame_table import VideoIndex
 from backend.pixels.sandbox.video_decoding import RemoteDecoder
-from backend.pixels.video_index import VideoIndex
 from backend.pixels.video_limits import DEFAULT_LIMITS, VideoError
 
 FetchAnew = Callable[[MediaStream, float], tuple[MediaStream, VideoIndex] | None]

@@ -15,10 +15,10 @@ import numpy as np
 from backend.media.sources import host_of
 from backend.media.stream import MediaStream
 from backend.media.task_media import TaskMedia, wait_for_media
+from backend.pixels.frame_table import VideoIndex
 from backend.pixels.mended_video import MendedVideo
 from backend.pixels.recipes import Frame, Video
 from backend.pixels.sandbox.video_decoding import open_video
-from backend.pixels.video_index import VideoIndex
 from backend.pixels.video_limits import VideoError
 from backend.pixels.videos import VideoFrames
 from backend.threads.caller import caller

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backend.expected import ExpectedError
-from backend.files import lacks_room, set_aside
-from backend.sqlite_damage import is_damage, look_for_damage
+from backend.files import is_damage, lacks_room, look_for_damage, set_aside
 from backend.tracking.schema import check_schema, migrate
 
 logger = logging.getLogger(__name__)

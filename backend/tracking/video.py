@@ -12,10 +12,10 @@ from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.tags import LabelConfig, VideoTag
 from backend.labelstudio.timing import Timeline, frames_count, tag_framerate
 from backend.labelstudio.video_regions import VideoRegion
+from backend.pixels.frame_table import VideoIndex
 from backend.pixels.open_videos import OpenVideos
 from backend.pixels.pixel_resolver import VIDEO_SECONDS
 from backend.pixels.recipes import Video
-from backend.pixels.video_index import VideoIndex
 from backend.tracking.runner import Goal, Work
 
 MAX_EDITOR_FRAMES = 1_000_000  # as many as a file may have, see ``VideoLimits``

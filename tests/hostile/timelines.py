@@ -9,8 +9,7 @@ import numpy as np
 
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.video_regions import read_video_regions
-from backend.pixels.frame_table import FrameTable
-from backend.pixels.video_index import VideoIndex
+from backend.pixels.frame_table import FrameTable, VideoIndex
 from backend.tracking.video import read_timeline
 from tests.hostile.arena import Arena
 from tests.hostile.corpus import Attack

@@ -1,19 +1,24 @@
-"""The service that runs at the address of these settings, asked what it finds out about itself."""
+"""Other programs that belong to the set-up: the running service, asked what it finds out about
+itself, and the detector."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
 import requests
 
-from backend.doctor.findings import Finding, Level, ok, warning
+from backend.doctor.findings import Finding, Level, broken, ok, warning
 from backend.doctor.label_studio import health
+from backend.labelstudio.detector_client import DetectorError
 from backend.runs.service_client import ServiceClient
 from backend.settings import Settings
+from backend.wiring import Wiring
 
 SUBJECT = "service"
+DETECTOR = "detector"
 ANSWER_SECONDS = 180.0  # it asks Label Studio and media hosts in turn
 ENV = "run the doctor with the settings of the service, for instance with --env-file"
 
@@ -65,3 +70,18 @@ def _findings(body: bytes) -> list[Finding] | None:
 
 def _finding(item: dict[str, Any]) -> Finding:
     return Finding(Level(item["level"]), str(item["subject"]), str(item["text"]), str(item["fix"]))
+
+
+def detector_findings(wiring: Wiring) -> Iterator[Finding]:
+    """Whether the detector answers; nothing where the settings name none."""
+    client = wiring.detector()
+    if client is None:
+        return
+    try:
+        kind = client.check()
+    except DetectorError as error:
+        yield broken(DETECTOR, str(error))
+        return
+    fetched = wiring.settings.detector_fetch_url
+    way = f"pictures are fetched from {fetched}" if fetched else "pictures are sent along"
+    yield ok(DETECTOR, f"{client.name} answers{f' as {kind}' if kind else ''}; {way}")
