@@ -69,11 +69,16 @@ def _number(
 
 
 _positive = _number(int, lambda number: number > 0, "a whole number above 0")
+_at_least_none = _number(int, lambda number: number >= 0, "a whole number, 0 or more")
 _seconds = _number(float, lambda number: 0 < number < 86400, "a number of seconds above 0")
 
 
 def _mebibytes(value: str) -> int:
     return _positive(value) * MIB
+
+
+def _mebibytes_or_none(value: str) -> int:
+    return _at_least_none(value) * MIB
 
 
 def _path(value: str) -> Path:
@@ -268,9 +273,18 @@ class Settings:
     )
     embedding_cache_bytes: int = _model(
         1024 * MIB,
-        "memory for image embeddings, in MiB",
+        "memory for image embeddings, in MiB: on the device, and as much again of the host's for "
+        "those that leave it (not where the device is the CPU)",
         variable="EMBEDDING_CACHE_MB",
         read=_mebibytes,
+    )
+    embedding_disk_bytes: int = _model(
+        0,
+        "disk space in CACHE_DIR for image embeddings, in MiB, about 8 for a picture: the first "
+        "click on a picture seen before is as quick as a further one, also after a restart; 0: "
+        "none; docs/performance.md",
+        variable="EMBEDDING_DISK_MB",
+        read=_mebibytes_or_none,
     )
     finetune_projects: FinetuneProjects = _finetuning(
         FinetuneProjects(),
@@ -358,7 +372,7 @@ class Settings:
     )
     media_cache_days: float = _media(
         30.0,
-        "media that nobody used for so many days are removed",
+        "media, and embeddings on the disk, that nobody used for so many days are removed",
         read=_number(float, lambda n: 0 < n < 100_000, "a number of days above 0"),
     )
     media_min_kib_per_second: float = _media(
@@ -485,7 +499,7 @@ class Settings:
             value = getattr(self, item.name)
             if item.metadata["secret"] and value is not None:
                 value = "(set)"
-            elif item.metadata["read"] is _mebibytes:
+            elif item.metadata["read"] in (_mebibytes, _mebibytes_or_none):
                 value = value // MIB
             elif isinstance(value, tuple):
                 parts = (each if isinstance(each, str) else "=".join(each) for each in value)

@@ -12,6 +12,8 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from backend.engine.building import ModelChoice, variant_for
+from backend.engine.embedding_disk import EmbeddingDisk
+from backend.engine.embedding_tiers import EmbeddingTiers
 from backend.engine.local import LocalEngine
 from backend.engine.suspended import SuspendedMemory
 from backend.finetune.finetune_jobs import FinetuneJobs
@@ -35,6 +37,7 @@ from backend.predict.events.sessions import InteractiveJobs
 from backend.predict.everything_command import EverythingCommand, EverythingFinder
 from backend.predict.find import Finder
 from backend.predict.find_command import FindCommand
+from backend.predict.next_tasks import NextTasks
 from backend.predict.recent import RecentPrompts
 from backend.predict.retrieve import Retrieval
 from backend.predict.segment import Segmenter
@@ -243,7 +246,19 @@ class Wiring:
             metrics=self.metrics,
             speck_share=self.settings.speck_percent / 100,
             suspended=SuspendedMemory(self.settings.cache_dir.expanduser() / "suspended"),
+            tiers=self._tiers(),
         )
+
+    def _tiers(self) -> EmbeddingTiers:
+        """Where embeddings are kept below the device."""
+        settings, disk = self.settings, None
+        if settings.embedding_disk_bytes:
+            disk = EmbeddingDisk(
+                settings.cache_dir.expanduser() / "embeddings",
+                settings.embedding_disk_bytes,
+                settings.media_cache_days * 86400,
+            )
+        return EmbeddingTiers(settings.embedding_cache_bytes, disk)
 
     def service(self, engine: LocalEngine) -> Dispatcher:
         """Everything that answers requests, over ``engine``, which it closes.
@@ -276,6 +291,7 @@ class Wiring:
             model_version=lambda: engine.model_version,
             open_seconds=settings.open_budget_seconds,
             retrieve_seconds=settings.retrieve_budget_seconds,
+            next_tasks=NextTasks(self._label_studio) if self._label_studio else None,
         )
         return Dispatcher(
             engine,

@@ -101,3 +101,37 @@ def build_video_tracker(
     from sam2model import VideoTracker
 
     return VideoTracker(predictor.model, frames, history_frames=HISTORY_FRAMES, yield_to=yield_to)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """Loaded weights; ``encoder`` names those that make embeddings."""
+
+    predictor: ImagePredictor
+    encoder: str
+
+    @property
+    def side(self) -> int:
+        """Of the network's input, pixels."""
+        return self.predictor.model.image_size
+
+
+def loaded(predictor: ImagePredictor) -> LoadedModel:
+    from sam2model.checkpoints import encoder_digest  # brings torch
+
+    # On the disk they meet those of other settings.
+    numbers = getattr(predictor.model, "compute_dtype", "")
+    encoder = encoder_digest(predictor.model.state_dict())
+    return LoadedModel(predictor, f"{encoder} {predictor.model.image_size} {numbers}")
+
+
+def device_of(predictor: ImagePredictor) -> str:
+    """Where a model computes and in which numbers, such as "cuda:0, bfloat16"."""
+    parts = [getattr(predictor.model, name, "") for name in ("device", "compute_dtype")]
+    return ", ".join(str(part).removeprefix("torch.") for part in parts if part)
+
+
+def unused_card(choice: ModelChoice) -> str | None:
+    from sam2model.precision import why_card_is_unused  # brings torch
+
+    return why_card_is_unused(choice.device)

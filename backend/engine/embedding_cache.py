@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -15,10 +16,17 @@ class EmbeddingCache:
     """Least recently used values go first once ``capacity_bytes`` is exceeded.
 
     A value larger than the whole cache is handed out but not kept.
+
+    Args:
+        leaving: called with what there is no room for any more, and its key.
     """
 
-    def __init__(self, capacity_bytes: int) -> None:
-        self._capacity = capacity_bytes
+    def __init__(
+        self,
+        capacity_bytes: int,
+        leaving: Callable[[str, ImageEmbedding], None] = lambda key, value: None,
+    ) -> None:
+        self._capacity, self._leaving = capacity_bytes, leaving
         self._lock = threading.Lock()
         self._values: OrderedDict[str, ImageEmbedding] = OrderedDict()
         self._pending: dict[str, Future[ImageEmbedding]] = {}
@@ -54,16 +62,20 @@ class EmbeddingCache:
 
     def fulfil(self, key: str, value: ImageEmbedding) -> None:
         """Store what the maker made and hand it to all who wait."""
+        left: list[tuple[str, ImageEmbedding]] = []
         with self._lock:
             future = self._pending.pop(key)
             if value.nbytes <= self._capacity:
                 self._values[key] = value
                 self._bytes += value.nbytes
                 while self._bytes > self._capacity:
-                    _, oldest = self._values.popitem(last=False)
+                    name, oldest = self._values.popitem(last=False)
                     self._bytes -= oldest.nbytes
                     self.evictions += 1
+                    left.append((name, oldest))
         future.set_result(value)
+        for each in left:
+            self._leaving(*each)
 
     def clear(self) -> None:
         """Forget all values; those being made are not touched."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from backend.engine.embedding_disk import DiskRoom
 from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt, UnusableShape
 from backend.engine.scheduler import Priority
@@ -205,6 +206,13 @@ class Engine(Protocol):
         Raises:
             NotReady, Busy: as above; the encode goes on for those who ask later.
             MediaError, VideoError: the image cannot be had, or decoded.
+        """
+
+    def disk_room(self, timeout: float) -> DiskRoom:
+        """How many embeddings are kept on the disk, where they outlive a restart.
+
+        Raises:
+            NotReady, Busy: as above.
         """
 
     def answer(

@@ -17,12 +17,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from backend.engine.building import (
+    LoadedModel,
     ModelChoice,
     build_predictor,
     build_video_tracker,
+    device_of,
+    loaded,
+    unused_card,
 )
 from backend.engine.device_memory import MemoryRetry, model_bytes, used_bytes
 from backend.engine.embedding_cache import EmbeddingCache
+from backend.engine.embedding_disk import ABOUT, DiskRoom, PackedEmbedding
+from backend.engine.embedding_tiers import EmbeddingTiers, count_embeddings, pack, unpack
 from backend.engine.engine import (
     MOST_OBJECTS,
     Answer,
@@ -67,19 +73,6 @@ STOPPING = "the service is being restarted; try again in a moment"
 
 
 @dataclass(frozen=True)
-class _Model:
-    """Loaded weights; ``encoder`` names those that make embeddings."""
-
-    predictor: ImagePredictor
-    encoder: str
-
-    @property
-    def side(self) -> int:
-        """Of the network's input, pixels."""
-        return self.predictor.model.image_size
-
-
-@dataclass(frozen=True)
 class _Request:
     """What holds for all steps of a request: the weights too, whatever replaces them meanwhile.
 
@@ -88,7 +81,7 @@ class _Request:
         zoom, refine: see ``Engine.answer``.
     """
 
-    model: _Model
+    model: LoadedModel
     priority: Priority
     deadline: float
     zoom: bool = False
@@ -120,6 +113,7 @@ class LocalEngine:
         build: Callable[[ModelChoice], ImagePredictor] | None = None,
         build_tracker: Callable[[ImagePredictor, Frames], VideoTracker] | None = None,
         suspended: SuspendedMemory | None = None,
+        tiers: EmbeddingTiers | None = None,
     ) -> None:
         self.model_version = choice.version
         self.family = choice.family or choice.version
@@ -127,11 +121,13 @@ class LocalEngine:
         self._pixels = pixels
         self._metrics = metrics
         self._speck_share = speck_share
-        self._cache = EmbeddingCache(cache_bytes)
+        self._tiers = tiers or EmbeddingTiers(0, None)
+        self._cache = EmbeddingCache(cache_bytes, self._tiers.take_over)
         self._suspended = suspended or SuspendedMemory(Path(tempfile.gettempdir()))
         self._logits: Recent[np.ndarray] = Recent(entries=KEPT_LOGITS, seconds=LOGITS_SECONDS)
         self._searches = Searches(speck_share)
         self._with_memory = MemoryRetry(self._cache.clear, metrics)
+        self._embedding_bytes = 0  # of one on the disk, once it is known
         self._encodes_lock = threading.Lock()
         self._encodes: dict[str, _Encode] = {}
         self._thread = InferenceThread(on_start=self._waited)
@@ -169,6 +165,22 @@ class LocalEngine:
         found = self._pixels.find(image, deadline)
         model = self._model(deadline - time.monotonic())
         self._embed(found, _Request(model, priority, deadline))
+
+    def disk_room(self, timeout: float) -> DiskRoom:
+        """See ``Engine``."""
+        disk = self._tiers.disk
+        if disk is None:
+            return DiskRoom(0, 0, 0)
+        predictor = self._model(timeout).predictor
+
+        def measure() -> int:
+            packed = pack(predictor.embed(np.zeros((64, 64, 3), np.uint8)))
+            return packed.nbytes + ABOUT if packed is not None else 0
+
+        if not self._embedding_bytes:
+            future = self._submit(measure, Priority.RUN).future
+            self._embedding_bytes = _wait(future, time.monotonic() + timeout)
+        return DiskRoom(self._embedding_bytes, disk.capacity, disk.used)
 
     def answer(
         self,
@@ -337,7 +349,7 @@ class LocalEngine:
         # the cores for overcommitted and lets the helpers of the inference thread sleep between
         # their loops: with a small network a frame takes half as long again (docs/performance.md).
         with ThreadPoolExecutor(1, "loading") as passing:
-            loading = passing.submit(lambda: _loaded(self._build(choice)))
+            loading = passing.submit(lambda: loaded(self._build(choice)))
         loading.result()
         self._loading, self._choice, self.model_version = loading, choice, choice.version
         self._searches.forget()
@@ -350,16 +362,17 @@ class LocalEngine:
     def close(self) -> None:
         """See ``Engine``."""
         self._thread.stop(timeout=10.0)
+        self._tiers.close()
 
-    def _load(self) -> _Model:
+    def _load(self) -> LoadedModel:
         logger.info("loading %s", self.model_version)
         try:
             start = time.monotonic()
             with self._metrics.stage("load"):
-                model = _loaded(self._build(self._choice))
+                model = loaded(self._build(self._choice))
             self._metrics.load_seconds.set(time.monotonic() - start)
-            self._metrics.device = _device_of(model.predictor)
-            self._unused_card = _unused_card(self._choice)
+            self._metrics.device = device_of(model.predictor)
+            self._unused_card = unused_card(self._choice)
         except Exception:
             logger.exception("the model could not be loaded")
             raise
@@ -370,7 +383,7 @@ class LocalEngine:
         )
         return model
 
-    def _model(self, timeout: float) -> _Model:
+    def _model(self, timeout: float) -> LoadedModel:
         try:
             return self._loading.result(timeout)
         except Exception:  # noqa: BLE001 - loading, or logged by _load; here it becomes the answer
@@ -393,11 +406,7 @@ class LocalEngine:
             "How long the model has been at the call it runs now",
             lambda: thread.busy_seconds,
         )
-        metrics.gauge("sam2_embedding_cache_bytes", "Embeddings held", lambda: cache.nbytes)
-        metrics.gauge("sam2_embedding_cache_entries", "Embeddings held", lambda: len(cache))
-        metrics.counter(
-            "sam2_embedding_cache_evictions", "Embeddings dropped", lambda: cache.evictions
-        )
+        count_embeddings(metrics, cache, self._tiers)
         metrics.gauges(
             "sam2_suspended_bytes",
             "What tracks remember that wait for their turn, by where it is kept",
@@ -512,11 +521,11 @@ class LocalEngine:
     def _embed(self, image: ImageSource, request: _Request) -> ImageEmbedding:
         image = dataclasses.replace(image, key=f"{request.model.encoder} {image.key}")
         future, outcome = self._cache.claim(image.key)
-        self._metrics.embedding_lookups.labels(outcome).inc()
         if outcome == "miss":
-            self._encode(image, request)
+            outcome = self._make(image, request)
         elif outcome == "joined":
             self._hurry(image.key, request.priority)
+        self._metrics.embedding_lookups.labels(outcome).inc()
         return _wait(future, request.deadline, "encode the image")
 
     def _hurry(self, key: str, priority: Priority) -> None:
@@ -528,50 +537,51 @@ class LocalEngine:
                 if encode.job is not None:
                     self._thread.promote(encode.job, priority)
 
-    def _encode(self, image: ImageSource, request: _Request) -> None:
-        """Decode in the calling thread, then queue the network; results go to the cache."""
-        encode, predictor = _Encode(request.priority), request.model.predictor
+    def _make(self, image: ImageSource, request: _Request) -> str:
+        """Have an embedding moved up from another tier, or made: the picture is decoded in the
+        calling thread, then the network is queued. Says which; the result goes to the cache."""
+        encode = _Encode(request.priority)
         with self._encodes_lock:
             self._encodes[image.key] = encode
         try:
-            with self._metrics.stage("decode"):
-                pixels = image.load()
-
-            def run() -> None:
-                with self._metrics.stage("encode"):
-                    embedding = self._with_memory(lambda: predictor.embed(pixels))
-                self._cache.fulfil(image.key, embedding)
-
+            found = self._tiers.find(image.key)
+            run = self._encoding(image, request) if found is None else self._moving(image, *found)
             with self._encodes_lock:
                 encode.job = job = self._submit(run, encode.priority, followed=True)
         except BaseException as error:
             self._encoded(image.key, error)
             raise
         job.future.add_done_callback(lambda future: self._encoded(image.key, _failure(future)))
+        return "miss" if found is None else found[0]
+
+    def _encoding(self, image: ImageSource, request: _Request) -> Callable[[], None]:
+        predictor = request.model.predictor
+        with self._metrics.stage("decode"):
+            pixels = image.load()
+
+        def run() -> None:
+            with self._metrics.stage("encode"):
+                embedding = self._with_memory(lambda: predictor.embed(pixels))
+            self._cache.fulfil(image.key, embedding)
+            self._tiers.keep(image.key, embedding)
+
+        return run
+
+    def _moving(self, image: ImageSource, tier: str, packed: PackedEmbedding) -> Callable[[], None]:
+        device = self._model(0.0).predictor.model.device
+
+        def run() -> None:
+            with self._metrics.stage(f"from_{tier}"):
+                embedding = self._with_memory(lambda: unpack(packed, device))
+            self._cache.fulfil(image.key, embedding)
+
+        return run
 
     def _encoded(self, key: str, error: BaseException | None) -> None:
         with self._encodes_lock:
             self._encodes.pop(key, None)
         if error is not None:
             self._cache.fail(key, error)
-
-
-def _loaded(predictor: ImagePredictor) -> _Model:
-    from sam2model.checkpoints import encoder_digest  # brings torch
-
-    return _Model(predictor, encoder_digest(predictor.model.state_dict()))
-
-
-def _unused_card(choice: ModelChoice) -> str | None:
-    from sam2model.precision import why_card_is_unused  # brings torch
-
-    return why_card_is_unused(choice.device)
-
-
-def _device_of(predictor: ImagePredictor) -> str:
-    """Where a model computes and in which numbers, such as "cuda:0, bfloat16"."""
-    parts = [getattr(predictor.model, name, "") for name in ("device", "compute_dtype")]
-    return ", ".join(str(part).removeprefix("torch.") for part in parts if part)
 
 
 def _answer_key(

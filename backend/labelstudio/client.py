@@ -221,6 +221,33 @@ class LabelStudioClient:
             if not tasks or seen >= found.get("total", 0):  # a page behind the last is a 404
                 return
 
+    def tasks_after(self, project: int, task: int, count: int) -> list[dict[str, Any]]:
+        """The next tasks of a project in its order, which is that of their numbers; data as it was
+        imported."""
+        query = {
+            "filters": {
+                "conjunction": "and",
+                "items": [
+                    {
+                        "filter": "filter:tasks:id",
+                        "operator": "greater",
+                        "type": "Number",
+                        "value": int(task),
+                    }
+                ],
+            },
+            "ordering": ["tasks:id"],
+        }
+        parameters = {
+            "project": int(project),
+            "resolve_uri": "false",
+            "page": 1,
+            "page_size": int(count),
+            "query": json.dumps(query),
+        }
+        found = self._object("GET", "/api/tasks/", params=parameters)
+        return [each for each in found.get("tasks") or () if isinstance(each, dict)]
+
     def list_predictions(self, task: int) -> list[dict[str, Any]]:
         """The predictions of a task, whole."""
         response = self.request("GET", "/api/predictions/", params={"task": int(task)})

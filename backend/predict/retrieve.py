@@ -33,6 +33,7 @@ from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, task_prompts
 from backend.labelstudio.read_results import newest_results
 from backend.labelstudio.write_results import region_id, status_results
+from backend.predict.next_tasks import NextTasks
 from backend.predict.segment import Segmenter
 from backend.threads.caller import caller, reply_by
 from backend.threads.fair_pool import FairPool
@@ -102,6 +103,7 @@ class Retrieval:
         model_version: of the model that answers now.
         open_seconds: longest wait of a page that opens a task.
         retrieve_seconds: longest wait of "Retrieve predictions".
+        next_tasks: says which tasks are opened next; None to encode only those that are.
     """
 
     def __init__(
@@ -112,12 +114,14 @@ class Retrieval:
         model_version: Callable[[], str],
         open_seconds: float,
         retrieve_seconds: float,
+        next_tasks: NextTasks | None = None,
     ) -> None:
         self._segmenter = segmenter
         self._tracking = tracking
         self._version = model_version
         self._open_seconds = open_seconds
         self._retrieve_seconds = retrieve_seconds
+        self._next_tasks = next_tasks
         self._pool = FairPool(4, "retrieve")
         # Of their own: encoding ahead waits for everything else, and must let nobody wait for it.
         self._ahead = FairPool(4, "ahead", capacity=MAX_PREFETCHES)
@@ -273,11 +277,23 @@ class Retrieval:
         return Found(prediction, jobs=done if prediction else ())
 
     def _prefetch(self, task: ProjectTask) -> None:
-        """Encode the images of ``task`` (of a sequence: the first page) in the background."""
-        for tag in task.config.images:
-            page = 0 if tag.is_sequence else None
-            with suppress(Busy):  # enough is waiting already; the click will encode
-                self._ahead.submit(self._encode, task, ObjectPrompt(tag.name, page))
+        """Encode the images of ``task`` (of a sequence: the first page) in the background, and then
+        those of the next tasks."""
+        with suppress(Busy):  # enough is waiting already; the click will encode
+            for prompt in _first_pages(task):
+                self._ahead.submit(self._encode, task, prompt)
+            if self._next_tasks is not None:
+                self._ahead.submit(self._encode_next, task, self._next_tasks)
+
+    def _encode_next(self, task: ProjectTask, next_tasks: NextTasks) -> None:
+        try:
+            for each in next_tasks.after(task):
+                for prompt in _first_pages(each):
+                    self._encode(each, prompt)
+        except ExpectedError as error:
+            logger.info("the tasks after %s are not encoded ahead: %s", task.task_id, error)
+        except Exception:  # thread boundary: nobody waits for them
+            logger.exception("the tasks after %s are not encoded ahead", task.task_id)
 
     def _encode(self, task: ProjectTask, prompt: ObjectPrompt) -> None:
         try:
@@ -287,6 +303,11 @@ class Retrieval:
             logger.info("task %s: not encoded ahead: %s", task.task_id, error)
         except Exception:  # thread boundary: the click that follows reports the cause
             logger.exception("task %s: not encoded ahead", task.task_id)
+
+
+def _first_pages(task: ProjectTask) -> list[ObjectPrompt]:
+    images = task.config.images
+    return [ObjectPrompt(tag.name, 0 if tag.is_sequence else None) for tag in images]
 
 
 def _page(prompt: ObjectPrompt) -> tuple[str, int]:

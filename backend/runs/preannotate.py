@@ -19,7 +19,7 @@ from backend.files import replacing
 from backend.runs.command_line import CommandError, positive_number, say
 from backend.runs.label_tasks import UNMARKED
 from backend.runs.review_file import Remark, ReviewFile
-from backend.runs.run_request import DIRECTIONS, RunRequest
+from backend.runs.run_request import DIRECTIONS, LABEL, WARM, RunRequest
 from backend.runs.run_store import RunState, TaskState
 from backend.runs.service_client import ServiceClient, ServiceGone
 from backend.wiring import Wiring
@@ -39,6 +39,12 @@ def add_parser(commands: Any) -> None:
         "again, it goes on.",
     )
     parser.add_argument("--project", type=int, required=True)
+    parser.add_argument(
+        "--kind",
+        choices=(LABEL, WARM),
+        default=LABEL,
+        help="label: store predictions; warm: only encode the pictures ahead, for the disk",
+    )
     parser.add_argument(
         "--url",
         help="the service's address (that of the settings, on this machine); its credentials are "
@@ -112,7 +118,7 @@ def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
 def _request(arguments: argparse.Namespace) -> dict[str, Any]:
     names = RunRequest.__annotations__.keys() - {"kind", "overwrite"}
     body = {name: getattr(arguments, name) for name in names}
-    return {**body, "overwrite": arguments.force}
+    return {**body, "kind": arguments.kind, "overwrite": arguments.force}
 
 
 def _follow(client: ServiceClient, name: str) -> dict[str, Any]:

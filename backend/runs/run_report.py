@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from backend.engine.embedding_disk import DiskRoom
 from backend.job_state import iso_time
 from backend.labelstudio.model_names import shown_version
 from backend.runs.run import RunAtWork
 from backend.runs.run_store import Run, RunStore, RunTask, TaskState
+from backend.runs.warm_tasks import room_text
 
 LOOK_FIRST = 50  # tasks, the most doubtful first
 SHOWN_FAILURES = 100
@@ -64,9 +66,15 @@ def shown_task(task: RunTask) -> dict[str, Any]:
     }
 
 
-def report(run: Run, store: RunStore, mean_seconds: MeanSeconds) -> dict[str, Any]:
+def report(
+    run: Run, store: RunStore, mean_seconds: MeanSeconds, room: DiskRoom | None = None
+) -> dict[str, Any]:
     """What came of a run so far: per label its objects, and the tasks to look at first; of a dry
-    run, how long it would take."""
+    run, how long it would take.
+
+    Args:
+        room: for what the run encodes ahead, where it does.
+    """
     labels: dict[str, tuple[int, float, float]] = {}
     doubtful: list[RunTask] = []
     pictures = frames = 0
@@ -92,7 +100,11 @@ def report(run: Run, store: RunStore, mean_seconds: MeanSeconds) -> dict[str, An
         "estimate": None,
     }
     if run.request.dry_run:
-        found["estimate"] = _estimate(pictures, frames, mean_seconds)
+        found["estimate"] = estimate = _estimate(pictures, frames, mean_seconds)
+        if room is not None:
+            estimate["text"] += f"; {room_text(pictures, room)}"
+            estimate["disk_bytes"] = pictures * room.each
+            estimate["disk_fits"] = room.fits
     return found
 
 

@@ -11,6 +11,7 @@ from backend.labelstudio.commands import ParsedCommand, TextKind, Word
 from backend.runs.prompt_sources import THERE, SourceOptions
 
 LABEL = "label"
+WARM = "warm"
 DIRECTIONS = ("forward", "back", "both")
 MAX_CONCURRENCY = 8
 MAX_STRIDE = 99  # as in the text box

@@ -22,8 +22,9 @@ from backend.runs.projects import read_project
 from backend.runs.prompt_sources import THERE, OpenSource, There
 from backend.runs.run import OpenKind, RunAtWork, RunParts
 from backend.runs.run_report import report, report_text, shown, shown_task
-from backend.runs.run_request import LABEL, RunError, RunRequest, read_run_request
+from backend.runs.run_request import LABEL, WARM, RunError, RunRequest, read_run_request
 from backend.runs.run_store import Run, RunState, RunStore, TaskState
+from backend.runs.warm_tasks import WarmTasks
 from backend.settings import SettingsError
 from backend.tracking.database import StoreError
 from backend.wiring import Wiring
@@ -32,12 +33,13 @@ logger = logging.getLogger(__name__)
 
 AT_WORK = 2  # runs of different projects, side by side
 STOP_SECONDS = 5.0
+ROOM_SECONDS = 30.0  # until it is known how large an embedding is; the run itself knows it by then
 _OPEN = (RunState.QUEUED, RunState.RUNNING, RunState.WAITING)
 
 
 def kinds() -> dict[str, OpenKind]:
     """By name: what runs can do with tasks."""
-    return {LABEL: LabelTasks}
+    return {LABEL: LabelTasks, WARM: WarmTasks}
 
 
 def sources(wiring: Wiring, service: Dispatcher) -> dict[str, OpenSource]:
@@ -127,7 +129,9 @@ class Runs:
     def report(self, run_id: str) -> dict[str, Any]:
         """What came of a run, as JSON; ``text`` is for people."""
         run = self.store.get(run_id)
-        found, now = report(run, self.store, self._metrics.mean_seconds), self._shown(run)
+        room = self._service.engine.disk_room(ROOM_SECONDS) if run.request.kind == WARM else None
+        found = report(run, self.store, self._metrics.mean_seconds, room)
+        now = self._shown(run)
         return {"run": now, **found, "text": report_text(now, found)}
 
     def pause(self, run_id: str) -> dict[str, Any]:
