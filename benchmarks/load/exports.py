@@ -35,7 +35,7 @@ from benchmarks.support.server import ROOT, Server
 from benchmarks.support.table import table
 
 HEAD = ("format", "pictures", "what", "s", "CPU s", "most memory, MB", "size, MB", "load")
-WIDTH, HEIGHT = 640, 480
+WIDTH, HEIGHT = 96, 72
 PER_TASK = 2
 KINDS = 40  # different masks
 KEY = "key"
@@ -180,7 +180,7 @@ def _zip(kind: str, folder: Path, settings: dict[str, str]) -> list[str]:
 
 def _blob(seed: int) -> Any:
     noise = np.random.default_rng(seed).standard_normal((HEIGHT, WIDTH)).astype(np.float32)
-    smooth = cv2.GaussianBlur(noise, (0, 0), 40)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 8)
     return smooth > 1.2 * smooth.std()
 
 
