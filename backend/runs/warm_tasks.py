@@ -35,6 +35,7 @@ class WarmTasks:
             )
         self._lock = threading.Lock()
         self._taken = 0  # pictures that a place was given to
+        self._left = 0
 
     def plan(self, task: ProjectTask) -> TaskEnd:
         """See ``TaskWork``."""
@@ -62,17 +63,19 @@ class WarmTasks:
         found = TaskResult(pictures=len(pictures))
         return TaskEnd(TaskState.STORED, f"encoded {len(pictures)} pictures", found=found)
 
-    def tidy(self) -> None:
-        """See ``TaskWork``: nothing is left to do."""
+    def tidy(self) -> str:
+        """See ``TaskWork``."""
+        return f"{self._left} pictures were left out: {self._full}" if self._left else ""
 
     @property
     def _full(self) -> str:
-        return f"does not fit: EMBEDDING_DISK_MB has room for {self._room.fits} pictures"
+        return f"there is no room: EMBEDDING_DISK_MB holds {self._room.fits} pictures"
 
     def _take(self, count: int) -> bool:
         """Whether there is room for so many more."""
         with self._lock:
             if self._taken + count > self._room.fits:
+                self._left += count
                 return False
             self._taken += count
             return True

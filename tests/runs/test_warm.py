@@ -92,7 +92,8 @@ def test_what_does_not_fit_is_left_out(start: Any) -> None:
         assert f"EMBEDDING_DISK_MB has room for {fits} pictures, so {left} are left out" in text
         done = service.run(kind="warm", concurrency=1)
         said = [each.split(":")[0] for each in service.messages(done["id"]).values()]
-        assert said == ["encoded 1 pictures"] * fits + ["does not fit"] * left
+        assert said == ["encoded 1 pictures"] * fits + ["there is no room"] * left
+        assert done["message"].startswith(f"{left} pictures were left out: there is no room")
         assert lookups(service)["miss"] == fits
     with start(1) as service:
         service.run(kind="warm", concurrency=1)
