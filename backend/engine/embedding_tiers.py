@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backend.engine.embedding_cache import EmbeddingCache
-from backend.engine.embedding_disk import EmbeddingDisk, PackedEmbedding
+from backend.engine.embedding_disk import ABOUT, EmbeddingDisk, PackedEmbedding
 from backend.metrics import Metrics
 
 if TYPE_CHECKING:
     import torch
 
-    from sam2model import ImageEmbedding
+    from sam2model import ImageEmbedding, ImagePredictor
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +162,12 @@ def pack(embedding: ImageEmbedding) -> PackedEmbedding | None:
         made_as.append(str(tensor.dtype).removeprefix("torch."))
         kept_as.append(str(kept.dtype).removeprefix("torch."))
     return PackedEmbedding(tuple(parts), tuple(made_as), tuple(kept_as), embedding.original_size)
+
+
+def packed_bytes(predictor: ImagePredictor) -> int:
+    """What one embedding takes on the disk; 0 where none is kept."""
+    packed = pack(predictor.embed(np.zeros((64, 64, 3), np.uint8)))
+    return packed.nbytes + ABOUT if packed is not None else 0
 
 
 def unpack(packed: PackedEmbedding, device: torch.device) -> ImageEmbedding:

@@ -8,11 +8,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -27,8 +27,8 @@ from backend.engine.building import (
 )
 from backend.engine.device_memory import MemoryRetry, model_bytes, used_bytes
 from backend.engine.embedding_cache import EmbeddingCache
-from backend.engine.embedding_disk import ABOUT, DiskRoom, PackedEmbedding
-from backend.engine.embedding_tiers import EmbeddingTiers, count_embeddings, pack, unpack
+from backend.engine.embedding_disk import DiskRoom, PackedEmbedding
+from backend.engine.embedding_tiers import EmbeddingTiers, count_embeddings, packed_bytes, unpack
 from backend.engine.engine import (
     MOST_OBJECTS,
     Answer,
@@ -45,7 +45,13 @@ from backend.engine.interpolation import StridedTracker
 from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt, UnusableShape, pixel_prompt
 from backend.engine.queued_tracker import QueuedTracker
-from backend.engine.scheduler import InferenceThread, Job, Priority
+from backend.engine.scheduler import (
+    InferenceThread,
+    Job,
+    Priority,
+    failure_of,
+    wait_for_job,
+)
 from backend.engine.segmenting import Segment, batch_size, batches, segment_batch
 from backend.engine.suspended import SuspendedMemory
 from backend.engine.zoom import is_large, window_for
@@ -69,7 +75,6 @@ KEPT_LOGITS = 128  # of 256 KiB at 1024 px
 LOGITS_SECONDS = 600.0
 NO_TIME = "the model had no time to answer yet; try again in a moment"
 RECALL_SECONDS = 3.0  # how long a correction may take before it leaves pages out of its memory
-STOPPING = "the service is being restarted; try again in a moment"
 
 
 @dataclass(frozen=True)
@@ -172,14 +177,9 @@ class LocalEngine:
         if disk is None:
             return DiskRoom(0, 0, 0)
         predictor = self._model(timeout).predictor
-
-        def measure() -> int:
-            packed = pack(predictor.embed(np.zeros((64, 64, 3), np.uint8)))
-            return packed.nbytes + ABOUT if packed is not None else 0
-
         if not self._embedding_bytes:
-            future = self._submit(measure, Priority.RUN).future
-            self._embedding_bytes = _wait(future, time.monotonic() + timeout)
+            future = self._submit(partial(packed_bytes, predictor), Priority.RUN).future
+            self._embedding_bytes = wait_for_job(future, time.monotonic() + timeout)
         return DiskRoom(self._embedding_bytes, disk.capacity, disk.used)
 
     def answer(
@@ -254,7 +254,7 @@ class LocalEngine:
 
             future = self._submit(timed, priority, stopped).future
             try:
-                return _wait(future, deadline)
+                return wait_for_job(future, deadline)
             except Busy:
                 future.cancel()  # nobody waits for it any more; what runs ends by ``stopped``
                 raise
@@ -317,7 +317,7 @@ class LocalEngine:
                 with self._metrics.stage("track"):  # and the clicks that go first meanwhile
                     return self._with_memory(call)
 
-            return _wait(self._submit(timed, priority, stopped).future)
+            return wait_for_job(self._submit(timed, priority, stopped).future)
 
         queued = partial(
             QueuedTracker,
@@ -513,7 +513,7 @@ class LocalEngine:
 
         future = self._submit(run, request.priority, followed=followed).future
         try:
-            return _wait(future, request.deadline)
+            return wait_for_job(future, request.deadline)
         except Busy:
             future.cancel()  # nobody waits for it any more
             raise
@@ -526,7 +526,7 @@ class LocalEngine:
         elif outcome == "joined":
             self._hurry(image.key, request.priority)
         self._metrics.embedding_lookups.labels(outcome).inc()
-        return _wait(future, request.deadline, "encode the image")
+        return wait_for_job(future, request.deadline, "encode the image")
 
     def _hurry(self, key: str, priority: Priority) -> None:
         """A more urgent request joined the encode of ``key``."""
@@ -551,7 +551,7 @@ class LocalEngine:
         except BaseException as error:
             self._encoded(image.key, error)
             raise
-        job.future.add_done_callback(lambda future: self._encoded(image.key, _failure(future)))
+        job.future.add_done_callback(lambda future: self._encoded(image.key, failure_of(future)))
         return "miss" if found is None else found[0]
 
     def _encoding(self, image: ImageSource, request: _Request) -> Callable[[], None]:
@@ -589,22 +589,6 @@ def _answer_key(
 ) -> Hashable:
     """Names the answer to somebody's ``points`` and the box of ``prompt`` on an image."""
     return caller().project, person, image.key, prompt.box, tuple(points)
-
-
-def _wait(future: Future[T], deadline: float | None = None, what: str = "answer") -> T:
-    left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-    try:
-        return future.result(left)
-    except TimeoutError as error:
-        raise Busy(f"the model had no time to {what} yet; try again in a moment") from error
-    except CancelledError as error:
-        raise Busy(STOPPING) from error
-
-
-def _failure(future: Future[Any]) -> BaseException | None:
-    if future.cancelled():
-        return Busy(STOPPING)
-    return future.exception()
 
 
 def _one_line(error: BaseException | None) -> str:

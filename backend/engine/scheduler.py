@@ -14,15 +14,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
-from backend.threads.fair_queue import FairQueue
+from backend.threads.fair_queue import Busy, FairQueue
 
 T = TypeVar("T")
 
+STOPPING = "the service is being restarted; try again in a moment"
 FOLLOW_UP_SECONDS = 0.05  # in which the second call of a click comes
 
 
@@ -172,3 +173,26 @@ def _finish(job: Job[Any]) -> None:
         job.future.set_exception(error)
     else:
         job.future.set_result(result)
+
+
+def wait_for_job(future: Future[T], deadline: float | None = None, what: str = "answer") -> T:
+    """What a job brings.
+
+    Raises:
+        Busy: it has not ended by the deadline, on ``time.monotonic``, or never will.
+        Exception: as the job's.
+    """
+    left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+    try:
+        return future.result(left)
+    except TimeoutError as error:
+        raise Busy(f"the model had no time to {what} yet; try again in a moment") from error
+    except CancelledError as error:
+        raise Busy(STOPPING) from error
+
+
+def failure_of(future: Future[Any]) -> BaseException | None:
+    """Why a job that has ended brings nothing; None where it does."""
+    if future.cancelled():
+        return Busy(STOPPING)
+    return future.exception()
