@@ -35,7 +35,7 @@ from benchmarks.support.server import ROOT, Server
 from benchmarks.support.table import table
 
 HEAD = ("format", "pictures", "what", "s", "CPU s", "most memory, MB", "size, MB", "load")
-WIDTH, HEIGHT = 96, 72
+WIDTH, HEIGHT = 96, 72  # small, so that it is the number of pictures that counts
 PER_TASK = 2
 KINDS = 40  # different masks
 KEY = "key"
