@@ -9,6 +9,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 
 from backend.doctor.doctor import diagnose
+from backend.doctor.findings import Diagnosis
 from backend.job_state import iso_time
 from backend.labelstudio.commands import CHEAT_SHEET
 from backend.labelstudio.model_names import shown_version
@@ -17,8 +18,7 @@ from backend.predict.dispatch import Dispatcher
 from backend.runs.runs import Runs
 from backend.tracking.database import StoreError
 from backend.tracking.store import Job
-from backend.web.diagnosis import Diagnosis
-from backend.web.run_rows import run_row
+from backend.web.run_routes import run_row
 from backend.web.site import SharedParts, site_blueprint, web_page
 from backend.wiring import Wiring
 

@@ -20,7 +20,7 @@ from backend.tracking.database import StoreError
 from backend.tracking.purge import forget_project
 from backend.tracking.tracking import Tracking
 from backend.web.guard import refuse
-from backend.web.run_rows import run_row
+from backend.web.run_routes import run_row
 from backend.web.site import SharedParts, site_blueprint, web_page
 from backend.web.task_rows import SORTS, STATES, TaskPage, TaskQuery, TaskRows
 

@@ -1,4 +1,5 @@
-"""The routes of runs: start, list, pause, resume, cancel, and what came of them."""
+"""The routes of runs: start, list, pause, resume, cancel, and what came of them; and runs as the
+pages list them."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from backend.labelstudio.json_values import whole_number
 from backend.predict.dispatch import BadRequest
 from backend.runs.command_line import CommandError
 from backend.runs.run_request import RunError
-from backend.runs.run_store import TaskState
+from backend.runs.run_store import RunState, TaskState
 from backend.runs.runs import Runs
 from backend.settings import SettingsError
 from backend.tracking.database import StoreError
@@ -21,6 +22,7 @@ from backend.web.guard import refuse
 
 MAX_RUNS = 200  # listed at once, the newest first
 MAX_TASKS = 1000
+_PAUSES = (RunState.QUEUED, RunState.RUNNING, RunState.WAITING)
 
 
 def run_blueprint(runs: Runs, read_body: Callable[[], Any]) -> Blueprint:
@@ -111,3 +113,29 @@ def _number(name: str) -> int | None:
     if number is None or number >= 2**63:
         raise BadRequest(f"{name} must be a number")
     return number
+
+
+def run_row(run: dict[str, Any]) -> dict[str, Any]:
+    """A run as ``Runs`` gives it, with how many of its tasks have ended and what may be done.
+
+    A dry run only finds out what would be done: what it was asked is asked again to begin.
+    """
+    state, options = RunState(run["state"]), run["options"]
+    dry = bool(options.get("dry_run"))
+    asked = {name: value for name, value in options.items() if value is not None}
+    return {
+        **run,
+        "ended_tasks": (run["total"] or 0) - run["counts"][TaskState.QUEUED],
+        "dry": dry,
+        "asked": {**asked, "dry_run": False},
+        "may": [
+            *(["pause"] if state in _PAUSES else []),
+            *(["resume"] if state is RunState.PAUSED or _may_retry(run, state) else []),
+            *([] if state.ended else ["cancel"]),
+        ],
+    }
+
+
+def _may_retry(run: dict[str, Any], state: RunState) -> bool:
+    left = run["counts"][TaskState.QUEUED] + run["counts"][TaskState.FAILED]
+    return state.ended and left > 0

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from backend.doctor.findings import Diagnosis
 from backend.labelstudio.commands import CHEAT_SHEET, TextKind, parse_command
 from backend.metrics import LastHour
 from backend.predict.asked_lately import KEPT
 from backend.tracking.database import StoreError
-from backend.web.diagnosis import Diagnosis
 from tests.backend.conftest import box, click
 from tests.backend.test_sequences import PAGES, Editor
 from tests.waiting import until

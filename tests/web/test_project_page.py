@@ -12,7 +12,7 @@ from backend.engine.packed_masks import PackedMask
 from backend.runs.run_request import RunRequest
 from backend.runs.run_store import RunState, TaskResult, TaskState
 from backend.tracking.store import TrackedMask
-from backend.web.run_rows import run_row
+from backend.web.run_routes import run_row
 from backend.web.task_rows import PAGE
 from tests.waiting import until
 from tests.web.browsing import WebPages, is_too_wide, serious_findings
