@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,22 +78,24 @@ class Stage:
         if data is not None:
             shutil.copytree(data, folder / "label-studio")
         self._folder, self._venv = folder, venv
-        self._stack = ExitStack()
         self._secret = secrets.token_hex()
         port = 20_000 + os.getpid() % 5_000
-        self._ports = free_port(port), free_port(port + 5_000), free_port(port + 15_000)
-        self.s3 = S3Server(folder, free_port(port + 10_000))
-        self._stack.callback(self.s3.stop)
+        self._ports = [free_port(port + 5_000 * number) for number in range(4)]
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        self.s3 = S3Server(self._folder, self._ports[3])
         self.s3.wait_until_ready()
         self.s3.client().create_bucket(Bucket=BUCKET)
         self.start_label_studio()
-        self._stack.callback(lambda: self.label_studio.stop())
         self.api = LabelStudioApi(self.label_studio.url, ACCOUNT)
         self._token = self.api.new_personal_access_token()
         self.start_detector()
-        self._stack.callback(lambda: self.detector.stop())
         self.start_backend()
-        self._stack.callback(lambda: self.backend.stop())
 
     def start_label_studio(self) -> None:
         self.label_studio = LabelStudio(
@@ -162,7 +164,9 @@ class Stage:
         return reply.json()
 
     def close(self) -> None:
-        self._stack.close()
+        for name in ("backend", "detector", "label_studio", "s3"):
+            if (child := getattr(self, name, None)) is not None:
+                child.stop()
 
 
 def put_pictures(stage: Stage, count: int) -> tuple[int, list[int], list[int]]:
