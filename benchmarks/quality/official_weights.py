@@ -1,4 +1,5 @@
 """Published weights, fetched and tried beside the official ``sam2`` package: clicks and a track.
+EdgeTAM, which that does not know, beside ``transformers``: a track from clicks.
 
     python -m benchmarks.quality.official_weights sam2.1_hiera_tiny
     python -m benchmarks.quality.official_weights sam2.1_hiera_tiny --checkpoint FILE
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,16 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
-from benchmarks.support import torchvision_stand_in
+from benchmarks.support import edgetam_peer, torchvision_stand_in
 from benchmarks.support.official_tracker import OfficialTracker, build_official_tracker
 from demo.clip import OBJECTS, PHOTOS, sample_clip
 from sam2model import VARIANTS, CheckpointError, ImagePredictor, VideoTracker, build_model
 from sam2model.checkpoints import find_checkpoint, read_state_dict
 from sam2model.sam2 import SAM2
+from sam2model.transformers_layout import to_transformers
 
-NAMES = tuple(name for name in VARIANTS if name != "edgetam")  # which sam2 does not know
 AGREED = 0.99  # IoU of the two packages' masks: pixels at edges differ by rounding
 FRAMES = 6
 BoolMask = NDArray[np.bool_]
@@ -79,21 +81,44 @@ def clicks(ours: SAM2, official: Any) -> Iterator[Compared]:
             )
 
 
-def track(ours: SAM2, official: Any) -> Iterator[Compared]:
+class Peer(edgetam_peer.PeerTracker):
+    """``transformers``' EdgeTAM, with masks of the frames' size."""
+
+    def __init__(self, ours: SAM2, frames: Sequence[NDArray[np.uint8]]) -> None:
+        model = edgetam_peer.build_peer(ours.image_size)
+        model.load_state_dict(to_transformers(ours.state_dict()), strict=True)
+        super().__init__(model, frames)
+        self._shape, self._count = frames[0].shape[:2], len(frames)
+
+    def masks(self) -> Iterator[list[BoolMask]]:
+        """Of all objects, frame by frame."""
+        for frame in self.propagate(0, self._count):
+            logits = functional.interpolate(frame.logits[None], self._shape, mode="bilinear")
+            yield list((logits[0] > 0).numpy())
+
+
+def track(ours: SAM2, other: Peer | OfficialTracker) -> Iterator[Compared]:
     """The sample clip's objects, each from one click on the first frame; the worst frame."""
-    clip = sample_clip()
-    frames = clip.frames[:FRAMES]
-    trackers = VideoTracker(ours, frames), OfficialTracker(official, frames)
-    for tracker in trackers:
-        for number, each in enumerate(OBJECTS):
-            tracker.prompt(0, number, points=[inside(clip.masks[each.name][0])], labels=[1])
-    pairs = list(zip(*(tracker.propagate(start=0) for tracker in trackers), strict=True))
-    for number, each in enumerate(OBJECTS):
+    clip, tracker = sample_clip(), VideoTracker(ours, clip_frames())
+    for each in (tracker, other):
+        for number, item in enumerate(OBJECTS):
+            each.prompt(0, number, points=[inside(clip.masks[item.name][0])], labels=[1])
+    if isinstance(other, Peer):
+        theirs = list(other.masks())
+    else:
+        theirs = [list(found.masks) for found in other.propagate(start=0)]
+    mine = [found.masks for found in tracker.propagate(start=0)]
+    for number, item in enumerate(OBJECTS):
         rows = []
-        for a, b in pairs:
-            mask, other, truth = a.masks[number], b.masks[number], clip.masks[each.name][a.frame]
-            rows.append((iou(mask, other), iou(mask, truth), iou(other, truth)))
-        yield Compared(f"{each.name} through {FRAMES} frames", *map(min, zip(*rows, strict=True)))
+        for frame, (a, b) in enumerate(zip(mine, theirs, strict=True)):
+            truth = clip.masks[item.name][frame]
+            rows.append((iou(a[number], b[number]), iou(a[number], truth), iou(b[number], truth)))
+        yield Compared(f"{item.name} through {FRAMES} frames", *map(min, zip(*rows, strict=True)))
+
+
+def clip_frames() -> Sequence[NDArray[np.uint8]]:
+    """The frames that are tracked through."""
+    return sample_clip().frames[:FRAMES]
 
 
 def compare(name: str, checkpoint: Path | None, image_size: int | None = None) -> list[Compared]:
@@ -104,26 +129,29 @@ def compare(name: str, checkpoint: Path | None, image_size: int | None = None) -
     """
     path = find_checkpoint(name, checkpoint)
     ours = build_model(name, checkpoint=path, device="cpu", dtype="float32", image_size=image_size)
-    official = build_official_tracker(name, ours.image_size)
-    official.load_state_dict(read_state_dict(path), strict=True)
-    with torch.no_grad():
-        return [*clicks(ours, official), *track(ours, official)]
+    if name == edgetam_peer.NAME:
+        with torch.no_grad():
+            return [*track(ours, Peer(ours, clip_frames()))]
+    with torchvision_stand_in.installed(), torch.no_grad():
+        official = build_official_tracker(name, ours.image_size)
+        official.load_state_dict(read_state_dict(path), strict=True)
+        return [*clicks(ours, official), *track(ours, OfficialTracker(official, clip_frames()))]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("variant", choices=NAMES)
+    parser.add_argument("variant", choices=VARIANTS)
     parser.add_argument("--checkpoint", type=Path, help="a file; without it the published one")
     parser.add_argument("--image-size", type=int, help="side of the network's input")
     given = parser.parse_args(arguments)
     try:
-        with torchvision_stand_in.installed():
-            rows = compare(given.variant, given.checkpoint, given.image_size)
+        rows = compare(given.variant, given.checkpoint, given.image_size)
     except CheckpointError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"| {given.variant} | agreement with sam2 | ours, truth | sam2, truth |")
+    other = "transformers" if given.variant == edgetam_peer.NAME else "sam2"
+    print(f"| {given.variant} | agreement with {other} | ours, truth | {other}, truth |")
     print("|---|---|---|---|")
     for row in rows:
         print(f"| {row.what} | {row.agreement:.4f} | {row.ours:.3f} | {row.official:.3f} |")

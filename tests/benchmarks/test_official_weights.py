@@ -33,6 +33,19 @@ def test_the_packages_agree_on_a_file(checkpoint: Path, capsys: pytest.CaptureFi
     assert "They agree" in said
 
 
+def test_edgetam_is_tried_beside_transformers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "random.pt"
+    model = SAM2(VARIANTS["edgetam"], 256)
+    torch.save({"model": draw_weights(model.state_dict(), seed=11)}, path)
+    arguments = ["edgetam", "--checkpoint", str(path), "--image-size", "256"]
+    assert official_weights.main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "| edgetam | agreement with transformers |" in said
+    assert "| bee through 6 frames |" in said
+
+
 def test_a_disagreement_is_told_and_fails(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

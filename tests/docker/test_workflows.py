@@ -13,6 +13,7 @@ import yaml
 
 from backend import __version__
 from deploy import rehearse
+from sam2model.checkpoints import PUBLISHED
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -62,6 +63,16 @@ def test_every_make_target_and_build_argument_that_is_used_exists() -> None:
     given = {line.partition("=")[0] for line in built["build-args"].splitlines()}
     known = rehearse.instructions(rehearse.DOCKERFILE.read_text(encoding="utf-8"))
     assert given <= {step.text.partition("=")[0] for step in known if step.name == "ARG"}
+
+
+def test_the_weights_of_every_variant_that_are_published_are_tried() -> None:
+    [job] = [
+        job
+        for path in WORKFLOWS
+        for job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values()
+        if any("check-weights" in str(step.get("run")) for step in job["steps"])
+    ]
+    assert set(job["strategy"]["matrix"]["variant"]) == set(PUBLISHED)
 
 
 def test_the_changelog_has_the_version_that_a_tag_would_release() -> None:
