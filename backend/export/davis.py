@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from backend.export.ledger import Ledger, Pages
 from backend.export.masks import MaskPage, Media, ObjectMask
@@ -60,6 +59,8 @@ class DavisWriter(Writer):
             self._objects.setdefault(each.track, (each, []))[1].append(frame)
         values = np.zeros((page.height, page.width), np.uint8)
         paint(values, page)
+        from PIL import Image  # a decoder too: the service, which imports this module, has none
+
         image = Image.fromarray(values)
         image.putpalette(self._palette)
         png = io.BytesIO()
