@@ -8,11 +8,12 @@ BIN := $(VENV)/bin
 CONSTRAINTS := docker/constraints.txt
 LOCK_VENV := .venv-lock
 
-.PHONY: help demo serve wheel up image version compat check-weights check test lint format screenshot clean secrets audit rehearse-image lock fuzz load soak gpu
+.PHONY: help demo serve join wheel up image version compat check-weights check test lint format screenshot clean secrets audit rehearse-image lock fuzz load soak gpu
 
 help:
 	@echo "make demo    Label Studio with sample photos and this backend, on this machine"
 	@echo "make serve   the backend alone; settings from .env and the environment (python -m backend settings)"
+	@echo "make join HEAD=host:6379    give this machine to the cluster of another (docs/operating.md)"
 	@echo "make wheel   dist/label_studio_sam2-<version>-py3-none-any.whl"
 	@echo "make check   the quick look before every commit, under 4 minutes on two cores: lint, types,"
 	@echo "             and all tests but the slow ones, those against the sam2 package, and end to end"
@@ -22,8 +23,11 @@ help:
 demo: $(VENV)/.run $(LABEL_STUDIO_VENV)/.installed
 	@LABEL_STUDIO_VENV=$(LABEL_STUDIO_VENV) $(BIN)/python -m demo.run
 
-serve: $(VENV)/.run
+serve: $(VENV)/.run $(if $(CLUSTER_ADDRESS),$(VENV)/.cluster)
 	@$(BIN)/python -m backend serve
+
+join: $(VENV)/.run $(VENV)/.cluster
+	@$(BIN)/python -m backend join $(HEAD)
 
 wheel: $(VENV)/.run
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
@@ -97,7 +101,8 @@ rehearse-image: $(VENV)/.run
 lock:
 	rm -rf $(LOCK_VENV)
 	$(PYTHON) -m venv $(LOCK_VENV)
-	$(LOCK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(LOCK_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements-cluster.txt
 	$(LOCK_VENV)/bin/python deploy/lock.py
 	rm -rf $(LOCK_VENV)
 
@@ -128,10 +133,15 @@ $(VENV)/.run: requirements.txt $(CONSTRAINTS)
 		-r requirements.txt
 	@touch $@
 
+$(VENV)/.cluster: requirements-cluster.txt $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) \
+		-r requirements-cluster.txt
+	@touch $@
+
 # References for the tests, installed without what their metadata asks for: torchvision, which
 # nothing here needs, and an OpenCV that crashes on some PNGs. sam2's build wants torch present
 # and no isolation.
-$(VENV)/.test: requirements-test.txt requirements-train.txt $(VENV)/.run
+$(VENV)/.test: requirements-test.txt requirements-train.txt requirements-cluster.txt $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) \
 		-r requirements-test.txt
 	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check \

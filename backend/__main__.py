@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from backend import __version__, state
+from backend.cluster.deploy import join
 from backend.doctor import doctor
 from backend.doctor.machine import start_problems
 from backend.env_file import DEFAULT, example, read_env_file
@@ -26,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"label-studio-sam2 {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve", help="start the service (settings from the environment)")
+    joined = commands.add_parser("join", help="give this machine to a cluster, until it is stopped")
+    joined.add_argument("head", metavar="HOST:PORT", help="of the cluster's first machine")
     shown = commands.add_parser("settings", help="print the effective settings, secrets hidden")
     shown.add_argument(
         "--example", action="store_true", help="print a commented .env file with the defaults"
@@ -60,6 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
     if parsed.command == "serve":
         return _serve(settings)
     try:
+        if parsed.command == "join":
+            configure(settings)
+            return join(settings, parsed.head)
         return int(parsed.run(parsed, Wiring(settings)))
     except ExpectedError as error:
         print(error, file=sys.stderr)

@@ -86,6 +86,7 @@ class Metrics:
         self.clicks = LastHour()  # clicks and boxes that got an answer; for the overview
         self.device = ""  # where the model computes, and in which numbers; for the overview
         self._readings: dict[str, Callable[[], Mapping[str, float]]] = {}
+        self._others: Callable[[], Iterable[Metric]] = tuple
         self.requests = self._counter("sam2_requests_total", "HTTP requests", "route", "status")
         self.request_seconds = self._histogram(
             "sam2_request_seconds", "Time from request to reply", "route"
@@ -159,6 +160,10 @@ class Metrics:
 
         self.registry.register(_Collector(collect))
 
+    def others(self, read: Callable[[], Iterable[Metric]]) -> None:
+        """Show what other processes count too, asked at every scrape."""
+        self._others = read
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Observe the time of the block as stage ``name``, also when it raises."""
@@ -179,8 +184,12 @@ class Metrics:
         return found["sum"] / found["count"] if found.get("count") else None
 
     def exposition(self) -> bytes:
-        """The registry in Prometheus' text format."""
-        return generate_latest(self.registry)
+        """The registry in Prometheus' text format, with what others count."""
+        families: dict[str, Metric] = {}
+        for family in (*self.registry.collect(), *self._others()):
+            if (known := families.setdefault(family.name, family)) is not family:
+                known.samples.extend(family.samples)
+        return generate_latest(_Collector(families.values))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)

@@ -116,6 +116,12 @@ def _proxy(value: str) -> str:
     return value.rstrip("/")
 
 
+def _head(value: str) -> str:
+    if not re.fullmatch(r"local(:\w[\w.-]*)?(:\d{1,5})?|\w[\w.-]*:\d{1,5}", value):
+        raise ValueError("must be local, local:ADDRESS, or HOST:PORT")
+    return value
+
+
 def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise ValueError("must be auto, cpu, mps, cuda, or cuda: and a number")
@@ -196,6 +202,7 @@ _budgets = partial(_setting, "Longest waits")
 _folders = partial(_setting, "Folders")
 _media = partial(_setting, "Media")
 _s3 = partial(_setting, "S3")
+_cluster = partial(_setting, "Cluster")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -422,6 +429,22 @@ class Settings:
     )
     s3_requester_pays: bool = _s3(False, "agree to pay for transfers from requester-pays buckets")
     s3_buckets: Path | None = _s3(None, "JSON file for buckets that differ, see docs/media.md")
+
+    cluster_address: str | None = _cluster(
+        None,
+        "run the model on a cluster: local, for one that begins with the service on this machine "
+        "(local:ADDRESS, so that other machines reach it), or HOST:PORT of the head of another; "
+        "docs/operating.md",
+        read=_head,
+    )
+    cluster_replicas: int | None = _cluster(
+        None, "models that this machine gives to the cluster; unset: one for each GPU, or one"
+    )
+    cluster_token: str | None = _cluster(
+        None,
+        "what machines of the cluster know each other by; unset: made by the first",
+        secret=True,
+    )
 
     def __post_init__(self) -> None:
         if (self.basic_auth_user is None) != (self.basic_auth_pass is None):

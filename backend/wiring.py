@@ -6,14 +6,19 @@ No other file makes a ``LabelStudioClient``, so all of them trust the same certi
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
+from backend.cluster.deploy import Cluster, Declaration, check_cluster
 from backend.engine.building import ModelChoice, variant_for
 from backend.engine.embedding_disk import EmbeddingDisk
 from backend.engine.embedding_tiers import EmbeddingTiers
+from backend.engine.engine import Engine
 from backend.engine.local import LocalEngine
 from backend.engine.suspended import SuspendedMemory
 from backend.finetune.finetune_jobs import FinetuneJobs
@@ -23,6 +28,7 @@ from backend.labelstudio.client import LabelStudioClient
 from backend.labelstudio.detector_client import DetectorClient
 from backend.labelstudio.label_config import RecentConfigs
 from backend.labelstudio.tags import LabelConfig
+from backend.logs import configure
 from backend.media.proxy import Proxy
 from backend.media.resolver import MediaResolver
 from backend.media.s3 import S3, Bucket, S3Settings, read_buckets
@@ -206,6 +212,13 @@ class Wiring:
         with lock_jobs(self._tracks_file):
             pass
 
+    def check_cluster(self) -> None:
+        """Look whether this machine could take part in the cluster of the settings, if there is
+        one. Raises ``ClusterError``, ``SettingsError``."""
+        if self.settings.cluster_address is not None:
+            check_cluster(self.settings, self.settings.cluster_address)
+            self.base_model()
+
     @property
     def _tracks_file(self) -> Path:
         return self.settings.state_dir.expanduser() / "tracks.sqlite3"
@@ -230,23 +243,37 @@ class Wiring:
     def _variant(self) -> str:
         """Asked once: with the model on it, a device has less memory free."""
         settings = self.settings
-        return variant_for(settings.device) if settings.variant == AUTO else settings.variant
+        if settings.variant != AUTO:
+            return settings.variant
+        if settings.cluster_address is not None:
+            raise SettingsError(
+                "SAM2_VARIANT: auto is for one machine; name the model that all of the cluster load"
+            )
+        return variant_for(settings.device)
 
     def model(self) -> ModelChoice:
         """The model that answers: the fine-tuned version in use, if there is one. Nothing is
         loaded."""
         return self.models().choice(self.settings.model_version)
 
-    def engine(self) -> LocalEngine:
+    def engine(self) -> Engine:
         """The engine; its model starts to load."""
+        if self.settings.cluster_address is not None:
+            return self._ray_engine(self.settings.cluster_address)
+        return self.local_engine(self.model(), self.settings.speck_percent / 100)
+
+    def local_engine(self, choice: ModelChoice, speck_share: float, **options: Any) -> LocalEngine:
+        """The engine on this machine's device; its model starts to load. ``options`` are passed
+        on."""
         return LocalEngine(
-            self.model(),
+            choice,
             self.pixels,
             cache_bytes=self.settings.embedding_cache_bytes,
             metrics=self.metrics,
-            speck_share=self.settings.speck_percent / 100,
+            speck_share=speck_share,
             suspended=SuspendedMemory(self.settings.cache_dir.expanduser() / "suspended"),
             tiers=self._tiers(),
+            **options,
         )
 
     def _tiers(self) -> EmbeddingTiers:
@@ -260,7 +287,15 @@ class Wiring:
             )
         return EmbeddingTiers(settings.embedding_cache_bytes, disk)
 
-    def service(self, engine: LocalEngine) -> Dispatcher:
+    def _ray_engine(self, address: str) -> Engine:
+        cluster = Cluster.of(self.settings, address)  # sets what Ray reads when it is imported
+        from backend.cluster.ray_engine import RayEngine
+
+        settings, choice = self.settings, self.model()
+        declared = Declaration(f"{__name__}:replica_engine", settings.speck_percent / 100, choice)
+        return RayEngine(choice, cluster, declared, self.metrics)
+
+    def service(self, engine: Engine) -> Dispatcher:
         """Everything that answers requests, over ``engine``, which it closes.
 
         The tracking jobs that a stopped process left unfinished are taken up.
@@ -306,7 +341,7 @@ class Wiring:
             media=self._opened,
         )
 
-    def finetuning(self, engine: LocalEngine) -> Finetuning:
+    def finetuning(self, engine: Engine) -> Finetuning:
         """What starts fine-tuning, and has the engine follow its results."""
         finetuning = Finetuning(
             FinetuneJobs(
@@ -321,7 +356,7 @@ class Wiring:
         finetuning.resume()
         return finetuning
 
-    def _tracking(self, engine: LocalEngine, parse: Callable[[str], LabelConfig]) -> Tracking:
+    def _tracking(self, engine: Engine, parse: Callable[[str], LabelConfig]) -> Tracking:
         settings = self.settings
         keep_days = settings.state_keep_days
         tracking = Tracking(
@@ -357,6 +392,15 @@ class Wiring:
             lambda: tracking.deliveries.waiting,
         )
         return tracking
+
+
+def replica_engine(choice: ModelChoice, *, speck_share: float) -> tuple[LocalEngine, Metrics]:
+    """The engine of a replica in the cluster, with the folders, credentials and device that the
+    settings of its own machine name."""
+    settings = Settings.from_env(os.environ)
+    configure(settings)
+    wiring = Wiring(settings)
+    return wiring.local_engine(replace(choice, device=settings.device), speck_share), wiring.metrics
 
 
 def _states(store: TrackStore) -> dict[str, int]:

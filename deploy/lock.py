@@ -1,6 +1,7 @@
-"""Writes ``docker/constraints.txt``: everything that ``requirements.txt`` brings along, by version.
+"""Writes ``docker/constraints.txt``: everything that ``requirements.txt`` and
+``requirements-cluster.txt`` bring along, by version.
 
-``make lock`` runs it in an environment that was made of nothing but ``requirements.txt``; from then
+``make lock`` runs it in an environment that was made of nothing but these; from then
 on ``make`` and the image install the versions of the file. What torch brings for CUDA is left out:
 torch itself names those versions exactly.
 """
@@ -16,14 +17,18 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAD = "# Written by deploy/lock.py: what requirements.txt brings along, by version.\n"
+HEAD = "# Written by deploy/lock.py: what requirements-cluster.txt brings along, by version.\n"
 
 
 def requirements() -> list[Requirement]:
-    """What ``requirements.txt`` asks for."""
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    """What both files ask for."""
+    lines = [
+        line
+        for name in ("requirements.txt", "requirements-cluster.txt")
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines()
+    ]
     wanted = (line.partition("#")[0].strip() for line in lines)
-    return [Requirement(line) for line in wanted if line]
+    return [Requirement(line) for line in wanted if line and not line.startswith("-r")]
 
 
 def locked() -> dict[str, str]:

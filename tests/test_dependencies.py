@@ -83,7 +83,14 @@ def runtime_files() -> set[Path]:
 
 
 def test_the_service_imports_what_is_pinned_for_it_and_all_of_that():
-    assert imported(runtime_files()) == set(pins("requirements.txt"))
+    files = runtime_files()
+    cluster = {path for path in files if path.parent == ROOT / "backend" / "cluster"}
+    assert imported(files - cluster) == set(pins("requirements.txt"))
+    assert imported(cluster) <= set(pins("requirements-cluster.txt"))
+
+
+def test_a_cluster_needs_one_package_more():
+    assert set(pins("requirements-cluster.txt")) - set(pins("requirements.txt")) == {"ray"}
 
 
 def test_tests_and_tools_import_what_is_pinned_for_them_and_all_of_that():
@@ -121,6 +128,10 @@ def test_the_ranges_of_the_package_hold_what_is_pinned():
             [*project["dependencies"], *extras["train"]],
             pins("requirements-train.txt"),
         ),
+        (
+            [*project["dependencies"], *extras["cluster"]],
+            pins("requirements-cluster.txt"),
+        ),
     ):
         ranges = [Requirement(text) for text in texts]
         assert {canonicalize_name(each.name) for each in ranges} == set(pinned)
@@ -131,7 +142,7 @@ def test_the_ranges_of_the_package_hold_what_is_pinned():
 
 def test_the_constraints_agree_with_the_requirements():
     constraints = pins("docker/constraints.txt")
-    assert pins("requirements.txt").items() <= constraints.items()
+    assert pins("requirements-cluster.txt").items() <= constraints.items()
     shared = pins("requirements-test.txt").keys() & constraints.keys()
     assert {name: pins("requirements-test.txt")[name] for name in shared}.items() <= (
         constraints.items()

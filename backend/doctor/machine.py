@@ -35,7 +35,7 @@ def start_problems(wiring: Wiring) -> Iterator[str]:
             "BASIC_AUTH_USER and BASIC_AUTH_PASS, and give them to Label Studio too; or leave HOST "
             "unset; or set ALLOW_ANONYMOUS=true where everybody may use this backend"
         )
-    checks: list[Callable[[], object]] = [wiring.label_studio, wiring.s3]
+    checks: list[Callable[[], object]] = [wiring.label_studio, wiring.s3, wiring.check_cluster]
     if not unusable:
         checks.append(wiring.check_tracks)
     for check in checks:

@@ -4,46 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backend.engine.engine import Frames
+from backend.engine.engine import Frames, ModelChoice
 
 if TYPE_CHECKING:
     from sam2model import ImagePredictor, VideoTracker
 
 HISTORY_FRAMES = 16  # what a step of a tracker reads
 _ROOM_FOR_BASE_PLUS = 8 * 10**9  # bytes free on a CUDA device
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """The arguments of ``sam2model.build_model`` as the operator chose them.
-
-    Attributes:
-        family: the version of the model that this one was fine-tuned from, at the very beginning;
-            None for that model itself.
-    """
-
-    variant: str
-    checkpoint: Path | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    image_size: int | None = None
-    num_mask_memories: int = 7
-    family: str | None = None
-
-    @property
-    def version(self) -> str:
-        """What Label Studio shows and stores as the model version."""
-        parts = [self.variant]
-        if self.checkpoint is not None:
-            parts.append(self.checkpoint.stem)
-        if self.image_size is not None:
-            parts.append(f"{self.image_size}px")
-        return "-".join(parts)
 
 
 def variant_for(device: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +21,34 @@ from backend.pixels.recipes import FramesRecipe, ImageRecipe
 from backend.threads.fair_queue import Busy
 
 
+@dataclass(frozen=True)
+class ModelChoice:
+    """The arguments of ``sam2model.build_model`` as the operator chose them.
+
+    Attributes:
+        family: the version of the model that this one was fine-tuned from, at the very beginning;
+            None for that model itself.
+    """
+
+    variant: str
+    checkpoint: Path | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    image_size: int | None = None
+    num_mask_memories: int = 7
+    family: str | None = None
+
+    @property
+    def version(self) -> str:
+        """What Label Studio shows and stores as the model version."""
+        parts = [self.variant]
+        if self.checkpoint is not None:
+            parts.append(self.checkpoint.stem)
+        if self.image_size is not None:
+            parts.append(f"{self.image_size}px")
+        return "-".join(parts)
+
+
 class EngineError(ExpectedError):
     """Why there is no mask, in a sentence fit for the annotator."""
 
@@ -30,6 +59,21 @@ class NotReady(EngineError):
 
 class OutOfMemory(EngineError):
     """The device has no memory left for what was asked, though the caches were emptied."""
+
+
+class Moved(EngineError):
+    """What had the model is gone, with the trackers it held; something else can do the work.
+
+    Attributes:
+        died: it ended while it was at work for the caller, who may be the reason.
+    """
+
+    def __init__(self, died: bool = False) -> None:
+        super().__init__("the model has moved; try again in a moment")
+        self.died = died
+
+    def __reduce__(self) -> tuple[type[Moved], tuple[bool]]:
+        return type(self), (self.died,)
 
 
 class State(StrEnum):
@@ -46,6 +90,32 @@ class Status:
 
     state: State
     detail: str
+
+
+@dataclass(frozen=True)
+class Vitals:
+    """How a replica is: one of several processes that have the model.
+
+    Attributes:
+        name: unique.
+        node: address of the machine.
+        version: of the model that answers.
+        refused: of the model that could not be loaded, the last time one was to replace another;
+            empty where it could.
+        waiting: calls for the model that wait.
+        trackers: open ones.
+        device: where the model computes, and in which numbers.
+    """
+
+    name: str
+    node: str
+    state: State
+    detail: str
+    version: str
+    refused: str
+    waiting: int
+    trackers: int
+    device: str
 
 
 @dataclass(frozen=True)
@@ -136,7 +206,8 @@ class TrackedObject:
 
 
 class Tracker(Protocol):
-    """Objects through one sequence of frames; for one thread at a time.
+    """Objects through one sequence of frames; for one thread at a time. Every method may raise
+    ``Moved``: what was stored of it is all that is left then.
 
     Every frame is a job of its own for the model, so that trackers take turns; clicks go between
     the steps of its computation.
@@ -154,7 +225,7 @@ class Tracker(Protocol):
         stopped: Callable[[], bool] = lambda: False,
     ) -> Iterator[tuple[int, list[TrackedObject]]]:
         """Carry all objects through ``count`` frames from ``start``; work is done only while
-        the iterator is asked for its next frame.
+        the iterator is asked for its next frame, but for one frame ahead.
 
         Where ``stopped``, asked from another thread now and then while a frame is computed, says
         so, that frame is given up and the iterator ends.
@@ -187,6 +258,10 @@ class Engine(Protocol):
 
     def status(self) -> Status:
         """What the model is doing now."""
+
+    @property
+    def replicas(self) -> Sequence[Vitals]:
+        """How each replica is; none where the model is in this process."""
 
     @property
     def busy_seconds(self) -> float:
@@ -286,6 +361,16 @@ class Engine(Protocol):
         Raises:
             NotReady: the model is not loaded.
             MediaError, VideoError, Busy: the frames cannot be had, read, or not in time.
+        """
+
+    def replace(self, choice: ModelChoice) -> None:
+        """Load other weights of the same family, and answer with them from the next request on.
+
+        They are loaded while the present ones answer; tracks under way keep those they began with.
+        Embeddings stay where the image encoder is the same.
+
+        Raises:
+            Exception: they cannot be loaded; the present ones stay.
         """
 
     def drain(self) -> None:

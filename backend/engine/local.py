@@ -39,6 +39,7 @@ from backend.engine.engine import (
     State,
     Status,
     TrackedPage,
+    Vitals,
 )
 from backend.engine.everything import Searches, Wanted
 from backend.engine.interpolation import StridedTracker
@@ -159,6 +160,16 @@ class LocalEngine:
     def busy_seconds(self) -> float:
         """See ``Engine``."""
         return self._thread.busy_seconds
+
+    @property
+    def replicas(self) -> Sequence[Vitals]:
+        """See ``Engine``."""
+        return ()
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for the model."""
+        return self._thread.waiting
 
     def wait_ready(self, timeout: float) -> None:
         """See ``Engine``."""
@@ -336,14 +347,7 @@ class LocalEngine:
             raise
 
     def replace(self, choice: ModelChoice) -> None:
-        """Load other weights of the same family, and answer with them from the next request on.
-
-        They are loaded while the present ones answer; tracks under way keep those they began with.
-        Embeddings stay where the image encoder is the same.
-
-        Raises:
-            Exception: they cannot be loaded; the present ones stay.
-        """
+        """See ``Engine``."""
         logger.info("loading %s beside %s", choice.version, self.model_version)
         # In a thread that ends. As long as a second thread lives that has used torch, libgomp takes
         # the cores for overcommitted and lets the helpers of the inference thread sleep between

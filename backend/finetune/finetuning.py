@@ -9,8 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from backend.engine.building import ModelChoice
-from backend.engine.engine import State
-from backend.engine.local import LocalEngine
+from backend.engine.engine import Engine, State
 from backend.expected import ExpectedError
 from backend.finetune.finetune_jobs import FinetuneJob, FinetuneJobs
 from backend.finetune.registry import ModelRegistry
@@ -41,7 +40,7 @@ class Finetuning:
         self,
         jobs: FinetuneJobs,
         registry: ModelRegistry,
-        engine: LocalEngine,
+        engine: Engine,
         allowed: FinetuneProjects,
         *,
         pinned: bool,

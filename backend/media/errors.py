@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import re
+from functools import partial
+from typing import Any
 
 from backend.expected import ExpectedError
 
@@ -44,6 +46,9 @@ class MediaError(ExpectedError):
         self.sentence = sentence
         self.hint = hint
         self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), reason=self.reason), (self.sentence, self.hint)
 
 
 def shown(uri: str) -> str:

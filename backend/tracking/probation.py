@@ -8,7 +8,10 @@ suspect are suspended after the frame they are at and go on later.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
+
+from backend.job_state import MAX_CRASHES
 
 
 class Probation:
@@ -19,10 +22,16 @@ class Probation:
         self._beside: set[str] = set()
         self._alone: str | None = None
         self._suspects_waiting = 0
+        self._ended: Counter[str] = Counter()  # replicas, by job, since it stored a mask
 
     def enter(self, job_id: str, *, suspect: bool, given_up: Callable[[], bool]) -> bool:
-        """Wait until a job may run; False where it is ``given_up`` before. ``leave`` follows."""
+        """Wait until a job may run; False where it is ``given_up`` before. ``leave`` follows.
+
+        Args:
+            suspect: it may have ended the process; so may one at which two replicas ended.
+        """
         with self._changed:
+            suspect = suspect or self._ended[job_id] >= MAX_CRASHES - 1
             self._suspects_waiting += suspect
             try:
                 while not self._may_run(suspect):
@@ -37,8 +46,19 @@ class Probation:
                 self._beside.add(job_id)
             return True
 
+    def ended_replica(self, job_id: str) -> int:
+        """A replica, of several that there are, has ended while it worked at a job.
+
+        Returns:
+            How many have since the job stored a mask.
+        """
+        with self._changed:
+            self._ended[job_id] += 1
+            return self._ended[job_id]
+
     def acquit(self, job_id: str) -> None:
         """A job has stored a mask: if it is the suspect, others may run beside it."""
+        self._ended.pop(job_id, None)
         if self._alone == job_id:
             with self._changed:
                 self._alone = None

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.engine.engine import Engine, EngineError, TrackedObject, Tracker
+from backend.engine.engine import Engine, EngineError, Moved, TrackedObject, Tracker
 from backend.engine.interpolation import tracked_frames
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.expected import ExpectedError
@@ -252,6 +252,10 @@ class JobRunner:
         if not (job.state.ended or self._stopping):
             try:
                 outcome = self._attempt(job)
+            except Moved as error:
+                logger.warning("job %s: %s", job_id, error)
+                given_up = error.died and self._probation.ended_replica(job_id) >= MAX_CRASHES
+                outcome = (JobState.FAILED, GIVEN_UP) if given_up else None  # goes on elsewhere
             except ExpectedError as error:
                 logger.warning("job %s failed: %s", job_id, error)
                 outcome = JobState.FAILED, str(error)
@@ -268,6 +272,7 @@ class JobRunner:
             self._end(job, *outcome)
         self._drop(job_id)
         self._cancelled.discard(job_id)
+        self._probation.acquit(job_id)
 
     def _attempt(self, job: Job) -> tuple[JobState, str] | None:
         """Run a job; returns how it ended, None where it is to go on later.

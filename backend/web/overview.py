@@ -105,6 +105,7 @@ class Overview:
             "memory": {name: int(number) for name, number in memory.items()},
             "waiting": {name: int(number) for name, number in waiting.items()},
             "busy_seconds": int(engine.busy_seconds),
+            "replicas": sorted(engine.replicas, key=lambda each: (each.node, each.name)),
         }
 
     def _of_the_store(self) -> dict[str, Any]:

@@ -138,6 +138,7 @@ class TestSecretsFromFiles:
             "AUTH_TOKEN",
             "DETECTOR_PASS",
             "HTTPS_PROXY",  # it may hold a password
+            "CLUSTER_TOKEN",
         }
 
     @pytest.mark.parametrize("variable", SECRETS)

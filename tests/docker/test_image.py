@@ -103,7 +103,7 @@ def test_the_index_of_torch_is_given_to_pip_unless_it_is_pips_own(index, given):
     command = rehearse.install_step(STEPS).replace("/opt/venv/bin/pip", "echo")
     done = subprocess.run(
         ["sh", "-c", command.replace("python -m venv /opt/venv", "true")],
-        env={"TORCH_INDEX": index},
+        env={"TORCH_INDEX": index, "REQUIREMENTS": "requirements.txt"},
         capture_output=True,
         text=True,
         timeout=600,

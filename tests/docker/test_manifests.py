@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker" / "docker-compose.yml"
 FOLDER = ROOT / "deploy" / "kubernetes"
 MANIFESTS = sorted(FOLDER.glob("*.yaml"))
+CLUSTER = FOLDER / "cluster"
+PROFILES = ("cpu", "gpu", "cluster")
 CUSTOM = {"kustomization.yaml", "servicemonitor.yaml"}  # have no schema in Kubernetes itself
 
 
@@ -76,7 +78,7 @@ class TestCompose:
 
     def test_the_settings_of_both_backends_are_settings(self, compose, secrets, tmp_path):
         _, folder = secrets
-        for name in ("backend-cpu", "backend-gpu", "connect-cpu", "connect-gpu"):
+        for name in (f"{what}-{each}" for what in ("backend", "connect") for each in PROFILES):
             service = compose["services"][name]
             environ = {
                 key: str(value).replace("/run/secrets", str(folder))
@@ -97,9 +99,14 @@ class TestCompose:
                 if name.startswith("backend"):
                     profiles[profile] = service
                     assert "backend" in service["networks"]["default"]["aliases"]
-        assert set(profiles) == {"cpu", "gpu"}
+        assert set(profiles) == set(PROFILES)
         assert profiles["gpu"]["deploy"]["resources"]["reservations"]["devices"]
         assert set(profiles["gpu"]["build"]["args"]) == {"VERSION", "BASE_IMAGE", "TORCH_INDEX"}
+        several = profiles["cluster"]
+        [devices] = several["deploy"]["resources"]["reservations"]["devices"]
+        assert devices["count"] == "all"
+        assert several["environment"]["CLUSTER_ADDRESS"] == "local"
+        assert (ROOT / several["build"]["args"]["REQUIREMENTS"]).exists()
 
     def test_the_detector_knows_the_backend_and_no_other_secret(self, compose, secrets):
         _, folder = secrets
@@ -130,7 +137,7 @@ class TestCompose:
         detector = {"detector": compose["services"]["detector"]}
         assert misfits(compose | {"services": detector}, tmp_path) == ""
 
-    @pytest.mark.parametrize("profile", ["cpu", "gpu"])
+    @pytest.mark.parametrize("profile", PROFILES)
     def test_what_a_profile_starts_fits_the_schema(self, compose, profile, tmp_path):
         started = {
             name: service
@@ -217,3 +224,109 @@ class TestKubernetes:
         spec = manifest("deployment.yaml")["spec"]["template"]["spec"]
         assert spec["terminationGracePeriodSeconds"] > 10
         assert compose["services"]["backend-cpu"]["stop_grace_period"] == "15s"
+
+
+class TestKubeRay:
+    """The front and the cluster of ``deploy/kubernetes/cluster``."""
+
+    @pytest.fixture
+    def groups(self):
+        [cluster] = documents(CLUSTER / "raycluster.yaml")
+        assert cluster["kind"] == "RayCluster"
+        spec = cluster["spec"]
+        return [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+
+    @pytest.mark.parametrize("name", ["config.yaml", "models.yaml", "networkpolicy.yaml"])
+    def test_it_fits_the_schema(self, name):
+        for document in documents(CLUSTER / name):
+            kubernetes_validate.validate(document, "1.34", strict=True)
+
+    def test_pods_fit_the_schema_and_gain_nothing(self, groups):
+        for group in groups:
+            pod = {"apiVersion": "v1", "kind": "Pod", **group["template"]}
+            pod["metadata"]["name"] = "ray"
+            kubernetes_validate.validate(pod, "1.34", strict=True)
+            assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+            [container] = pod["spec"]["containers"]
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            names = {volume["name"] for volume in pod["spec"]["volumes"]}
+            assert names == {mount["name"] for mount in container["volumeMounts"]}
+            for probe in ("readinessProbe", "livenessProbe"):
+                port = container[probe]["tcpSocket"]["port"]
+                assert str(port) == group["rayStartParams"]["metrics-export-port"]
+
+    def test_everybody_shows_the_token_and_nobody_reports_usage(self, groups):
+        for group in groups:
+            [container] = group["template"]["spec"]["containers"]
+            environ = {each["name"]: each for each in container["env"]}
+            assert environ["RAY_AUTH_MODE"]["value"] == "token"
+            secret = environ["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"]
+            assert secret == {"name": "sam2-cluster", "key": "token"}
+            assert environ["RAY_USAGE_STATS_ENABLED"]["value"] == "0"
+            assert group["rayStartParams"]["disable-usage-stats"] == "true"
+
+    def test_it_is_the_ray_that_is_pinned(self):
+        [cluster] = documents(CLUSTER / "raycluster.yaml")
+        version = cluster["spec"]["rayVersion"]
+        assert f"ray[serve]=={version} " in (ROOT / "requirements-cluster.txt").read_text()
+
+    def test_workers_offer_what_replicas_ask_for(self, groups):
+        from backend.cluster.deploy import SHARE
+
+        head, *workers = groups
+        assert "resources" not in head["rayStartParams"]
+        for worker in workers:
+            assert json.loads(json.loads(worker["rayStartParams"]["resources"])) == {SHARE: 1}
+            assert worker["rayStartParams"]["num-gpus"] == "1"
+            [container] = worker["template"]["spec"]["containers"]
+            assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+    def test_the_front_finds_the_head_with_the_token_and_has_no_gpu(self, tmp_path):
+        [front] = documents(CLUSTER / "front.yaml")
+        spec = front["spec"]["template"]["spec"]
+        [container] = spec["containers"]
+        environ = {each["name"]: each["value"] for each in container["env"]}
+        token = tmp_path / "token"
+        token.write_text("a-token-of-some-length")
+        settings = Settings.from_env({**environ, "CLUSTER_TOKEN_FILE": str(token)})
+        [cluster] = documents(CLUSTER / "raycluster.yaml")
+        assert settings.cluster_address == f"{cluster['metadata']['name']}-head-svc:6379"
+        for kind in ("requests", "limits"):
+            assert container["resources"][kind] == {"nvidia.com/gpu": None}
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        [secret] = [each for each in spec["volumes"] if "secret" in each]
+        assert mounts[str(Path(environ["CLUSTER_TOKEN_FILE"]).parent)] == secret["name"]
+        assert secret["secret"]["secretName"] == "sam2-cluster"
+
+    def test_all_read_weights_under_one_path(self, groups):
+        [front] = documents(CLUSTER / "front.yaml")
+        pods = [front["spec"]["template"], *(group["template"] for group in groups[1:])]
+        for pod in pods:
+            [container] = pod["spec"]["containers"]
+            mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+            assert mounts["models"] == "/data/state/models"
+
+    def test_members_reach_each_other_and_in_cluster_s3(self, groups):
+        [policy] = documents(CLUSTER / "networkpolicy.yaml")
+        [front] = documents(CLUSTER / "front.yaml")
+        member = policy["spec"]["podSelector"]["matchLabels"]
+        for pod in (front["spec"]["template"], *(group["template"] for group in groups)):
+            assert pod["metadata"]["labels"].items() >= member.items()
+        between = [{"podSelector": {"matchLabels": member}}]
+        assert {"from": between} in policy["spec"]["ingress"]
+        assert {"to": between} in policy["spec"]["egress"]
+        spaces = [
+            each["namespaceSelector"].get("matchLabels", {}).get("kubernetes.io/metadata.name")
+            for rule in policy["spec"]["egress"]
+            for each in rule["to"]
+            if "namespaceSelector" in each
+        ]
+        assert "storage" in spaces
+
+    def test_every_file_is_applied(self):
+        [kustomization] = documents(CLUSTER / "kustomization.yaml")
+        patches = {each["path"] for each in kustomization["patches"]}
+        applied = {*kustomization["resources"], *patches}
+        files = {path.name for path in CLUSTER.glob("*.yaml")}
+        assert applied == {"..", *(files - {"kustomization.yaml"})}
