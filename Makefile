@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := docker/constraints.txt
 LOCK_VENV := .venv-lock
 
-.PHONY: help demo serve join wheel up image version compat check-weights check test lint format screenshot clean secrets audit rehearse-image lock fuzz load soak gpu
+.PHONY: help demo serve join test-cluster wheel up image version compat check-weights check test lint format screenshot clean secrets audit rehearse-image lock fuzz load soak gpu
 
 help:
 	@echo "make demo    Label Studio with sample photos and this backend, on this machine"
@@ -37,14 +37,18 @@ wheel: $(VENV)/.run
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: lint
-	$(PYTEST) -m "not slow and not parity and not e2e"
+	$(PYTEST) -m "not slow and not parity and not e2e and not cluster"
 
 # The second run sees what only CPUs without AVX-512 show, wherever it runs.
 test: lint $(LABEL_STUDIO_VENV)/.installed
 	@sh tests/e2e/ensure_chromium.sh
-	LABEL_STUDIO_VENV=$(LABEL_STUDIO_VENV) $(PYTEST) --durations 15
+	LABEL_STUDIO_VENV=$(LABEL_STUDIO_VENV) $(PYTEST) -m "not cluster" --durations 15
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -m instruction_set \
 		tests/sam2model tests/benchmarks
+
+# Minutes with a cluster on this machine, of which parts are killed while it works.
+test-cluster: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster --durations 15
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
