@@ -6,6 +6,7 @@ LABEL_STUDIO_VENV ?= .venv-label-studio
 BIN := $(VENV)/bin
 # What is tested is what the image gets: a release of yesterday changes nothing by itself.
 CONSTRAINTS := docker/constraints.txt
+CLUSTER_CONSTRAINTS := docker/constraints-cluster.txt
 LOCK_VENV := .venv-lock
 
 .PHONY: help demo serve join test-cluster wheel up image version compat check-weights check test lint format screenshot clean secrets audit rehearse-image lock fuzz load soak gpu
@@ -137,17 +138,17 @@ $(VENV)/.run: requirements.txt $(CONSTRAINTS)
 		-r requirements.txt
 	@touch $@
 
-$(VENV)/.cluster: requirements-cluster.txt $(VENV)/.run
+$(VENV)/.cluster: requirements-cluster.txt $(CLUSTER_CONSTRAINTS) $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) \
-		-r requirements-cluster.txt
+		-c $(CLUSTER_CONSTRAINTS) -r requirements-cluster.txt
 	@touch $@
 
 # References for the tests, installed without what their metadata asks for: torchvision, which
 # nothing here needs, and an OpenCV that crashes on some PNGs. sam2's build wants torch present
 # and no isolation.
-$(VENV)/.test: requirements-test.txt requirements-train.txt requirements-cluster.txt $(VENV)/.run
+$(VENV)/.test: requirements-test.txt requirements-train.txt $(VENV)/.cluster
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) \
-		-r requirements-test.txt
+		-c $(CLUSTER_CONSTRAINTS) -r requirements-test.txt
 	SAM2_BUILD_CUDA=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--no-build-isolation --no-deps sam2==1.1.0 timm==1.0.31 label-studio-sdk==2.1.2
 	@touch $@

@@ -43,9 +43,8 @@ from backend.predict.events.sessions import InteractiveJobs
 from backend.predict.everything_command import EverythingCommand, EverythingFinder
 from backend.predict.find import Finder
 from backend.predict.find_command import FindCommand
-from backend.predict.next_tasks import NextTasks
 from backend.predict.recent import RecentPrompts
-from backend.predict.retrieve import Retrieval
+from backend.predict.retrieve import NextTasks, Retrieval
 from backend.predict.segment import Segmenter
 from backend.settings import AUTO, Settings, SettingsError
 from backend.tracking.database import (

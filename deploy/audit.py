@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PINS = Path(__file__).resolve().parent.parent / "docker" / "constraints.txt"
-COMMAND = ["pip-audit", "--disable-pip", "--no-deps", "--format", "json", "--requirement"]
+DOCKER = Path(__file__).resolve().parent.parent / "docker"
+PINS = [DOCKER / name for name in ("constraints.txt", "constraints-cluster.txt")]
+COMMAND = ["pip-audit", "--disable-pip", "--no-deps", "--format", "json"]
 
 
 def verdict(report: dict[str, Any]) -> tuple[int, str]:
@@ -36,7 +37,11 @@ def main() -> int:
     program = Path(sys.executable).with_name(COMMAND[0])
     try:
         done = subprocess.run(
-            [str(program), *COMMAND[1:], str(PINS)],
+            [
+                str(program),
+                *COMMAND[1:],
+                *(part for pins in PINS for part in ("--requirement", str(pins))),
+            ],
             capture_output=True,
             text=True,
             timeout=300,

@@ -26,9 +26,14 @@ from backend.engine.building import (
     unused_card,
 )
 from backend.engine.device_memory import MemoryRetry, model_bytes, used_bytes
-from backend.engine.embedding_cache import EmbeddingCache
 from backend.engine.embedding_disk import DiskRoom, PackedEmbedding
-from backend.engine.embedding_tiers import EmbeddingTiers, count_embeddings, packed_bytes, unpack
+from backend.engine.embedding_tiers import (
+    EmbeddingCache,
+    EmbeddingTiers,
+    count_embeddings,
+    packed_bytes,
+    unpack,
+)
 from backend.engine.engine import (
     MOST_OBJECTS,
     Answer,

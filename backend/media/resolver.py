@@ -9,14 +9,13 @@ from typing import TypeVar
 from backend.labelstudio.client import LabelStudioClient
 from backend.media.addresses import AddressPolicy, parse_http_url
 from backend.media.cache import CacheStats, MediaCache, MediaFile
-from backend.media.data_uri import DataUri
 from backend.media.errors import MediaError, Reason, shown
 from backend.media.http import HttpObject, HttpTransport, split_signature
 from backend.media.label_studio_media import CLOUD_SCHEMES, LabelStudioMedia, local_files_path
 from backend.media.local_files import LocalFiles
 from backend.media.proxy import Proxy
 from backend.media.s3 import S3, S3Settings
-from backend.media.sources import RemoteObject, Timeouts, host_of
+from backend.media.sources import DataUri, RemoteObject, Timeouts, host_of
 from backend.media.stream import MediaStream, StreamCache
 
 Found = TypeVar("Found")

@@ -9,12 +9,15 @@ always of one version: answers of another version are never mixed in.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from backend.media.errors import MediaError, Reason
 
@@ -351,6 +354,39 @@ class RangedObject(ABC):
             "Try again; if it stays, the stored file or the connection is damaged.",
             reason=Reason.TRUNCATED,
         )
+
+
+class DataUri:
+    """The bytes of one ``data:`` URI; a ``RemoteObject``.
+
+    Args:
+        uri: ``data:[<type>][;base64],<data>``.
+    """
+
+    proof = ""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self.identity = "data:" + hashlib.sha256(uri.encode()).hexdigest()
+
+    def download(self, known: Validators | None) -> Download | None:
+        """Decode it.
+
+        Raises:
+            MediaError: it is malformed.
+        """
+        if known:
+            return None
+        header, comma, data = self._uri.partition(",")
+        raw = unquote_to_bytes(data)
+        try:
+            if not comma:
+                raise ValueError("no comma")
+            if header.lower().endswith(";base64"):
+                raw = base64.b64decode(b"".join(raw.split()), validate=True)
+        except (binascii.Error, ValueError):
+            raise MediaError("The task's data: URI is malformed.", reason=Reason.DAMAGED) from None
+        return Download(iter([raw]), Validators(size=len(raw), immutable=True))
 
 
 def host_of(address: str) -> str:

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 from backend.engine.engine import Answer
 from backend.engine.scheduler import Priority
@@ -33,13 +33,53 @@ from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.prompts import ObjectPrompt, task_prompts
 from backend.labelstudio.read_results import newest_results
 from backend.labelstudio.write_results import region_id, status_results
-from backend.predict.next_tasks import NextTasks
 from backend.predict.segment import Segmenter
+from backend.recent_values import Recent
 from backend.threads.caller import caller, reply_by
 from backend.threads.fair_pool import FairPool
 from backend.threads.fair_queue import Busy
 from backend.tracking.store import Job
 from backend.tracking.tracking import Tracking
+
+NEXT = 2  # encoded ahead
+_ASKED_SECONDS = 60.0  # within which opening a task again asks nobody
+_KEPT = 1000
+
+
+class TaskLister(Protocol):
+    """As much of ``LabelStudioClient`` as this module uses."""
+
+    def tasks_after(self, project: int, task: int, count: int) -> list[dict[str, Any]]: ...
+
+
+class NextTasks:
+    """Asks Label Studio, at most once a minute for each task."""
+
+    def __init__(self, label_studio: TaskLister) -> None:
+        self._label_studio = label_studio
+        self._asked: Recent[bool] = Recent(entries=_KEPT, seconds=_ASKED_SECONDS)
+
+    def after(self, task: ProjectTask) -> list[ProjectTask]:
+        """The tasks that are likely to be opened next; none where that cannot be told.
+
+        Raises:
+            LabelStudioError: it does not say.
+        """
+        project, _, created = task.project.partition(".")
+        number = task.task.get("id")
+        known = task.project, number
+        if not (project.isdecimal() and created) or type(number) is not int:
+            return []
+        if self._asked.get(known):
+            return []
+        self._asked.put(known, True)
+        found = self._label_studio.tasks_after(int(project), number, NEXT)
+        return [
+            ProjectTask(task.project, each, task.label_config, task.config)
+            for each in found
+            if isinstance(each.get("data"), dict)
+        ]
+
 
 logger = logging.getLogger(__name__)
 

@@ -111,7 +111,8 @@ def test_the_index_of_torch_is_given_to_pip_unless_it_is_pips_own(index, given):
     )
     assert ("--extra-index-url" in done.stdout) == given
     assert index in done.stdout
-    assert done.stdout.rstrip().endswith("-c docker/constraints.txt -r requirements.txt")
+    constraints = "-c docker/constraints.txt -c docker/constraints-cluster.txt"
+    assert done.stdout.rstrip().endswith(f"{constraints} -r requirements.txt")
 
 
 def test_what_is_copied_is_let_through_by_the_ignore_file():
@@ -177,7 +178,8 @@ def test_every_step_is_carried_out_in_the_root_of_its_stage(tmp_path, monkeypatc
     assert f"copy {tmp_path}/build/opt {tmp_path}/image/opt" in said
     assert "image 10001:10001 True serve" in said
     assert (tmp_path / "build/app/backend/__main__.py").is_file()
-    assert (tmp_path / "build/app/docker/constraints.txt").is_file()
+    for name in ("constraints.txt", "constraints-cluster.txt"):
+        assert (tmp_path / "build/app/docker" / name).is_file()
 
 
 def test_a_step_that_fails_is_told(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from typing import Any
 from backend.labelstudio.client import LabelStudioError
 from backend.labelstudio.label_config import parse_label_config
 from backend.labelstudio.project_task import ProjectTask
-from backend.predict.next_tasks import NEXT, NextTasks
+from backend.predict.retrieve import NEXT, NextTasks
 from tests.backend.conftest import CONFIG, Bench, bench, make_bench
 from tests.waiting import until
 
