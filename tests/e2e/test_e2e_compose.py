@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,7 +55,8 @@ class Machine:
         for name in self.ports:
             text = text.replace(f"http://{name}", self.url(name))
         text = text.replace("/run/secrets", str(self.folder / "secrets"))
-        return text.replace("${SAM2_VARIANT:-demo}", "demo")
+        # As compose does where nothing is set in its environment.
+        return re.sub(r"\$\{\w+:-(.*?)\}", r"\1", text)
 
     def secret(self, name: str) -> str:
         return (self.folder / "secrets" / name).read_text().strip()

@@ -93,7 +93,7 @@ def test_all_objects_in_the_box_that_was_just_dragged(
     project = services.project("Everything in a box", label_config)
     [task] = services.photo_tasks(project, discs[0])
     editor.open(project, task)
-    editor.box((5, 5, 50, 98), "Animal")  # around the two on the left
+    editor.box((4, 5, 53, 98), "Animal")  # around the two on the left
     assert len(editor.state().suggestions) == 1
     answer = editor.say("everything Flower")
     assert said(editor).endswith("Flower in the box")
