@@ -143,8 +143,7 @@ class FrameSequence:
     def _ids_of(self, track: str) -> set[str]:
         """The ids of the regions that a track has to do with."""
         sequence = replace(self, given=track)
-        shown = {sequence._region_id(name, page) for name, page in self.store.anchors(track)}
-        return sequence.sent_ids().keys() | sequence.known.keys() | shown
+        return sequence.sent_ids().keys() | sequence.known.keys()
 
     @cached_property
     def base(self) -> str:
