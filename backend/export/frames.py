@@ -11,14 +11,14 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import cv2
 import numpy as np
 
 from backend.export.folders import Folder, LocalFolder, open_folder, writing
 from backend.export.masks import frame_name
-from backend.export.medium_pictures import jpeg_of
+from backend.export.medium_pictures import JPEG_QUALITY
 from backend.labelstudio.json_values import mappings
 from backend.media.errors import shown
+from backend.pixels.jpegs import jpeg, within
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.pixels.videos import VideoFrames
 from backend.runs.command_line import CommandError, positive_number, say
@@ -155,17 +155,11 @@ def _write_frames(
         if time.monotonic() - said_at > PROGRESS_SECONDS:
             said_at = time.monotonic()
             say(f"{len(chosen) - len(missing) + done} of {len(chosen)} frames")
-        folder.write(frame_name(index), _jpeg(frames[index], size))
+        picture = frames[index]
+        if size is not None:
+            picture = within(picture, size)
+        folder.write(frame_name(index), jpeg(picture, JPEG_QUALITY))
     return len(missing)
-
-
-def _jpeg(picture: np.ndarray, size: int | None) -> bytes:
-    height, width = picture.shape[:2]
-    if size is not None and max(width, height) > size:
-        scale = size / max(width, height)
-        target = max(1, round(width * scale)), max(1, round(height * scale))
-        picture = cv2.resize(picture, target, interpolation=cv2.INTER_AREA)
-    return jpeg_of(picture)
 
 
 def _task(

@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from backend.export.masks import Kind, Media
 from backend.media.cache import MediaFile
 from backend.media.resolver import MediaResolver
+from backend.pixels import jpegs
 from backend.pixels.sandbox.video_decoding import open_video
 from backend.pixels.videos import VideoFrames
-from backend.runs.command_line import CommandError
 
 JPEG_QUALITY = 92
 JPEG = ".jpg"
@@ -46,12 +45,12 @@ class MediumPictures:
             MediaError, VideoError: it cannot be had, or not be decoded.
         """
         if self._video is not None:
-            return JPEG, jpeg_of(self._video[index])
+            return JPEG, jpegs.jpeg(self._video[index], JPEG_QUALITY)
         address = self._media.addresses[index]
         file = self._resolver.fetch(address, task_id=self._media.task)
         ending = _ending(file.path)
         if ending is None or (jpeg and ending != JPEG):
-            return JPEG, jpeg_of(self._decode(file.path))
+            return JPEG, jpegs.jpeg(self._decode(file.path), JPEG_QUALITY)
         return ending, file
 
 
@@ -70,20 +69,6 @@ def pictures_of(
             file = opened.enter_context(resolver.open(media.addresses[0], task_id=media.task))
             video = opened.enter_context(open_video(file))
         yield MediumPictures(media, resolver, decode, video)
-
-
-def jpeg_of(picture: np.ndarray) -> bytes:
-    """A picture, uint8 RGB [H, W, 3], as a JPEG.
-
-    Raises:
-        CommandError: it is too large for one.
-    """
-    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
-    if not done:
-        height, width = picture.shape[:2]
-        raise CommandError(f"A picture of {width} x {height} pixels cannot be written as JPEG.")
-    return data.tobytes()
 
 
 def _ending(path: Path) -> str | None:

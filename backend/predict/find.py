@@ -16,7 +16,7 @@ from backend.labelstudio.detector_client import DetectorClient
 from backend.labelstudio.project_task import ProjectTask
 from backend.labelstudio.tags import MediaTag
 from backend.metrics import Metrics
-from backend.pixels.jpegs import jpeg
+from backend.pixels.jpegs import jpeg, within
 from backend.pixels.pixel_resolver import PixelResolver
 from backend.pixels.recipes import ImageRecipe
 from backend.recent_values import Recent
@@ -145,7 +145,7 @@ class Finder:
     ) -> Detections:
         pixels = self._pixels.find(image, deadline).load()
         height, width = pixels.shape[:2]
-        file = jpeg(pixels, LONGEST_SIDE)
+        file = jpeg(within(pixels, LONGEST_SIDE))
         del pixels  # while the detector looks
         sent = one_picture(task, tag)
         with self._address(file) as address:

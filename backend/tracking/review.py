@@ -166,7 +166,8 @@ def _meetings(masks: Iterable[Found]) -> set[tuple[str, int]]:
                 if other[0] >= box[2]:
                     break
                 if _shared(box, other) > TOUCH * min(_size(box), _size(other)):
-                    met |= {(name, frame), (its_name, frame)}
+                    met.add((name, frame))
+                    met.add((its_name, frame))
     return met
 
 

@@ -37,6 +37,7 @@ from backend.labelstudio.read_results import (
     rasterise,
     read_results,
 )
+from backend.pixels.jpegs import jpeg
 from backend.pixels.recipes import Frame, ImageRecipe, Picture, Video
 from backend.recent_values import Recent
 from backend.runs.projects import Project, read_project, read_task
@@ -324,12 +325,7 @@ def draw(pixels: np.ndarray, layers: Sequence[Layer], width: int) -> bytes:
     shown = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     for layer in layers:
         _lay_over(shown, layer)
-    done, made = cv2.imencode(
-        ".jpg", cv2.cvtColor(shown, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
-    )
-    if not done:
-        raise ExpectedError("the picture cannot be shown")
-    return made.tobytes()
+    return jpeg(shown, _QUALITY)
 
 
 def _lay_over(shown: np.ndarray, layer: Layer) -> None:

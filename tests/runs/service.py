@@ -6,15 +6,20 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 from flask.testing import FlaskClient
 from werkzeug.serving import make_server
 
+from backend import __version__
 from backend.runs.runs import Runs, kinds, sources
 from backend.settings import Settings
 from backend.web.app import create_app
 from backend.wiring import Wiring
+from tests.command_line import LabelStudio
 from tests.waiting import until
 
 PAUSES = (0.05,)
@@ -108,3 +113,21 @@ def running_service() -> Iterator[Service]:
         yield service
     finally:
         service.close()
+
+
+def pages_of(
+    label_studio: LabelStudio, folder: Path, count: int, size: tuple[int, int]
+) -> list[str]:
+    """Addresses of grey pictures of ``size`` (width, height), each lighter than the one before."""
+    width, height = size
+    paths = [folder / f"{page}.png" for page in range(count)]
+    for page, path in enumerate(paths):
+        cv2.imwrite(str(path), np.full((height, width, 3), 10 * page, np.uint8))
+    return [label_studio.serve(f"/data/upload/5/{path.name}", path) for path in paths]
+
+
+def stored(label_studio: LabelStudio, task: int) -> dict[str, Any]:
+    """The one prediction that a task has, of this model."""
+    [found] = label_studio.tasks[task]["predictions"]
+    assert found["model_version"] == f"demo@{__version__}"
+    return dict(found)

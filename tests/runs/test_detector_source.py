@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from backend import __version__
 from backend.labelstudio.keyframes import box_at, read_sequence
 from benchmarks.support.recording_server import RecordingServer, Reply, Seen, recording_server
 from tests.command_line import LabelStudio, use_fake_model
@@ -22,7 +20,7 @@ from tests.labelstudio.masks import region_mask
 from tests.pixels.clips import HEIGHT as CLIP_HEIGHT
 from tests.pixels.clips import WIDTH as CLIP_WIDTH
 from tests.pixels.clips import number_of, steady, write_clip
-from tests.runs.service import Service, running_service
+from tests.runs.service import Service, pages_of, running_service, stored
 
 WIDTH, HEIGHT, PAGES, FRAMES = 60, 40, 6, 30
 IMAGE = """<View>
@@ -87,16 +85,7 @@ def service(
 
 @pytest.fixture
 def addresses(label_studio: LabelStudio, tmp_path: Path) -> list[str]:
-    paths = [tmp_path / f"{page}.png" for page in range(PAGES)]
-    for page, path in enumerate(paths):
-        cv2.imwrite(str(path), np.full((HEIGHT, WIDTH, 3), 10 * page, np.uint8))
-    return [label_studio.serve(f"/data/upload/5/{path.name}", path) for path in paths]
-
-
-def stored(label_studio: LabelStudio, task: int) -> dict[str, Any]:
-    [found] = label_studio.tasks[task]["predictions"]
-    assert found["model_version"] == f"demo@{__version__}"
-    return dict(found)
+    return pages_of(label_studio, tmp_path, PAGES, (WIDTH, HEIGHT))
 
 
 def test_on_pictures_boxes_become_masks(

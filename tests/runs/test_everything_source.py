@@ -6,17 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
-from backend import __version__
 from backend.engine.engine import Answer, Everything
 from backend.engine.packed_masks import PackedMask
 from backend.engine.scheduler import Priority
 from tests.command_line import LabelStudio, use_fake_model
 from tests.labelstudio.masks import region_mask
-from tests.runs.service import Service, running_service
+from tests.runs.service import Service, pages_of, running_service, stored
 
 WIDTH, HEIGHT, PAGES = 60, 40, 6
 IMAGE = """<View>
@@ -66,16 +64,7 @@ def service(label_studio: LabelStudio, run: Any, searched: Searched) -> Iterator
 
 @pytest.fixture
 def addresses(label_studio: LabelStudio, tmp_path: Path) -> list[str]:
-    paths = [tmp_path / f"{page}.png" for page in range(PAGES)]
-    for page, path in enumerate(paths):
-        cv2.imwrite(str(path), np.full((HEIGHT, WIDTH, 3), 10 * page, np.uint8))
-    return [label_studio.serve(f"/data/upload/5/{path.name}", path) for path in paths]
-
-
-def stored(label_studio: LabelStudio, task: int) -> dict[str, Any]:
-    [found] = label_studio.tasks[task]["predictions"]
-    assert found["model_version"] == f"demo@{__version__}"
-    return dict(found)
+    return pages_of(label_studio, tmp_path, PAGES, (WIDTH, HEIGHT))
 
 
 def test_on_pictures_the_masks_are_the_result(
