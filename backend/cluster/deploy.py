@@ -34,6 +34,7 @@ SHARE = "sam2_replica"
 START_SECONDS = 60.0
 HEAD_SECONDS = 3.0
 JOIN_SECONDS = 5.0  # between two attempts
+END_SECONDS = 3.0  # of a node, before it is killed
 _STORE_BYTES = 100 * 1024 * 1024  # of shared memory for large objects, of which there are none
 _PR_SET_PDEATHSIG = 1
 # Ray takes 127.0.0.1 for a mistake, and puts the machine's public address in its place.
@@ -399,12 +400,13 @@ def start_node(node: Node, head: str, output: IO[bytes]) -> subprocess.Popen[byt
 
 
 def end_node(process: subprocess.Popen[bytes]) -> None:
-    """End a node and what it started."""
+    """End a node and what it started: a node that is killed leaves the store and the scheduler of
+    the cluster behind, which are of its process group."""
     process.terminate()
     try:
-        process.wait(3)
+        process.wait(END_SECONDS)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import threading
 import time
 import uuid
@@ -236,6 +237,9 @@ class RayEngine:
 
     def drain(self) -> None:
         """See ``Engine``."""
+        # Ray takes a SIGTERM for a failure: before Python's handler runs, its own has set an alarm
+        # that aborts the process after three seconds, however much is still to be ended in order.
+        signal.alarm(0)
         self._draining.set()
         with self._changed:
             self._changed.notify_all()
