@@ -254,6 +254,24 @@ class ObjectTrack:
             for frame in kept.keys() - in_reach:
                 del kept[frame]
 
+    def copied(self) -> "ObjectTrack":
+        """What it is at the moment; tensors and arrays, which nothing changes, are shared."""
+        return replace(
+            self,
+            points=dict(self.points),
+            pending=dict(self.pending),
+            pending_corrections=set(self.pending_corrections),
+            conditioning=dict(self.conditioning),
+            history=dict(self.history),
+            reverse=dict(self.reverse),
+            memories=dict(self.memories),
+            pointers=dict(self.pointers),
+        )
+
+    def become(self, other: "ObjectTrack") -> None:
+        """Take over what ``copied`` gave, which is not used any more."""
+        vars(self).update(vars(other))
+
     def moved(self, move: Callable[[Tensor], Tensor]) -> "ObjectTrack":
         """The same memory with every tensor moved; what is in host memory anyway is shared."""
         return replace(

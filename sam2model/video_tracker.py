@@ -69,6 +69,19 @@ class _Unspilled(NamedTuple):
     download: Download
 
 
+class RememberedTracks(NamedTuple):
+    """What a tracker remembers at one moment, on the device where it is there: what it has given up
+    one frame later is held until this goes.
+
+    Attributes:
+        tracks: each object, and a copy of it at that moment.
+    """
+
+    tracks: dict[ObjectId, tuple[ObjectTrack, ObjectTrack]]
+    unspilled: _Unspilled | None
+    next: Step | None
+
+
 class VideoTracker:
     """Track objects through one video.
 
@@ -234,8 +247,21 @@ class VideoTracker:
 
     def reset(self) -> None:
         """Forget all objects."""
-        self._tracks.clear()
-        self._next = self._unspilled = None
+        self._tracks = {}
+        self._next = self._unspilled = self._features = None
+
+    def remembered(self) -> RememberedTracks:
+        """What is remembered at the moment, for :meth:`go_back`."""
+        tracks = {name: (track, track.copied()) for name, track in self._tracks.items()}
+        return RememberedTracks(tracks, self._unspilled, self._next)
+
+    def go_back(self, to: RememberedTracks) -> None:
+        """Make everything since :meth:`remembered` as if it had not been asked for; once."""
+        self._tracks = {}
+        for name, (track, before) in to.tracks.items():
+            track.become(before)
+            self._tracks[name] = track
+        self._unspilled, self._next = to.unspilled, to.next
 
     def suspend(self) -> SuspendedTracks:
         """Give away all that is remembered, and hold nothing on the device any more.

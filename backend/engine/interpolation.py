@@ -114,8 +114,8 @@ class StridedTracker:
 
     def suspend(self) -> None:
         """See ``Tracker``."""
+        self._tracker.suspend()  # which ends its reading
         self._frames.suspend()
-        self._tracker.suspend()
 
     def close(self) -> None:
         """See ``Tracker``."""

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -328,12 +328,12 @@ class LocalEngine:
 
         priority = Priority.RUN if caller().run else Priority.TRACK
 
-        def run(call: Callable[[], T], stopped: Callable[[], bool] = lambda: False) -> T:
+        def run(call: Callable[[], T], stopped: Callable[[], bool] = lambda: False) -> Future[T]:
             def timed() -> T:
                 with self._metrics.stage("track"):  # and the clicks that go first meanwhile
                     return self._with_memory(call)
 
-            return wait_for_job(self._submit(timed, priority, stopped).future)
+            return self._submit(timed, priority, stopped).future
 
         queued = partial(
             QueuedTracker,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -11,22 +14,50 @@ import numpy as np
 from backend.engine.engine import Frames, TrackedObject
 from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt
-from backend.engine.scheduler import Stopped
+from backend.engine.scheduler import Stopped, failure_of, wait_for_job
 from backend.engine.segmenting import clean
 from backend.engine.suspended import Kept, KeptInMemory
+from backend.expected import ExpectedError
 
 if TYPE_CHECKING:
     from sam2model import FrameMasks, VideoTracker
     from sam2model.track_memory import SuspendedTracks
+    from sam2model.video_tracker import RememberedTracks
 
 T = TypeVar("T")
 
 
 class Run(Protocol):
-    """Executes a call on the inference thread, and gives its result."""
+    """Queues a call for the inference thread."""
 
-    def __call__(self, call: Callable[[], T], /, stopped: Callable[[], bool] = ...) -> T:
-        """Raises ``Stopped`` where ``stopped`` ended the call."""
+    def __call__(self, call: Callable[[], T], /, stopped: Callable[[], bool] = ...) -> Future[T]:
+        """What will have its result, or ``Stopped`` where ``stopped`` ended it."""
+
+
+@dataclass
+class _Begun:
+    """A frame that was asked of the model.
+
+    Attributes:
+        found: its masks, or that there is nothing to track.
+        before: what the tracker remembered before it, once it is begun.
+        given_up: set where nobody wants it any more.
+    """
+
+    frame: int
+    reverse: bool
+    found: Future[FrameMasks | None]
+    before: list[RememberedTracks] = field(default_factory=list)
+    given_up: threading.Event = field(default_factory=threading.Event)
+
+    def is_for(self, frame: int, reverse: bool) -> bool:
+        """Whether it is what a step to ``frame`` asks for."""
+        return (self.frame, self.reverse, self.given_up.is_set()) == (frame, reverse, False)
+
+    def end(self) -> bool:
+        """Nobody wants it any more; whether it has not begun, and will not."""
+        self.given_up.set()
+        return self.found.cancel()
 
 
 class QueuedTracker:
@@ -34,6 +65,10 @@ class QueuedTracker:
 
     Frames are read here, in the calling thread, before the model is asked for: the tracker then
     finds them in the source's buffer, and the inference thread does not wait for a decoder.
+
+    One frame is asked for ahead, so that the device computes while the masks of the frame before
+    are brought from it, packed and stored. Whatever is asked between two frames finds the tracker
+    as if that frame had not been asked for.
     """
 
     def __init__(
@@ -62,10 +97,12 @@ class QueuedTracker:
         self._keep = keep
         self._away: Kept | None = None  # what the tracker remembers, while it is suspended
         self._back: SuspendedTracks | None = None  # the same, on its way back to it
+        self._ahead: _Begun | None = None
 
     def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> TrackedObject:
         """See ``Tracker``. A mask goes before points, and both before an earlier answer's logits,
         which a tracker keeps by itself."""
+        self._give_up()
         self._take_back()
         with self._reading():
             self._frames[frame]
@@ -82,55 +119,90 @@ class QueuedTracker:
                 mask=prompt.mask,
             )
 
-        found = _objects(self._run(call), self._speck_share)
+        found = _objects(wait_for_job(self._run(call)), self._speck_share)
         return next(each for each in found if each.object_id == object_id)
 
     def step(
         self, start: int, count: int, *, reverse: bool, stopped: Callable[[], bool] = lambda: False
     ) -> Iterator[tuple[int, list[TrackedObject]]]:
         """See ``Tracker``."""
-        steps: Iterator[FrameMasks] | None = None
-        frame, left = start, count
-
-        def advance() -> FrameMasks | None:
-            nonlocal steps
-            self._resume()
-            if steps is None:
-                steps = self._tracker.propagate(frame, left, reverse=reverse)
-            try:
-                return next(steps, None)
-            except BaseException:
-                steps = None  # an iterator that raised is at its end; go on with a new one
-                raise
-
-        while left > 0 and 0 <= frame < len(self._frames):
-            self._take_back()
-            with self._reading():
-                self._frames[frame]
-            try:
-                found = self._run(advance, stopped)
-            except Stopped:
-                return
-            if found is None:
-                return
-            self._tracked()
-            yield found.frame, _objects(found, self._speck_share)
-            left -= abs(found.frame - frame) + 1
-            frame = found.frame + (-1 if reverse else 1)
+        sign = -1 if reverse else 1
+        last = min(max(start + sign * (count - 1), 0), len(self._frames) - 1)
+        order = range(start, last + sign, sign)
+        failed: ExpectedError | None = None
+        try:
+            for frame in order:
+                if failed is not None:
+                    raise failed
+                found = wait_for_job(self._asked(frame, reverse, stopped))
+                if found is None:
+                    return
+                self._tracked()
+                if frame != last:
+                    try:
+                        self._ahead = self._begin(frame + sign, reverse, stopped)
+                    except ExpectedError as error:  # of a frame whose turn has not come
+                        failed = error
+                yield frame, _objects(found, self._speck_share)
+        except Stopped:
+            return
+        finally:  # perhaps in a garbage collection, where nothing may be waited for
+            if self._ahead is not None:
+                self._ahead.end()
 
     def suspend(self) -> None:
         """See ``Tracker``."""
+        self._give_up()
         if self._away is None:
-            self._back = self._back or self._run(self._tracker.suspend)
+            self._back = self._back or wait_for_job(self._run(self._tracker.suspend))
             self._away = self._keep(self._back)
             self._back = None
 
     def close(self) -> None:
         """See ``Tracker``."""
+        self._give_up()
         if self._away is not None:
             self._away.drop()
         self._away = self._back = None
         self._tracker.reset()
+
+    def _begin(self, frame: int, reverse: bool, stopped: Callable[[], bool]) -> _Begun:
+        """Read a frame, and queue its tracking."""
+        self._take_back()
+        with self._reading():
+            self._frames[frame]
+        before: list[RememberedTracks] = []
+        given_up = threading.Event()
+
+        def advance() -> FrameMasks | None:
+            self._resume()
+            before[:] = [self._tracker.remembered()]
+            return next(self._tracker.propagate(frame, 1, reverse=reverse), None)
+
+        found = self._run(advance, lambda: given_up.is_set() or stopped())
+        return _Begun(frame, reverse, found, before, given_up)
+
+    def _asked(
+        self, frame: int, reverse: bool, stopped: Callable[[], bool]
+    ) -> Future[FrameMasks | None]:
+        """A frame, asked for ahead or else at once."""
+        begun = self._ahead
+        if begun is None or not begun.is_for(frame, reverse):
+            self._give_up()
+            begun = self._begin(frame, reverse, stopped)
+        self._ahead = None
+        return begun.found
+
+    def _give_up(self) -> None:
+        """Make the frame ahead one that was never asked for: what computes it ends at the next step
+        of its computation, and is waited for."""
+        begun, self._ahead = self._ahead, None
+        if begun is None:
+            return
+        if not begun.end():
+            failure_of(begun.found)
+        for before in begun.before:
+            self._tracker.go_back(before)
 
     def _take_back(self) -> None:
         """In the calling thread, which may read the disk for it."""

@@ -20,6 +20,7 @@ import argparse
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -167,8 +168,10 @@ def large_model(mode: Mode) -> SAM2:
 def track(model: SAM2, mode: Mode, clip: Clip) -> list[list[TrackedObject]]:
     """All frames of a clip from the true boxes on the first, as a job of the service does it."""
 
-    def run(call: Callable[[], T], stopped: Callable[[], bool] = lambda: False) -> T:
-        return call()
+    def run(call: Callable[[], T], stopped: Callable[[], bool] = lambda: False) -> Future[T]:
+        done: Future[T] = Future()
+        done.set_result(call())
+        return done
 
     def open_tracker(frames: Frames) -> Tracker:
         return QueuedTracker(lambda given: VideoTracker(model, given), frames, run)

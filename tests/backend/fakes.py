@@ -181,6 +181,12 @@ class FakeVideoTracker:
                 frame, names, masks, np.full(len(names), 5.0), np.full(len(names), 0.9)
             )
 
+    def remembered(self):
+        """Tracking changes nothing."""
+
+    def go_back(self, to):
+        """There is nothing to undo."""
+
     def reset(self):
         self.prompts.clear()
 

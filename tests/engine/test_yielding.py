@@ -15,6 +15,7 @@ from backend.job_state import JobState
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
 from backend.pixels.pixel_resolver import ImageSource
+from backend.pixels.video_limits import VideoError
 from backend.threads.fair_queue import FairQueue
 from backend.tracking.runner import Goal, JobRunner, Work
 from backend.tracking.spans import Span
@@ -169,10 +170,17 @@ class Endless:
         return self._masks(frame)
 
     def propagate(self, start, count, reverse):
-        yield self._masks(start)
+        if start == 0:
+            yield self._masks(start)
         self._begun.set()
         while True:
             self.yield_point()
+
+    def remembered(self):
+        """Nothing is."""
+
+    def go_back(self, to):
+        """There is nothing to undo."""
 
     def reset(self):
         """There is nothing to forget."""
@@ -236,8 +244,8 @@ class Bench:
         self.at_yield_point()
         self.engine._thread.yield_point()
 
-    def tracker(self):
-        tracker = self.engine.open_tracker(self.clip)
+    def tracker(self, clip=None):
+        tracker = self.engine.open_tracker(self.clip if clip is None else clip)
         tracker.prompt(0, "a", click_at(30, 30))
         return tracker
 
@@ -318,3 +326,85 @@ def test_a_stopped_track_ends_within_its_frame_and_can_go_on(bench):
     after = masks(tracker.step(len(before), 5 - len(before), reverse=False))
     for frame, mask in expected.items():
         np.testing.assert_array_equal({**before, **after}[frame], mask)
+
+
+# One frame ahead.
+
+
+def alone(model, clip, prompted):
+    """What a tracker finds that is asked frame by frame; with a prompt after frame 2."""
+    from sam2model import VideoTracker
+
+    tracker = VideoTracker(model, clip, history_frames=16)
+    tracker.prompt(0, "a", points=[[30, 30]])
+    for frame in range(len(clip)):
+        step = next(tracker.propagate(frame, 1))
+        yield step.masks[0], step.ious[0], step.object_scores[0]
+        if frame == 2 and prompted is not None:
+            tracker.prompt(prompted, "a", points=[[50, 40]])
+
+
+@pytest.mark.parametrize("computed", [False, True])
+@pytest.mark.parametrize("between", ["nothing", "suspend", 1, 3, 5])
+def test_what_comes_between_two_frames_finds_the_tracker_as_if_none_were_computed_ahead(
+    bench, between, computed
+):
+    """While the masks of a frame are taken the next one is computed, and no other."""
+    bench.at_yield_point = lambda: None
+    model = bench.engine._model(0).predictor.model
+    prompted = between if isinstance(between, int) else None
+    expected = list(alone(model, bench.clip, prompted))
+    tracker, thread = bench.tracker(), bench.engine._thread
+    queued = tracker._tracker
+    steps = tracker.step(0, len(bench.clip), reverse=False)
+    for frame, (mask, iou, presence) in enumerate(expected):
+        found, [answer] = next(steps)
+        assert found == frame
+        np.testing.assert_array_equal(answer.mask.unpack(), mask)
+        assert (answer.iou, answer.presence) == (iou, presence)
+        if frame != 2:
+            continue
+        if computed:
+            until(lambda: thread.waiting == 0 and thread.busy_seconds == 0)
+            assert max(queued._tracker._sizes) == 3
+            assert queued._tracker._next.frame == 4
+        else:  # it is at its beginning, and stays there until it is given up
+            bench.at_yield_point = lambda: until(lambda: not queued._ahead)
+        if between == "suspend":
+            tracker.suspend()
+        elif prompted is not None:
+            tracker.prompt(prompted, "a", click_at(50, 40))
+        bench.at_yield_point = lambda: None
+    tracker.close()
+
+
+def test_a_tracker_that_is_closed_computes_nothing_any_more(bench):
+    bench.at_yield_point = lambda: None
+    tracker, thread = bench.tracker(), bench.engine._thread
+    queued, begun = tracker._tracker, threading.Event()
+    steps = tracker.step(0, 5, reverse=False)
+    bench.at_yield_point = lambda: (begun.set(), until(lambda: not queued._ahead))
+    next(steps)  # prompted; the one after it is computed
+    assert begun.wait(PATIENCE)
+    tracker.close()
+    assert queued._tracker.object_ids == ()
+    until(lambda: thread.waiting == 0 and thread.busy_seconds == 0)
+    assert queued._tracker.object_ids == ()
+    bench.at_yield_point = lambda: None
+
+
+def test_a_frame_that_cannot_be_read_fails_in_its_turn(bench):
+    class Torn(MovingDiscs):
+        def __getitem__(self, index):
+            if index == 3:
+                raise VideoError("the video is torn")
+            return super().__getitem__(index)
+
+    bench.at_yield_point = lambda: None
+    tracker = bench.tracker(Torn(6, 96))
+    done = []
+    with pytest.raises(VideoError, match="torn"):
+        for frame, _ in tracker.step(0, 6, reverse=False):
+            done.append(frame)
+    assert done == [0, 1, 2]
+    tracker.close()
