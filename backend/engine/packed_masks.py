@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.labelstudio.brush_rle import run_edges
+
 
 class _Geometry(NamedTuple):
     area: int
@@ -38,16 +40,8 @@ class PackedMask:
     @classmethod
     def pack(cls, mask: NDArray[np.bool_]) -> PackedMask:
         """A bool mask ``[H, W]`` as it travels."""
-        height, width = mask.shape
-        edges = np.zeros(0, np.intp)
-        rows = np.flatnonzero(mask.any(axis=1))
-        if len(rows):
-            start = rows[0] * width  # most of a picture's rows are not looked at
-            flat = np.zeros((rows[-1] + 1) * width - start + 2, bool)  # background at both ends
-            flat[1:-1] = mask[rows[0] : rows[-1] + 1].ravel()
-            edges = np.flatnonzero(flat[1:] != flat[:-1]) + start
-        lengths = np.diff(edges, prepend=0).astype("<u4")
-        return cls(zlib.compress(lengths.tobytes(), level=1), height, width)
+        lengths = np.diff(run_edges(mask), prepend=0).astype("<u4")
+        return cls(zlib.compress(lengths.tobytes(), level=1), *mask.shape)
 
     def unpack(self) -> NDArray[np.bool_]:
         """The mask again: bool ``[height, width]``, writable.

@@ -22,7 +22,6 @@ MAX_MASK_PIXELS = 100_000_000
 
 _LENGTH_BITS = np.array([3, 4, 8, 16], np.uint32)
 _HEADER = f"{8 - 1:05b}" + "".join(f"{bits - 1:04b}" for bits in _LENGTH_BITS)
-_RUN_BITS = 1 + 2 + 16 + 8  # of the longest
 _RUNS_AT_A_TIME = 1 << 16
 
 
@@ -36,23 +35,43 @@ def encode_brush(mask: Mask) -> list[int]:
         mask: bool [H, W], with at least one pixel.
     """
     header = f"{4 * mask.size:032b}" + _HEADER
-    bits = [np.array(list(header), np.uint8), *_run_bits(mask.ravel())]
+    bits = [np.array(list(header), np.uint8), *_run_bits(mask)]
     count = sum(len(part) for part in bits)
     bits.append(np.zeros(8 - count % 8, np.uint8))  # a whole byte, where the last one is full
     rle: list[int] = np.packbits(np.concatenate(bits)).tolist()
     return rle
 
 
-def _run_bits(flat: NDArray[np.bool_]) -> Iterator[NDArray[np.uint8]]:
+def run_edges(mask: Mask) -> NDArray[np.intp]:
+    """Where the runs of a mask begin and end: pixels counted row by row, two to a run, the first
+    of a run and the one after its last.
+
+    Args:
+        mask: bool [H, W].
+    """
+    rows = np.flatnonzero(mask.any(axis=1))
+    if not len(rows):
+        return np.zeros(0, np.intp)
+    width = mask.shape[1]
+    start = rows[0] * width  # most of a picture's rows are not looked at
+    flat = np.zeros((rows[-1] + 1) * width - start + 2, bool)  # background at both ends
+    flat[1:-1] = mask[rows[0] : rows[-1] + 1].ravel()
+    edges: NDArray[np.intp] = np.flatnonzero(flat[1:] != flat[:-1]) + start
+    return edges
+
+
+def _run_bits(mask: Mask) -> Iterator[NDArray[np.uint8]]:
     """The bits of all runs, 0 and 1, in arrays of many."""
-    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)
-    lengths = 4 * np.diff(ends, prepend=-1)  # in values: four to a pixel
+    # in values, four to a pixel; none at an end that the mask reaches
+    lengths = 4 * np.diff(run_edges(mask), prepend=0, append=mask.size)
+    inside = np.arange(len(lengths)) % 2 == 1
+    inside, lengths = inside[lengths > 0], lengths[lengths > 0]
     longest = 1 << int(_LENGTH_BITS[-1])
     pieces = -(-lengths // longest)
     last = np.cumsum(pieces) - 1
     pieced = np.full(last[-1] + 1, longest)
     pieced[last] = lengths - (pieces - 1) * longest
-    values = np.repeat(flat[ends], pieces) * np.uint32(255)
+    values = np.repeat(inside, pieces) * np.uint32(255)
     choices = np.repeat(np.searchsorted(1 << _LENGTH_BITS[:-1], lengths), pieces).astype(np.uint32)
     for start in range(0, len(pieced), _RUNS_AT_A_TIME):
         part = slice(start, start + _RUNS_AT_A_TIME)
@@ -60,9 +79,9 @@ def _run_bits(flat: NDArray[np.bool_]) -> Iterator[NDArray[np.uint8]]:
         size = _LENGTH_BITS[choices[part]]
         head = np.uint32(4) | choices[part]  # one value, so many times
         run = (((head << size) | length) << np.uint32(8)) | values[part]
-        place = np.arange(_RUN_BITS - 1, -1, -1, dtype=np.uint32)
-        used = place < (size + np.uint32(1 + 2 + 8))[:, None]
-        yield ((run[:, None] >> place) & np.uint32(1)).astype(np.uint8)[used]
+        bits = np.unpackbits(run.astype(">u4").view(np.uint8)).reshape(-1, 32)
+        used = np.arange(31, -1, -1, dtype=np.uint32) < (size + np.uint32(1 + 2 + 8))[:, None]
+        yield bits[used]
 
 
 def decode_brush(rle: bytes, width: int, height: int) -> Mask:

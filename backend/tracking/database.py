@@ -88,6 +88,11 @@ class Database:
         with _explained(), self._reader() as connection:
             return connection.execute(query, values).fetchall()
 
+    def rows(self, query: str, *values: Value) -> Iterator[sqlite3.Row]:
+        """Those rows one by one, where they are many."""
+        with _explained(), self._reader() as connection:
+            yield from connection.execute(query, values)
+
     def write(self, query: str, *values: Value) -> None:
         """Carry out one statement."""
         with self.transaction() as connection:

@@ -47,12 +47,14 @@ def find_track(
             return track
     free = [track for track, name in {base: "", **owners}.items() if not name]
     for track in free:
-        if not held.isdisjoint(knows(track)) and (not owner or store.claim(track, base, owner)):
+        if not held or held.isdisjoint(knows(track)):
+            continue
+        if not owner or store.claim(track, base, owner):
             return track
     if owner:
         return own_track(base, owner)
     if owner is None:
-        if not owners and not knows(base):
+        if not owners and not store.objects(base):
             return base  # nobody has tracked yet
         return own_track(base, min(held)) if held else None
     track = base

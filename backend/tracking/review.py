@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
+from typing import NamedTuple
 
 from backend.job_state import JobState
 from backend.tracking.store import Job, Sighting, TrackedMask
@@ -94,8 +96,7 @@ def ranges(frames: Iterable[int], limit: int = 12) -> str:
     return ", ".join(shown) + (", ..." if len(runs) > limit else "")
 
 
-@dataclass(frozen=True)
-class Doubt:
+class Doubt(NamedTuple):
     """How much a frame deserves a look, from ``LOOK`` on, and why most of all."""
 
     object_id: str
@@ -133,11 +134,11 @@ def stretches(found: Iterable[Doubt]) -> list[Stretch]:
 
 def doubts(masks: Iterable[Found]) -> list[Doubt]:
     """Frames to look at, by object and frame; see ``weighed_frames``."""
-    return [doubt for doubt in weighed_frames(masks) if doubt.weight >= LOOK]
+    return weighed_frames(masks, LOOK)
 
 
-def weighed_frames(masks: Iterable[Found]) -> list[Doubt]:
-    """How much each frame deserves a look, by object and frame.
+def weighed_frames(masks: Iterable[Found], least: float = -math.inf) -> list[Doubt]:
+    """How much each frame deserves a look, by object and frame; without those below ``least``.
 
     Args:
         masks: in this order, as ``TrackStore.sightings`` gives them; of all objects that may have
@@ -147,24 +148,25 @@ def weighed_frames(masks: Iterable[Found]) -> list[Doubt]:
     met = _meetings(found)
     weighed: list[Doubt] = []
     for _, track in groupby(found, key=lambda each: each.object_id):
-        runs = (_weigh(run, met) for run in _runs(list(track)))
+        runs = (_weigh(run, met, least) for run in _runs(list(track)))
         weighed += sorted(chain.from_iterable(runs), key=lambda doubt: doubt.frame)
     return weighed
 
 
-def _meetings(masks: Iterable[Found]) -> set[tuple[str, int]]:
+def _meetings(masks: Sequence[Found]) -> set[tuple[str, int]]:
     """Objects and frames where the box of another object lies over a part of theirs."""
-    on_frame: dict[int, list[tuple[Box, str]]] = {}
-    for each in masks:
-        if each.box:
-            on_frame.setdefault(each.frame, []).append((each.box, each.object_id))
     met: set[tuple[str, int]] = set()
-    for frame, boxes in on_frame.items():
-        boxes.sort()  # by the left edge: those farther to the right are not compared
-        for at, (box, name) in enumerate(boxes):
-            for other, its_name in boxes[at + 1 :]:
+    if not masks or masks[0].object_id == masks[-1].object_id:
+        return met  # there is only one
+    on_frame: defaultdict[int, list[Found]] = defaultdict(list)
+    for each in masks:
+        on_frame[each.frame].append(each)
+    for frame, found in on_frame.items():
+        boxes = sorted((each.box, each.object_id) for each in found if each.box)
+        for at, (box, name) in enumerate(boxes, start=1):
+            for other, its_name in boxes[at:]:
                 if other[0] >= box[2]:
-                    break
+                    break  # they are sorted by their left edges
                 if _shared(box, other) > TOUCH * min(_size(box), _size(other)):
                     met.add((name, frame))
                     met.add((its_name, frame))
@@ -185,8 +187,10 @@ def _runs(track: Sequence[Found]) -> Iterator[Sequence[Found]]:
             yield run[:mark][::-1]
 
 
-def _weigh(run: Sequence[Found], met: Collection[tuple[str, int]]) -> Iterator[Doubt]:
-    """How much the frames of a run deserve a look, and why most of all.
+def _weigh(
+    run: Sequence[Found], met: Collection[tuple[str, int]], least: float = -math.inf
+) -> Iterator[Doubt]:
+    """How much the frames of a run deserve a look, and why most of all; see ``weighed_frames``.
 
     What went wrong once may be wrong until the next mark: after a jump the mask may be of something
     else, whatever the model thinks of it.
@@ -202,8 +206,8 @@ def _weigh(run: Sequence[Found], met: Collection[tuple[str, int]]) -> Iterator[D
             was_lost = True
             if before.box is not None:
                 left = _is_at_the_edge(before.box, each)
-            reason, weight = ("left", LEFT) if left else ("lost", LOST)
-            weight += JUMPED * jumped + since
+            weight = (LEFT if left else LOST) + (JUMPED * jumped + since)
+            signs = {"left" if left else "lost": weight}
         else:
             unsure = unsure or each.iou < LOW_IOU
             signs = {
@@ -212,12 +216,14 @@ def _weigh(run: Sequence[Found], met: Collection[tuple[str, int]]) -> Iterator[D
                 "found again" if was_lost else "jumped": (CAME_BACK if left else JUMPED) * jumped,
                 "met another": MET * has_met,
             }
-            reason, weight = max(signs, key=lambda name: signs[name]), sum(signs.values())
+            weight = sum(signs.values())
             if before.box is None:  # is it the same thing?
-                reason, weight = "found again", max(weight, LOOK)
+                signs, weight = {"found again": weight}, max(weight, LOOK)
             if each.iou < WORTHLESS_IOU or each.presence <= 0:
-                reason, weight = "unsure", max(weight, LOOK)
-        yield Doubt(each.object_id, each.frame, reason, weight)
+                signs, weight = {"unsure": weight}, max(weight, LOOK)
+        if weight >= least:
+            reason = max(signs, key=signs.__getitem__)
+            yield Doubt(each.object_id, each.frame, reason, weight)
         before = each
 
 

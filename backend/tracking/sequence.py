@@ -105,6 +105,8 @@ class FrameSequence:
         unreadable: why regions were left out.
         late: the pages of those for which there was no time.
         left_out: objects and pages of which the editor holds a region that was left out.
+        ids: of regions, by object, page and generation, as far as they were asked for; they are the
+            same on all tracks.
     """
 
     task: ProjectTask
@@ -119,6 +121,7 @@ class FrameSequence:
     unreadable: list[str] = field(default_factory=list)
     late: list[int] = field(default_factory=list)
     left_out: set[tuple[str, int]] = field(default_factory=set)
+    ids: dict[SentRegion, str] = field(default_factory=dict)
 
     @cached_property
     def pages(self) -> int:
@@ -400,7 +403,11 @@ class FrameSequence:
     def _region_id(self, object_id: str, page: int, generation: int | None = None) -> str:
         if generation is None:
             generation = self.generations.get((object_id, page), 0)
-        return shown_region(self.tag.name, object_id, page, generation)
+        sent = SentRegion(object_id, page, generation)
+        name = self.ids.get(sent)
+        if name is None:
+            name = self.ids[sent] = shown_region(self.tag.name, *sent)
+        return name
 
     def saved_parts(
         self, place: tuple[str, int], generation: int, saved: Mapping[str, Results]

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from backend.engine.packed_masks import PackedMask
 from backend.job_state import JobState
@@ -31,7 +31,8 @@ _MASK = (
     "area, left_edge, top_edge, right_edge, bottom_edge, centre_x, centre_y"
 )
 _SIGHTING = _MASK.replace("runs, ", "").replace("track, ", "")
-_MEASURED_AT_ONCE = 200  # masks of earlier versions
+_UNMEASURED = -1  # area of a mask that an earlier version stored
+_MEASURED_AT_ONCE = 200
 _JOB = (
     "id, track, digest, state, done, total, message, deliver, created, updated, crashes, "
     "under_way, "  # what is not there yet stands in the request, see ``move_requests``
@@ -118,8 +119,7 @@ class TrackedMask:
         return self.mask.centroid
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
+class Sighting(NamedTuple):
     """One object on one frame, as far as it is known without its pixels: a few hundred bytes.
 
     Attributes:
@@ -363,13 +363,13 @@ class TrackStore:
         in order of object and frame."""
         query = f"SELECT {_SIGHTING} FROM masks WHERE track = ? AND object = COALESCE(?, object) "  # noqa: S608
         query += "ORDER BY object, frame"
-        rows = self.database.read(query, track, object_id)
-        unmeasured = [(row["object"], row["frame"]) for row in rows if row["area"] is None]
-        if unmeasured:  # an earlier version stored them
+        found = [_sighting(row) for row in self.database.rows(query, track, object_id)]
+        unmeasured = [(each.object_id, each.frame) for each in found if each.area == _UNMEASURED]
+        if unmeasured:
             for start in range(0, len(unmeasured), _MEASURED_AT_ONCE):
                 self._measure(track, unmeasured[start : start + _MEASURED_AT_ONCE])
-            rows = self.database.read(query, track, object_id)
-        return [_sighting(row) for row in rows]
+            found = [_sighting(row) for row in self.database.rows(query, track, object_id)]
+        return found
 
     def _measure(self, track: str, places: list[tuple[str, int]]) -> None:
         with self.database.transaction(wait_for_disk=False) as connection:
@@ -496,13 +496,11 @@ def _measured(mask: PackedMask) -> tuple[float | None, ...]:
 
 
 def _sighting(row: sqlite3.Row) -> Sighting:
-    *known, prompted, stride, area, x0, y0, x1, y1, x, y = row
-    object_id, frame, anchor, height, width, iou, presence = known
+    name, frame, anchor, height, width, iou, presence, prompted, stride, area, *where = row
+    x0, y0, x1, y1, x, y = where
     box, centroid = ((x0, y0, x1, y1), (x, y)) if area else (None, None)
-    return Sighting(
-        *(object_id, frame, anchor, height, width, area or 0, box, centroid),
-        *(iou, presence, bool(prompted), stride),
-    )
+    shape = height, width, _UNMEASURED if area is None else area, box, centroid
+    return Sighting(name, frame, anchor, *shape, iou, presence, bool(prompted), stride)
 
 
 def _tracked_mask(row: sqlite3.Row) -> TrackedMask:

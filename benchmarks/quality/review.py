@@ -165,7 +165,9 @@ def tracked_clips(split: str, count: int, box: bool, folder: Path | None) -> Ite
                 continue
             found = tracker.track(clip, box=box)
             if file is not None:
-                file.write_text(json.dumps(asdict(found)), encoding="utf-8")
+                content = asdict(found)
+                content["sightings"] = [each._asdict() for each in found.sightings]
+                file.write_text(json.dumps(content), encoding="utf-8")
             yield found
 
 
