@@ -64,7 +64,10 @@ class Wiring:
 
     Attributes:
         metrics: what the engine and the service made here count.
+        make_replica: names what makes the engine of a replica, see ``Replica``.
     """
+
+    make_replica = f"{__name__}:replica_engine"
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -291,7 +294,7 @@ class Wiring:
         from backend.cluster.ray_engine import RayEngine
 
         settings, choice = self.settings, self.model()
-        declared = Declaration(f"{__name__}:replica_engine", settings.speck_percent / 100, choice)
+        declared = Declaration(self.make_replica, settings.speck_percent / 100, choice)
         return RayEngine(choice, cluster, declared, self.metrics)
 
     def service(self, engine: Engine) -> Dispatcher:

@@ -25,7 +25,7 @@ from backend.wiring import Wiring
 logger = logging.getLogger(__name__)
 
 
-def application() -> Flask:
+def application(make_wiring: Callable[[Settings], Wiring] = Wiring) -> Flask:
     """What gunicorn calls (``backend.wsgi:application()``)."""
     settings = Settings.from_env(os.environ)
     configure(settings)
@@ -36,7 +36,7 @@ def application() -> Flask:
         )
     if settings.is_open and not settings.is_local:
         logger.warning("whoever reaches port %d may use the backend", settings.port)
-    wiring = Wiring(settings)
+    wiring = make_wiring(settings)
     engine = wiring.engine()
     service = wiring.service(engine)
     finetuning = wiring.finetuning(engine)

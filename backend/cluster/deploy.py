@@ -29,6 +29,9 @@ PORT = 6379
 LOCAL = "local"
 APPLICATION = "sam2"
 CALLS = 256  # at a time, of a replica; trackers count
+PLACES = 1000
+"""Of each replica on the ring by which pictures find theirs: with Ray's 100 the fullest of eight
+gets more than a tenth above its share, and what is asked of it waits while others rest."""
 SHARE = "sam2_replica"
 """The resource of which a replica takes one: how many a machine offers."""
 START_SECONDS = 60.0
@@ -102,7 +105,8 @@ class Declaration:
                                 "resources": {SHARE: 1},
                             },
                             "request_router_config": {
-                                "request_router_class": "backend.cluster.router.MediaRouter"
+                                "request_router_class": "backend.cluster.router.MediaRouter",
+                                "request_router_kwargs": {"num_virtual_nodes": PLACES},
                             },
                         }
                     ],
@@ -176,6 +180,8 @@ def set_environment(token: Path) -> None:
     # have none of its embeddings.
     os.environ.setdefault("RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S", "1")
     os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")  # on a busy machine
+    # Ray lets everything else on the machine go before its workers, which the replicas are.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
 

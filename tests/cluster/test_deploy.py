@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ class TestToken:
         assert "--disable-usage-stats" in command
         assert "--include-dashboard=false" in command
 
-    def test_ray_asks_for_it_and_reports_no_usage(
+    def test_ray_asks_for_it_reports_no_usage_and_lets_replicas_keep_their_place(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name in [*os.environ]:
@@ -86,6 +87,7 @@ class TestToken:
             assert os.environ["RAY_AUTH_MODE"] == "token"
             assert os.environ["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "token")
             assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+            assert dict(os.environ)["RAY_worker_niceness"] == "0"
         finally:
             os.environ.clear()
             os.environ.update(before)
@@ -110,6 +112,22 @@ def test_what_is_declared_names_weights_and_loads_others_in_place() -> None:
     [before], [after] = first["deployments"], second["deployments"]
     assert before.pop("user_config") != after.pop("user_config")
     assert before == after
+
+
+@pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`")  # Ray's
+def test_pictures_are_shared_out_evenly() -> None:
+    from ray.serve._private.common import DeploymentID, ReplicaID
+
+    from backend.cluster.router import MediaRouter
+
+    router = MediaRouter.__new__(MediaRouter)  # no more of it than the ring
+    router._deployment_id = DeploymentID("Replica", "sam2")
+    router.initialize_state(num_virtual_nodes=deploy.PLACES)
+    for ring in range(5):
+        names = (ReplicaID(f"{ring} {n}", router._deployment_id) for n in range(8))
+        router._rebuild_ring(frozenset(names))
+        firsts = Counter(router._lookup_ranked_replicas(f"{n} picture")[0] for n in range(8000))
+        assert max(firsts.values()) < 1.15 * 1000
 
 
 def test_auto_is_for_one_machine(tmp_path: Path) -> None:
