@@ -26,7 +26,7 @@ VARIANTS = (
     "edgetam",
     *(f"{family}_hiera_{size}" for family in ("sam2.1", "sam2") for size in SIZES),
 )
-AUTO = "auto"  # the variant for the device
+AUTO = "auto"  # what suits the device
 # Kubernetes sets these for every Service of the namespace, whatever the Service is called.
 _SERVICE_LINK = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)")
 Number = TypeVar("Number", int, float)
@@ -79,6 +79,10 @@ def _mebibytes(value: str) -> int:
 
 def _mebibytes_or_none(value: str) -> int:
     return _at_least_none(value) * MIB
+
+
+def _mebibytes_or_auto(value: str) -> int | None:
+    return None if value == AUTO else _mebibytes(value)
 
 
 def _path(value: str) -> Path:
@@ -278,12 +282,13 @@ class Settings:
         variable="SAM2_NUM_MASKMEM",
         read=_number(int, lambda n: 1 <= n <= 7, "1 to 7"),
     )
-    embedding_cache_bytes: int = _model(
+    embedding_cache_bytes: int | None = _model(
         1024 * MIB,
         "memory for image embeddings, in MiB: on the device, and as much again of the host's for "
-        "those that leave it (not where the device is the CPU)",
+        "those that leave it (not where the device is the CPU); auto: a quarter of what a CUDA "
+        "device has free at the start, 256 to 8192, and 1024 of the host's",
         variable="EMBEDDING_CACHE_MB",
-        read=_mebibytes,
+        read=_mebibytes_or_auto,
     )
     embedding_disk_bytes: int = _model(
         0,
@@ -522,8 +527,8 @@ class Settings:
             value = getattr(self, item.name)
             if item.metadata["secret"] and value is not None:
                 value = "(set)"
-            elif item.metadata["read"] in (_mebibytes, _mebibytes_or_none):
-                value = value // MIB
+            elif item.metadata["read"] in (_mebibytes, _mebibytes_or_none, _mebibytes_or_auto):
+                value = AUTO if value is None else value // MIB
             elif isinstance(value, tuple):
                 parts = (each if isinstance(each, str) else "=".join(each) for each in value)
                 value = ",".join(parts)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.cluster.deploy import Cluster, Declaration, check_cluster
-from backend.engine.building import ModelChoice, variant_for
+from backend.engine.building import CACHE_BYTES, ModelChoice, cache_bytes_for, variant_for
 from backend.engine.embedding_disk import EmbeddingDisk
 from backend.engine.embedding_tiers import EmbeddingTiers
 from backend.engine.engine import Engine
@@ -253,6 +253,12 @@ class Wiring:
             )
         return variant_for(settings.device)
 
+    @cached_property
+    def _cache_bytes(self) -> int:
+        """Of embeddings on the device; asked once, as ``_variant``."""
+        settings = self.settings
+        return settings.embedding_cache_bytes or cache_bytes_for(settings.device)
+
     def model(self) -> ModelChoice:
         """The model that answers: the fine-tuned version in use, if there is one. Nothing is
         loaded."""
@@ -270,7 +276,7 @@ class Wiring:
         return LocalEngine(
             choice,
             self.pixels,
-            cache_bytes=self.settings.embedding_cache_bytes,
+            cache_bytes=self._cache_bytes,
             metrics=self.metrics,
             speck_share=speck_share,
             suspended=SuspendedMemory(self.settings.cache_dir.expanduser() / "suspended"),
@@ -287,7 +293,7 @@ class Wiring:
                 settings.embedding_disk_bytes,
                 settings.media_cache_days * 86400,
             )
-        return EmbeddingTiers(settings.embedding_cache_bytes, disk)
+        return EmbeddingTiers(settings.embedding_cache_bytes or CACHE_BYTES, disk)
 
     def _ray_engine(self, address: str) -> Engine:
         cluster = Cluster.of(self.settings, address)  # sets what Ray reads when it is imported

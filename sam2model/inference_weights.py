@@ -5,13 +5,14 @@ compute with what was derived from them (cast, interpolated, multiplied together
 use and anew when a weight changes. With gradients none of this is used.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 T = TypeVar("T")
 
@@ -50,6 +51,15 @@ class Derived(Generic[T]):
             self._kept = kept
         return kept[1]
 
+    def forget(self) -> None:
+        """Keep nothing."""
+        self._kept = None
+
+    def tensors(self) -> list[Tensor]:
+        """What is kept at the moment; may be asked from any thread."""
+        kept = self._kept
+        return [] if kept is None else [x for x in tree_leaves(kept[1]) if isinstance(x, Tensor)]
+
     def __reduce__(self) -> tuple[type["Derived[T]"], tuple[()]]:
         return type(self), ()
 
@@ -68,6 +78,40 @@ class CastWeights(Derived[tuple[Tensor, Tensor | None]]):
             dtype,
             lambda: (weight.to(dtype), None if bias is None else bias.to(dtype)),
         )
+
+
+def derived_bytes(model: nn.Module) -> int:
+    """Bytes of all that was derived from the weights of a network, and is kept beside them."""
+    found: dict[int, int] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            for each in (value, *getattr(value, "__dict__", {}).values()):
+                if isinstance(each, Derived):
+                    found |= {id(x): x.nbytes for x in each.tensors()}
+    return sum(found.values())
+
+
+def narrow_weights(model: nn.Module, dtype: torch.dtype, keep: Collection[nn.Module] = ()) -> None:
+    """Keep the weights of layers in the dtype that they are cast to anyway, and not in
+    float32 beside it; results are the same to the bit. The network is for inference from then on,
+    in that dtype only.
+
+    What is more than cast (multiplied together, merged) stays float32.
+
+    Args:
+        model: the network.
+        dtype: that it computes in.
+        keep: modules that compute in float32 in any case; what they consist of stays.
+    """
+    kept = {id(part) for whole in keep for part in whole.modules()}
+    for layer in model.modules():
+        cast = getattr(layer, "_cast", None)
+        # Those norms that CPUs compute take float32 weights with narrower values.
+        if id(layer) in kept or isinstance(layer, nn.LayerNorm):
+            continue
+        if isinstance(cast, CastWeights):
+            layer.to(dtype)
+            cast.forget()
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sam2model.image_encoder import ImageEncoder, Maps
-from sam2model.inference_weights import Derived, compute_dtype, computing_in
+from sam2model.inference_weights import Derived, compute_dtype, computing_in, narrow_weights
 from sam2model.layers import MLP, Conv2d, Linear
 from sam2model.mask_decoder import DecodedMasks, MaskDecoder, to_tokens
 from sam2model.memory_attention import MemoryAttention
@@ -152,6 +152,13 @@ class SAM2(nn.Module):
         dtype = None if self.compute_dtype == torch.float32 else self.compute_dtype
         with torch.inference_mode(), computing_in(dtype), yielding_to(yield_to):
             yield
+
+    def narrow(self) -> None:
+        """Drop the float32 of weights that are only ever cast to ``compute_dtype``: half of what
+        they take, on a device or in host memory. For inference only, with the same results."""
+        if self.compute_dtype != torch.float32:
+            exact = [self.sam_mask_decoder.iou_prediction_head]
+            narrow_weights(self, self.compute_dtype, exact)
 
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """Run the image encoder.

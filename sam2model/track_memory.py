@@ -3,13 +3,15 @@
 A frame reads, in the direction of tracking (``_prepare_memory_conditioned_features`` of
 the reference):
 
-* every conditioning (prompted) frame: spatial memory, and the pointer unless it lies ahead;
+* every conditioning (prompted) frame: spatial memory, and the pointer unless it lies ahead; of more
+  than 32, those that lie nearest, as the reference chooses them where ``max_cond_frames_in_attn``
+  is set;
 * the spatial memories of the 6 frames just passed, or of fewer where speed counts more;
 * the object pointers of the 15 frames just passed.
 
-:class:`ObjectTrack` keeps exactly that on the device. Of every other tracked frame it keeps
-the answer in host memory (:class:`SpilledAnswer`), from which a correction can start; its
-spatial memory is encoded again when it is needed.
+:class:`ObjectTrack` keeps exactly that on the device, and further prompted frames in host memory.
+Of every other tracked frame it keeps the answer in host memory (:class:`SpilledAnswer`), from which
+a correction can start; its spatial memory is encoded again when it is needed.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -29,6 +31,9 @@ from sam2model.sam2 import (
     ObjectPointer,
     SpatialMemory,
 )
+
+MAX_PROMPTED_FRAMES = 32  # of 0.8 MB at 1024 pixels
+_HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,12 @@ class PromptedFrame(NamedTuple):
     def moved(self, move: Callable[[Tensor], Tensor]) -> "PromptedFrame":
         """With every tensor moved."""
         return PromptedFrame(self.answer.moved(move), move(self.memory))
+
+    def on(self, device: torch.device) -> "PromptedFrame":
+        """The same on a device; itself where it is there."""
+        return (
+            self if self.memory.device == device else self.moved(partial(Tensor.to, device=device))
+        )
 
 
 class Step(NamedTuple):
@@ -151,7 +162,7 @@ class ObjectTrack:
         points: point prompts by frame; None where a mask prompt has replaced them.
         pending: answers to prompts that no propagation has taken in yet, by frame.
         pending_corrections: those of them that do not condition (the reference's default).
-        conditioning: prompted frames, on the device for as long as the object lives.
+        conditioning: prompted frames; those in reach of the last step on the device.
         history: all other tracked frames.
         reverse: by frame that was tracked, the direction of the last time.
         memories: spatial memories of tracked frames on the device, ``[1, M, 64]``.
@@ -196,6 +207,40 @@ class ObjectTrack:
         self.pending.clear()
         self.pending_corrections.clear()
 
+    def prompts_in_reach(self, frame: int) -> list[int]:
+        """The prompted frames that a step to ``frame`` reads, ascending: all, or the nearest on
+        either side, and those nearest of the others."""
+        if len(self.conditioning) <= MAX_PROMPTED_FRAMES:
+            return sorted(self.conditioning)
+        before = [max((each for each in self.conditioning if each < frame), default=None)]
+        after = [min((each for each in self.conditioning if each >= frame), default=None)]
+        chosen = [each for each in before + after if each is not None]
+        others = sorted(self.conditioning.keys() - set(chosen), key=lambda each: abs(each - frame))
+        return sorted(chosen + others[: MAX_PROMPTED_FRAMES - len(chosen)])
+
+    def bring_prompts(self, frame: int, device: torch.device) -> None:
+        """Have those in reach of ``frame`` on the device, and the others in host memory."""
+        reach = set(self.prompts_in_reach(frame))
+        for each, prompted in self.conditioning.items():
+            self.conditioning[each] = prompted.on(device if each in reach else _HOST)
+
+    def put_prompts_away(self) -> None:
+        """Bring the oldest of many pending answers to host memory."""
+        if not self.pending_corrections:
+            for frame in list(self.pending)[:-MAX_PROMPTED_FRAMES]:
+                self.pending[frame] = self.pending[frame].on(_HOST)
+
+    def tensors(self) -> list[Tensor]:
+        """All of them; may be asked from any thread."""
+        prompted = [*list(self.pending.values()), *list(self.conditioning.values())]
+        answers = [each.answer for each in prompted]
+        return [
+            *list(self.memories.values()),
+            *list(self.pointers.values()),
+            *(each.memory for each in prompted),
+            *(tensor for each in answers for tensor in (each.logits, each.pointer)),
+        ]
+
     def missing_memories(self, step: Step) -> list[int]:
         """Frames whose spatial memory the step reads, but which have none on the device."""
         passed = step.passed(self.num_mask_memories - 1)
@@ -214,7 +259,8 @@ class ObjectTrack:
             num_frames: length of the video, which limits the pointers of a short one.
         """
         max_pointers = min(num_frames, MAX_OBJECT_POINTERS)
-        conditioning = sorted(self.conditioning.items())
+        reach = self.prompts_in_reach(step.frame)
+        conditioning = [(frame, self.conditioning[frame]) for frame in reach]
         memories = [SpatialMemory(0, prompted.memory) for _, prompted in conditioning]
         passed = step.passed(self.num_mask_memories - 1)
         memories += [
@@ -272,12 +318,21 @@ class ObjectTrack:
         """Take over what ``copied`` gave, which is not used any more."""
         vars(self).update(vars(other))
 
-    def moved(self, move: Callable[[Tensor], Tensor]) -> "ObjectTrack":
-        """The same memory with every tensor moved; what is in host memory anyway is shared."""
+    def moved(self, move: Callable[[Tensor], Tensor], *, all_prompts: bool = True) -> "ObjectTrack":
+        """The same memory with every tensor moved; what is in host memory anyway is shared.
+
+        Args:
+            all_prompts: False to leave prompted frames where they are, if they are many.
+        """
+        pending, conditioning = self.pending, self.conditioning
+        few = len(pending) + len(conditioning) <= MAX_PROMPTED_FRAMES
+        if all_prompts or few or self.pending_corrections:
+            pending = {frame: each.moved(move) for frame, each in pending.items()}
+            conditioning = {frame: each.moved(move) for frame, each in conditioning.items()}
         return replace(
             self,
-            pending={frame: each.moved(move) for frame, each in self.pending.items()},
-            conditioning={frame: each.moved(move) for frame, each in self.conditioning.items()},
+            pending=dict(pending),
+            conditioning=dict(conditioning),
             memories={frame: move(each) for frame, each in self.memories.items()},
             pointers={frame: move(each) for frame, each in self.pointers.items()},
         )
@@ -328,6 +383,6 @@ class SuspendedTracks:
         return cls(kept, dict(sizes), following, copied)
 
     def tracks_on(self, device: torch.device) -> dict[Hashable, ObjectTrack]:
-        """The objects' memories on a device."""
+        """The objects' memories on a device, but for prompted frames where they are many."""
         move = partial(Tensor.to, device=device)
-        return {name: track.moved(move) for name, track in self.tracks.items()}
+        return {name: track.moved(move, all_prompts=False) for name, track in self.tracks.items()}

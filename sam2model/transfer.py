@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+PINNED_BYTES = 256 << 20  # of host memory, what torch keeps free for the next copies included
+
 
 class Download:
     """Arrays on their way from the device; any thread may read them.
@@ -64,7 +66,8 @@ class CudaTransfer(Transfer):
     """Copies for one CUDA device, on one stream for each direction.
 
     torch keeps pinned memory that is free again for the next copy, and gives none of it out
-    before the copies that use it are done.
+    before the copies that use it are done. It never gives it back by itself: what is free goes
+    wherever more than ``PINNED_BYTES`` are held.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -74,6 +77,7 @@ class CudaTransfer(Transfer):
 
     def upload(self, picture: NDArray[np.uint8]) -> Tensor:
         """uint8 ``[H, W, 3]`` as a tensor where it is to be resized: on the device."""
+        _bound_pinned()
         pinned = super().upload(picture).pin_memory()
         computing = torch.cuda.current_stream(self._device)
         with torch.cuda.stream(self._up):
@@ -91,6 +95,22 @@ class CudaTransfer(Transfer):
                 tensor.record_stream(self._down)
             arrived = self._down.record_event()
         return Download(pinned, arrived.synchronize)
+
+
+def pinned_bytes() -> int:
+    """Host memory that is pinned for copies, free blocks included; 0 where CUDA is not in use."""
+    return int(torch.cuda.host_memory_stats().get("allocated_bytes.current", 0))
+
+
+def release_pinned() -> None:
+    """Give free pinned memory back to the system; nothing where CUDA is not in use."""
+    if torch.cuda.is_initialized():
+        torch._C._host_emptyCache()
+
+
+def _bound_pinned() -> None:
+    if pinned_bytes() > PINNED_BYTES:
+        release_pinned()
 
 
 def transfer_for(device: torch.device) -> Transfer:

@@ -13,6 +13,9 @@ are independent of each other), with these differences, all deliberate:
 * ``clear_non_cond_mem_around_input`` does not exist: the reference raises ``AttributeError``
   where it is set (its issue 571). Tracking again from a corrected frame replaces the outdated
   memories behind it one by one, which is what the option is for.
+* Of more than 32 prompted frames of an object a step reads the nearest ones
+  (``max_cond_frames_in_attn`` of the reference, which is unset in its configurations): memory on
+  the device, and the time of a step, do not grow with every prompt.
 * Small holes are not filled, as in the reference without its CUDA extension.
 * A memory with no object pointer beside it (an object prompted later in the direction of
   tracking, before anything of it was tracked) is used in float32. The reference passes it to
@@ -135,6 +138,19 @@ class VideoTracker:
         """The objects, in the order in which they were first prompted."""
         return tuple(self._tracks)
 
+    @property
+    def device_bytes(self) -> int:
+        """Bytes on the model's device that are kept between two calls: what is remembered of the
+        objects, and the features of the last frame. May be asked from any thread."""
+        features = self._features
+        found = sum(
+            tensor.nbytes
+            for track in list(self._tracks.values())
+            for tensor in track.tensors()
+            if tensor.device.type == self._model.device.type
+        )
+        return found + (0 if features is None else features[1].nbytes)
+
     def prompt(
         self,
         frame: int,
@@ -196,6 +212,7 @@ class VideoTracker:
                 conditioned = self._conditioned(track, frame, features)
                 prompted = answer_points(self._model, features, conditioned, *clicks, earlier)
         track.pending[frame] = prompted
+        track.put_prompts_away()
         track.points[frame] = clicks
         if frame in track.reverse and not self._corrections_condition:
             track.pending_corrections.add(frame)
@@ -303,6 +320,7 @@ class VideoTracker:
         """One frame, all objects. Nothing here makes the host wait for this frame."""
         for track in self._tracks.values():
             track.take_in()
+            track.bring_prompts(step.frame, self._model.device)
         following = {
             object_id: track
             for object_id, track in self._tracks.items()
@@ -350,6 +368,9 @@ class VideoTracker:
 
     def _restore(self, tracks: Iterable[ObjectTrack], step: Step) -> None:
         """Bring back to the device what a step reads and the last steps did not leave there."""
+        tracks = list(tracks)
+        for track in tracks:
+            track.bring_prompts(step.frame, self._model.device)
         missing: dict[int, list[ObjectTrack]] = {}
         for track in tracks:
             for frame in track.missing_pointers(step):
@@ -369,6 +390,8 @@ class VideoTracker:
         if self._features is not None and self._features[0] == frame:
             return self._features[1]
         image = self._frames[frame]
+        if keep:
+            self._features = None  # before there are others
         with self._model.inference(self._yield_to):
             size, device = self._model.image_size, self._model.device
             pixels = preprocess(image, size, device, self._transfer.upload)
@@ -382,7 +405,7 @@ class VideoTracker:
         """The object's latest answer on a frame."""
         for prompted in (track.pending, track.conditioning):
             if frame in prompted:
-                return prompted[frame].answer
+                return prompted[frame].on(self._model.device).answer
         if frame in track.history:
             return unspill(track.history[frame], self._model.device)
         return None

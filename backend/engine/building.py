@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 HISTORY_FRAMES = 16  # what a step of a tracker reads
 _ROOM_FOR_BASE_PLUS = 8 * 10**9  # bytes free on a CUDA device
+CACHE_BYTES = 1 << 30  # of embeddings, where nobody says otherwise
+_SHARE_OF_CACHE, _LEAST_CACHE, _MOST_CACHE = 0.25, 256 << 20, 8 << 30
 
 
 def variant_for(device: str) -> str:
@@ -23,6 +25,27 @@ def variant_for(device: str) -> str:
     Args:
         device: as an operator names it, "auto" included.
     """
+    free = _free_bytes(device)
+    if free is None:
+        return "edgetam"
+    return "sam2.1_hiera_base_plus" if free >= _ROOM_FOR_BASE_PLUS else "sam2.1_hiera_tiny"
+
+
+def cache_bytes_for(device: str) -> int:
+    """What embeddings may take of a device, as it is before the model is on it: a share of what is
+    free, within bounds; on others than CUDA devices what a CPU's get. Imports torch.
+
+    Args:
+        device: as an operator names it, "auto" included.
+    """
+    free = _free_bytes(device)
+    if free is None:
+        return CACHE_BYTES
+    return int(min(max(free * _SHARE_OF_CACHE, _LEAST_CACHE), _MOST_CACHE))
+
+
+def _free_bytes(device: str) -> int | None:
+    """What a CUDA device has free; None where the model will run on no such device."""
     import torch
 
     from sam2model.precision import resolve_device
@@ -30,11 +53,11 @@ def variant_for(device: str) -> str:
     try:
         resolved = resolve_device(device)
     except ValueError:  # which building the model reports
-        return "edgetam"
+        return None
     if resolved.type != "cuda":
-        return "edgetam"
+        return None
     free, _ = torch.cuda.mem_get_info(resolved)
-    return "sam2.1_hiera_base_plus" if free >= _ROOM_FOR_BASE_PLUS else "sam2.1_hiera_tiny"
+    return int(free)
 
 
 def build_predictor(choice: ModelChoice, yield_to: Callable[[], None]) -> ImagePredictor:
@@ -53,6 +76,8 @@ def build_predictor(choice: ModelChoice, yield_to: Callable[[], None]) -> ImageP
         image_size=choice.image_size,
         num_mask_memories=choice.num_mask_memories,
     )
+    if model.device.type != "cpu":  # whose memory is scarcer
+        model.narrow()
     predictor = ImagePredictor(model, yield_to=yield_to)
     # The first run sets up kernels and memory; better here than in somebody's click.
     blank = predictor.embed(np.zeros((64, 64, 3), np.uint8))

@@ -6,12 +6,17 @@ import gc
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 from backend.engine.engine import OutOfMemory
 from backend.metrics import Metrics
+
+if TYPE_CHECKING:
+    from sam2model import VideoTracker
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -71,15 +76,66 @@ def release_unused() -> None:
     gc.collect()
     torch = sys.modules.get("torch")  # not imported: then there is nothing to give back
     if torch is not None and torch.cuda.is_available():
+        from sam2model.transfer import release_pinned
+
         torch.cuda.empty_cache()
+        release_pinned()
+
+
+class DeviceMemory:
+    """Who holds how much of the memory of the model's device; for any thread."""
+
+    def __init__(self) -> None:
+        self._trackers: WeakSet[VideoTracker] = WeakSet()
+        self._lock = threading.Lock()
+
+    def counted(self, tracker: VideoTracker) -> VideoTracker:
+        """A tracker, whose memory counts from then on."""
+        with self._lock:
+            self._trackers.add(tracker)
+        return tracker
+
+    def by_owner(self, model: Any, embeddings: float) -> dict[str, float]:
+        """Bytes of the weights and what is derived from them, of embeddings, of what trackers
+        remember, and of all else: what is being computed, and on a CPU the process itself."""
+        with self._lock:
+            trackers = list(self._trackers)
+        weights = model_bytes(model)
+        tracks = sum(getattr(each, "device_bytes", 0) for each in trackers)
+        other = max(0, used_bytes(model) - weights - embeddings - tracks)
+        return {"model": weights, "embeddings": embeddings, "tracks": tracks, "other": other}
+
+
+def count_memory(metrics: Metrics, by_owner: Callable[[], dict[str, float]]) -> None:
+    """Have metrics say who holds how much."""
+
+    def pinned() -> float:
+        transfer = sys.modules.get("sam2model.transfer")  # brings torch
+        return 0.0 if transfer is None else float(transfer.pinned_bytes())
+
+    metrics.gauges(
+        "sam2_device_memory_bytes",
+        "Memory in use on the model's device (on a CPU: of the process), by owner",
+        "owner",
+        by_owner,
+    )
+    metrics.gauge(
+        "sam2_pinned_bytes",
+        "Host memory pinned for copies to and from the device, what is free for the next included",
+        pinned,
+    )
 
 
 def model_bytes(model: Any) -> int:
-    """Bytes of a network's weights and buffers; 0 for what is no network."""
+    """Bytes of a network's weights and buffers, and of what is derived from them; 0 for what is no
+    network."""
     if not hasattr(model, "parameters") or not hasattr(model, "buffers"):
         return 0
+    from sam2model.inference_weights import derived_bytes
+
     tensors = [*model.parameters(), *model.buffers()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return held + derived_bytes(model)
 
 
 def used_bytes(model: Any) -> int:

@@ -25,7 +25,7 @@ from backend.engine.building import (
     loaded,
     unused_card,
 )
-from backend.engine.device_memory import MemoryRetry, model_bytes, used_bytes
+from backend.engine.device_memory import DeviceMemory, MemoryRetry, count_memory
 from backend.engine.embedding_disk import DiskRoom, PackedEmbedding
 from backend.engine.embedding_tiers import (
     EmbeddingCache,
@@ -138,6 +138,7 @@ class LocalEngine:
         self._logits: Recent[np.ndarray] = Recent(entries=KEPT_LOGITS, seconds=LOGITS_SECONDS)
         self._searches = Searches(speck_share)
         self._with_memory = MemoryRetry(self._cache.clear, metrics)
+        self._held = DeviceMemory()
         self._embedding_bytes = 0  # of one on the disk, once it is known
         self._encodes_lock = threading.Lock()
         self._encodes: dict[str, _Encode] = {}
@@ -337,7 +338,7 @@ class LocalEngine:
 
         queued = partial(
             QueuedTracker,
-            partial(self._build_tracker, predictor),
+            lambda given: self._held.counted(self._build_tracker(predictor, given)),
             run=run,
             reading=partial(self._metrics.stage, "frame"),
             tracked=self._metrics.frames_tracked.inc,
@@ -427,20 +428,12 @@ class LocalEngine:
             "1 when the model answers",
             lambda: float(self.status().state is State.READY),
         )
-        metrics.gauges(
-            "sam2_device_memory_bytes",
-            "Memory in use on the model's device (on a CPU: of the process), by owner",
-            "owner",
-            self._memory,
-        )
+        count_memory(metrics, self._memory)
 
     def _memory(self) -> dict[str, float]:
         if self.status().state is not State.READY:
             return {}
-        model = self._model(0.0).predictor.model
-        weights, embeddings = model_bytes(model), self._cache.nbytes
-        other = max(0, used_bytes(model) - weights - embeddings)
-        return {"model": weights, "embeddings": embeddings, "other": other}
+        return self._held.by_owner(self._model(0.0).predictor.model, self._cache.nbytes)
 
     def _submit(
         self,

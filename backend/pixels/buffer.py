@@ -39,7 +39,8 @@ class FrameBuffer:
     """``len(frames)`` and ``frames[i]``, for i from 0; see the module.
 
     For one consumer at a time: runs are read for the last frame asked for. Calls may overlap with
-    the buffer's own thread, and with those of another thread that takes its turn. Close it, or use it in a ``with`` statement.
+    the buffer's own thread, and with those of another thread that takes its turn. Close it, or use
+    it in a ``with`` statement.
     """
 
     def __init__(

@@ -94,6 +94,9 @@ class Bench:
                 tracker.suspend()
                 tracker.suspend()  # told twice
                 assert self.held() > 0
+                assert self.owned("tracks") == 0
+            else:
+                assert self.owned("tracks") > 0
 
         for place, (x, y) in enumerate([(38, 29), (67, 38)]):
             prompt = PixelPrompt(np.array([[x, y]], np.float32), np.array([True]))
@@ -101,7 +104,12 @@ class Bench:
         for frame, objects in tracker.step(0, 8, reverse=False):
             note(frame, objects)
         tracker.close()
-        assert self.held() == 0
+        assert self.held() == self.owned("tracks") == 0
+        return found
+
+    def owned(self, owner: str) -> float:
+        found = self.metrics.registry.get_sample_value("sam2_device_memory_bytes", {"owner": owner})
+        assert found is not None
         return found
 
     def held(self) -> float:

@@ -52,6 +52,30 @@ def test_the_variant_for_the_device(monkeypatch, asked, free, variant):
     assert wiring.base_model().variant == variant
 
 
+@pytest.mark.parametrize(
+    ("asked", "free", "mib"),
+    [
+        ("auto", 40 << 30, 8192),
+        ("auto", 8 << 30, 2048),
+        ("auto", 1 << 29, 256),
+        ("auto", None, 1024),
+        ("64", 40 << 30, 64),
+        ("", 40 << 30, 1024),
+    ],
+)
+def test_the_room_for_embeddings_on_the_device(monkeypatch, asked, free, mib):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: free is not None)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 * GB))
+    settings = Settings.from_env({"EMBEDDING_CACHE_MB": asked})
+    wiring = Wiring(settings)
+    assert wiring._cache_bytes == mib << 20
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 80 * GB))
+    assert wiring._cache_bytes == mib << 20
+    shown = {row.variable: row.value for row in settings.rows()}
+    assert shown["EMBEDDING_CACHE_MB"] == (asked or "1024")
+
+
 def test_a_card_that_is_not_used_is_said_loudly(monkeypatch, caplog):
     why = "this machine has an NVIDIA card that torch cannot use: its driver is old"
     monkeypatch.setattr("sam2model.precision.why_card_is_unused", lambda device: why)

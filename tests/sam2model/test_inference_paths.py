@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.support.launches import meta_model
 from benchmarks.support.reference import draw_weights, relative_error
 from sam2model.dot_product import dot_product_attention
+from sam2model.inference_weights import derived_bytes
 from sam2model.matrix_product import linear, pack
 from sam2model.sam2 import SAM2, ObjectPointer, SpatialMemory
 from sam2model.variants import VARIANTS
@@ -181,3 +183,34 @@ def test_linear(activation, dtype, bound):
     for form in (weight, pack(weight)):
         ours = linear(x, form, bias, activation).float()
         assert relative_error(ours, expected) <= bound
+
+
+@pytest.mark.parametrize(("name", "size"), [("demo", 64), ("edgetam", 256)])
+def test_weights_that_are_only_cast_are_kept_once_with_the_same_results(
+    name: str, size: int
+) -> None:
+    model = build(name=name, size=size)
+    model.compute_dtype = torch.bfloat16
+    with model.inference():
+        expected = every_step(model)
+        held = _held(model)
+        model.narrow()
+        found = every_step(model)
+    assert found.keys() == expected.keys()
+    for step, value in expected.items():
+        assert torch.equal(found[step], value), step
+    assert _held(model) < 0.75 * held
+    exact = {p.dtype for p in model.sam_mask_decoder.iou_prediction_head.parameters()}
+    assert exact == {torch.float32}
+
+
+def _held(model: SAM2) -> int:
+    return sum(parameter.nbytes for parameter in model.parameters()) + derived_bytes(model)
+
+
+def test_the_weights_of_large_variants_halve() -> None:
+    for name in ("sam2.1_hiera_tiny", "sam2.1_hiera_large"):
+        model = meta_model(name)
+        before = sum(parameter.nbytes for parameter in model.parameters())
+        model.narrow()
+        assert sum(parameter.nbytes for parameter in model.parameters()) < 0.56 * before

@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from sam2.modeling.sam2_utils import select_closest_cond_frames
 
-from sam2model.track_memory import Answer, ObjectTrack, PromptedFrame, SpilledAnswer, Step
+from sam2model import track_memory
+from sam2model.track_memory import (
+    MAX_PROMPTED_FRAMES,
+    Answer,
+    ObjectTrack,
+    PromptedFrame,
+    SpilledAnswer,
+    Step,
+)
 
 _NOISE = np.random.default_rng(0).normal(0, 8, (64, 64)).astype(np.float32)
 
@@ -71,3 +80,42 @@ def test_memories_that_no_step_reads_are_neither_kept_nor_made_again() -> None:
     assert sorted(track.memories) == [18, 19]
     assert track.missing_memories(step) == []
     assert track.missing_memories(Step(19, reverse=False)) == [17]
+
+
+def _prompted(frames: int) -> ObjectTrack:
+    track, nothing = ObjectTrack(), torch.zeros(())
+    for frame in range(0, 3 * frames, 3):
+        answer = Answer(torch.zeros(1, 1), torch.zeros(4), nothing, nothing)
+        track.pending[frame] = PromptedFrame(answer, torch.full((1, 1, 64), float(frame)))
+        track.put_prompts_away()
+    return track
+
+
+@pytest.mark.parametrize("frame", [1, 45, 60, 119, 200])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_of_many_prompted_frames_the_nearest_are_read(frame: int, reverse: bool) -> None:
+    """Those that the reference chooses where it is told to choose."""
+    track = _prompted(50)
+    track.take_in()
+    recall = track.recall(Step(frame, reverse), num_frames=300)
+    expected, _ = select_closest_cond_frames(frame, track.conditioning, MAX_PROMPTED_FRAMES)
+    read = [int(memory.tokens[0, 0, 0]) for memory in recall.memories]
+    assert len(read) == MAX_PROMPTED_FRAMES
+    assert read == sorted(expected)
+
+
+def test_prompted_frames_take_a_bounded_part_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``meta`` stands for host memory: nothing comes back from there."""
+    monkeypatch.setattr(track_memory, "_HOST", torch.device("meta"))
+
+    def here(frames: dict[int, PromptedFrame]) -> list[int]:
+        return [f for f, each in frames.items() if each.answer.logits.device.type == "cpu"]
+
+    track = _prompted(50)
+    assert here(track.pending) == list(track.pending)[-MAX_PROMPTED_FRAMES:]
+    track.take_in()
+    track.bring_prompts(147, torch.device("cpu"))
+    assert here(track.conditioning) == track.prompts_in_reach(147)
+    moved: list[torch.Tensor] = []
+    track.moved(lambda tensor: moved.append(tensor) or tensor, all_prompts=False)
+    assert moved == []  # they stay where they are when a suspended track comes back
