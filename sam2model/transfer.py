@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-PINNED_BYTES = 256 << 20  # of host memory, what torch keeps free for the next copies included
+PINNED_BYTES = 256 << 20  # of host memory, that may be kept free for the next copies
 
 
 class Download:
@@ -66,8 +66,8 @@ class CudaTransfer(Transfer):
     """Copies for one CUDA device, on one stream for each direction.
 
     torch keeps pinned memory that is free again for the next copy, and gives none of it out
-    before the copies that use it are done. It never gives it back by itself: what is free goes
-    wherever more than ``PINNED_BYTES`` are held.
+    before the copies that use it are done. It never gives it back by itself: that is done wherever
+    more than ``PINNED_BYTES`` are free.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -109,7 +109,8 @@ def release_pinned() -> None:
 
 
 def _bound_pinned() -> None:
-    if pinned_bytes() > PINNED_BYTES:
+    in_use = int(torch.cuda.host_memory_stats().get("active_bytes.current", 0))
+    if pinned_bytes() - in_use > PINNED_BYTES:
         release_pinned()
 
 
