@@ -1,4 +1,5 @@
-"""What can go wrong without a defect in the program, in sentences of a bounded length."""
+"""What can go wrong without a defect in the program, in sentences of a bounded length, and words
+that sentences are made of."""
 
 from __future__ import annotations
 
@@ -27,3 +28,14 @@ def cut(text: str, limit: int) -> str:
         return text
     end = max(text.rfind(space, 0, limit) for space in _SPACES) + 1
     return f"{text[:end]}[cut, {len(text)} characters]"
+
+
+def counted(number: int, one: str, more: str = "") -> str:
+    """A number with its word: "1 picture", "2 pictures", "0 boxes".
+
+    Args:
+        one, more: what stands after 1, and after any other number; by default ``one`` with an s,
+            or es.
+    """
+    ending = "es" if one.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{number} {one if number == 1 else more or one + ending}"

@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from backend.expected import counted
 from backend.runs.command_line import CommandError, say
 from backend.runs.run_store import RunStore
 from backend.settings import MIB
@@ -149,10 +150,12 @@ def _forget(store: TrackStore, project: int) -> None:
     gone, left = forget_project(store.database, project)
     while store.database.give_back():
         pass
-    say(f"{gone} jobs of project {project} are forgotten, with the masks that only they had")
+    jobs = counted(gone, "job")
+    say(f"{jobs} of project {project} forgotten, with the masks that nothing else had")
     if left:
         cancel = "POST /runs/<id>/cancel and POST /jobs/<id>/cancel"
-        say(f"{left} have not ended: cancel them ({cancel}), then forget again")
+        waiting = counted(left, "job has", "jobs have")
+        say(f"{waiting} not ended: cancel first ({cancel}), then forget again")
 
 
 def _show(store: TrackStore, folder: Path) -> None:

@@ -52,7 +52,7 @@ from backend.engine.engine import (
 from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
-from backend.expected import ExpectedError
+from backend.expected import ExpectedError, counted
 from backend.labelstudio.prompts import ObjectPrompt
 from backend.metrics import Metrics
 from backend.pixels.recipes import Frame, FramesRecipe, ImageRecipe
@@ -118,7 +118,7 @@ class RayEngine:
         ready = sum(each.state is State.READY for each in vitals)
         if not trouble and ready:
             wanted = max(self._declared.replicas, len(vitals))
-            text = f"{self.model_version} is ready on {ready} of {wanted} replicas"
+            text = f"{self.model_version} is ready on {ready} of {counted(wanted, 'replica')}"
             return Status(State.READY, text)
         if not trouble and self._failed:
             return Status(State.FAILED, self._failed)

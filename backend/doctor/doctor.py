@@ -29,6 +29,7 @@ from backend.doctor.machine import (
 from backend.doctor.samples import media_findings
 from backend.doctor.services import ask_service, detector_findings
 from backend.engine.engine import Engine
+from backend.expected import counted
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.labelstudio.json_values import mappings, whole_number
 from backend.labelstudio.label_config import LabelConfigError, parse_label_config
@@ -79,7 +80,10 @@ def _report(findings: Iterable[Finding], ending: str = "") -> int:
     for finding in findings:
         count[finding.level] += 1
         say(finding.line, sys.stdout)
-    say(f"{count[Level.BROKEN]} broken, {count[Level.WARNING]} warnings{ending}", sys.stdout)
+    say(
+        f"{count[Level.BROKEN]} broken, {counted(count[Level.WARNING], 'warning')}{ending}",
+        sys.stdout,
+    )
     return int(count[Level.BROKEN] > 0)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import requests
 
 from backend.doctor.findings import Finding, broken, ok, warning
+from backend.expected import counted
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.labelstudio.connection import Credential
 from backend.labelstudio.json_values import mappings
@@ -66,7 +67,7 @@ def _key(client: LabelStudioClient, user: object, now: float) -> Finding:
     key = f"{client.credential.value} of {user}"
     left = None if client.expires is None else client.expires - now
     if client.credential is Credential.ACCESS:
-        minutes = "soon" if left is None else f"in {max(left, 0.0) / 60:.0f} minutes"
+        minutes = "soon" if left is None else f"in {counted(round(max(left, 0.0) / 60), 'minute')}"
         text = f"{key} is accepted and expires {minutes}"
         fix = "create a personal access token under Account & Settings and use that"
     elif client.credential is Credential.LEGACY:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backend.expected import ExpectedError
+from backend.expected import ExpectedError, counted
 from backend.export.formats import WRITERS
 from backend.export.ledger import Ledger, Pages
 from backend.export.masks import Kind, MaskPage, MaskReader, Media, Origin
@@ -146,41 +146,43 @@ class Export:
         """What became of it, in words."""
         count = self.counts
         boxes = count[f"of {Origin.BOX}"]
-        said = f"{count['masks']} masks of {count['tasks']} tasks in {place}"
+        said = f"{counted(count['masks'], 'mask')} of {counted(count['tasks'], 'task')} in {place}"
         if boxes:
-            said += f", {boxes} of them boxes, filled: no mask is known there"
+            filled = counted(boxes, "is a filled box", "are filled boxes")
+            said += f", of which {filled}: no mask is known there"
         if count["empty"]:
             said += f"; {count['empty']} without masks"
         if count["unchanged"]:
-            said += f"; {count['unchanged']} tasks as they were"
+            said += f"; {counted(count['unchanged'], 'task as it was', 'tasks as they were')}"
         lines = [said]
         if count["on videos"]:
             known = count[f"on videos, {Origin.TRACKED}"]
             lines.append(
-                f"{known} of {count['on videos']} boxes on videos have a tracked mask in "
-                f"{self.source.state_dir}"
+                f"of {counted(count['on videos'], 'box')} on videos "
+                f"{counted(known, 'has', 'have')} a tracked mask in {self.source.state_dir}"
             )
         if count["untracked"]:
+            videos = counted(count["untracked"], "video has", "videos have")
             lines.append(
-                f"warning: {count['untracked']} videos have none there. If they were tracked, "
-                "export with STATE_DIR and SAM2_VARIANT as the service has them (--env-file)."
+                f"warning: {videos} none there. Where it was tracked, export with STATE_DIR and "
+                "SAM2_VARIANT as the service has them (--env-file)."
             )
         lines += self._about_polygons()
         if self.failures:
-            lines.append(f"{len(self.failures)} tasks failed")
+            lines.append(f"{counted(len(self.failures), 'task')} failed")
         return lines
 
     def _about_polygons(self) -> Iterator[str]:
         count = self.counts
         if count["apart"]:
             yield (
-                f"{count['apart']} masks in several parts are a polygon for each part: joined "
-                "they would not fit; objects.csv says which lines are one object"
+                f"{counted(count['apart'], 'mask')} in several parts became a polygon for each "
+                "part: joined they would not fit; objects.csv says which lines are one object"
             )
         if count["rough"]:
             yield (
-                f"warning: {count['rough']} masks have IoU below {LEAST_IOU} with their polygons: "
-                "ask for finer ones (--detail), or leave it out"
+                f"warning: {counted(count['rough'], 'mask has', 'masks have')} an IoU below "
+                f"{LEAST_IOU} as polygons: ask for finer ones (--detail), or leave it out"
             )
         missing = [split for split in ("train", "val") if not count[split]]
         if self.order.kind == "yolo" and len(missing) == 1:

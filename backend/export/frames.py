@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from backend.expected import counted
 from backend.export.folders import Folder, LocalFolder, open_folder, writing
 from backend.export.masks import frame_name
 from backend.export.medium_pictures import JPEG_QUALITY
@@ -62,7 +63,7 @@ def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
                 "--back needs --tasks: the tasks.json that the frames were made with."
             )
         count = convert_back(arguments.back, arguments.tasks, Path(arguments.out))
-        say(f"{count} results with frame numbers in {arguments.out}")
+        say(f"{counted(count, 'result')} with frame numbers in {arguments.out}")
         return 0
     if arguments.video is None:
         raise CommandError("Say what to do: --video FILE, or --back RESULTS.")
@@ -76,7 +77,7 @@ def run(arguments: argparse.Namespace, wiring: Wiring) -> int:
         task = _task(folder, arguments.video, frames, chosen, arguments.size)
     folder.write(TASKS, json.dumps([task], indent=1).encode())
     place = arguments.out.rstrip("/")
-    say(f"{len(chosen)} frames, {written} of them new; import {place}/{TASKS}")
+    say(f"{counted(len(chosen), 'frame')}, {written} of them new; import {place}/{TASKS}")
     if isinstance(folder, LocalFolder) and arguments.address is None:
         say(f"Label Studio finds them with LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={folder.root}")
     return 0
@@ -99,7 +100,7 @@ def choose_frames(
         end = "the end" if stop is None else f"{stop:g} s"
         raise CommandError(
             f"There is no frame to take from {begin} to {end} with every {every}: the video has "
-            f"{len(times)} frames, from {times[0]:.3f} to {times[-1]:.3f} s."
+            f"{counted(len(times), 'frame')}, from {times[0]:.3f} to {times[-1]:.3f} s."
         )
     return chosen
 
@@ -154,7 +155,7 @@ def _write_frames(
     for done, index in enumerate(missing):
         if time.monotonic() - said_at > PROGRESS_SECONDS:
             said_at = time.monotonic()
-            say(f"{len(chosen) - len(missing) + done} of {len(chosen)} frames")
+            say(f"{len(chosen) - len(missing) + done} of {counted(len(chosen), 'frame')}")
         picture = frames[index]
         if size is not None:
             picture = within(picture, size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from backend.expected import ExpectedError
+from backend.expected import ExpectedError, counted
 from backend.labelstudio.json_values import look_up
 from backend.labelstudio.tags import ImageTag, MediaTag
 
@@ -39,7 +39,7 @@ def media_uri(task_data: Mapping[str, object], tag: MediaTag, item_index: int | 
     page = item_index or 0
     if isinstance(found, list | tuple):
         if not 0 <= page < len(found):
-            pages = f"{tag.tag}: {source} has {len(found)} pages"
+            pages = f"{tag.tag}: {source} has {counted(len(found), 'page')}"
             raise MissingMedia(f"{pages}, there is no page {page + 1}")
         found = found[page]
     elif page and isinstance(tag, ImageTag) and tag.is_sequence:

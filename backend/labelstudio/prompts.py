@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.expected import counted
 from backend.labelstudio.commands import TypedText
 from backend.labelstudio.geometry import Box, points_in_boxes, points_to_pixels
 from backend.labelstudio.read_results import (
@@ -190,7 +191,8 @@ def _objects(regions: Sequence[Region], *, marks_apart: bool = False) -> Context
     ignored = []
     if unseen:
         ignored.append(
-            f"{len(unseen)} points are left out: there are too many beside too many boxes"
+            f"{counted(len(unseen), 'point is', 'points are')} left out: too many beside too many "
+            "boxes"
         )
     if any(len(gathered) > MAX_POINTS for gathered in points.values()):
         ignored.append(f"of an object only the first {MAX_POINTS} points count")

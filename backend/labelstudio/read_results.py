@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from backend.expected import cut
+from backend.expected import counted, cut
 from backend.labelstudio.brush_rle import MAX_MASK_PIXELS, check_size
 from backend.labelstudio.commands import TypedText, read_text
 from backend.labelstudio.geometry import (
@@ -239,7 +239,9 @@ def read_results(
     for position, (identifier, items) in enumerate(groups[:MAX_REGIONS]):
         if position >= SURELY_READ and late():
             left = len(groups) - position
-            read.ignored.insert(0, f"{left} of {len(groups)} regions had no time to be read")
+            read.ignored.insert(
+                0, f"{left} of {counted(len(groups), 'region')} had no time to be read"
+            )
             break
         try:
             read.regions.append(_region(identifier, items, config))

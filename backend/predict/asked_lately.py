@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backend.expected import cut
+from backend.expected import counted, cut
 from backend.labelstudio.commands import read_text
 from backend.labelstudio.json_values import Results
 from backend.labelstudio.read_results import labels_of, sign_of
@@ -108,7 +108,7 @@ def _prompts(items: Iterable[Mapping[str, Any]]) -> tuple[str, str]:
             typed = found.newest
     if typed and len(count) == 1:
         return "text", typed
-    said = [f"{number} {_named(tool, number)}" for tool, number in count.items() if tool != "text"]
+    said = [_counted(tool, number) for tool, number in count.items() if tool != "text"]
     if negative:
         said.append(f"{negative} of them negative")
     return ", ".join(tool for tool in count if tool != "text"), ", ".join(said) or "nothing"
@@ -118,15 +118,14 @@ def _labels(items: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(label for item in items for label in labels_of([item])))
 
 
-def _named(tool: str, number: int) -> str:
-    word = "click" if tool == "point" else tool
-    return word if number == 1 else f"{word}es" if word.endswith("x") else f"{word}s"
+def _counted(tool: str, number: int) -> str:
+    return counted(number, "click") if tool == "point" else counted(number, tool)
 
 
 def _answer(reply: Reply) -> str:
     """The regions and the sentence that went back."""
     regions = {str(item.get("id")) for item in _regions(reply.results)}
-    said = [f"{len(regions)} region{'' if len(regions) == 1 else 's'}"] if regions else []
+    said = [counted(len(regions), "region")] if regions else []
     for item in reply.results:
         found = read_text(item) if item.get("type") == "textarea" else None
         if found is not None:

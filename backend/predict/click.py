@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from backend.engine.engine import Engine
 from backend.engine.packed_masks import PackedMask
-from backend.expected import ExpectedError
+from backend.expected import ExpectedError, counted
 from backend.labelstudio.commands import (
     HELP,
     NOTED,
@@ -210,7 +210,7 @@ class Clicks:
             done += 1
         left = len(prompts) - done
         if left:
-            reasons.insert(0, f"{left} of {len(prompts)} prompts had no time and are left out")
+            reasons.insert(0, f"{left} of {counted(len(prompts), 'prompt')} had no time: left out")
         return regions, reasons, failed
 
     def _answer(self, request: Request, prompt: ObjectPrompt, deadline: float) -> Results:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from backend.engine.engine import Everything
 from backend.engine.scheduler import Priority
-from backend.expected import ExpectedError, cut
+from backend.expected import ExpectedError, counted, cut
 from backend.labelstudio.commands import ParsedCommand, TypedText
 from backend.labelstudio.detections import labels_on
 from backend.labelstudio.geometry import Box
@@ -191,13 +191,13 @@ def label_for(wanted: str | None, config: LabelConfig, tag: ImageTag) -> tuple[s
 def told(everything: Everything, labels: tuple[str, ...], where: str) -> str:
     """What is said of what was found."""
     count, more = len(everything.answers), everything.more
-    named = labels[0] if labels else "object" if count == 1 else "objects"
+    found = f"{count} {labels[0]}" if labels else counted(count, "object")
     again = f"everything {labels[0]}" if labels else "everything"
-    parts = [f"found {count} {named}{where}" if count else f"found nothing{where}"]
+    parts = [f"found {found}{where}" if count else f"found nothing{where}"]
     if not count and everything.looked == 1:
         parts = [f"found nothing{where} that is not labelled already"]
     if more:
-        left = f"{more} {'is' if more == 1 else 'are'} left out"
+        left = f"{counted(more, 'is', 'are')} left out"
         parts.append(f"{left}: accept these, wait 5 seconds, then type {again} for the next")
     elif everything.looked < 1:
         share = f"only {everything.looked:.0%} was looked through in the time"

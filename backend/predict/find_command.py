@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from backend.engine.engine import Answer, Outcome
 from backend.engine.scheduler import Priority
+from backend.expected import counted
 from backend.labelstudio.commands import ParsedCommand, TypedText
 from backend.labelstudio.detections import Detections
 from backend.labelstudio.geometry import mask_to_box
@@ -197,7 +198,7 @@ def _told(made: _Made, shown: Sequence[ObjectPrompt], where: str, *, named: bool
     left = len(found.found) - known - len(shown)
     parts = [f"found {_counted(shown)}{where}"] if shown else []
     if known:
-        parts.append(f"{known} {'is' if known == 1 else 'are'} there already")
+        parts.append(f"{counted(known, 'is', 'are')} there already")
     if left:
         parts.append(f"{left} had no time or no mask: find again for more")
     if not found.found and not found.notes:

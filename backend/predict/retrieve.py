@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from backend.engine.engine import Answer
 from backend.engine.scheduler import Priority
-from backend.expected import ExpectedError
+from backend.expected import ExpectedError, counted
 from backend.job_state import JobState
 from backend.labelstudio.json_values import Results
 from backend.labelstudio.model_names import shown_version
@@ -117,7 +117,7 @@ class Progress:
         reasons += self.ignored
         if self.done < self.prompts:
             left = self.prompts - self.done
-            reasons.insert(0, f"{left} of {self.prompts} prompts had no time")
+            reasons.insert(0, f"{left} of {counted(self.prompts, 'prompt')} had no time")
         return "; ".join(["left out", *reasons[:MANY_REASONS]]) if reasons else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
+from backend.expected import counted
 from backend.labelstudio.media_refs import page_count
 from backend.labelstudio.model_names import shown_version
 from backend.labelstudio.project_task import ProjectTask
@@ -57,7 +58,7 @@ class LabelTasks:
         kinds, result = self._extent(task, found)
         line = f"would be labelled ({' and '.join(sorted(kinds))})"
         if self._request.source == THERE:
-            line += f" from {len(found.marks)} results"
+            line += f" from {counted(len(found.marks), 'result')}"
         return TaskEnd(TaskState.PLANNED, line, found=result)
 
     def carry_out(self, task: ProjectTask, of_run: RunTask) -> TaskEnd:
@@ -178,8 +179,8 @@ class _Answers:
 def _stored(made: Labelled) -> str:
     score = "" if made.score is None else f", score {made.score:.2f}"
     frames = len({(each.object_id, each.frame) for each in made.remarks})
-    look = f", {frames} masks deserve a look" if frames else ""
-    return f"stored {len(made.results)} results{score}{look}"
+    look = f", {counted(frames, 'mask deserves', 'masks deserve')} a look" if frames else ""
+    return f"stored {counted(len(made.results), 'result')}{score}{look}"
 
 
 def _result(made: Labelled) -> TaskResult:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from backend.expected import counted
 from backend.files import replacing
 from backend.runs.command_line import CommandError, positive_number, say
 from backend.runs.label_tasks import UNMARKED
@@ -161,12 +162,15 @@ def _progress() -> Iterator[Any]:
                 bar.set_postfix_str(message[:200], refresh=True)
             elif message != said or time.monotonic() - said_at >= PROGRESS_SECONDS:
                 said_at, said = time.monotonic(), message
-                total = "" if now is None or now["total"] is None else f" of {now['total']}"
-                progress = "" if now is None else f"{ended}{total} tasks ended"
+                progress = "" if now is None else f"{_of_all(ended, now['total'])} ended"
                 if line := "; ".join(part for part in (progress, message) if part):
                     say(line)
 
         yield show
+
+
+def _of_all(ended: int, total: int | None) -> str:
+    return counted(ended, "task") if total is None else f"{ended} of {counted(total, 'task')}"
 
 
 def _finish(
@@ -190,9 +194,12 @@ def _finish(
     if ended["state"] == RunState.FAILED:
         raise CommandError(ended["message"])
     if lines and all(line.startswith(UNMARKED) for line in lines):
+        none = (
+            "The only task has no" if len(lines) == 1 else f"None of the {len(lines)} tasks has a"
+        )
         there = Counter(line.removeprefix(UNMARKED) for line in lines)
         raise CommandError(
-            f"None of the {len(lines)} tasks has a box or click to start from "
+            f"{none} box or click to start from "
             f"({', '.join(f'{count} with {what}' for what, count in there.items())}): "
             "draw some, import a detector's boxes as predictions, or choose another --source."
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from backend.engine.embedding_disk import DiskRoom
+from backend.expected import counted
 from backend.job_state import iso_time
 from backend.labelstudio.model_names import shown_version
 from backend.runs.run import RunAtWork
@@ -171,7 +172,8 @@ def _estimate(pictures: int, frames: int, mean_seconds: MeanSeconds) -> dict[str
     else:
         hours = (pictures * (picture or 0.0) + frames * (track or 0.0)) / 3600
         text = f"about {_duration(hours)} of the model's time, when nobody else needs it"
-    work = f"{pictures} pictures and {frames} pages or frames: {text}"
+    others = counted(frames, "page or frame", "pages or frames")
+    work = f"{counted(pictures, 'picture')} and {others}: {text}"
     return {
         "pictures": pictures,
         "frames": frames,
@@ -183,4 +185,4 @@ def _estimate(pictures: int, frames: int, mean_seconds: MeanSeconds) -> dict[str
 
 
 def _duration(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(hours * 60))} minutes"
+    return f"{hours:.1f} hours" if hours >= 1 else counted(max(1, round(hours * 60)), "minute")

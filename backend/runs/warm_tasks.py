@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from backend.engine.embedding_disk import DiskRoom
 from backend.engine.scheduler import Priority
+from backend.expected import counted
 from backend.labelstudio.media_refs import page_count
 from backend.labelstudio.project_task import ProjectTask
 from backend.pixels.recipes import Picture
@@ -45,7 +46,7 @@ class WarmTasks:
         if not self._take(count):
             return TaskEnd(TaskState.SKIPPED, self._full, found=TaskResult(pictures=count))
         size = count * self._room.each / _MB
-        line = f"would be encoded: {count} pictures, {size:.0f} MB on the disk"
+        line = f"would be encoded: {counted(count, 'picture')}, {size:.0f} MB on the disk"
         return TaskEnd(TaskState.PLANNED, line, found=TaskResult(pictures=count))
 
     def carry_out(self, task: ProjectTask, of_run: RunTask) -> TaskEnd:
@@ -61,15 +62,21 @@ class WarmTasks:
             self._engine.embed(picture, Priority.RUN, ENCODE_SECONDS)
             self._setting.got_on(of_run.position)
         found = TaskResult(pictures=len(pictures))
-        return TaskEnd(TaskState.STORED, f"encoded {len(pictures)} pictures", found=found)
+        return TaskEnd(
+            TaskState.STORED, f"encoded {counted(len(pictures), 'picture')}", found=found
+        )
 
     def tidy(self) -> str:
         """See ``TaskWork``."""
-        return f"{self._left} pictures were left out: {self._full}" if self._left else ""
+        return (
+            f"{counted(self._left, 'picture was', 'pictures were')} left out: {self._full}"
+            if self._left
+            else ""
+        )
 
     @property
     def _full(self) -> str:
-        return f"there is no room: EMBEDDING_DISK_MB holds {self._room.fits} pictures"
+        return f"there is no room: EMBEDDING_DISK_MB holds {counted(self._room.fits, 'picture')}"
 
     def _take(self, count: int) -> bool:
         """Whether there is room for so many more."""
@@ -83,11 +90,12 @@ class WarmTasks:
 
 def room_text(pictures: int, room: DiskRoom) -> str:
     """How much disk so many pictures take, and whether that is there."""
-    size = f"{pictures} pictures take {pictures * room.each / _MB:.0f} MB on the disk"
-    fits = f"EMBEDDING_DISK_MB has room for {room.fits} pictures"
+    megabytes = f"{pictures * room.each / _MB:.0f} MB on the disk"
+    size = f"{counted(pictures, 'picture takes', 'pictures take')} {megabytes}"
+    fits = f"EMBEDDING_DISK_MB has room for {counted(room.fits, 'picture')}"
     if pictures <= room.fits:
         return f"{size}, which is there ({fits})"
-    return f"{size}; {fits}, so {pictures - room.fits} are left out"
+    return f"{size}; {fits}, so {counted(pictures - room.fits, 'is', 'are')} left out"
 
 
 def _pictures(task: ProjectTask) -> Iterator[Picture]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
+from backend.expected import counted
 from backend.threads.caller import caller, keep_caller
 from backend.threads.fair_queue import busy
 
@@ -136,10 +137,12 @@ class FairPool(Executor):
     def _refuse_too_many(self, owner: str) -> None:
         self._refuse_if_closed()
         if self._waits.total() >= self._capacity:
-            raise busy(f"{self._waits.total()} requests are waiting already")
+            raise busy(
+                f"{counted(self._waits.total(), 'request is', 'requests are')} waiting already"
+            )
         share = max(1, self._capacity // 2)
         if owner and self._waits[owner] >= share:
-            raise busy(f"{share} requests of this project are waiting already")
+            raise busy(f"this project has {counted(share, 'request')} waiting already")
 
     def _start_thread(self) -> None:
         name = f"{self._name}-{len(self._threads)}"

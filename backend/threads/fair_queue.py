@@ -6,7 +6,7 @@ import threading
 from collections import Counter, OrderedDict, deque
 from typing import Generic, TypeVar
 
-from backend.expected import ExpectedError
+from backend.expected import ExpectedError, counted
 
 T = TypeVar("T")
 
@@ -51,9 +51,11 @@ class FairQueue(Generic[T]):
             if self._closed:
                 raise busy("the service is stopping")
             if len(self._places) >= self._capacity:
-                raise busy(f"{len(self._places)} requests are waiting already")
+                raise busy(
+                    f"{counted(len(self._places), 'request is', 'requests are')} waiting already"
+                )
             if owner and self._owned[owner] >= self._share:
-                raise busy(f"{self._share} requests of this project are waiting already")
+                raise busy(f"this project has {counted(self._share, 'request')} waiting already")
             self._owned[owner] += 1
             self._insert(item, priority, owner)
             self._changed.notify()

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from backend.expected import counted
 from backend.labelstudio.geometry import (
     box_iou,
     box_to_pixels,
@@ -252,7 +253,7 @@ class FrameSequence:
         """What is to be said of regions that were left out: a few sentences."""
         said = self.unreadable[:MANY_REASONS]
         if self.late:
-            regions = f"{len(self.late)} region{'s are' if len(self.late) > 1 else ' is'}"
+            regions = counted(len(self.late), "region is", "regions are")
             said.append(
                 f"{regions} left out, from page {page_number(min(self.late))} on, as there was no "
                 "time left to look at them: mark fewer at once, or draw with fewer corners"

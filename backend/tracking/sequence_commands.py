@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from backend.engine.pixel_prompts import PixelPrompt, UnusableShape, pixel_prompt
+from backend.expected import counted
 from backend.job_state import JobState
 from backend.labelstudio.commands import ParsedCommand, Word
 from backend.labelstudio.json_values import Result, Results
@@ -214,7 +215,7 @@ class SequenceCommands:
             self._commands.retract(job)
         if left:
             rest = f"type status for those next nearest to page {page_number(page)}"
-            text += f"; {left} {'mask is' if left == 1 else 'masks are'} not shown yet: {rest}"
+            text += f"; {counted(left, 'mask is', 'masks are')} not shown yet: {rest}"
         left_out = "".join(f"; {reason}" for reason in sequence.reasons_left_out())
         return regions, text + _warn_of_brushes(found, regions) + left_out
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from backend.engine.engine import Engine
+from backend.expected import counted
 from backend.job_state import JobState
 from backend.labelstudio.client import LabelStudioClient, LabelStudioError
 from backend.labelstudio.json_values import Result
@@ -145,7 +146,7 @@ class Tracking:
         outcome, scores = self.outcome(job)
         results = iter(outcome)
         if job.state is JobState.FAILED:
-            line = f"stopped after {job.done} of {job.total} masks: {job.message}"
+            line = f"stopped after {job.done} of {counted(job.total, 'mask')}: {job.message}"
             results = (with_note(result, line) for result in results)
         first = next(results, None)
         if first is not None:

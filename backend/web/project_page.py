@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
+from backend.expected import counted
 from backend.export.formats import WRITERS
 from backend.labelstudio.json_values import whole_number
 from backend.predict.dispatch import BadRequest
@@ -72,9 +73,10 @@ class ProjectPage:
         """Drop what ended jobs of the project found; see ``forget_project``."""
         gone, left = forget_project(self._store.database, project)
         self._rows.forget(project)
-        said = f"{gone} jobs of project {project} are forgotten, with the masks that only they had"
+        jobs = counted(gone, "job")
+        said = f"{jobs} of project {project} forgotten, with the masks that nothing else had"
         if left:
-            said += f"; {left} have not ended: cancel them first"
+            said += f"; {counted(left, 'job has', 'jobs have')} not ended: cancel first"
         return jsonify(detail=said)
 
     def _values(self, project: int) -> dict[str, Any]:

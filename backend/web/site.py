@@ -18,6 +18,7 @@ from typing import Any
 from flask import Blueprint, Flask, Response, render_template, request, send_from_directory, url_for
 
 from backend import __version__
+from backend.expected import counted
 from backend.recent_values import Recent
 from backend.settings import Settings
 from backend.web.guard import PAGE_POLICY, refuse
@@ -44,7 +45,7 @@ def add_site(app: Flask) -> None:
         return url_for("static_file", name=name, v=digests[name])
 
     app.jinja_env.globals.update(asset=asset, version=__version__, as_json=as_json)
-    app.jinja_env.filters.update(duration=duration, size=size)
+    app.jinja_env.filters.update(duration=duration, size=size, counted=counted)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
 
     @app.get("/static/<path:name>")

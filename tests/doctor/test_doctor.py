@@ -42,7 +42,7 @@ def test_a_good_set_up(doctor, setup):
     assert "label config of project 1: <Image name=image> can be answered" in said
     assert f"connection of project 1: {setup.backend.url} is connected" in said
     assert "media in uploads: task 7: /data/upload/1/a.png is a picture of 64x48" in said
-    assert ran.lines[-1] == "0 broken, 1 warnings"
+    assert ran.lines[-1] == "0 broken, 1 warning"
 
 
 def test_a_config_in_which_nothing_can_be_told_is_a_warning(doctor, setup):

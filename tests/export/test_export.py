@@ -344,7 +344,7 @@ def test_images_boxes_and_prompts(export: Exporter, label_studio: LabelStudio) -
     origins = {each["object"]: each["origin"] for each in coco["annotations"]}
     assert origins == {"b": "box", "p": "region"}
     assert (export.objects()[7, None, 1][1] == area(6, 4, 30, 20)).all()
-    assert "1 of them boxes, filled" in export("png").err
+    assert "of which 1 is a filled box" in export("png").err
     assert (export.folder / "task_7/image.png").is_file()
 
 
@@ -437,9 +437,9 @@ def test_a_video_in_the_other_formats(export: Exporter, video: Any, tmp_path: Pa
     ball = next(each for each in made["annotations"] if each["object"] == "r1")
     assert ball["origins"][:3] == ["box", "tracked", "tracked"]
     ran = export("png")
-    assert "15 masks of 1 tasks" in ran.err
-    assert "6 of them boxes, filled" in ran.err
-    assert f"9 of 15 boxes on videos have a tracked mask in {tmp_path / 'state'}" in ran.err
+    assert "15 masks of 1 task " in ran.err
+    assert "of which 6 are filled boxes" in ran.err
+    assert f"of 15 boxes on videos 9 have a tracked mask in {tmp_path / 'state'}" in ran.err
     assert "warning" not in ran.err
     picture = cv2.imread(str(export.folder / "task_9/video_frame_000005.png"), cv2.IMREAD_UNCHANGED)
     assert ((picture == 1) == video).all()
@@ -460,8 +460,8 @@ def test_another_folder_than_the_services_is_not_taken_for_untracked_boxes(
     monkeypatch.setenv("STATE_DIR", str(tmp_path / "elsewhere"))
     ran = export("png")
     assert ran.code == 0
-    assert f"0 of 15 boxes on videos have a tracked mask in {tmp_path / 'elsewhere'}" in ran.err
-    assert "warning: 1 videos have none there" in ran.err
+    assert f"of 15 boxes on videos 0 have a tracked mask in {tmp_path / 'elsewhere'}" in ran.err
+    assert "warning: 1 video has none there" in ran.err
     assert "STATE_DIR" in ran.err
 
 

@@ -152,7 +152,7 @@ def test_supervision_reads_yolo(export: Exporter, drawn: Any, detail: int | None
 
 def test_yolo_says_which_lines_are_one_object(export: Exporter, drawn: Any) -> None:
     ran = export("yolo", "--project", 5)
-    assert "masks in several parts are a polygon for each part" in ran.err
+    assert "in several parts became a polygon for each part" in ran.err
     rows = list(csv.DictReader((export.folder / "objects.csv").open()))
     for row in rows:
         lines = (export.folder / row["file"]).read_text().splitlines()
@@ -300,4 +300,4 @@ def test_coarser_polygons_have_fewer_vertices_and_say_what_they_cost(
     coarse, warned = vertices("--detail", 6)
     assert exact > usual > coarse
     assert "warning" not in said
-    assert "masks have IoU below 0.98 with their polygons" in warned
+    assert "an IoU below 0.98 as polygons" in warned

@@ -80,7 +80,7 @@ def test_a_full_queue_before_the_model_is_told_too(bench):
         for _ in range(128):
             thread.submit(lambda: None, Priority.PREFETCH, "1.100")
         shown = status(bench.predict([click(50, 50)]))
-        assert "128 requests of this project are waiting already); try again" in shown
+        assert "this project has 128 requests waiting already); try again" in shown
         assert outcomes(bench, "busy") == 1
         exposed = bench.metrics.exposition().decode()
         assert 'sam2_queue_depth{priority="prefetch"} 128.0' in exposed

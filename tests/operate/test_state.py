@@ -138,7 +138,7 @@ def test_what_is_no_backup_is_not_restored(run: Run, store: TrackStore, tmp_path
 
 def test_a_project_is_forgotten(run: Run, store: TrackStore) -> None:
     assert "0 jobs of project 1 " in run("state", "--forget-project", 1).err
-    assert "1 jobs of project 12 " in run("state", "--forget-project", 12).err
+    assert "1 job of project 12 " in run("state", "--forget-project", 12).err
     assert store.jobs() == []
     assert store.masks("track") == []
 

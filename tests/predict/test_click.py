@@ -191,7 +191,7 @@ class TestReasons:
         bench.engine.wait_ready(PATIENCE)
         bench.predictor.hold.clear()
         boxes = [box(number, 10, 1, 20, identifier=f"b{number}") for number in range(50)]
-        assert "49 of 50 prompts had no time and are left out" in status(bench.predict(boxes))
+        assert "49 of 50 prompts had no time: left out" in status(bench.predict(boxes))
         assert caplog.text.count("this prompt is not answered") == 1
 
     def test_the_budget_begins_when_the_request_is_here(self, bench, monkeypatch):
@@ -211,7 +211,7 @@ class TestReasons:
         assert bench.predictor.calls == []
         assert masks(reply) == {}
         assert "47 of 50 regions had no time to be read" in status(reply)
-        assert "2 of 3 prompts had no time and are left out" in status(reply)
+        assert "2 of 3 prompts had no time: left out" in status(reply)
 
     def test_what_is_passed_over_beside_an_answer_is_said(self, bench):
         bad = {**box(20, 20, 40, 40, identifier="bad"), "value": {"x": "none", "y": 1}}

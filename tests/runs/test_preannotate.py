@@ -126,7 +126,7 @@ def test_boxes_on_images_become_masks(
         assert (region_mask(region) == area(6 * number, 8, 12, 20)).all()
         assert prediction["score"] == pytest.approx(0.9)
     assert ran.out.splitlines() == [
-        *(f"task {10 + number}: stored 1 results, score 0.90" for number in range(4)),
+        *(f"task {10 + number}: stored 1 result, score 0.90" for number in range(4)),
         "task 20: no box or click to start from: it holds nothing",
         "4 stored, 1 skipped",
     ]
@@ -390,7 +390,7 @@ def test_a_dry_run_stores_nothing(
     label_studio.add_task(8, 5, {"frames": addresses}, **predicted(version="demo"))
     ran = preannotate(run, "--dry-run")
     assert ran.out.splitlines() == [
-        "task 7: would be labelled (sequence) from 1 results",
+        "task 7: would be labelled (sequence) from 1 result",
         "task 8: has a prediction of demo",
         "1 skipped, 1 planned",
     ]
@@ -398,7 +398,7 @@ def test_a_dry_run_stores_nothing(
     assert f"0 pictures and {PAGES} pages or frames: how long frames take is not known" in ran.err
     preannotate(run)
     label_studio.tasks[7]["predictions"] = []
-    assert "about 1 minutes of the model's time" in preannotate(run, "--dry-run").err
+    assert "about 1 minute of the model's time" in preannotate(run, "--dry-run").err
 
 
 def test_a_limit(
@@ -530,7 +530,7 @@ def test_what_cannot_be_done_is_one_line(
     fails()
     label_studio.add_project(5, IMAGE)
     label_studio.add_task(7, 5, {"image": addresses[0]})
-    assert "None of the 1 tasks has a box or click to start from (1 with nothing)" in fails()
+    assert "The only task has no box or click to start from (1 with nothing)" in fails()
     mask = brush("b", None, np.ones((10, 10), dtype=bool))
     label_studio.add_task(8, 5, {"image": addresses[0]}, **annotated(mask))
     there = "(1 with nothing, 1 with only masks already (brushlabels))"

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from backend.expected import counted
 from tests.command_line import LabelStudio, Run
 from tests.runs.service import Service, running_service
 from tests.runs.test_preannotate import IMAGE, SEQUENCE
@@ -57,7 +58,7 @@ def test_what_a_run_encoded_is_there_after_a_restart(start: Any, project: LabelS
     with start(1000) as service:
         done = service.run(kind="warm")
         assert done["counts"]["stored"] == PICTURES
-        assert set(service.messages(done["id"]).values()) == {"encoded 1 pictures"}
+        assert set(service.messages(done["id"]).values()) == {"encoded 1 picture"}
         pages = service.run(project=6, kind="warm")
         assert set(service.messages(pages["id"]).values()) == {"encoded 3 pictures"}
         assert lookups(service) == {"miss": PICTURES + 3, "disk": 0, "hit": 0}
@@ -89,11 +90,15 @@ def test_what_does_not_fit_is_left_out(start: Any) -> None:
         planned = service.run(kind="warm", dry_run=True)
         text = service.get(planned["id"], "/report")["estimate"]["text"]
         left = PICTURES - fits
-        assert f"EMBEDDING_DISK_MB has room for {fits} pictures, so {left} are left out" in text
+        assert (
+            f"room for {counted(fits, 'picture')}, so {counted(left, 'is', 'are')} left out" in text
+        )
         done = service.run(kind="warm", concurrency=1)
         said = [each.split(":")[0] for each in service.messages(done["id"]).values()]
-        assert said == ["encoded 1 pictures"] * fits + ["there is no room"] * left
-        assert done["message"].startswith(f"{left} pictures were left out: there is no room")
+        assert said == ["encoded 1 picture"] * fits + ["there is no room"] * left
+        assert done["message"].startswith(
+            f"{counted(left, 'picture was', 'pictures were')} left out: there is no room"
+        )
         assert lookups(service)["miss"] == fits
     with start(1) as service:
         service.run(kind="warm", concurrency=1)

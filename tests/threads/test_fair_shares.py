@@ -40,7 +40,7 @@ def test_a_project_that_floods_leaves_room_for_another():
     queue = FairQueue(10, 5)
     for number in range(5):
         queue.put(number, 0, "flood")
-    with pytest.raises(Busy, match="5 requests of this project"):
+    with pytest.raises(Busy, match="has 5 requests waiting"):
         queue.put("one more", 9, "flood")
     queue.put("quiet", 9, "quiet")
     assert queue.get() == 0

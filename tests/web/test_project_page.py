@@ -74,8 +74,8 @@ class TestTasks:
         add(bench, 2, [0.8], project="2.100")
         bench.store.add_job("runs", "t", "d", {"project": "1.100", "task": {"id": 9}})
         said = bench.client.post("/projects/1/forget").json["detail"]
-        assert said.startswith("1 jobs of project 1 are forgotten")
-        assert said.endswith("1 have not ended: cancel them first")
+        assert said.startswith("1 job of project 1 forgotten")
+        assert said.endswith("1 job has not ended: cancel first")
         assert listed(bench) == [9]
         assert listed(bench, project=2) == [2]
         assert bench.store.masks("1.100-1") == []
@@ -127,7 +127,7 @@ class TestRuns:
     def test_an_estimate_has_the_button_that_starts(self, bench: Any) -> None:
         run = add_run(bench, scores={1: 0.2}, dry_run=True)
         text = bench.client.get("/projects/1/runs").text
-        assert "1 pictures and 0 pages or frames" in text
+        assert "1 picture and 0 pages or frames" in text
         assert "Start it" in text
         assert bench.client.get("/overview").json["runs"] == []
         bench.runs.store.turn(run, ["done"], RunState.WAITING, "the detector does not answer")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from backend.expected import counted
 from backend.web.site import NO_PAGES, STATIC, SharedParts
 from tests.waiting import until
 from tests.web.browsing import AXE, WebPages, is_too_wide, serious_findings
@@ -222,3 +223,19 @@ class TestInChromium:
         page = web_pages.open("/")
         page.evaluate("document.querySelector('main').innerHTML = '<button></button>'")
         assert any("button-name" in line for line in serious_findings(page))
+
+
+def test_what_is_counted_is_named_by_its_number() -> None:
+    numbers = [counted(number, "picture") for number in (0, 1, 2, 21)]
+    assert numbers == ["0 pictures", "1 picture", "2 pictures", "21 pictures"]
+    assert [counted(number, "box") for number in (1, 2)] == ["1 box", "2 boxes"]
+    assert [counted(number, "is", "are") for number in (0, 1, 2)] == ["0 are", "1 is", "2 are"]
+
+
+# A number and a plural beside it, in a template or a script: what is 1 would read "1 tasks".
+UNCOUNTED = re.compile(r"\}\}? (?!is\b|was\b|deserves\b)[a-z]+s\b")
+
+
+def test_pages_count_with_words_that_fit() -> None:
+    for path in (*TEMPLATES.glob("*.html"), *STATIC.glob("*.js")):
+        assert UNCOUNTED.findall(path.read_text(encoding="utf-8")) == [], path.name

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from backend.expected import ExpectedError
+from backend.expected import ExpectedError, counted
 from backend.files import replace_text, replacing
 from sam2model.preprocessing import preprocess
 from sam2model.sam2 import SAM2, ImageFeatures
@@ -269,8 +269,8 @@ def held_out_tasks(contents: Mapping[int, str]) -> set[int]:
     """
     if len(contents) < MIN_TASKS:
         raise TooFewAnnotations(
-            f"{len(contents)} tasks have accepted masks; fine-tuning needs {MIN_TASKS}, of which "
-            f"{MIN_HELD_OUT} are kept for testing"
+            f"{counted(len(contents), 'task has', 'tasks have')} accepted masks; fine-tuning needs "
+            f"{MIN_TASKS}, of which {MIN_HELD_OUT} are kept for testing"
         )
     draws = {content: _draw(content) for content in set(contents.values())}
     lowest = sorted(draws, key=draws.__getitem__)

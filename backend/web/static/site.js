@@ -150,5 +150,8 @@
   let sizing = 0;
   addEventListener("resize", () => { clearTimeout(sizing); sizing = setTimeout(drawAll, 200); });
   refresh();
-  window.sam2 = { say, send, changed, colour };
+  /** A number with its word, as counted() of the service. */
+  const counted = (number, one, more = `${one}s`) => `${number} ${number === 1 ? one : more}`;
+
+  window.sam2 = { counted, say, send, changed, colour };
 })();

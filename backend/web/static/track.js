@@ -54,7 +54,7 @@
       picture.dataset.tries = 5;
       picture.src = next;
     }
-    picture.alt = `${unit} ${numberOf(frame)} with the masks of ${drawnObjects().length} objects`;
+    picture.alt = `${unit} ${numberOf(frame)} with the masks of ${sam2.counted(drawnObjects().length, "object")}`;
   }
 
   function said(index) {
@@ -187,8 +187,8 @@
     const values = one.iou.filter((value) => value !== null);
     const lowest = values.length ? Math.min(...values).toFixed(2) : "-";
     const frames = one.look.reduce((sum, look) => sum + look.last - look.first + 1, 0);
-    return `${one.done} ${unit}s done, lowest predicted IoU ${lowest}; `
-      + (frames ? `${frames} to look at, in ${one.look.length} ${one.look.length === 1 ? "place" : "places"}` : "nothing to look at");
+    return `${sam2.counted(one.done, unit)} done, lowest predicted IoU ${lowest}; `
+      + (frames ? `${frames} to look at, in ${sam2.counted(one.look.length, "place")}` : "nothing to look at");
   }
 
   function showObject(one) {
@@ -226,7 +226,7 @@
   function showSheet() {
     const places = looks();
     const text = places.length
-      ? `${places.length} ${places.length === 1 ? "place deserves" : "places deserve"} a look, the worst ${unit} of each.`
+      ? `${sam2.counted(places.length, "place deserves", "places deserve")} a look, the worst ${unit} of each.`
       : known.job.state === "done" ? `No ${unit} deserves a look.` : "Nothing to look at so far.";
     at("sheet-text").textContent = text;
     const kept = new Map([...at("sheet").children].map((item) => [item.dataset.key, item]));
@@ -265,7 +265,7 @@
     at("progress").max = total || 1;
     at("progress").value = done;
     const wait = left === null ? "" : `, about ${Math.ceil(left)} s left`;
-    at("progress-text").textContent = `${done} of ${total} masks${wait}`;
+    at("progress-text").textContent = `${done} of ${sam2.counted(total, "mask")}${wait}`;
     at("message").hidden = !message;
     at("message").textContent = message;
     at("following").hidden = ended();
