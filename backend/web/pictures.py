@@ -1,4 +1,5 @@
-"""Pictures for pages: a frame of a track or the picture of a task, small, with its masks drawn.
+"""Pictures for pages: a frame of a track or the picture of a task, small, with its masks drawn, and
+what a human marked there.
 
 A route names a job and a frame, never an address. What others wrote is decoded in the sandbox, as
 for the model; a picture is made when somebody looks, at one of a few sizes, and kept for a while.
@@ -24,12 +25,16 @@ import numpy as np
 from flask import Blueprint, Response, request
 
 from backend.engine.packed_masks import PackedMask
-from backend.expected import ExpectedError
+from backend.expected import ExpectedError, counted
 from backend.labelstudio.client import LabelStudioClient
+from backend.labelstudio.geometry import Box, box_corners
 from backend.labelstudio.label_config import LabelConfigError
 from backend.labelstudio.media_refs import MissingMedia
 from backend.labelstudio.project_task import ProjectTask
+from backend.labelstudio.prompts import ObjectPrompt, clicked_pixels, prompts_from_context
 from backend.labelstudio.read_results import (
+    Geometry,
+    OnPicture,
     Point,
     Region,
     UnreadableMask,
@@ -39,12 +44,13 @@ from backend.labelstudio.read_results import (
 )
 from backend.pixels.jpegs import jpeg
 from backend.pixels.recipes import Frame, ImageRecipe, Picture, Video
+from backend.predict.events.sessions import read_prompt
 from backend.recent_values import Recent
 from backend.runs.projects import Project, read_project, read_task
 from backend.settings import Settings
 from backend.threads.caller import reply_by, serving
 from backend.threads.fair_queue import Busy
-from backend.tracking.store import Job
+from backend.tracking.store import Job, TrackedMask
 from backend.tracking.tracking import Tracking
 from backend.tracking.video import video_tag
 from backend.web.guard import refuse
@@ -58,6 +64,9 @@ COLOURS = (
 )
 """Of the objects of a picture, in their order; the pages draw them alike."""
 MOST_OBJECTS = 100  # whose masks are drawn
+BY_A_HUMAN = "by a human"  # stands beside what is
+_LETTERS = cv2.FONT_HERSHEY_SIMPLEX
+_WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 _SECONDS = 10.0  # for one picture, waiting included
 _SIDE_BY_SIDE = 2
 _SHARE_OF_THREADS = 4  # one in so many may make pictures, or wait to
@@ -78,10 +87,18 @@ class NoSuchFrame(ExpectedError):
 
 @dataclass(frozen=True)
 class Layer:
-    """A mask to draw, and the position of its object's colour."""
+    """What is drawn of an object.
 
-    mask: PackedMask
+    Attributes:
+        mask: None where there is none.
+        colour: position of the object's colour.
+        mark: what a human marked it with; of clicks and boxes ``mask`` is the answer, if it is
+            there, of a drawn shape that shape.
+    """
+
+    mask: PackedMask | None
     colour: int
+    mark: ObjectPrompt | None = None
 
 
 class Allowance:
@@ -154,14 +171,15 @@ class Pictures:
         self._tracking = tracking
         self._pixels = tracking.pixels
         self._allowance = Allowance(threads)
-        self._making = threading.BoundedSemaphore(_SIDE_BY_SIDE)
+        self._making: set[str] = set()  # by tag
+        self._changed = threading.Condition()
         self._requests: Recent[Mapping[str, Any]] = Recent(entries=10, seconds=_KEPT_SECONDS)
         self._kept: Recent[bytes] = Recent(entries=_KEPT_BYTES, seconds=_KEPT_SECONDS)
 
     def of_job(
         self, job_id: str, frame: int, width: int, objects: Sequence[int] | None
     ) -> Response:
-        """A frame that a job tracks through, with masks.
+        """A frame that a job tracks through, with masks, and with what a human marked there.
 
         Args:
             objects: positions of those whose masks are drawn, in the job's own order; None for
@@ -175,34 +193,31 @@ class Pictures:
         if job is None:
             raise NoSuchFrame(f"there is no job {job_id}")
         asked = self._asked(job)
-        names = [str(each["id"]) for each in asked.get("objects", ())]
-        chosen = range(len(names)) if objects is None else objects
-        colours = {names[at]: at for at in chosen if at < len(names)}
-        found = self._tracking.store.masks_on(job.track, frame, list(colours)[:MOST_OBJECTS])
-        layers = [Layer(each.mask, colours[each.object_id]) for each in found if each.area]
-        with serving(project=job.project):
-            recipe = partial(self._frame, asked, frame)
-            return self.answer(f"{job.track} {frame}", recipe, layers, width)
-
-    def answer(
-        self,
-        name: str,
-        recipe: Callable[[float], ImageRecipe],
-        layers: Sequence[Layer],
-        width: int,
-    ) -> Response:
-        """What ``recipe`` leads to, by a deadline, with masks drawn; 304 where the browser has it.
-
-        Args:
-            name: of the picture among all others.
-        """
+        described = asked.get("objects", ())
+        chosen = range(len(described)) if objects is None else objects
+        drawn = {at: described[at] for at in list(chosen)[:MOST_OBJECTS] if at < len(described)}
+        names = [str(each["id"]) for each in drawn.values()]
+        found = {e.object_id: e for e in self._tracking.store.masks_on(job.track, frame, names)}
+        marked = {
+            at: each["prompts"][str(frame)]
+            for at, each in drawn.items()
+            if str(frame) in each.get("prompts", ())
+        }
         width = _rounded_up(width)
-        said = hashlib.sha256(f"{name} {width}".encode())
-        for layer in layers:
-            said.update(b"%d " % layer.colour + layer.mask.runs)
-        return self._reply(
-            said.hexdigest()[:32], lambda deadline: (recipe(deadline), layers), width, "no-cache"
-        )
+        said = hashlib.sha256(f"{job.track} {frame} {width}".encode())
+        if marked:  # a job's request stays as it is
+            said.update(f"{job.id} {sorted(marked)} ".encode())
+        for at, name in zip(drawn, names, strict=True):
+            if name in found and found[name].area:
+                said.update(b"%d " % at + found[name].mask.runs)
+
+        def load(deadline: float) -> tuple[ImageRecipe, list[Layer]]:
+            masks = {at: found.get(name) for at, name in zip(drawn, names, strict=True)}
+            layers = self._layers_of_job(asked, masks, marked, width, deadline)
+            return self._frame(asked, frame, deadline), layers
+
+        with serving(project=job.project):
+            return self._reply(said.hexdigest()[:32], load, width, "no-cache")
 
     def of_task(self, project: int, number: int, width: int) -> Response:
         """The picture of a task, or its first page or frame, with the masks of its newest
@@ -230,16 +245,35 @@ class Pictures:
 
     def _make(self, tag: str, load: Load, width: int) -> bytes:
         deadline = reply_by(_SECONDS)
-        with self._allowance.take(str(request.remote_addr)):
-            if not self._making.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                raise Busy("other pictures are being made; ask again in a moment")
-            try:
+        with self._allowance.take(str(request.remote_addr)), self._alone_with(tag, deadline):
+            made = self._kept.get(tag)  # by another, meanwhile
+            if made is None:
                 recipe, layers = load(deadline)
                 made = draw(self._pixels.find(recipe, deadline).load(), layers, width)
-            finally:
-                self._making.release()
-        self._kept.put(tag, made, entries=len(made))
+                self._kept.put(tag, made, entries=len(made))
         return made
+
+    @contextmanager
+    def _alone_with(self, tag: str, deadline: float) -> Iterator[None]:
+        """One of the few places to make pictures at, where nobody makes the same one.
+
+        Raises:
+            Busy: there was none in time.
+        """
+        with self._changed:
+            may_begin = self._changed.wait_for(
+                lambda: tag not in self._making and len(self._making) < _SIDE_BY_SIDE,
+                max(0.0, deadline - time.monotonic()),
+            )
+            if not may_begin:
+                raise Busy("other pictures are being made; ask again in a moment")
+            self._making.add(tag)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._making.remove(tag)
+                self._changed.notify_all()
 
     def _of_label_studio(
         self, number: int, task_number: int, width: int, deadline: float
@@ -270,18 +304,63 @@ class Pictures:
         return Picture.of(task, tag, 0), self._layers(regions[:MOST_OBJECTS], width, deadline)
 
     def _layers(self, regions: Sequence[Region], width: int, deadline: float) -> list[Layer]:
-        """What regions cover, no larger than it is shown; one that cannot be read is left out."""
-        decode = self._pixels.masks(max(0.0, deadline - time.monotonic()))
+        """What regions cover; one that cannot be read is left out."""
+        found = [
+            Layer(self._cover(each, each.geometry, width, deadline), at)
+            for at, each in enumerate(regions)
+            if not isinstance(each.geometry, Point)
+        ]
+        return [layer for layer in found if layer.mask is not None]
+
+    def _layers_of_job(
+        self,
+        asked: Mapping[str, Any],
+        masks: Mapping[int, TrackedMask | None],
+        marked: Mapping[int, Any],
+        width: int,
+        deadline: float,
+    ) -> list[Layer]:
+        """The objects of a job on a frame.
+
+        Args:
+            masks: by position of the object, what is stored; of a marked frame it is shown where it
+                answers clicks or a box, as in Label Studio.
+            marked: by position of the object, its prompts on this frame as the job has them.
+        """
         layers = []
-        for at, each in enumerate(regions):
-            across, down = each.original_width or 0, each.original_height or 0
-            if isinstance(each.geometry, Point) or across <= 0 or down <= 0:
-                continue
-            height = max(1, min(4 * width, round(width * down / across)))
-            with suppress(UnreadableMask, ValueError):
-                mask = rasterise(each.geometry, width, height, decode)
-                layers.append(Layer(PackedMask.pack(mask), at))
+        for at, found in masks.items():
+            mark = self._mark(asked, marked[at]) if at in marked else None
+            mask = found.mask if found is not None and found.area else None
+            if mark is not None and mark.shape is not None:
+                mask = self._cover(mark, mark.shape, width, deadline)
+            elif mark is not None and found is not None and not found.prompted:
+                mask = None  # of an earlier job
+            if mask is not None or mark is not None:
+                layers.append(Layer(mask, at, mark))
         return layers
+
+    def _mark(self, asked: Mapping[str, Any], said: Any) -> ObjectPrompt | None:
+        """A prompt in a job's request, in whichever of the forms that jobs have; None where it says
+        nothing."""
+        if isinstance(said, Mapping):  # of an interactive session
+            return read_prompt(said)
+        if said and not isinstance(said[0], Mapping):  # of a <Video>
+            return ObjectPrompt(image="", box=Box(*said))
+        config = self._tracking.parse(asked["label_config"])
+        return next(iter(prompts_from_context({"result": said}, config).objects), None)
+
+    def _cover(
+        self, drawn: OnPicture, geometry: Geometry, width: int, deadline: float
+    ) -> PackedMask | None:
+        """What a shape covers, no larger than it is shown; None where it cannot be read."""
+        across, down = drawn.original_width or 0, drawn.original_height or 0
+        if across <= 0 or down <= 0:
+            return None
+        height = max(1, min(4 * width, round(width * down / across)))
+        decode = self._pixels.masks(max(0.0, deadline - time.monotonic()))
+        with suppress(UnreadableMask, ValueError):
+            return PackedMask.pack(rasterise(geometry, width, height, decode))
+        return None
 
     def _asked(self, job: Job) -> Mapping[str, Any]:
         """The request of a job, which never changes; it may take a while to read."""
@@ -305,7 +384,7 @@ class Pictures:
         video = Video.of(task, video_tag(config, asked["video"]))
         index = self._pixels.videos.index(video, deadline)
         if frame >= len(index.table.times):
-            raise NoSuchFrame(f"the video has {len(index.table.times)} frames")
+            raise NoSuchFrame(f"the video has {counted(len(index.table.times), 'frame')}")
         return Frame(video, index.content_key, frame)
 
 
@@ -325,20 +404,74 @@ def draw(pixels: np.ndarray, layers: Sequence[Layer], width: int) -> bytes:
     shown = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     for layer in layers:
         _lay_over(shown, layer)
+    for layer in layers:  # over all masks
+        if layer.mark is not None:
+            _draw_mark(shown, layer, layer.mark)
     return jpeg(shown, _QUALITY)
 
 
 def _lay_over(shown: np.ndarray, layer: Layer) -> None:
     """Tint what a mask covers, with a line around it."""
+    if layer.mask is None:
+        return
     height, width = shown.shape[:2]
     whole = layer.mask.unpack().astype(np.uint8)
     small = cv2.resize(whole * 255, (width, height), interpolation=cv2.INTER_AREA)
     inside = small > 127
-    text = COLOURS[layer.colour % len(COLOURS)]
-    colour = [int(text[at : at + 2], 16) for at in (1, 3, 5)]
+    colour = _colour(layer)
     shown[inside] = (shown[inside] * 0.55 + np.array(colour) * 0.45).astype(np.uint8)
     lines, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
-    cv2.drawContours(shown, lines, -1, colour, max(1, width // 320), cv2.LINE_AA)
+    if layer.mark is not None and layer.mark.shape is not None:
+        cv2.drawContours(shown, lines, -1, _WHITE, 3 * _line(width), cv2.LINE_AA)
+    cv2.drawContours(shown, lines, -1, colour, _line(width), cv2.LINE_AA)
+
+
+def _draw_mark(shown: np.ndarray, layer: Layer, mark: ObjectPrompt) -> None:
+    """Draw a box and clicks with a white edge, and say that they, or the drawn shape, are a
+    human's."""
+    height, width = shown.shape[:2]
+    colour, line, reach = _colour(layer), _line(width), max(3, width // 90)
+    corners = [] if mark.box is None else [box_corners(mark.box, width, height).round().astype(int)]
+    for thick, each in ((3 * line, _WHITE), (line, colour)):
+        cv2.polylines(shown, corners, True, each, thick, cv2.LINE_AA)
+    clicked = clicked_pixels(mark.points, height, width) if mark.points else np.zeros((0, 2), int)
+    for (x, y), point in zip(clicked.tolist(), mark.points, strict=True):
+        cv2.circle(shown, (x, y), reach + line, _WHITE, -1, cv2.LINE_AA)
+        cv2.circle(shown, (x, y), reach, colour if point.positive else _BLACK, -1, cv2.LINE_AA)
+        cv2.line(shown, (x - reach // 2, y), (x + reach // 2, y), _WHITE, line, cv2.LINE_AA)
+        if point.positive:
+            cv2.line(shown, (x, y - reach // 2), (x, y + reach // 2), _WHITE, line, cv2.LINE_AA)
+    covered = np.zeros((0, 2), int)
+    if layer.mask is not None and layer.mask.box is not None:
+        scale = np.array([width, height]) / (layer.mask.width, layer.mask.height)
+        covered = (np.array([layer.mask.box[:2]]) * scale).astype(int)
+    places = np.concatenate([*corners, clicked, covered])
+    if len(places):
+        _write(shown, BY_A_HUMAN, places.min(axis=0), colour)
+
+
+def _write(shown: np.ndarray, text: str, corner: np.ndarray, colour: tuple[int, ...]) -> None:
+    """Write white on a colour, above a place or as near as it finds room."""
+    height, width = shown.shape[:2]
+    size = float(np.clip(width / 1300, 0.3, 0.8))
+    (across, up), below = cv2.getTextSize(text, _LETTERS, size, 1)
+    rim = 2
+    left = int(np.clip(corner[0], 0, max(0, width - across - 2 * rim)))
+    base = int(np.clip(corner[1] - below - rim, up + rim, max(up + rim, height - below - rim)))
+    end = left + across + 2 * rim, base + below + rim
+    cv2.rectangle(shown, (left, base - up - rim), end, colour, -1)
+    cv2.putText(shown, text, (left + rim, base), _LETTERS, size, _WHITE, 1, cv2.LINE_AA)
+
+
+def _colour(layer: Layer) -> tuple[int, ...]:
+    """Red, green, blue."""
+    text = COLOURS[layer.colour % len(COLOURS)]
+    return tuple(int(text[at : at + 2], 16) for at in (1, 3, 5))
+
+
+def _line(width: int) -> int:
+    """How thick lines are on a picture of that width, pixels."""
+    return max(1, width // 320)
 
 
 def wanted_width() -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -13,10 +15,19 @@ import pytest
 from backend.engine.packed_masks import PackedMask
 from backend.threads.fair_queue import Busy
 from backend.tracking.store import TrackedMask
-from backend.web.pictures import WIDTHS, Allowance, Layer, NoSuchFrame, Pictures, draw
+from backend.web.pictures import (
+    BY_A_HUMAN,
+    COLOURS,
+    WIDTHS,
+    Allowance,
+    Layer,
+    NoSuchFrame,
+    Pictures,
+    draw,
+)
 from tests.backend.conftest import CONFIG as BACKEND_CONFIG
 from tests.backend.conftest import box
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 CONFIG = """
 <View>
@@ -132,6 +143,125 @@ class TestPictures:
             thread.join()
         assert [reply.status_code for reply in replies] == [200, 200]
         assert bench.client.get(path + "2").status_code == 200
+
+
+def drawn_item(kind: str, **value: Any) -> dict[str, Any]:
+    """A result item on a picture of 300 x 200 pixels."""
+    size = {"original_width": 300, "original_height": 200}
+    named = {"id": kind, "type": kind, "from_name": "x", "to_name": "image"}
+    return {**named, **size, "value": value}
+
+
+SMALL = drawn_item("polygonlabels", points=[[60, 40], [80, 40], [80, 80], [60, 80]])
+BOX = drawn_item("rectanglelabels", x=10, y=30, width=20, height=40)
+CLICKS = [
+    {**drawn_item("keypointlabels", x=15, y=50, width=1), "id": "yes", "is_positive": True},
+    {**drawn_item("keypointlabels", x=35, y=50, width=1), "id": "no", "is_positive": False},
+]
+COLOUR = {
+    name: [int(text[at : at + 2], 16) for at in (1, 3, 5)]
+    for name, text in zip(("left", "right"), COLOURS, strict=False)
+}
+
+
+class TestMarksOfHumans:
+    """What somebody drew or clicked stands in the picture, in the object's colour."""
+
+    @pytest.fixture(autouse=True)
+    def exactly(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Pictures with the colours that were drawn."""
+        monkeypatch.setattr(
+            "backend.web.pictures.jpeg",
+            lambda shown, quality: cv2.imencode(".png", shown[..., ::-1])[1].tobytes(),
+        )
+
+    def marked(self, bench: Any, said: dict[str, Any]) -> Callable[[str], Any]:
+        """A job on the track with prompts on page 1, by object; gives its pictures."""
+        if bench.store.job("job") is None:
+            add_track(bench)
+        asked = bench.store.job("job").request
+        objects = [
+            {**each, "prompts": {"1": said[each["id"]]} if each["id"] in said else {}}
+            for each in asked["objects"]
+        ]
+        name = f"marks{len(bench.store.jobs())}"
+        bench.store.add_job(name, "track", name, {**asked, "objects": objects})
+        return lambda query: bench.client.get(f"/jobs/{name}/pictures/{query}width=300")
+
+    @staticmethod
+    def near(drawn: np.ndarray, bare: np.ndarray, name: str, x: int, y: int) -> bool:
+        """Whether a pixel around a place was given an object's colour."""
+        window = np.s_[y - 2 : y + 3, x - 2 : x + 3, ::-1]
+        shown, before = drawn[window].astype(int), bare[window].astype(int)
+        alike = np.abs(shown - COLOUR[name]).max(axis=-1) < 80  # lines have soft edges
+        return bool((alike & (shown != before).any(axis=-1)).any())
+
+    def test_a_drawn_shape_stands_instead_of_what_was_tracked(self, bench: Any) -> None:
+        look = self.marked(bench, {"right": [SMALL]})
+        bare, drawn = seen(look("1?objects=&")), seen(look("1?objects=1&"))
+        moved = np.abs(drawn.astype(int) - bare).mean(axis=2)
+        assert moved[90:150, 190:230].mean() > 10  # in it
+        assert moved[100:190, 255:295].mean() < 3  # tracked earlier, and not what was drawn
+        assert self.near(drawn, bare, "right", 210, 160)  # its line
+        assert not np.array_equal(seen(look("1?objects=0&")), drawn)
+
+    def test_it_says_who_marked_and_only_there(self, bench: Any, monkeypatch: Any) -> None:
+        written: list[str] = []
+        monkeypatch.setattr(
+            "backend.web.pictures._write", lambda shown, text, *rest: written.append(text)
+        )
+        look = self.marked(bench, {"right": [SMALL], "left": [BOX]})
+        for query, times in (("0?", 0), ("1?objects=&", 0), ("1?objects=1&", 1), ("1?", 2)):
+            written.clear()
+            seen(look(query))
+            assert written == [BY_A_HUMAN] * times
+
+    def test_boxes_and_clicks_of_all_kinds_of_jobs(self, bench: Any) -> None:
+        video = list(BOX["value"].values())
+        session = {"points": [[15, 50, True], [35, 50, False]], "box": [10, 30, 20, 40, 0]}
+        for said, clicks in (([BOX], False), ([*video, 0], False), (session, True), (CLICKS, True)):
+            look = self.marked(bench, {"left": said})
+            bare, drawn = seen(look("1?objects=&")), seen(look("1?objects=0&"))
+            boxed = said is not CLICKS
+            assert self.near(drawn, bare, "left", 30, 100) == boxed  # an edge of the box
+            assert self.near(drawn, bare, "left", 45, 103) == clicks
+            dark = not drawn[97:104, 100:111].any(axis=-1).all()
+            assert dark == clicks  # a click on the background
+
+    def test_a_mark_that_says_nothing_is_passed_over(self, bench: Any) -> None:
+        look = self.marked(bench, {"left": [], "right": [{"type": "brushlabels", "value": {}}]})
+        assert seen(look("1?")).shape == (200, 300, 3)
+        unreadable = drawn_item("brushlabels", format="rle", rle=[1, 2, 3])
+        look = self.marked(bench, {"left": [unreadable]})
+        assert seen(look("1?")).shape == (200, 300, 3)
+
+
+def test_a_picture_that_many_ask_for_at_once_is_made_once(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = add_track(bench)
+    made: list[int] = []
+    waiting = threading.Barrier(2, timeout=PATIENCE)
+    take = Allowance.take
+
+    @contextmanager
+    def together(self: Allowance, client: str) -> Iterator[None]:
+        with take(self, client):
+            waiting.wait()  # both found that it is not kept
+            yield
+
+    def draw_one(*given: Any) -> bytes:
+        made.append(1)
+        return draw(*given)
+
+    monkeypatch.setattr(Allowance, "take", together)
+    monkeypatch.setattr("backend.web.pictures.draw", draw_one)
+    clients = [bench.client.application.test_client() for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        replies = list(pool.map(lambda each: each.get(path + "0"), clients))
+    assert replies[0].data == replies[1].data
+    assert [reply.status_code for reply in replies] == [200, 200]
+    assert len(made) == 1
 
 
 class LabelStudio:

@@ -150,7 +150,7 @@ class InteractiveJobs:
 
         def read_goal(described: Mapping[str, Any], width: int, height: int) -> Goal:
             prompts = {
-                int(frame): pixel_prompt(_read_prompt(written), width, height, no_masks)
+                int(frame): pixel_prompt(read_prompt(written), width, height, no_masks)
                 for frame, written in described["prompts"].items()
             }
             return plan_goal(described["id"], prompts, request)
@@ -386,7 +386,8 @@ def _write_prompt(prompt: ObjectPrompt) -> dict[str, Any]:
     return {"points": points, "box": list(prompt.box) if prompt.box is not None else None}
 
 
-def _read_prompt(written: Mapping[str, Any]) -> ObjectPrompt:
+def read_prompt(written: Mapping[str, Any]) -> ObjectPrompt:
+    """A prompt in the request of a job of an editor, see ``track_request``."""
     points = tuple(PointPrompt(*point) for point in written["points"])
     box = Box(*written["box"]) if written["box"] is not None else None
     return ObjectPrompt(image="", points=points, box=box)
