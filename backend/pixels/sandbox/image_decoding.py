@@ -29,6 +29,7 @@ _SECONDS = 15.0
 _PIXELS_PER_SECOND = 2_000_000
 _MASKS_SECONDS = 60.0
 _MOST_LOST = 3
+_SPARE_SECONDS = 60.0  # that more processes than the warm ones stay after there were too few
 _HINT = "Check that it opens in other programs, and save it anew there."
 
 
@@ -38,7 +39,8 @@ class ImageDecoder:
 
     Args:
         max_pixels: larger images are refused before they are decoded.
-        warm: processes that are kept ready.
+        warm: processes that are kept ready; where these were too few, more are for a while, as a
+            start costs more than most images do.
         most: images decoded at the same time, half of them for one project; further ones wait for
             their turn.
         seconds: what decoding may take for any image; large ones get more.
@@ -58,6 +60,7 @@ class ImageDecoder:
         self._warm, self._most, self._module = warm, most, module
         self._changed = threading.Condition()
         self._closed = False
+        self._too_few = float("-inf")  # when, last
         self._idle = [self._start() for _ in range(warm)]
         self._busy: dict[DecodingProcess, str] = {}  # and for which project
         self._finalizer = weakref.finalize(self, _close_all, self._idle)
@@ -189,6 +192,8 @@ class ImageDecoder:
             while not self._closed:
                 running = sum(each == owner for each in self._busy.values())
                 if may_take(running, self._most - len(self._busy)):
+                    if not self._idle:
+                        self._too_few = time.monotonic()
                     process = self._warm_one() or self._start()
                     self._busy[process] = owner
                     return process
@@ -213,14 +218,18 @@ class ImageDecoder:
     def _give_back(self, process: DecodingProcess) -> None:
         with self._changed:
             del self._busy[process]
-            keep = process.alive and not self._closed and len(self._idle) < self._warm
-            if keep:
-                self._idle.append(process)
+            spare = time.monotonic() - self._too_few < _SPARE_SECONDS
+            wanted = 0 if self._closed else self._most if spare else self._warm
+            ended = [process]
+            if process.alive and wanted:
+                self._idle.append(process)  # the last that is used is the first that is used again
+                excess = max(0, len(self._idle) - wanted)
+                ended, self._idle[:excess] = self._idle[:excess], []
             while not self._closed and len(self._idle) < self._warm:
                 self._idle.append(self._start())
             self._changed.notify_all()
-        if not keep:
-            process.close()
+        for each in ended:
+            each.close()
 
 
 class _Lost(DecoderGone):

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from backend.media.errors import MediaError, Reason
+from backend.pixels.sandbox import image_decoding
 from backend.pixels.sandbox.image_decoding import ImageDecoder
 from backend.pixels.sandbox.process import DecodingProcess
 from backend.threads.caller import keep_caller, serving
@@ -256,6 +257,42 @@ def test_one_whose_turn_does_not_come_is_told(faulty: Callable, photo: Path) -> 
     assert caught.value.reason is Reason.TIMEOUT
 
 
+class Together(io.BytesIO):
+    """A file that is read when another one is, too."""
+
+    def __init__(self, data: bytes, both: threading.Barrier) -> None:
+        super().__init__(data)
+        self._both: threading.Barrier | None = both
+
+    def read(self, size: int | None = -1) -> bytes:
+        both, self._both = self._both, None
+        if both is not None:
+            both.wait(PATIENCE)
+        return super().read(size)
+
+
+def test_what_was_begun_for_many_images_stays_for_a_while(
+    faulty: Callable, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = faulty()
+
+    def load_two() -> None:
+        both = threading.Barrier(2)
+        with ThreadPoolExecutor(2) as pool:
+            files = [Together(photo.read_bytes(), both) for _ in range(2)]
+            assert [each.shape for each in pool.map(decoder.load, files)] == [(300, 400, 3)] * 2
+
+    load_two()
+    begun = set(pids(decoder))
+    assert len(begun) == 2
+    load_two()
+    assert set(pids(decoder)) == begun  # none was begun for one image and ended after it
+    monkeypatch.setattr(image_decoding, "_SPARE_SECONDS", 0.0)
+    decoder.load(photo)
+    assert len(pids(decoder)) == 1
+    until(lambda: sum(running(pid) for pid in begun) == 1)
+
+
 def test_an_idle_process_that_died_is_replaced(decoder: ImageDecoder, photo: Path) -> None:
     decoder.load(photo)
     for pid in pids(decoder):
@@ -330,6 +367,7 @@ def test_processes_end_with_the_decoder(photo: Path) -> None:
 
 ORPHANS = """
 import io, os, sys, threading, time
+from backend.pixels.sandbox import image_decoding
 from backend.pixels.sandbox.image_decoding import ImageDecoder
 decoder = ImageDecoder(max_pixels=10, warm=3, seconds=1, module={module!r})
 before = {{process.pid for process in decoder._idle}}
