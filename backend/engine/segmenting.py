@@ -6,7 +6,7 @@ clicked as background.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -25,6 +25,10 @@ MAX_BATCH_PIXELS = 1 << 25  # of their masks together: a byte each, and time in 
 # share of the highest logit of these.
 ISLAND_GAP = 0.75
 ISLAND_DOUBT = 0.3
+# Where a track has gone over to another thing, so has its memory, and it speaks against the clicks:
+# the answer without it counts where the model is surer of that one by so much predicted IoU. See
+# benchmarks/quality/corrections.py.
+MEMORY_DOUBT = 0.2
 # Radius of what a click says by itself, as a share of the longer side of the picture.
 SPOT = 0.01
 
@@ -127,7 +131,7 @@ def _segment(
     # Neither three candidates for several clicks nor another pass over the answer's logits does
     # better than settling it: see benchmarks/quality/clicks.py.
     clicks = Clicks.of(prompt, *image.original_size)
-    found = _predict(predictor, image, prompt, clicks)
+    found = _predicted(predictor, image, prompt, clicks)
     mask, logits = found.masks[0], found.logits[0]
     mask = clean(mask, speck_share)
     if speck_share > 0 and prompt.box is None:
@@ -140,6 +144,17 @@ def _segment(
 def _is_bare_box(prompt: PixelPrompt) -> bool:
     others = prompt.mask is not None or prompt.logits is not None or len(prompt.points) > 0
     return prompt.box is not None and not others
+
+
+def _predicted(
+    predictor: ImagePredictor, image: ImageEmbedding, prompt: PixelPrompt, clicks: Clicks
+) -> Prediction:
+    """The model's answer: of the two with and without a memory the better one."""
+    if prompt.memory is None:
+        return _predict(predictor, image, prompt, clicks)
+    alone = _predict(predictor, image, replace(prompt, memory=None), clicks)
+    found = _predict(predictor, image, prompt, clicks)
+    return alone if alone.scores[0] > found.scores[0] + MEMORY_DOUBT else found
 
 
 def _predict(

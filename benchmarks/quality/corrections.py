@@ -1,20 +1,23 @@
 """What a correction on a tracked frame gains from the track's memory.
 
-    python -m benchmarks.quality.corrections [--data DIRECTORY] [--clips 60] [--out FILE]
+    python -m benchmarks.quality.corrections [--composed 10] [--clips 60 --data FOLDER] [--out FILE]
 
-Objects of the demo's clip and of held-out composed clips (``training.demo_weights.clips``) are
-tracked from a box on the first frame. The frame that is most wrong is corrected by one to three
-clicks, each in the middle of the largest error: with the memory of the track and the mask that it
-left there, with that mask alone, and with the mask deleted, from nothing but the clicks, the first
-of which is in the middle of the object. Then the object is tracked on from the corrected frame.
+Objects of the demo's clip and of held-out composed clips are tracked from a box on the first frame:
+of each family of ``benchmarks.support.composed_clips``, which anyone can compose, 16 frames evenly
+over a clip, and of ``training.demo_weights.clips`` where the training
+pictures are there. The frame that is most wrong is corrected by one to three clicks, each in the
+middle of the largest error: with the memory of the track and the mask that it left there, with that
+mask alone, and with the mask deleted, from nothing but the clicks, the first of which is in the
+middle of the object. Then the object is tracked on from the corrected frame.
 Printed are mean IoUs of the corrected frame after each click, and of all frames behind it; frames
-where the mask is partly right are told from those where the object is lost.
+where the mask is partly right are told from those where the object is lost. Then, with the standard
+error, what each click gains over the one before, and what the memory does over the mask alone.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +29,8 @@ from backend.engine.segmenting import segment_batch
 from backend.settings import Settings
 from backend.tracking.corrections import NEIGHBOURS
 from benchmarks.quality.demo_photos import iou
+from benchmarks.support.composed_clips import HELD_OUT
+from benchmarks.support.composed_clips import clips as composed_clips
 from benchmarks.support.report import write_section
 from benchmarks.support.table import table
 from demo.clip import sample_clip
@@ -51,7 +56,9 @@ _SEED = 20_261_122
 _SIDE = 320
 _LENGTH = 16
 _SMALLEST = 0.002  # of the frame: what an annotator would correct
+_SERVICE, _ALONE = "mask and memory", "mask alone"
 _SPECKS = Settings().speck_percent / 100
+_GAINS = ("frames", "gain", "1 click", "2", "3")
 _HEAD = (
     "frames",
     "number",
@@ -149,8 +156,8 @@ def anew(clicks: PixelPrompt, shown: Mask, memory: ObjectMemory) -> PixelPrompt:
 
 
 WAYS: dict[str, Start] = {
-    "mask and memory": with_memory,
-    "mask alone": with_mask,
+    _SERVICE: with_memory,
+    _ALONE: with_mask,
     "deleted, clicked anew": anew,
 }
 
@@ -198,10 +205,21 @@ def score(predictor: ImagePredictor, wrong: Wrong, start: Start) -> list[float]:
     return [*on_frame, *behind]
 
 
-def clips(directory: Path, count: int) -> Iterator[tuple[Sequence[NDArray[np.uint8]], Mask]]:
-    """Frames, and objects ``[O, T, H, W]``: the demo's clip, then held-out ones."""
+def clips(
+    directory: Path, count: int, composed: int
+) -> Iterator[tuple[Sequence[NDArray[np.uint8]], Mask]]:
+    """Frames, and objects ``[O, T, H, W]``: the demo's clip, then held-out ones.
+
+    Args:
+        count: of the training's kind, from the pictures in ``directory``.
+        composed: of each family that needs none.
+    """
     sample = sample_clip()
     yield sample.frames, np.stack(list(sample.masks.values()))
+    for each in composed_clips(HELD_OUT, composed):
+        chosen = np.linspace(0, len(each.frames) - 1, _LENGTH).round().astype(int)
+        objects = np.stack([masks[chosen] for masks in each.masks.values()])
+        yield [each.frames[frame] for frame in chosen], objects
     if count:
         library = Library(directory, "held-out")
         for number in range(count):
@@ -213,12 +231,13 @@ def clips(directory: Path, count: int) -> Iterator[tuple[Sequence[NDArray[np.uin
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=DEFAULT_DIRECTORY, help="of the clips")
-    parser.add_argument("--clips", type=int, default=60, help="held-out clips; 0: none")
+    parser.add_argument("--clips", type=int, default=0, help="held-out clips of these (0)")
+    parser.add_argument("--composed", type=int, default=10, help="clips of each other family (10)")
     parser.add_argument("--out", type=Path, help="document with the section to replace")
     arguments = parser.parse_args()
     predictor = ImagePredictor(build_model("demo"))
     found: dict[tuple[str, str], list[list[float]]] = {}
-    for frames, objects in clips(arguments.data, arguments.clips):
+    for frames, objects in clips(arguments.data, arguments.clips, arguments.composed):
         for wrong in wrong_frames(predictor, frames, objects):
             for way, start in WAYS.items():
                 scores = score(predictor, wrong, start)
@@ -228,7 +247,21 @@ def main() -> None:
         [kind, str(len(scores)), way, *(f"{mean:.3f}" for mean in np.mean(scores, axis=0))]
         for (kind, way), scores in sorted(found.items(), reverse=True)
     ]
-    write_section(arguments.out, "corrections", table(_HEAD, rows).splitlines())
+    lines = [*table(_HEAD, rows).splitlines(), "", *table(_GAINS, list(gains(found))).splitlines()]
+    write_section(arguments.out, "corrections", lines)
+
+
+def gains(found: Mapping[tuple[str, str], list[list[float]]]) -> Iterator[list[str]]:
+    """Rows: what each click gains, and what the memory does, on the same frames."""
+    for kind in sorted({kind for kind, _ in found}, reverse=True):
+        ours, alone = (np.array(found[kind, way])[:, : CLICKS + 1] for way in (_SERVICE, _ALONE))
+        for what, gain in (
+            ("a click, over the one before", np.diff(ours, axis=1)),
+            ("memory, over the mask alone", (ours - alone)[:, 1:]),
+        ):
+            errors = gain.std(axis=0, ddof=1) / np.sqrt(len(gain))
+            cells = zip(gain.mean(axis=0), errors, strict=True)
+            yield [kind, what, *(f"{mean:+.3f} ± {error:.3f}" for mean, error in cells)]
 
 
 if __name__ == "__main__":

@@ -132,6 +132,30 @@ def test_a_candidate_that_holds_the_click_is_asked_for():
     assert (segment.mask == disc(40, 80, 30)).all()
 
 
+@pytest.mark.parametrize(
+    ("positive", "with_memory", "without", "counts"),
+    [(True, 0.4, 0.8, "without"), (True, 0.7, 0.8, "with"), (False, 0.4, 0.8, "without")],
+)
+def test_a_memory_that_speaks_against_the_clicks_does_not_count(
+    positive, with_memory, without, counts
+):
+    class Torn:
+        model = SimpleNamespace(image_size=SIDE)
+
+        def predict(self, image, memory, mask, **_):
+            assert mask is not None  # what was tracked is known in any case
+            radius, score = (10, with_memory) if memory else (30, without)
+            mask = disc(40, 80, radius)[None]
+            return FakePrediction(mask, np.array([score]), np.zeros((1, 40, 40), np.float32))
+
+    at = (40.0, 80.0) if positive else (140.0, 10.0)
+    tracked = disc(120, 80, 20)
+    prompt = PixelPrompt(np.array([at]), np.array([positive]), mask=tracked, memory=object())
+    image = SimpleNamespace(original_size=(SIDE, SIDE))
+    [segment] = segment_batch(Torn(), image, [prompt], 0.005)
+    assert (segment.mask == disc(40, 80, 10 if counts == "with" else 30)).all()
+
+
 def test_the_last_click_on_a_pixel_counts_and_clicks_beside_the_picture_do_not():
     points = np.array([[10.2, 10.2], [10.8, 10.9], [SIDE, SIDE], [-1.0, 5.0]])
     prompt = PixelPrompt(points, np.array([True, False, True, True]))
