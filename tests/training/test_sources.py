@@ -2,10 +2,12 @@
 
 import struct
 import zlib
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from av import CodecContext, VideoFrame
 from PIL import Image
 
 from training.demo_weights.extraction import (
@@ -13,6 +15,7 @@ from training.demo_weights.extraction import (
     Piece,
     cutout_from,
     file_licences,
+    tone_mapped,
     wallpapers,
 )
 from training.demo_weights.qt_resources import read_resources
@@ -116,3 +119,20 @@ def test_other_files_are_no_qt_resources(tmp_path: Path):
     path.write_bytes(b"PK\x03\x04" + bytes(20))
     with pytest.raises(ValueError, match="not a Qt resource collection"):
         list(read_resources(path))
+
+
+@pytest.mark.parametrize("kind", ["half", "float"])
+def test_bright_panoramas_are_read_whole(kind: str) -> None:
+    """Numbers above 1 count: what is brighter than its neighbour stays so."""
+    linear = np.full((8, 10, 3), 0.25, np.float32)
+    linear[:, 5:] = (1.0, 2.0, 4.0)  # red, green, blue
+    encoder = CodecContext.create("exr", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = 10, 8, "gbrpf32le"
+    encoder.time_base, encoder.options = Fraction(1), {"format": kind, "compression": "zip16"}
+    frame = VideoFrame.from_ndarray(linear, format="gbrpf32le")
+    frame.pts = 0
+    exr = b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])
+    found = tone_mapped(exr)
+    assert (found.shape, found.dtype) == ((8, 10, 3), np.uint8)
+    dark, bright = found[0, 0].tolist(), found[0, 9].tolist()
+    assert dark[0] == dark[1] == dark[2] < bright[0] < bright[1] < bright[2]

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 from debian.copyright import Copyright
@@ -307,16 +308,28 @@ def tone_mapped(exr: bytes) -> np.ndarray:
     """A high-dynamic-range OpenEXR image as 8-bit RGB.
 
     Raises:
-        ValueError: OpenCV cannot decode it; OPENCV_IO_ENABLE_OPENEXR=1 must be set before
-            cv2 is imported.
+        av.FFmpegError: it is none.
     """
-    decoded = cv2.imdecode(np.frombuffer(exr, np.uint8), cv2.IMREAD_UNCHANGED)
-    if decoded is None:
-        raise ValueError("cannot decode OpenEXR; set OPENCV_IO_ENABLE_OPENEXR=1")
-    linear = np.maximum(np.asarray(decoded, np.float32)[..., 2::-1], 0)
+    linear = np.maximum(_linear(exr), 0)
     exposed = linear * (0.18 / max(float(np.median(linear)), 1e-4))
     curved = exposed * (1 + exposed / 16) / (1 + exposed)  # Reinhard 2002, white point 4
     return (np.clip(curved, 0, 1) ** (1 / 2.2) * 255).astype(np.uint8)
+
+
+def _linear(exr: bytes) -> np.ndarray:
+    """The colours of an OpenEXR image, float32 RGB ``[H, W, 3]``."""
+    # OpenCV's wheels are built without OpenEXR from 5.0 on.
+    with av.open(io.BytesIO(exr), format="exr_pipe") as file:
+        [frame] = file.decode(video=0)
+    kind = np.dtype(np.float16 if "f16" in frame.format.name else np.float32)
+    planes = [
+        np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width]
+        for plane in frame.planes
+    ]
+    if len(planes) < 3:  # grey
+        planes = [planes[0]] * 3
+    green, blue, red = planes[:3]
+    return np.stack([red, green, blue], axis=-1).astype(np.float32)
 
 
 def _glyphs(

@@ -10,14 +10,10 @@ split, package, file, licence, attribution, place and shape in ``pieces.bin``).
 import argparse
 import csv
 import logging
-import os
 import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
-
-# Read by OpenCV when it is first imported; the panoramas are OpenEXR files.
-os.environ["OPENCV_IO_ENABLE_OPENEXR"] = "1"
 
 from backend.files import replacing
 from training.demo_weights.library import DEFAULT_DIRECTORY, MANIFEST, PIXELS
