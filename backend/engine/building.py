@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +19,28 @@ HISTORY_FRAMES = 16  # what a step of a tracker reads
 _ROOM_FOR_BASE_PLUS = 8 * 10**9  # bytes free on a CUDA device
 CACHE_BYTES = 1 << 30  # of embeddings, where nobody says otherwise
 _SHARE_OF_CACHE, _LEAST_CACHE, _MOST_CACHE = 0.25, 256 << 20, 8 << 30
+# About as long as lies between two loops of the network.
+_SPINS = ("GOMP_SPINCOUNT", "4000")
+_SPINS_CHOSEN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # by an operator, in the environment
+_SWITCH_SECONDS = 0.0005
+
+
+def share_cores() -> None:
+    """Have the network get on beside other work on the same cores; before torch is imported, which
+    reads the environment then.
+
+    Every loop of the network is shared out to all cores and ends with the slowest. Where another
+    process has one of them, the threads that are done wait, and by default they do so at work, for
+    longer than a turn of that process lasts: they take its core too, and in the end the network
+    takes many times as long. Here they wait at work for a moment, and then asleep.
+
+    Between two operations the inference thread lets go of the interpreter's lock, which a thread
+    that works in Python gives back after ``sys.getswitchinterval``, by default in 5 ms: as long as
+    many of these operations take together.
+    """
+    if not any(name in os.environ for name in _SPINS_CHOSEN):
+        os.environ.update([_SPINS])
+    sys.setswitchinterval(_SWITCH_SECONDS)
 
 
 def variant_for(device: str) -> str:
@@ -46,6 +70,7 @@ def cache_bytes_for(device: str) -> int:
 
 def _free_bytes(device: str) -> int | None:
     """What a CUDA device has free; None where the model will run on no such device."""
+    share_cores()
     import torch
 
     from sam2model.precision import resolve_device
@@ -66,6 +91,7 @@ def build_predictor(choice: ModelChoice, yield_to: Callable[[], None]) -> ImageP
     Args:
         yield_to: called between the steps of every encoding.
     """
+    share_cores()
     from sam2model import ImagePredictor, build_model
 
     model = build_model(

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 MAX_PROJECT = 100  # characters of a project's name; Label Studio's have about 20
 ANSWERED = frozenset({"ok", "partial"})  # outcomes of clicks and boxes that got a mask
+CLICKED_SECONDS = 5.0  # after a click: the next one is likely to come
 RESERVED_THREADS = 2  # for probes, metrics and the answer "busy"
 
 
@@ -112,11 +113,18 @@ class Dispatcher:
         self.retrieval = retrieval
         self.finder = finder
         self.asked = AskedLately()
+        self._clicked: float | None = None  # when an editor last asked, or was answered
         self._protocol = protocol
         self._metrics = metrics
         self._admission = Admission(threads)
         self._media = media or ExitStack()
         self._parse = parse
+
+    @property
+    def is_clicked(self) -> bool:
+        """Whether somebody is at work in an editor: a click came within the last seconds."""
+        clicked = self._clicked
+        return clicked is not None and time.monotonic() - clicked < CLICKED_SECONDS
 
     def config(self, xml: object) -> LabelConfig:
         """The parsed label config.
@@ -194,6 +202,7 @@ class Dispatcher:
         refuse: Callable[[str], Reply],
     ) -> dict[str, Any]:
         """What ``reply`` returns, or ``refuse`` where the service has no place for a request."""
+        self._clicked = time.monotonic()
         try:
             with self._admission.enter(request.project):
                 found = reply()
@@ -205,7 +214,7 @@ class Dispatcher:
 
     def _note(self, request: Request, reply: Reply) -> None:
         """Keep what was asked and answered, for those who look whether clicks arrive."""
-        now = time.monotonic()
+        self._clicked = now = time.monotonic()
         seconds = now - (caller().begun or now)
         self.asked.add(request, reply, seconds)
         if reply.outcome in ANSWERED and not request.is_on_video:

@@ -135,7 +135,7 @@ class DetectorSource:
         answers = {}
         if others:
             timeout = until - time.monotonic()
-            outcomes = self._service.engine.answer(image, others, Priority.RETRIEVE, timeout)
+            outcomes = self._service.engine.answer(image, others, Priority.RUN, timeout)
             answers = {id(each): made for each, made in zip(others, outcomes, strict=True)}
         for prompt in prompts:
             answer = answers.get(id(prompt))

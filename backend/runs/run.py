@@ -36,6 +36,7 @@ PAUSES_S = (2.0, 5.0, 15.0, 60.0)
 ATTEMPTS = 4  # at a task, where what is wrong may pass
 STREAK = 6  # tasks that failed in a row: something is down, and is not asked in haste
 MEASURED_TASKS = 200
+BESIDE_CLICKS_S = 0.5  # until it is asked again whether somebody clicks
 _DOWN = (None, 401, 403, 429, 502, 503, 504)  # answers of Label Studio that say nothing of a task
 _PASSING = (Reason.UNREACHABLE, Reason.TIMEOUT, Reason.FAILED, Reason.TRUNCATED, Reason.STORAGE)
 GIVEN_UP = f"given up: {MAX_CRASHES} starts of it ended the backend; tell whoever runs it"
@@ -267,16 +268,20 @@ class RunAtWork:
                 self._wait(error)
 
     def _take(self) -> RunTask | None:
-        """The next task; waits for those that are put off. None where there is none left."""
+        """The next task; waits for those that are put off, and while somebody clicks for the one
+        under way: what other processes do for it takes cores, whatever its priority at the model.
+        None where there is none left."""
         while not self._stopping.is_set():
             with self._lock:
                 now = time.monotonic()
                 put_off = {position for position, at in self._later.items() if at > now}
-                found = self._store.next_tasks(self._run.id, 1, self._taken | put_off)
-                if found:
+                if self._taken and self._parts.service.is_clicked:
+                    waits: float | None = now + BESIDE_CLICKS_S
+                elif found := self._store.next_tasks(self._run.id, 1, self._taken | put_off):
                     self._taken.add(found[0].position)
                     return found[0]
-                waits = min((self._later[each] for each in put_off - self._taken), default=None)
+                else:
+                    waits = min((self._later[each] for each in put_off - self._taken), default=None)
             if waits is None:
                 return None
             self._stopping.wait(max(0.01, waits - now))

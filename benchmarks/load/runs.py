@@ -10,7 +10,8 @@ clicks on pictures of another project.
 At the end every task must have exactly one prediction of this model, no run may have failed at a
 task, and sorted by prediction score the Data Manager must show the pictures with boxes on nothing
 first. Clicks during the runs (p95) may take 1.5 times as long as while they are paused, in turns,
-and one step of the model more.
+and one step of the model more. What each process takes of the CPU for each of these clicks is
+printed beside it: they all share the cores.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -47,6 +48,7 @@ from benchmarks.support.server import (
     WIDTH,
     body,
     click,
+    cpu_seconds,
     disc,
     disc_place,
 )
@@ -61,9 +63,12 @@ BUCKET = "media"
 ACCOUNT = Account()
 CLICKS = 40
 CLICKS_IN_TURN = 10
+PROCESSES = ("backend", "label_studio", "detector", "s3")  # attributes of ``Stage``
 FACTOR = 1.5
 DOUBTFUL_EVERY = 20  # pictures
 PATIENCE_S = 3600.0
+Shares = defaultdict[str, float]
+"""By process: seconds of the CPU."""
 
 
 class Stage:
@@ -252,8 +257,11 @@ class Clicker:
     def __init__(self, stage: Stage) -> None:
         self._stage, self._seed = stage, 1_000_000
 
-    def seconds(self, count: int) -> list[float]:
-        """How long each of so many clicks took."""
+    def seconds(self, count: int, cpu: Shares) -> list[float]:
+        """How long each of so many clicks took; adds to ``cpu`` what the processes had of the CPU
+        meanwhile."""
+        pids = {name: getattr(self._stage, name).pid for name in PROCESSES}
+        before = {name: cpu_seconds(pid) for name, pid in pids.items()}
         client, taken = self._stage.s3.client(), []
         while len(taken) < count:
             self._seed += 1
@@ -267,6 +275,8 @@ class Clicker:
             results = self._stage.ask("POST", "/predict", json=request)["results"][0]["result"]
             taken.append(time.monotonic() - begun)
             assert any(item["type"] == "brushlabels" for item in results), "a click got no mask"
+        for name, pid in pids.items():
+            cpu[name] += cpu_seconds(pid) - before[name]
         return taken
 
 
@@ -356,7 +366,7 @@ def prove(stage: Stage, folder: Path, *, pictures: int, videos: int, frames: int
     second, others = put_videos(stage, videos, frames, folder)
     every = [*tasks, *others]
     clicker = Clicker(stage)
-    clicker.seconds(3)  # whatever is made at first
+    clicker.seconds(3, Shares(float))  # whatever is made at first
     begun = time.monotonic()
     asked = ({"project": first, "source": "detector"}, {"project": second})
     runs = [stage.ask("POST", "/runs", json=each)["id"] for each in asked]
@@ -367,11 +377,12 @@ def prove(stage: Stage, folder: Path, *, pictures: int, videos: int, frames: int
     drama.act(0.45, "service killed", stage.kill_backend)
     alone: list[float] = []
     during: list[float] = []
+    cpu_alone, cpu_during = Shares(float), Shares(float)
     while len(during) < CLICKS and drama.goes_on:
         with drama.paused():
-            alone += clicker.seconds(CLICKS_IN_TURN)
+            alone += clicker.seconds(CLICKS_IN_TURN, cpu_alone)
         until(lambda: drama.is_at_work or not drama.goes_on)
-        during += clicker.seconds(CLICKS_IN_TURN) if drama.goes_on else []
+        during += clicker.seconds(CLICKS_IN_TURN, cpu_during) if drama.goes_on else []
     step = step_seconds(stage)
     until(lambda: not drama.goes_on)
     seconds = time.monotonic() - begun
@@ -411,6 +422,8 @@ def prove(stage: Stage, folder: Path, *, pictures: int, videos: int, frames: int
             f"click during, median and p95 of {len(during)}",
             f"{statistics.median(during):.3f} s, {percentile(during):.3f} s",
         ),
+        ("of the CPU for each click, while they are paused", shares(cpu_alone, len(alone))),
+        ("of the CPU for each click, during", shares(cpu_during, len(during))),
         ("a step of the model, mean", f"{step:.3f} s"),
         ("p95 allowed", f"{most:.3f} s"),
         ("all took", f"{seconds:.0f} s"),
@@ -418,6 +431,11 @@ def prove(stage: Stage, folder: Path, *, pictures: int, videos: int, frames: int
     print(table(("what", "found"), rows))
     print("; ".join(faults) or "everything once", file=sys.stderr)
     return int(bool(faults))
+
+
+def shares(cpu: Shares, clicks: int) -> str:
+    """What each process had of the CPU, in seconds for each of so many clicks."""
+    return ", ".join(f"{name} {cpu[name] / max(1, clicks):.3f}" for name in PROCESSES)
 
 
 def percentile(seconds: list[float]) -> float:

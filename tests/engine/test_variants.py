@@ -3,6 +3,9 @@ others."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from backend.engine.building import ModelChoice
+from backend.engine.building import ModelChoice, share_cores
 from backend.engine.local import LocalEngine
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
@@ -25,7 +28,7 @@ from benchmarks.support.reference import draw_weights
 from sam2model.sam2 import SAM2
 from sam2model.variants import VARIANTS
 from tests.backend.fakes import AsGiven
-from tests.waiting import PATIENCE, until
+from tests.waiting import LONGER, PATIENCE, until
 
 GB = 10**9
 
@@ -74,6 +77,30 @@ def test_the_room_for_embeddings_on_the_device(monkeypatch, asked, free, mib):
     assert wiring._cache_bytes == mib << 20
     shown = {row.variable: row.value for row in settings.rows()}
     assert shown["EMBEDDING_CACHE_MB"] == (asked or "1024")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch brings another OpenMP elsewhere")
+def test_threads_that_wait_for_one_another_let_others_have_the_cores(monkeypatch):
+    """Told to OpenMP before it is loaded, as OpenMP itself says; an operator may choose."""
+    environment = {"PATH": os.environ["PATH"], "OMP_DISPLAY_ENV": "VERBOSE"}
+    code = (
+        "from backend.engine.building import variant_for; variant_for('cpu');"
+        "import sys; print(sys.getswitchinterval())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LONGER,
+    )
+    assert "GOMP_SPINCOUNT = '4000'" in done.stderr
+    assert done.stdout == "0.0005\n"  # of its 0.005
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    share_cores()
+    assert "GOMP_SPINCOUNT" not in os.environ
 
 
 def test_a_card_that_is_not_used_is_said_loudly(monkeypatch, caplog):

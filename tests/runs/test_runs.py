@@ -21,6 +21,8 @@ from backend.runs.storing import digest_of
 from backend.tracking.purge import forget_old_runs
 from backend.tracking.store import Sighting
 from benchmarks.support.recording_server import Reply, Seen
+from benchmarks.support.server import body as request_body
+from benchmarks.support.server import click
 from tests.command_line import FakeModel, LabelStudio, use_fake_model
 from tests.e2e.services import any_free_port
 from tests.labelstudio.masks import region_mask
@@ -222,6 +224,43 @@ def test_a_run_leaves_its_project_a_place(
     asked = {name: value for name, value in theirs.request.items() if name != "run"}
     job = jobs.submit("another track", asked)
     until(lambda: job.id in jobs._running)
+    model.hold.set()
+    service.ended(run)
+
+
+def test_while_somebody_clicks_a_run_works_on_one_task(
+    service: Service,
+    label_studio: LabelStudio,
+    addresses: list[str],
+    model: FakeModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it has done for it elsewhere takes the cores that the click is computed on."""
+    label_studio.add_project(5, SEQUENCE)
+    for number in (7, 8, 9):
+        add_sequence(label_studio, number, addresses)
+    begun: list[list[int]] = []  # each time, the tasks under way
+    begin = RunStore.begin_task
+
+    def noted(store: RunStore, run: str, position: int) -> None:
+        begin(store, run, position)
+        [at_work] = service.runs._at_work.values()
+        begun.append(sorted(at_work._taken))
+
+    monkeypatch.setattr(RunStore, "begin_task", noted)
+    # As long as the test takes, and longer: who clicked once goes on clicking.
+    monkeypatch.setattr("backend.predict.dispatch.CLICKED_SECONDS", PATIENCE)
+    task = {"id": 70, "data": {"image": addresses[0]}}
+    asked = request_body(task, [click(0)], project="999.1")
+    assert service.client.post("/predict", json=asked).status_code == 200
+    service.ended(service.start(concurrency=3))
+    assert begun == [[0], [1], [2]]
+    assert labelled(label_studio) == [7, 8, 9]
+
+    monkeypatch.setattr("backend.predict.dispatch.CLICKED_SECONDS", 0.0)
+    model.hold.clear()
+    run = service.start(concurrency=2, tasks=[7, 8], overwrite=True)
+    service.until(run, lambda now: now["under_way"] == 2)
     model.hold.set()
     service.ended(run)
 
