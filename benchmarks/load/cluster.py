@@ -154,7 +154,7 @@ class Spent:
     Attributes:
         wall: seconds of each.
         front: CPU seconds of this process, for all of them.
-        others: CPU seconds of the replica and of Ray.
+        others: CPU seconds of all that it has started: decoders, the replica, Ray.
     """
 
     wall: list[float] = field(default_factory=list)
@@ -202,7 +202,7 @@ def overhead(media: Media, folder: Path, rounds: int = 6) -> list[str]:
                     }
                     for kind, call in ways.items():
                         to = spent[kind, local_one] if turn else Spent()
-                        with to.measured(0.0 if local_one else idle):
+                        with to.measured(idle):
                             for number in range(kinds[kind]):
                                 begun = time.monotonic()
                                 call(number)
@@ -211,7 +211,7 @@ def overhead(media: Media, folder: Path, rounds: int = 6) -> list[str]:
     head = ["1920 x 1080", "calls", "local, ms", "cluster, ms", "more, ms", "ratio"]
     head += ["local CPU, ms", "front CPU, ms", "replica and Ray CPU, ms"]
     text = (
-        f"At rest, front, head and a node take {idle:.2f} CPU s a second; that is left out above."
+        f"At rest, head, node and replica take {idle:.2f} CPU s a second; that is left out above."
     )
     return [table(head, rows), "", text]
 
@@ -229,7 +229,11 @@ def overhead_row(kind: str, here: Spent, there: Spent) -> list[Any]:
     a, b = (1000 * statistics.median(each.wall) for each in (here, there))
     ours, front, others = (
         1000 * seconds / len(each.wall)
-        for each, seconds in ((here, here.front), (there, there.front), (there, there.others))
+        for each, seconds in (
+            (here, here.front + here.others),
+            (there, there.front),
+            (there, there.others),
+        )
     )
     cells = [f"{a:.1f}", f"{b:.1f}", f"{b - a:.1f}", f"{b / a:.2f}"]
     return [kind, len(here.wall), *cells, f"{ours:.1f}", f"{front:.1f}", f"{others:.1f}"]

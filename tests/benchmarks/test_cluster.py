@@ -27,7 +27,7 @@ def test_masks_and_scores_are_counted_apart() -> None:
 
 
 def test_overhead_is_of_medians_and_cpu_of_a_call() -> None:
-    here = Spent([0.010, 0.010, 0.040], front=0.030)
+    here = Spent([0.010, 0.010, 0.040], front=0.021, others=0.009)
     there = Spent([0.015, 0.015, 0.900], front=0.012, others=0.060)
     assert overhead_row("click", here, there) == [
         *("click", 3, "10.0", "15.0", "5.0", "1.50", "10.0", "4.0", "20.0"),
