@@ -144,11 +144,13 @@ class Everything:
         more: how many were found beyond those asked for.
         looked: the share of the places where objects were looked for, 0 to 1; less than 1 where
             the time ended, and the next call goes on from there.
+        overlapping: how many were left out because a better one, or what was taken, covers them.
     """
 
     answers: tuple[Answer, ...]
     more: int
     looked: float
+    overlapping: int = 0
 
 
 @dataclass(frozen=True)

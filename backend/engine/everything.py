@@ -117,9 +117,10 @@ class Searches:
             return wanted.stopped() or time.monotonic() > ask_until
 
         search.go_on(embedding, taken, run, late)
-        chosen = search.chosen(taken)
+        chosen, overlapping = search.chosen(taken)
         answers = self._drawn(chosen[: min(wanted.most, MOST_OBJECTS)], run, wanted.deadline)
-        return Everything(tuple(answers), len(chosen) - len(answers), search.looked)
+        more = len(chosen) - len(answers)
+        return Everything(tuple(answers), more, search.looked, overlapping)
 
     def _drawn(self, masks: Sequence[AutomaticMask], run: Run, deadline: float) -> list[Answer]:
         """Masks as they travel; those for which there is no time are left out, but the first."""
@@ -265,16 +266,17 @@ class Search:
         with self._lock:
             self._left[:0] = list(points)
 
-    def chosen(self, taken: np.ndarray) -> list[AutomaticMask]:
+    def chosen(self, taken: np.ndarray) -> tuple[list[AutomaticMask], int]:
         """The masks that overlap neither what is ``taken`` nor one another, the best first; after
         what is of one piece what is in several, which may be several objects, and at last what
-        covers most of the part."""
+        covers most of the part. And how many do overlap."""
         masks = self.generator.without_duplicates(self.found)
         shapes = [_shape(mask) for mask in masks]
         order = sorted(range(len(masks)), key=lambda each: _rank(shapes[each]))
         inside = self._inside(shapes[0].shape) if shapes else None
         free = ~_resized(taken, shapes[0].shape) if shapes else ~taken
         chosen = []
+        overlapping = 0
         for number in order:
             shape = shapes[number]
             area = np.count_nonzero(shape)
@@ -283,7 +285,9 @@ class Search:
             if np.count_nonzero(shape & free) >= (1 - OVERLAP) * area:
                 chosen.append(masks[number])
                 free &= ~shape
-        return chosen
+            else:
+                overlapping += 1
+        return chosen, overlapping
 
     def _inside(self, shape: tuple[int, ...]) -> np.ndarray:
         """Which cells of a map of the window lie in the box."""

@@ -43,11 +43,12 @@ class DetectorError(ExpectedError):
 
     Attributes:
         passing: it may answer later, whatever it is asked: it is not there, or not in time.
+        late: it did not answer in time; it may be what it was asked about.
     """
 
-    def __init__(self, message: str, *, passing: bool = False) -> None:
+    def __init__(self, message: str, *, passing: bool = False, late: bool = False) -> None:
         super().__init__(message)
-        self.passing = passing
+        self.passing, self.late = passing, late
 
 
 class DetectorClient:
@@ -222,6 +223,7 @@ class DetectorClient:
                 f"{self.name} did not answer within {math.ceil(seconds)} s; try again, or give it "
                 "a faster machine.",
                 passing=True,
+                late=True,
             )
         return DetectorError(
             f"{self.name} cannot be reached ({type(error).__name__}); check DETECTOR_URL and that "

@@ -25,7 +25,13 @@ from backend.labelstudio.video_regions import new_region, video_results
 from backend.pixels.recipes import Frame, ImageRecipe, Picture, Video
 from backend.predict.dispatch import Dispatcher
 from backend.predict.find import Finder, NoDetector
-from backend.runs.prompt_sources import Place, Prompts, SourceOptions, SourceUnavailable
+from backend.runs.prompt_sources import (
+    Place,
+    Prompts,
+    SourceLate,
+    SourceOptions,
+    SourceUnavailable,
+)
 from backend.runs.run_request import RunError
 from backend.tracking.store import Sighting
 from backend.tracking.video import video_tag
@@ -101,9 +107,19 @@ class DetectorSource:
         try:
             return self._service.finder.find(task, tag, image, self._wanted, deadline, page=page)
         except DetectorError as error:
+            if error.late and self._is_there():
+                raise SourceLate(str(error)) from error
             if error.passing:
                 raise SourceUnavailable(str(error)) from error
             raise
+
+    def _is_there(self) -> bool:
+        """Whether the detector answers when it is asked for nothing much."""
+        try:
+            self._service.finder.check().check()
+        except DetectorError:
+            return False
+        return True
 
     def _new(
         self,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 
-from backend.engine.engine import MOST_OBJECTS
+from backend.engine.engine import MOST_OBJECTS, Everything
 from backend.engine.scheduler import Priority
 from backend.labelstudio.json_values import Results
 from backend.labelstudio.media_refs import MissingMedia, page_count
@@ -23,8 +22,6 @@ from backend.predict.everything_command import (
 from backend.runs.prompt_sources import OpenSource, Place, Prompts, SourceOptions
 from backend.runs.run_request import RunError
 from backend.tracking.store import Sighting
-
-logger = logging.getLogger(__name__)
 
 EVERYTHING = "everything"
 
@@ -53,11 +50,14 @@ class EverythingSource:
         """See ``PromptSource``."""
         marks: Results = []
         finished: Results = []
+        left_out: list[str] = []
         for tag in task.config.images:
-            (marks if tag.is_sequence else finished).extend(self._found(task, tag, until))
+            regions, everything = self._find(task, tag, until)
+            (marks if tag.is_sequence else finished).extend(regions)
+            left_out += _left_out(everything, f"<Image name={tag.name}>", self._most)
         if not task.config.images:
             return Prompts(nothing="no picture, and everything is for pictures and pages")
-        return Prompts(marks, finished)
+        return Prompts(marks, finished, left_out=left_out)
 
     def look(
         self, task: ProjectTask, place: Place, seen: Sequence[Sighting], until: float
@@ -65,13 +65,13 @@ class EverythingSource:
         """See ``PromptSource``; it is never asked."""
         return Prompts()
 
-    def _found(self, task: ProjectTask, tag: ImageTag, until: float) -> Results:
+    def _find(self, task: ProjectTask, tag: ImageTag, until: float) -> tuple[Results, Everything]:
         page = None
         if tag.is_sequence:
             page, count = page_index(self._page), page_count(task.data, tag)
             if page >= count:
                 raise MissingMedia(f"there is no page {self._page}: the pages are 1-{count}")
-        regions, everything = self._finder.find(
+        return self._finder.find(
             task,
             SearchedPlace(tag, page),
             label_for(self._label, task.config, tag),
@@ -80,15 +80,19 @@ class EverythingSource:
             until,
             most=self._most,
         )
-        if everything.more or everything.looked < 1:
-            logger.info(
-                "task %s: %d objects beyond the cap; %.0f%% of <Image name=%s> looked through",
-                task.task_id,
-                everything.more,
-                100 * everything.looked,
-                tag.name,
-            )
-        return regions
+
+
+def _left_out(everything: Everything, where: str, cap: int) -> list[str]:
+    """What a search has left out, in words."""
+    said = []
+    if everything.more:
+        said.append(f"{where}: {everything.more} objects beyond the {cap} of the cap")
+    if everything.overlapping:
+        covered = "masks that a better one or an annotation covers"
+        said.append(f"{where}: {everything.overlapping} {covered}")
+    if everything.looked < 1:
+        said.append(f"{where}: only {everything.looked:.0%} was looked through in the time")
+    return said
 
 
 def open_everything(finder: EverythingFinder) -> OpenSource:

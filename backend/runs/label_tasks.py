@@ -69,7 +69,7 @@ class LabelTasks:
         if made.nothing:
             return TaskEnd(TaskState.SKIPPED, UNMARKED + made.nothing)
         if not made.results:
-            return TaskEnd(TaskState.SKIPPED, "nothing was found")
+            return TaskEnd(TaskState.SKIPPED, "nothing was found", found=_result(made))
         number, mark = self._storing().put(
             of_run.task,
             made.results,
@@ -189,4 +189,5 @@ def _result(made: Labelled) -> TaskResult:
         count, total, least = objects.get(label, (0, 0.0, 1.0))
         objects[label] = count + 1, total + worst, min(least, worst)
     looks = [(each.object_id, each.label, each.frame, each.reason) for each in made.remarks]
-    return TaskResult(objects, looks[:KEPT_LOOKS], max(0, len(looks) - KEPT_LOOKS))
+    more = max(0, len(looks) - KEPT_LOOKS)
+    return TaskResult(objects, looks[:KEPT_LOOKS], more, left_out=made.left_out)

@@ -63,6 +63,7 @@ class Labelled:
         worst: per object, the predicted IoU (0 to 1) of its worst page, or second of a video.
         labels: per object, its label.
         nothing: why there was nothing to start from.
+        left_out: what the source found and left out, in words.
     """
 
     results: Results = field(default_factory=list)
@@ -70,6 +71,7 @@ class Labelled:
     labels: list[str] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
     nothing: str = ""
+    left_out: Sequence[str] = ()
 
     @property
     def score(self) -> float | None:
@@ -122,7 +124,9 @@ class Labeller:
         found = _asked_once(
             answers, "begin", lambda: self.source.begin(whole, time.monotonic() + SECONDS)
         )
-        work = _Task(self, task, answers, Labelled(nothing=found.nothing))
+        if self.stopping():
+            raise Stopped  # before the model is asked; what the source answered is kept
+        work = _Task(self, task, answers, Labelled(nothing=found.nothing, left_out=found.left_out))
         for result in found.finished:
             work.made.add_mask(result)
         marked = {region.to_name for region in read_video_regions(found.marks, config)}

@@ -31,6 +31,11 @@ class SourceUnavailable(ExpectedError):
     """A source cannot be asked at the moment, whatever the task: the run waits, and asks again."""
 
 
+class SourceLate(ExpectedError):
+    """A source that can be asked did not answer in time about a task: it is asked again a few
+    times, as it may be the task."""
+
+
 @dataclass(frozen=True)
 class SourceOptions:
     """What a run says to its source; each source takes what it knows.
@@ -74,11 +79,13 @@ class Prompts:
         finished: results on pictures that are masks already, with ids and scores; stored as they
             are.
         nothing: where both are empty, why, in words.
+        left_out: what the source found and left out, and why, in words.
     """
 
     marks: Results = field(default_factory=list)
     finished: Results = field(default_factory=list)
     nothing: str = ""
+    left_out: list[str] = field(default_factory=list)
 
 
 class PromptSource(Protocol):
@@ -103,6 +110,7 @@ class PromptSource(Protocol):
 
         Raises:
             SourceUnavailable: it cannot be asked now.
+            SourceLate: it did not answer in time about this task.
             ExpectedError: why it has nothing for this task.
         """
 

@@ -21,7 +21,7 @@ from backend.media.errors import MediaError, Reason
 from backend.predict.dispatch import Dispatcher
 from backend.runs.labeller import Stopped, TrackFailed
 from backend.runs.projects import Project, read_project
-from backend.runs.prompt_sources import OpenSource, SourceUnavailable
+from backend.runs.prompt_sources import OpenSource, SourceLate, SourceUnavailable
 from backend.runs.run_request import RunError
 from backend.runs.run_store import Mark, Run, RunState, RunStore, RunTask, TaskResult, TaskState
 from backend.runs.storing import TakenMeanwhile
@@ -412,4 +412,4 @@ def _may_pass(error: ExpectedError) -> bool:
         return error.status is not None and error.status >= 500
     if isinstance(error, MediaError):
         return error.reason in _PASSING
-    return isinstance(error, EngineError | TrackFailed)
+    return isinstance(error, EngineError | TrackFailed | SourceLate)

@@ -15,6 +15,7 @@ from backend.runs.warm_tasks import room_text
 
 LOOK_FIRST = 50  # tasks, the most doubtful first
 SHOWN_FAILURES = 100
+SHOWN_LEFT_OUT = 100  # tasks
 SHOWN_LOOKS = 5  # of a task, in text
 _AT_ONCE = 1000
 
@@ -64,26 +65,30 @@ def shown_task(task: RunTask) -> dict[str, Any]:
             for name, label, frame, reason in task.found.looks
         ],
         "more_looks": task.found.more_looks,
+        "left_out": list(task.found.left_out),
     }
 
 
 def report(
     run: Run, store: RunStore, mean_seconds: MeanSeconds, room: DiskRoom | None = None
 ) -> dict[str, Any]:
-    """What came of a run so far: per label its objects, and the tasks to look at first; of a dry
-    run, how long it would take.
+    """What came of a run so far: per label its objects, the tasks to look at first, and the first
+    of which something was left out; of a dry run, how long it would take.
 
     Args:
         room: for what the run encodes ahead, where it does.
     """
     labels: dict[str, tuple[int, float, float]] = {}
     doubtful: list[RunTask] = []
+    left_out: list[RunTask] = []
     pictures = frames = 0
     for task in every_task(run.id, store):
         for label, (count, total, worst) in task.found.objects.items():
             known = labels.get(label, (0, 0.0, 1.0))
             labels[label] = known[0] + count, known[1] + total, min(known[2], worst)
         pictures, frames = pictures + task.found.pictures, frames + task.found.frames
+        if task.found.left_out and len(left_out) < SHOWN_LEFT_OUT:
+            left_out.append(task)
         if task.score is not None:
             doubtful.append(task)
             if len(doubtful) > 4 * LOOK_FIRST:
@@ -97,6 +102,9 @@ def report(
         "failed": [
             {"task": task.task, "message": task.message}
             for task in store.tasks(run.id, state=TaskState.FAILED, limit=SHOWN_FAILURES)
+        ],
+        "left_out": [
+            {"task": task.task, "messages": list(task.found.left_out)} for task in left_out
         ],
         "estimate": None,
     }
@@ -131,6 +139,9 @@ def report_text(run: dict[str, Any], found: dict[str, Any]) -> str:
     if found["failed"]:
         lines += ["", "Tasks that failed"]
         lines += [f"  task {each['task']}: {each['message']}" for each in found["failed"]]
+    if found["left_out"]:
+        lines += ["", "What was found and left out"]
+        lines += [f"  task {e['task']}: {'; '.join(e['messages'])}" for e in found["left_out"]]
     return "\n".join(lines) + "\n"
 
 

@@ -99,6 +99,7 @@ class TaskResult:
         looks: object, label, page or frame (None on an image), reason; of the first ones.
         more_looks: how many are left out.
         pictures, frames: how many the model looked at, or would.
+        left_out: what the source found and left out, in words.
     """
 
     objects: Mapping[str, tuple[int, float, float]] = field(default_factory=dict)
@@ -106,6 +107,7 @@ class TaskResult:
     more_looks: int = 0
     pictures: int = 0
     frames: int = 0
+    left_out: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

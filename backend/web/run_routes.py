@@ -9,11 +9,11 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
+from backend.expected import ExpectedError
 from backend.labelstudio.client import LabelStudioError
 from backend.labelstudio.json_values import whole_number
 from backend.predict.dispatch import BadRequest
 from backend.runs.command_line import CommandError
-from backend.runs.run_request import RunError
 from backend.runs.run_store import RunState, TaskState
 from backend.runs.runs import Runs
 from backend.settings import SettingsError
@@ -87,7 +87,7 @@ def _add_errors(routes: Blueprint) -> None:
     def no_run(error: KeyError) -> Response:
         return refuse(HTTPStatus.NOT_FOUND, "there is no such run")
 
-    @routes.errorhandler(RunError)
+    @routes.errorhandler(ExpectedError)  # of whatever is asked before a run is queued
     @routes.errorhandler(CommandError)
     def not_possible(error: Exception) -> Response:
         return refuse(HTTPStatus.BAD_REQUEST, str(error))

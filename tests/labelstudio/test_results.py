@@ -18,7 +18,7 @@ from label_studio_sdk.label_interface import LabelInterface
 from backend.labelstudio.brush_rle import encode_brush
 from backend.labelstudio.commands import STATUS_PREFIX
 from backend.labelstudio.geometry import Box
-from backend.labelstudio.label_config import parse_label_config
+from backend.labelstudio.label_config import RecentConfigs, parse_label_config
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.labelstudio.write_results import (
     LabelMismatch,
@@ -72,6 +72,21 @@ def test_outlines_come_back_nearly(tag):
     results = answer(mask, tag)
     assert iou(together(results), mask) >= 0.98
     assert all(result["value"]["closed"] is True for result in results)
+
+
+@pytest.mark.parametrize(
+    ("tag", "key"), [("PolygonLabels", "points"), ("VectorLabels", "vertices")]
+)
+def test_the_detail_of_the_settings_rules_the_corners(tag, key):
+    xml = f"""<View><Image name="img" value="$image"/>
+      <{tag} name="answer" toName="img"><Label value="Cat"/></{tag}></View>"""
+    corners, alike = [], []
+    for detail in (0.5, None, 2.0, 6.0):
+        [result] = answer(blob(), config=RecentConfigs(detail).parse(xml))
+        corners.append(len(result["value"][key]))
+        alike.append(iou(region_mask(result), blob()))
+    assert corners[0] >= corners[1] > corners[2] > corners[3]
+    assert alike[1] >= 0.98
 
 
 def test_rectangle_is_the_tight_box():

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from backend.labelstudio.detector_client import DetectorClient, DetectorError
 from backend.labelstudio.keyframes import box_at, read_sequence
+from backend.runs.run import ATTEMPTS
 from benchmarks.support.recording_server import RecordingServer, Reply, Seen, recording_server
 from tests.command_line import LabelStudio, use_fake_model
 from tests.labelstudio.masks import region_mask
@@ -223,6 +225,42 @@ def test_a_detector_that_fails_on_a_picture_fails_that_task(
     name = service.start(source="detector")
     service.until(name, lambda now: now["state"] in ("done", "failed"))
     assert "answered 422" in service.messages(name)[1]
+
+
+def test_a_picture_that_a_detector_is_always_late_with_fails_and_the_run_goes_on(
+    service: Service,
+    label_studio: LabelStudio,
+    addresses: list[str],
+    detector: Detector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    label_studio.add_project(5, IMAGE)
+    for number in (1, 2):
+        label_studio.add_task(number, 5, {"image": addresses[number]})
+    detector.find = lambda number: [rectangle("cat", 10, 10, 30, 50)]
+    client, late_with = service.dispatcher.finder.check(), [1, 2]
+    asked: list[int] = []
+
+    def predict(task: Any, *args: Any) -> Any:
+        asked.append(task["id"])
+        if task["id"] in late_with:
+            raise DetectorError(
+                "The detector did not answer within 100 s.", passing=True, late=True
+            )
+        return DetectorClient.predict(client, task, *args)
+
+    def gone() -> str:
+        raise DetectorError("The detector cannot be reached.", passing=True)
+
+    monkeypatch.setattr(client, "predict", predict)
+    monkeypatch.setattr(client, "check", gone)
+    name = service.start(source="detector", concurrency=1)
+    service.until(name, lambda now: now["state"] == "waiting" and len(asked) > 2 * ATTEMPTS)
+    late_with.remove(2)
+    monkeypatch.setattr(client, "check", lambda: "")
+    service.ended(name)
+    assert service.messages(name)[1].startswith("failed: The detector did not answer within 100 s.")
+    assert len(stored(label_studio, 2)["result"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -42,11 +42,12 @@ class Searched:
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
+        self.looked, self.overlapping = 1.0, 0
 
     def __call__(self, image: Any, priority: Priority, timeout: float, **how: Any) -> Everything:
         self.asked.append((image.address, priority, how))
         answers = [Answer(PackedMask.pack(mask), 0.8) for mask in self.masks][: how["most"]]
-        return Everything(tuple(answers), 3 - len(answers), 1.0)
+        return Everything(tuple(answers), 3 - len(answers), self.looked, self.overlapping)
 
 
 @pytest.fixture
@@ -102,6 +103,24 @@ def test_on_sequences_the_masks_of_one_page_are_tracked(
     results = stored(label_studio, 7)["result"]
     assert sorted(each["item_index"] for each in results) == sorted(2 * [1, 2, 3, 4])
     assert {each["value"]["brushlabels"][0] for each in results} == {"Dust"}
+
+
+def test_the_report_says_what_was_left_out(
+    service: Service, label_studio: LabelStudio, addresses: list[str], searched: Searched
+) -> None:
+    label_studio.add_project(5, IMAGE)
+    label_studio.add_task(10, 5, {"image": addresses[0]})
+    searched.looked, searched.overlapping = 0.5, 4
+    run = service.run(source="everything", label="Cell", cap=2)
+    found = service.get(run["id"], "/report")
+    cap, overlap, time = (f"<Image name=image>: {said}" for said in (
+        "1 objects beyond the 2 of the cap",
+        "4 masks that a better one or an annotation covers",
+        "only 50% was looked through in the time",
+    ))  # fmt: skip
+    assert found["left_out"] == [{"task": 10, "messages": [cap, overlap, time]}]
+    assert f"  task 10: {cap}; {overlap}; {time}\n" in found["text"]
+    assert found["look_first"][0]["left_out"] == [cap, overlap, time]
 
 
 def test_a_dry_run_looks_at_nothing(

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import requests
 
+from backend.expected import ExpectedError
 from backend.labelstudio.project_task import ProjectTask
 from backend.runs.prompt_sources import Place, Prompts, SourceOptions, SourceUnavailable
 from backend.runs.run_store import Mark, RunState, RunStore, TaskState
@@ -465,8 +467,12 @@ class Finder:
     def __init__(self, options: SourceOptions) -> None:
         self.asked: list[tuple[int, list[str]]] = []
         self.is_down = False
+        self.is_asked, self.begun = threading.Event(), threading.Event()
+        self.begun.set()
 
     def begin(self, task: ProjectTask, until: float) -> Prompts:
+        self.is_asked.set()
+        self.begun.wait(PATIENCE)
         if self.is_down:
             raise SourceUnavailable("The detector does not answer.")
         return Prompts(finished=brush_on_image() if "image" in task.data else [])
@@ -526,6 +532,29 @@ def test_a_source_that_goes_away_is_waited_for(
     assert "The detector does not answer." in now["message"]
     finder.is_down = False
     assert service.ended(run)["counts"]["stored"] == 6
+
+
+def test_what_a_source_says_to_a_request_is_its_answer(
+    service: Service, images: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(options: SourceOptions) -> Any:
+        raise ExpectedError("The words are too long.")
+
+    monkeypatch.setattr(service.runs, "_sources", {"finder": refuse})
+    reply = service.client.post("/runs", json={"project": 5, "source": "finder"})
+    assert (reply.status_code, reply.json["error"]) == (400, "The words are too long.")
+
+
+def test_cancelled_while_a_source_answers_the_model_is_not_asked(
+    service: Service, label_studio: LabelStudio, images: list[int], finder: Finder
+) -> None:
+    finder.begun.clear()
+    run = service.start(source="finder", tasks=[10])
+    until(lambda: finder.is_asked.is_set())
+    service.post(run, "cancel")
+    finder.begun.set()
+    service.until(run, lambda now: now["under_way"] == 0)
+    assert labelled(label_studio) == []
 
 
 def test_what_a_source_said_is_not_asked_for_again(
