@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import requests
 from playwright.sync_api import BrowserContext
 
 from backend import __version__
+from backend.predict.retrieve import NEXT
 from benchmarks.load.runs import box_around_disc, box_result
-from benchmarks.support.server import CONFIG, disc
+from benchmarks.support.server import CONFIG, body, disc
 from tests.e2e.services import Services
 from tests.waiting import PATIENCE, until
 
@@ -52,6 +54,7 @@ def test_killed_on_the_way_each_task_has_one_prediction_and_the_doubtful_come_fi
     services: Services, project: tuple[int, list[int]], browser_context: BrowserContext
 ) -> None:
     number, tasks = project
+    encodes_what_is_opened_next(services, number, tasks)
     run = ask(services, "POST", "/runs", json={"project": number, "concurrency": 1})["id"]
     until(lambda: ask(services, "GET", f"/runs/{run}")["counts"]["stored"] >= 1)
     services.kill_backend()
@@ -75,6 +78,30 @@ def test_killed_on_the_way_each_task_has_one_prediction_and_the_doubtful_come_fi
     shown = shown_scores(services, browser_context, number)
     assert next(iter(shown)) == tasks[DOUBTFUL]
     assert shown == pytest.approx(scores, abs=0.006)
+
+
+def encodes_what_is_opened_next(services: Services, project: int, tasks: list[int]) -> None:
+    """Opening a task has its picture encoded, and those of the next ones in the order in which
+    Label Studio shows tasks."""
+    listed = services.api.request("GET", f"/api/tasks/?project={project}")["tasks"]
+    assert [each["id"] for each in listed] == tasks
+
+    def opens(number: int, expected: int) -> None:
+        task = {"id": listed[number]["id"], "data": listed[number]["data"]}
+        ask(services, "POST", "/predict", json=body(task, None, project=f"{project}.100"))
+        until(lambda: encoded(services) >= expected)
+        assert encoded(services) == expected
+
+    before = encoded(services)
+    opens(1, before + 1 + NEXT)
+    opens(2, before + 2 + NEXT)  # all but the last one are there already
+
+
+def encoded(services: Services) -> int:
+    """Pictures that the backend has encoded since its start."""
+    text = requests.get(services.backend.url + "/metrics", timeout=PATIENCE).text
+    counts = re.findall(r'^sam2_stage_seconds_count\{stage="encode"\} (\d+)', text, re.MULTILINE)
+    return int(counts[0]) if counts else 0
 
 
 def shown_scores(
