@@ -2,9 +2,11 @@
 
     python -m benchmarks.gpu [--part right|fast|service ...] [--variants NAME ...] [--out FOLDER]
 
-Each part takes at most ten minutes on one card; a peer that is not installed leaves its rows out,
-and says so. Exits with 1 where a bound is missed. ``--out`` takes ``gpu.json``, and ``gpu.md`` with
-the table of docs/measurements/gpu.md. ``--device cpu`` tries the script itself without a GPU.
+Each part ends after ``--limit`` seconds, and says that it had no time for more; ``--variants`` asks
+for a few of them. A peer that is not installed leaves its rows out, and says so. Exits with 1 where
+a bound is missed. ``--out`` takes ``gpu.json``, and ``gpu.md`` with the table of
+docs/measurements/gpu.md, written anew after every row. ``--device cpu`` tries the script itself
+without a GPU.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=20.0, help="of clicks (20)")
     parser.add_argument("--frames", type=int, default=5000, help="of the long track (5000)")
+    parser.add_argument("--limit", type=float, default=570.0, help="seconds of a part (570)")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, help="folder for gpu.json and gpu.md")
     given = parser.parse_args(arguments)
@@ -65,15 +68,23 @@ def main(arguments: list[str] | None = None) -> int:
         for row in parts[part]():
             print("  ".join(str(value) for value in asdict(row).values() if value), flush=True)
             found.append(row)
+            _write(given.out, found, device)
+            if time.monotonic() - begun > given.limit:
+                found.append(Row.missing(part, "what comes after that", "no time was left"))
+                break
         found.append(Row(part, "seconds that this part took", f"{time.monotonic() - begun:.0f}"))
-    text = _report(found, device)
-    print(f"\n{text}")
-    if given.out is not None:
-        given.out.mkdir(parents=True, exist_ok=True)
-        (given.out / "gpu.md").write_text(text, encoding="utf-8")
-        values = {"machine": _machine(device), "rows": [asdict(row) for row in found]}
-        (given.out / "gpu.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
+    _write(given.out, found, device)
+    print(f"\n{_report(found, device)}")
     return int(any(row.ok is False for row in found))
+
+
+def _write(folder: Path | None, found: list[Row], device: torch.device) -> None:
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "gpu.md").write_text(_report(found, device), encoding="utf-8")
+    values = {"machine": _machine(device), "rows": [asdict(row) for row in found]}
+    (folder / "gpu.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 def _report(found: list[Row], device: torch.device) -> str:

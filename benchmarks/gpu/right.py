@@ -22,6 +22,7 @@ PART = "right"
 MOST_ERROR = 1e-3  # of float32, as a fraction of the largest value
 LEAST_IOU, MOST_J = 0.98, 0.005  # of half precision with real weights
 FRAMES = 8
+SMALLER = 512  # pixels, of tracks of many objects that the CPU follows, too
 FRAMES_OF_CLIP = 40
 HALF = (torch.bfloat16, torch.float16)
 
@@ -34,11 +35,12 @@ def rows(variants: list[str], device: torch.device, objects: list[int]) -> Rows:
     yield from _real_masks(device)
     yield _no_hidden_wait(device)
     yield _full_device(device)
+    yield from _engine(device)
 
 
-def _random(name: str, device: torch.device, dtype: torch.dtype) -> SAM2:
+def _random(name: str, device: torch.device, dtype: torch.dtype, size: int | None = None) -> SAM2:
     settle_kernels(device, dtype)
-    model = SAM2(VARIANTS[name]).eval()
+    model = SAM2(VARIANTS[name], size).eval()
     model.load_state_dict(draw_weights(model.state_dict(), seed=0))
     model.compute_dtype = dtype
     return model.to(device)
@@ -56,7 +58,11 @@ def _like_the_cpu(name: str, device: torch.device, objects: list[int]) -> Rows:
         for model, found in ((here, ours), (there, theirs))
     ]
     yield Row.at_most(PART, f"{name}: a click's logits, float32", _error(*click), MOST_ERROR)
+    small = min(VARIANTS[name].image_size, SMALLER)
     for count in objects:
+        if count > 1 and here.image_size != small:  # the CPU has to do the same in minutes
+            cpu = torch.device("cpu")
+            here, there = (_random(name, each, torch.float32, small) for each in (device, cpu))
         a, b = (_tracked(model, count) for model in (here, there))
         what = f"{name}: {FRAMES} tracked frames of {count} objects, float32"
         yield Row.at_most(PART, what, _error(a, b), MOST_ERROR)
@@ -155,6 +161,40 @@ def _no_hidden_wait(device: torch.device) -> Row:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     return Row(PART, what, "0", "none", ok=True)
+
+
+def _engine(device: torch.device) -> Rows:
+    """The engine's own ways on the device: a frame ahead, weights that are replaced, bounds."""
+    what = "engine: tracked masks that differ from those of the network alone"
+    try:
+        from benchmarks.gpu.engine import SIDE, Bench
+        from sam2model.transfer import PINNED_BYTES, pinned_bytes
+    except ImportError as error:
+        yield Row.missing(PART, what, error)
+        return
+    bench = Bench("demo", device)
+    try:
+        found = bench.followed(2, FRAMES + 1)
+        model = build_model("demo", device=device)
+        model.narrow()
+        tracker = VideoTracker(model, MovingDiscs(FRAMES + 1, SIDE), history_frames=16)
+        for each in range(2):
+            tracker.prompt(0, str(each), box=[20 + 8 * each, 30, 120 + 8 * each, 160])
+        alone = [step.masks for step in tracker.propagate(0)]
+        differing = sum(
+            int((each.mask.unpack() != mask).sum())
+            for (_, objects), masks in zip(found, alone, strict=True)
+            for each, mask in zip(objects, masks, strict=True)
+        )
+        yield Row.at_most(PART, what, differing, 0)
+        before = bench.answer(0, 100)
+        bench.engine.replace(bench.choice)
+        changed = int((bench.answer(0, 100) != before).sum())
+        yield Row.at_most(PART, "engine: pixels that change with the same weights", changed, 0)
+        held = pinned_bytes() / 1e6
+        yield Row.at_most(PART, "engine: pinned host memory, MB", held, 2 * PINNED_BYTES / 1e6)
+    finally:
+        bench.close()
 
 
 def _full_device(device: torch.device) -> Row:

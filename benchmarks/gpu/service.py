@@ -1,4 +1,5 @@
-"""The service on a device: clicks through gunicorn, and the memory of a long track."""
+"""The service on a device: clicks through gunicorn, clicks beside two tracks, a video file to its
+prediction beside the network alone, and the memory of a long track."""
 
 from __future__ import annotations
 
@@ -18,10 +19,18 @@ from sam2model import VideoTracker, build_model
 PART = "service"
 CLIENTS = (1, 8, 32)
 PICTURES = 16
+VIDEO_FRAMES, ROUNDS = 200, 2
 
 
 def rows(variant: str, device: torch.device, seconds: float, frames: int) -> Rows:
-    """Clicks of several clients at a time, then a long track."""
+    """All of it."""
+    yield from _served(variant, device, seconds)
+    yield from _beside_tracks(variant, device, seconds)
+    yield from _video(variant, device)
+    yield from _long_track(device, frames)
+
+
+def _served(variant: str, device: torch.device, seconds: float) -> Rows:
     try:
         from benchmarks.support.server import Server
     except ImportError as error:
@@ -36,7 +45,62 @@ def rows(variant: str, device: torch.device, seconds: float, frames: int) -> Row
                     yield from _clicks(server, clients, seconds, device)
             finally:
                 server.stop()
-    yield from _long_track(device, frames)
+
+
+def _beside_tracks(variant: str, device: torch.device, seconds: float) -> Rows:
+    """Clicks at the engine, on an idle one and while two tracks run."""
+    what = "clicks beside two tracks"
+    try:
+        from benchmarks.gpu.engine import Bench
+    except ImportError as error:
+        yield Row.missing(PART, what, error)
+        return
+    bench = Bench(variant, device)
+    try:
+        for tracks in (0, 2):
+            with bench.tracking(tracks) as tracked:
+                until = time.monotonic() + seconds
+                first: list[float] = []
+                further: list[float] = []
+                while time.monotonic() < until or not further:
+                    seed = len(first)
+                    first.append(bench.click(seed, 100))
+                    further.append(bench.click(seed, 140))
+            for kind, times in (("first", first), ("further", further)):
+                p50, p95 = statistics.median(times), sorted(times)[int(0.95 * len(times))]
+                shown = f"{1000 * p50:.1f} and {1000 * p95:.1f} ms"
+                yield Row(PART, f"{tracks} tracks: {kind} click at the engine, p50 and p95", shown)
+            if tracks:
+                yield Row(PART, f"{tracks} tracks: frames a second", f"{tracked() / seconds:.1f}")
+    finally:
+        bench.close()
+
+
+def _video(variant: str, device: torch.device) -> Rows:
+    """From a file to the stored prediction, beside the network alone."""
+    what = "video to prediction"
+    try:
+        from benchmarks.speed import video_to_prediction as through
+        from benchmarks.support.moving_clip import MovingClip
+    except ImportError as error:
+        yield Row.missing(PART, what, error)
+        return
+    clip = MovingClip(VIDEO_FRAMES, 1280, 720)
+    with tempfile.TemporaryDirectory() as folder:
+        measured = through.rows(
+            variant, clip, [1, 2], Path(folder) / "video", rounds=ROUNDS, device=str(device)
+        )
+        for row, _ in measured:
+            found = dict(zip(through.HEAD, row, strict=True))
+            each = f"{what}, {found['objects']} objects"
+            for name in ("network alone, frames/s", "service, frames/s", "differing"):
+                yield Row(PART, f"{each}: {name}", found[name])
+            share = float(found["share, %"])
+            title = f"{each}: share of the network's rate, %"
+            if device.type == "cuda":
+                yield Row.at_least(PART, title, share, 85)
+            else:
+                yield Row(PART, title, f"{share:.0f}")
 
 
 def _clicks(server: object, clients: int, seconds: float, device: torch.device) -> Rows:

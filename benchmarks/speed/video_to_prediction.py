@@ -204,6 +204,7 @@ def rows(
     *,
     rounds: int = 2,
     dtype: str = "auto",
+    device: str = "auto",
 ) -> Iterator[tuple[list[str], list[str]]]:
     """For each number of objects, a row of the table and one of the table of what is around.
 
@@ -212,8 +213,8 @@ def rows(
         rounds: turns that count; one goes before them.
     """
     weights = _weights(variant, folder)
-    model = build_model(variant, checkpoint=weights, dtype=dtype)
-    settings = {"SAM2_VARIANT": variant, "SAM2_DTYPE": dtype}
+    model = build_model(variant, checkpoint=weights, dtype=dtype, device=device)
+    settings = {"SAM2_VARIANT": variant, "SAM2_DTYPE": dtype, "SAM2_DEVICE": device}
     if weights is not None:
         settings["SAM2_CHECKPOINT"] = str(weights)
     with TrackingService(folder / "service", clip, settings) as service:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import site
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -30,6 +31,7 @@ HEIGHT, WIDTH = 240, 320
 TRACEBACK = "Traceback (most recent call last)"
 # What torch may use of the CPU, see its documentation and oneDNN's.
 _INSTRUCTION_SET = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+_WHERE = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "PYTHONPATH")  # the card, and what drives it
 # A thread or process that ends while it is read.
 _GONE = (FileNotFoundError, ProcessLookupError)
 
@@ -60,7 +62,8 @@ class Server(Child):
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(folder),
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-            **{name: os.environ[name] for name in _INSTRUCTION_SET if name in os.environ},
+            "PYTHONUSERBASE": site.getuserbase(),  # packages that a user installed
+            **{n: os.environ[n] for n in (*_INSTRUCTION_SET, *_WHERE) if n in os.environ},
             "HOST": "127.0.0.1",
             "PORT": str(port),
             "CACHE_DIR": str(folder / "cache"),
