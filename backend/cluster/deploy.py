@@ -38,6 +38,8 @@ START_SECONDS = 60.0
 HEAD_SECONDS = 3.0
 JOIN_SECONDS = 5.0  # between two attempts
 END_SECONDS = 3.0  # of a node, before it is killed
+# A head that is started again knows none of the nodes that it had: they have nothing to wait for.
+_OF_NODES = {"RAY_gcs_rpc_server_reconnect_timeout_s": "20"}
 _STORE_BYTES = 100 * 1024 * 1024  # of shared memory for large objects, of which there are none
 _PR_SET_PDEATHSIG = 1
 # Ray takes 127.0.0.1 for a mistake, and puts the machine's public address in its place.
@@ -371,10 +373,16 @@ def join(settings: Settings, head: str) -> int:
     Raises:
         ClusterError: that cannot be.
     """
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which make sends a second time
+        raise SystemExit(0)
+
     check_cluster(settings, head)
     head = head_address(head)
     set_environment(token_file(settings, make=False))
     node = Node.of(settings, own_host(head))
+    signal.signal(signal.SIGTERM, stop)
     while True:
         logger.info("joining %s with %d replicas", head, node.replicas)
         with tempfile.TemporaryFile() as output:
@@ -400,6 +408,7 @@ def start_node(node: Node, head: str, output: IO[bytes]) -> subprocess.Popen[byt
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
+        env={**os.environ, **_OF_NODES},
         preexec_fn=end_with_parent,
         start_new_session=True,
     )

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException, RequestCancelledError
 
 from backend.cluster.deploy import APPLICATION, Cluster, Declaration
@@ -95,6 +95,7 @@ class RayEngine:
         self.family = choice.family or choice.version
         self.name = uuid.uuid4().hex[:12]
         self._cluster, self._declared = cluster, declared
+        self._choice = choice
         self._link: _Link | None = None
         self._vitals: Sequence[Vitals] = ()
         self._silent: frozenset[str] = frozenset()  # replicas that give no answer
@@ -146,14 +147,11 @@ class RayEngine:
 
     def embed(self, image: ImageRecipe, priority: Priority, timeout: float) -> None:
         """See ``Engine``."""
-        self._ask(image, "embed", timeout, lambda left: (image, priority, left))
+        self._ask(_media_key(image), timeout, "embed", image, priority)
 
     def disk_room(self, timeout: float) -> DiskRoom:
         """See ``Engine``; that of one machine, which is what a picture has."""
-        deadline = time.monotonic() + timeout
-        asked = caller(), "disk_room", timeout
-        link, place = self._ready(deadline), by_media("disk")
-        found: DiskRoom = self.call(link, place, "ask", *asked, until=deadline)
+        found: DiskRoom = self._ask("disk", timeout, "disk_room")
         return found
 
     def answer(
@@ -162,45 +160,27 @@ class RayEngine:
         prompts: Sequence[ObjectPrompt],
         priority: Priority,
         timeout: float,
-        *,
-        zoom: bool = False,
-        refine: bool = False,
+        **options: bool,
     ) -> list[Outcome]:
         """See ``Engine``."""
-        asked = tuple(prompts)
-        options = {"zoom": zoom, "refine": refine}
-        found: list[Outcome] = self._ask(
-            image, "answer", timeout, lambda left: (image, asked, priority, left), **options
-        )
+        asked = image, tuple(prompts), priority
+        found: list[Outcome] = self._ask(_media_key(image), timeout, "answer", *asked, **options)
         return found
 
     def correct(
         self, image: ImageRecipe, prompt: ObjectPrompt, seen: TrackedPage, timeout: float
     ) -> Answer:
         """See ``Engine``."""
-        found: Answer = self._ask(
-            image, "correct", timeout, lambda left: (image, prompt, seen, left)
-        )
+        found: Answer = self._ask(_media_key(image), timeout, "correct", image, prompt, seen)
         return found
 
     def everything(
-        self,
-        image: ImageRecipe,
-        priority: Priority,
-        timeout: float,
-        *,
-        stopped: Callable[[], bool] = lambda: False,
-        **options: Any,
+        self, image: ImageRecipe, priority: Priority, timeout: float, **options: Any
     ) -> Everything:
         """See ``Engine``."""
+        asked = "everything", image, priority
         found: Everything = self._ask(
-            image,
-            "everything",
-            timeout,
-            lambda left: (image, priority, left),
-            stopped=stopped,
-            key=uuid.uuid4().hex,
-            **options,
+            _media_key(image), timeout, *asked, key=uuid.uuid4().hex, **options
         )
         return found
 
@@ -219,13 +199,12 @@ class RayEngine:
         Raises:
             EngineError: a replica could not load them; all have the present ones again.
         """
-        before = self._declared
-        self._declare(replace(before, choice=choice))
+        before, self._choice = self._choice, choice
         until = time.monotonic() + REPLACE_SECONDS
         while not self._stopping.is_set():
             vitals = self._vitals
             if any(each.refused == choice.version for each in vitals):
-                self._declare(replace(self._declared, choice=before.choice))
+                self._choice = before
                 raise EngineError(f"a replica could not load {choice.version}; its log says why")
             if vitals and all(each.version == choice.version for each in vitals):
                 self.model_version = choice.version
@@ -253,27 +232,19 @@ class RayEngine:
     # --- calls
 
     def _ask(
-        self,
-        image: ImageRecipe,
-        method: str,
-        timeout: float,
-        arguments: Callable[[float], tuple[Any, ...]],
-        **options: Any,
+        self, medium: str, timeout: float, method: str, *arguments: Any, **options: Any
     ) -> Any:
-        """One answer of the replica that has the picture, or had it have to be; of another one
+        """One answer of the replica that has the medium, or had it have to be; of another one
         where that goes away meanwhile, as long as there is time."""
         deadline = time.monotonic() + timeout
         while True:
             link = self._ready(deadline)
             silent = self._silent
-            place = by_media(_media_key(image), silent)
             left = deadline - time.monotonic()
-            there = max(left - min(0.25, left / 10), 0.0)  # its answer has to come back
+            options["timeout"] = max(left - min(0.25, left / 10), 0.0)  # it has to come back
+            asked = by_media(medium, silent), "ask", caller(), method, *arguments
             try:
-                asked = caller(), method, *arguments(there)
-                return self.call(
-                    link, place, "ask", *asked, until=deadline, silent=silent, **options
-                )
+                return self.call(link, *asked, until=deadline, silent=silent, **options)
             except Moved as error:
                 logger.warning("a replica has gone away; asking another one")
                 if deadline - time.monotonic() < 2 * POLL_SECONDS:
@@ -417,13 +388,16 @@ class RayEngine:
             return
         self._missed = 0
         shares, gpus = self._cluster.shares()
-        declared = replace(self._declared, replicas=gpus or shares, gpus=gpus > 0)
+        declared = replace(
+            self._declared, choice=self._choice, replicas=gpus or shares, gpus=gpus > 0
+        )
         if not declared.replicas:
             self._vitals = ()
             self._tell("no machine of the cluster offers a replica yet: see make join")
             return
         if declared != self._declared:
-            self._declare(declared)
+            declare(declared.as_data())
+            self._declared = declared
         if link.handle is None:
             link = self._link = _Link(handle_of_replicas(APPLICATION), link.lost)
         vitals: Sequence[Vitals] = ()
@@ -439,10 +413,6 @@ class RayEngine:
             self._silent = names_of_replicas(link.handle) & (known - answered)
             self._vitals, self._failed = vitals, failed
         self._tell("")
-
-    def _declare(self, declared: Declaration) -> None:
-        declare(declared.as_data())
-        self._declared = declared
 
     def _why_none(self) -> str:
         """Why no replica starts, where its model is the reason."""
@@ -488,7 +458,7 @@ class RayTracker:
         self._stream = engine.stream(link, caller(), engine.name, frames, chosen)
         try:
             with engine.counted(link):
-                self._key: str = opened(next(self._stream))
+                self._key, self.weights = opened(next(self._stream))
         except ExpectedError:
             raise
         except Exception as error:
@@ -546,7 +516,7 @@ def moved(error: Exception) -> Exception:
     if isinstance(error, RayTaskError):
         cause = error.cause
         return cause if isinstance(cause, ExpectedError) else error
-    if isinstance(error, ActorDiedError):
+    if isinstance(error, RayActorError):
         return Moved(died=True)
     if isinstance(error, RayError | RayServeException | RequestCancelledError):
         return Moved()

@@ -75,6 +75,7 @@ class Replica:
         self._metrics = Metrics()
         self._refused = ""
         self._pool = ThreadPoolExecutor(CALLS, "call")
+        self._loading = ThreadPoolExecutor(1, "loading")
         self._sessions: dict[str, _Session] = {}
         self._halts: dict[str, threading.Event] = {}  # of what was asked, by its key
         self._heard: dict[str, float] = {}  # fronts, and when they were heard of
@@ -82,28 +83,34 @@ class Replica:
         self._name, self._node = context.replica_id.unique_id, get_node_ip_address()
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
-        """Serve's: load the model that is declared, or replace the present one by it.
+        """Serve's: load what is declared, or begin to replace the present model by it: Serve
+        gives no calls to a replica that has not returned from here.
 
         Raises:
             NotReady: the first one cannot be loaded; the replica does not start.
         """
         choice = choice_from_data(config["choice"])
-        await self._work(partial(self._use, choice))
-
-    def _use(self, choice: ModelChoice) -> None:
         if self._engine is None:
-            self._engine, self._metrics = self._make(choice)
-            try:
-                self._engine.wait_ready(LOAD_SECONDS)
-            except NotReady as error:
-                raise NotReady(f"{MARKER}{error}") from None
-        elif choice.version != self._engine.model_version:
-            self._refused = ""
-            try:
-                self._engine.replace(choice)
-            except Exception:  # thread boundary: the model in use stays, and whoever asks is told
-                self._refused = choice.version
-                logger.exception("%s cannot be loaded; the model stays as it is", choice.version)
+            await self._work(partial(self._load, choice))
+        else:
+            self._loading.submit(self._replace, choice)
+
+    def _load(self, choice: ModelChoice) -> None:
+        self._engine, self._metrics = self._make(choice)
+        try:
+            self._engine.wait_ready(LOAD_SECONDS)
+        except NotReady as error:
+            raise NotReady(f"{MARKER}{error}") from None
+
+    def _replace(self, choice: ModelChoice) -> None:
+        self._refused = ""
+        if choice.version == self.engine.model_version:
+            return
+        try:
+            self.engine.replace(choice)
+        except Exception:  # thread boundary: the model in use stays, and whoever asks is told
+            self._refused = choice.version
+            logger.exception("%s cannot be loaded; the model stays as it is", choice.version)
 
     def check_health(self) -> None:
         """Serve's, now and then: it starts the replica anew where this raises."""
@@ -128,9 +135,9 @@ class Replica:
 
     async def track(
         self, who: Caller, front: str, frames: FramesRecipe, chosen: Sequence[int] | None
-    ) -> AsyncIterator[str | Failure]:
-        """Open a tracker, and keep it for as long as this stream is read: its name comes first,
-        and nothing after it."""
+    ) -> AsyncIterator[tuple[str, str] | Failure]:
+        """Open a tracker, and keep it for as long as this stream is read: its name and weights come
+        first, and nothing after them."""
         opened = await self._answer(who, partial(self.engine.open_tracker, frames, chosen))
         if isinstance(opened, Failure):
             yield opened
@@ -140,7 +147,7 @@ class Replica:
         key = f"{self._name}/{id(session)}"
         self._sessions[key] = session
         try:
-            yield key
+            yield key, opened.weights
             await session.ended.wait()
         finally:
             self._sessions.pop(key, None)
@@ -176,7 +183,9 @@ class Replica:
     async def _tracked(self, key: str, call: Callable[[_Session], Future[Any]]) -> Any:
         session = self._sessions.get(key)
         if session is None:
-            return Failure(Moved())
+            # Serve sends a call again where a replica ended before it said that it has taken it.
+            elsewhere = key.partition("/")[0] != self._name
+            return Failure(Moved(died=elsewhere))
         try:
             return await asyncio.wrap_future(call(session))
         except ExpectedError as error:

@@ -20,6 +20,8 @@ from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
 from ray.serve.request_router import PendingRequest, ReplicaID, RunningReplica
 from ray.serve.schema import ServeDeploySchema
 
+AWAY_SECONDS = 30.0
+"""How long a replica is waited for that Serve has taken out, as it does while it changes it."""
 ANY_TRACK = "track"
 """The call of a tracker that begins: to the replica with the least to do."""
 _REPLICA = "replica "
@@ -43,6 +45,24 @@ class MediaRouter(ConsistentHashRouter):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._coming: Counter[ReplicaID] = Counter()  # trackers that were given a replica just now
+        self._away: list[RunningReplica] = []
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        """See ``RequestRouter``. One that is left out, and not known to be dead, keeps its pictures
+        and trackers for a while: it may be back in a moment, with what is declared anew."""
+        there = {each.replica_id for each in replicas}
+        self._away = [each for name, each in self._replicas.items() if name not in there]
+        if self._away:
+            self._event_loop.call_later(AWAY_SECONDS, self._give_up, self._away)
+        super().update_replicas([*replicas, *self._away])
+
+    def _give_up(self, away: list[RunningReplica]) -> None:
+        if away is self._away:  # else somebody came or went since
+            self._away = []
+            gone = {each.replica_id for each in away}
+            super().update_replicas(
+                [each for each in self._replicas_list if each.replica_id not in gone]
+            )
 
     async def choose_replicas(
         self,
@@ -55,7 +75,8 @@ class MediaRouter(ConsistentHashRouter):
         pending_request.routing_context.should_backoff = True
         wish = pending_request.metadata.session_id
         if wish == ANY_TRACK:
-            return [[replica] for replica in await self._least_busy(candidate_replicas)]
+            staying = [each for each in candidate_replicas if each not in self._away]
+            return [[each] for each in await self._least_busy(staying or candidate_replicas)]
         if wish.startswith(_REPLICA):
             name = wish.removeprefix(_REPLICA)
             meant = [each for each in candidate_replicas if each.replica_id.unique_id == name]

@@ -127,10 +127,11 @@ def build_video_tracker(
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """Loaded weights; ``encoder`` names those that make embeddings."""
+    """Loaded weights, by ``version``; ``encoder`` names those that make embeddings."""
 
     predictor: ImagePredictor
     encoder: str
+    version: str
 
     @property
     def side(self) -> int:
@@ -138,13 +139,14 @@ class LoadedModel:
         return self.predictor.model.image_size
 
 
-def loaded(predictor: ImagePredictor) -> LoadedModel:
+def loaded(predictor: ImagePredictor, version: str) -> LoadedModel:
     from sam2model.checkpoints import encoder_digest  # brings torch
 
     # On the disk they meet those of other settings.
     numbers = getattr(predictor.model, "compute_dtype", "")
     encoder = encoder_digest(predictor.model.state_dict())
-    return LoadedModel(predictor, f"{encoder} {predictor.model.image_size} {numbers}")
+    encoder = f"{encoder} {predictor.model.image_size} {numbers}"
+    return LoadedModel(predictor, encoder, version)
 
 
 def device_of(predictor: ImagePredictor) -> str:

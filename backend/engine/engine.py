@@ -215,6 +215,10 @@ class Tracker(Protocol):
     the steps of its computation.
     """
 
+    @property
+    def weights(self) -> str:
+        """The version of the model that it has, whatever replaces that meanwhile."""
+
     def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> TrackedObject:
         """Say where an object is on a frame, and get its mask there."""
 

@@ -83,6 +83,11 @@ class StridedTracker:
         self._frames, self._chosen = frames, chosen
         self._tracker = open_tracker(Selected(frames, chosen))
 
+    @property
+    def weights(self) -> str:
+        """See ``Tracker``."""
+        return self._tracker.weights
+
     def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> TrackedObject:
         """See ``Tracker``; only frames that are tracked can be prompted."""
         position = bisect.bisect_left(self._chosen, frame)

@@ -325,8 +325,7 @@ class LocalEngine:
         self, frames: FramesRecipe, chosen: Sequence[int] | None = None
     ) -> StridedTracker:
         """See ``Engine``."""
-        predictor = self._model(0.0).predictor
-
+        model = self._model(0.0)
         priority = Priority.RUN if caller().run else Priority.TRACK
 
         def run(call: Callable[[], T], stopped: Callable[[], bool] = lambda: False) -> Future[T]:
@@ -338,8 +337,9 @@ class LocalEngine:
 
         queued = partial(
             QueuedTracker,
-            lambda given: self._held.counted(self._build_tracker(predictor, given)),
+            lambda given: self._held.counted(self._build_tracker(model.predictor, given)),
             run=run,
+            weights=model.version,
             reading=partial(self._metrics.stage, "frame"),
             tracked=self._metrics.frames_tracked.inc,
             speck_share=self._speck_share,
@@ -359,7 +359,7 @@ class LocalEngine:
         # the cores for overcommitted and lets the helpers of the inference thread sleep between
         # their loops: with a small network a frame takes half as long again (docs/performance.md).
         with ThreadPoolExecutor(1, "loading") as passing:
-            loading = passing.submit(lambda: loaded(self._build(choice)))
+            loading = passing.submit(lambda: loaded(self._build(choice), choice.version))
         loading.result()
         self._loading, self._choice, self.model_version = loading, choice, choice.version
         self._searches.forget()
@@ -379,7 +379,7 @@ class LocalEngine:
         try:
             start = time.monotonic()
             with self._metrics.stage("load"):
-                model = loaded(self._build(self._choice))
+                model = loaded(self._build(self._choice), self._choice.version)
             self._metrics.load_seconds.set(time.monotonic() - start)
             self._metrics.device = device_of(model.predictor)
             self._unused_card = unused_card(self._choice)

@@ -77,6 +77,7 @@ class QueuedTracker:
         frames: Frames,
         run: Run,
         *,
+        weights: str = "",
         reading: Callable[[], AbstractContextManager[None]] = nullcontext,
         tracked: Callable[[], None] = lambda: None,
         speck_share: float = 0.0,
@@ -88,6 +89,7 @@ class QueuedTracker:
             tracked: called after every frame.
             keep: takes what is remembered while nothing is asked; see ``SuspendedMemory.keep``.
         """
+        self.weights = weights
         self._frames = frames
         self._run = run
         self._reading = reading

@@ -20,8 +20,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from backend.engine.engine import Engine, EngineError, Moved, TrackedObject, Tracker
 from backend.engine.interpolation import tracked_frames
 from backend.engine.pixel_prompts import PixelPrompt
@@ -33,7 +31,7 @@ from backend.threads.fair_pool import FairPool
 from backend.threads.fair_queue import Busy
 from backend.tracking.database import StoreError
 from backend.tracking.probation import Probation
-from backend.tracking.spans import Direction, Span, plan_spans
+from backend.tracking.spans import Goal
 from backend.tracking.store import Job, TrackedMask, TrackStore
 
 logger = logging.getLogger(__name__)
@@ -46,61 +44,6 @@ GIVEN_UP = (
     f"given up, because {MAX_CRASHES} starts of this track ended the backend before a frame was "
     "stored: mark another object or another frame, and tell whoever runs the backend"
 )
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One object of a job.
-
-    Attributes:
-        prompts: by frame, what the object is prompted with; the anchors of ``spans`` are among
-            them.
-        digests: by frame, a digest of the prompt, to know what a stored mask follows from.
-        spans: the frames that are wanted.
-        answers: those prompted frames whose own masks are wanted; a drawn mask is one already.
-    """
-
-    object_id: str
-    prompts: Mapping[int, PixelPrompt]
-    digests: Mapping[int, str]
-    spans: Sequence[Span]
-    answers: Collection[int] = ()
-
-
-def plan_goal(
-    object_id: str,
-    prompts: Mapping[int, PixelPrompt],
-    request: Mapping[str, Any],
-    *,
-    digests: Mapping[int, str] | None = None,
-    ends: Collection[int] = (),
-) -> Goal:
-    """What is wanted of an object from ``first`` to ``last`` of a request, in its ``direction``.
-
-    Args:
-        digests: of the prompts; those of their pixels where None.
-        ends: prompted frames after which the object is not there any more.
-    """
-    first, last = request["first"], request["last"]
-    spans = plan_spans(prompts, first=first, last=last, direction=Direction(request["direction"]))
-    if digests is None:
-        digests = {frame: _digest(prompt) for frame, prompt in prompts.items()}
-    return Goal(
-        object_id,
-        prompts,
-        digests,
-        [span for span in spans if span.reverse or span.anchor not in ends],
-        [frame for frame, each in prompts.items() if each.mask is None and first <= frame <= last],
-    )
-
-
-def _digest(prompt: PixelPrompt) -> str:
-    """Names what a prompt says; the editor encodes the same mask in other bytes at times."""
-    found = hashlib.sha256()
-    for part in (prompt.points, prompt.positive, prompt.box, prompt.mask):
-        array = np.zeros(0) if part is None else np.ascontiguousarray(part)
-        found.update(f"{array.dtype} {array.shape} ".encode() + array.tobytes())
-    return found.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -409,6 +352,10 @@ class _Sweep:
         return range(first, max(every) + 1)
 
 
+class _OtherWeights(Exception):
+    """The model has been replaced since a job began."""
+
+
 class _Run:
     """A job under way.
 
@@ -454,9 +401,14 @@ class _Run:
         self.steps.close()
 
     def _track(self) -> Generator[None, None, None]:
-        for sweep in self._sweeps():
-            yield from self._sweep(sweep)
-        yield from self._answer_prompts()
+        while True:
+            try:
+                for sweep in self._sweeps():
+                    yield from self._sweep(sweep)
+                yield from self._answer_prompts()
+                return
+            except _OtherWeights:  # what is stored of it is not followed any more
+                logger.info("the weights have been replaced; the track begins anew with them")
 
     def _sweeps(self) -> list[_Sweep]:
         """What is to be done, forward and back."""
@@ -546,9 +498,25 @@ class _Run:
         else:
             tracker = self._engine.open_tracker(frames, sorted(chosen))
         with closing(tracker):
+            self._keep_to(tracker.weights)
             self._tracker = tracker
             yield tracker
             self._tracker = None
+
+    def _keep_to(self, weights: str) -> None:
+        """The masks of a job are of the same weights, on whatever replica and after any restart.
+
+        Raises:
+            _OtherWeights: it began with others.
+        """
+        places = [
+            (goal.object_id, frame)
+            for goal in self._work.goals
+            for frames in (*(span.frames for span in goal.spans), goal.answers)
+            for frame in frames
+        ]
+        if not self._store.keep_to_weights(self._job, weights, places):
+            raise _OtherWeights
 
     def _answer_prompts(self) -> Iterator[None]:
         """Masks for the prompts that no sweep began with."""

@@ -123,6 +123,11 @@ def _add_runs(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX run_tasks_by_state ON run_tasks (run, state, position)")
 
 
+def _name_weights(connection: sqlite3.Connection) -> None:
+    """The weights that a job began with; empty where it has not, or an earlier version did it."""
+    connection.execute("ALTER TABLE jobs ADD COLUMN weights TEXT NOT NULL DEFAULT ''")
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _number_the_schema,
     _count_crashes,
@@ -130,6 +135,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _part_requests_from_jobs,
     _name_owners,
     _add_runs,
+    _name_weights,
 )
 
 

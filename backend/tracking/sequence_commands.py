@@ -23,8 +23,9 @@ from backend.pixels.pixel_resolver import PixelResolver
 from backend.pixels.recipes import Pages, Picture
 from backend.tracking.owners import NO_DRAFT
 from backend.tracking.review import Found, report
-from backend.tracking.runner import Work, plan_goal
+from backend.tracking.runner import Work
 from backend.tracking.sequence import FrameSequence, SequenceObject, by_id
+from backend.tracking.spans import plan_goal
 from backend.tracking.store import Job, Sighting
 from backend.tracking.track_commands import (
     TRACK,

@@ -7,9 +7,15 @@ lies behind the next correction stays as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from backend.engine.pixel_prompts import PixelPrompt
 
 
 class Direction(StrEnum):
@@ -60,3 +66,58 @@ def plan_spans(
     if direction is Direction.BOTH and frames and frames[0] > first:
         spans.append(Span(frames[0], first))
     return [span for span in spans if any(first <= frame <= last for frame in span.frames)]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One object of a job.
+
+    Attributes:
+        prompts: by frame, what the object is prompted with; the anchors of ``spans`` are among
+            them.
+        digests: by frame, a digest of the prompt, to know what a stored mask follows from.
+        spans: the frames that are wanted.
+        answers: those prompted frames whose own masks are wanted; a drawn mask is one already.
+    """
+
+    object_id: str
+    prompts: Mapping[int, PixelPrompt]
+    digests: Mapping[int, str]
+    spans: Sequence[Span]
+    answers: Collection[int] = ()
+
+
+def plan_goal(
+    object_id: str,
+    prompts: Mapping[int, PixelPrompt],
+    request: Mapping[str, Any],
+    *,
+    digests: Mapping[int, str] | None = None,
+    ends: Collection[int] = (),
+) -> Goal:
+    """What is wanted of an object from ``first`` to ``last`` of a request, in its ``direction``.
+
+    Args:
+        digests: of the prompts; those of their pixels where None.
+        ends: prompted frames after which the object is not there any more.
+    """
+    first, last = request["first"], request["last"]
+    spans = plan_spans(prompts, first=first, last=last, direction=Direction(request["direction"]))
+    if digests is None:
+        digests = {frame: _digest(prompt) for frame, prompt in prompts.items()}
+    return Goal(
+        object_id,
+        prompts,
+        digests,
+        [span for span in spans if span.reverse or span.anchor not in ends],
+        [frame for frame, each in prompts.items() if each.mask is None and first <= frame <= last],
+    )
+
+
+def _digest(prompt: PixelPrompt) -> str:
+    """Names what a prompt says; the editor encodes the same mask in other bytes at times."""
+    found = hashlib.sha256()
+    for part in (prompt.points, prompt.positive, prompt.box, prompt.mask):
+        array = np.zeros(0) if part is None else np.ascontiguousarray(part)
+        found.update(f"{array.dtype} {array.shape} ".encode() + array.tobytes())
+    return found.hexdigest()[:16]

@@ -215,6 +215,24 @@ class TrackStore:
             *(time.time(), job_id),
         )
 
+    def keep_to_weights(self, job: Job, weights: str, places: Iterable[tuple[str, int]]) -> bool:
+        """Whether a job has begun with ``weights``, or begins with them. If not, it does from now
+        on, and the masks at ``places``, an object and a frame each, follow from no prompt any more:
+        they stand until others are put there."""
+        mine = "SELECT weights FROM jobs WHERE id = ?"
+        with self.database.transaction() as connection:
+            [before] = connection.execute(mine, (job.id,)).fetchone()
+            if before == weights:
+                return True
+            connection.execute("UPDATE jobs SET weights = ? WHERE id = ?", (weights, job.id))
+            if not before:
+                return True
+            connection.executemany(
+                f"UPDATE masks SET anchor = '' WHERE {_PLACE}",  # noqa: S608
+                [(job.track, *place) for place in places],
+            )
+        return False
+
     def job(self, job_id: str) -> Job | None:
         """The job called ``job_id``."""
         rows = self.database.read(f"SELECT {_JOB} FROM jobs WHERE id = ?", job_id)  # noqa: S608

@@ -16,7 +16,8 @@ from backend.pixels.frame_table import VideoIndex
 from backend.pixels.open_videos import OpenVideos
 from backend.pixels.pixel_resolver import VIDEO_SECONDS
 from backend.pixels.recipes import Video
-from backend.tracking.runner import Goal, Work
+from backend.tracking.runner import Work
+from backend.tracking.spans import Goal
 
 MAX_EDITOR_FRAMES = 1_000_000  # as many as a file may have, see ``VideoLimits``
 

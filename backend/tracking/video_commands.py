@@ -48,7 +48,8 @@ from backend.pixels.pixel_resolver import VIDEO_SECONDS
 from backend.pixels.recipes import Video
 from backend.tracking.owners import NO_DRAFT, find_track, own_track
 from backend.tracking.review import report
-from backend.tracking.runner import Goal, Work, plan_goal
+from backend.tracking.runner import Work
+from backend.tracking.spans import Goal, plan_goal
 from backend.tracking.store import Job, Sighting, track_name
 from backend.tracking.track_commands import (
     TRACK,

@@ -22,8 +22,8 @@ from backend.engine.building import ModelChoice
 from backend.engine.engine import Engine
 from backend.engine.packed_masks import PackedMask
 from backend.job_state import JobState
-from backend.tracking.runner import Goal, JobRunner, Work
-from backend.tracking.spans import Direction, plan_spans
+from backend.tracking.runner import JobRunner, Work
+from backend.tracking.spans import Direction, Goal, plan_spans
 from backend.tracking.store import Job, TrackStore
 from benchmarks.support.local_cluster import (
     DEMO,

@@ -35,7 +35,8 @@ from backend.metrics import Metrics
 from backend.pixels.recipes import Pages, Picture
 from backend.settings import Settings
 from backend.tracking.review import doubts, weighed_frames
-from backend.tracking.runner import JobRunner, Work, plan_goal
+from backend.tracking.runner import JobRunner, Work
+from backend.tracking.spans import plan_goal
 from backend.tracking.store import Sighting, TrackStore
 from benchmarks.support.composed_clips import (
     HELD_OUT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -12,16 +13,24 @@ from pathlib import Path
 import pytest
 
 from backend.cluster.deploy import Cluster, Declaration, Node, end_node, start_node
-from backend.engine.building import ModelChoice
 from backend.engine.engine import Engine
 from backend.metrics import Metrics
 from backend.settings import Settings
-from tests.cluster.replicas import FOLDER, MAKE, Control, make
+from tests.cluster.replicas import CHOICE, FOLDER, MAKE, SPECK_SHARE, Control, make
 from tests.waiting import PATIENCE, until
 
 NODES = ("127.0.0.11", "127.0.0.12")
-CHOICE = ModelChoice("demo", device="cpu")
-SPECK_SHARE = 0.005
+
+
+def kill_all(mark: str) -> None:
+    """All processes in whose command line ``mark`` is."""
+    listed = subprocess.run(
+        ["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    for line in listed.splitlines():
+        pid, _, arguments = line.strip().partition(" ")
+        if mark in f"{arguments} " and int(pid) != os.getpid():
+            os.kill(int(pid), signal.SIGKILL)
 
 
 class LocalCluster:
@@ -45,9 +54,19 @@ class LocalCluster:
         """Until all replicas answer. Two nodes that begin at the same moment on one machine take
         each other's sockets: one is started after the other."""
         for host in NODES:
-            until(lambda host=host: self._takes_part(host), 2 * PATIENCE, pause=0.2)
-        until(lambda: len(self.engine.replicas) == replicas, 2 * PATIENCE, pause=0.2)
+            until(lambda host=host: self._takes_part(host), 4 * PATIENCE, pause=0.2)
+        for _ in range(2):  # a look may have begun before the last fault
+            self._await_look(replicas)
         self.engine.wait_ready(PATIENCE)
+
+    def _await_look(self, replicas: int) -> None:
+        before = self.engine.replicas
+
+        def whole() -> bool:
+            now = self.engine.replicas
+            return now is not before and len(now) == replicas
+
+        until(whole, 4 * PATIENCE, pause=0.2)
 
     def _takes_part(self, host: str) -> bool:
         """Started anew where it ended, as ``make join`` does."""

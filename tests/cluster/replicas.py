@@ -19,6 +19,8 @@ from backend.settings import Settings
 from backend.wiring import Wiring
 
 MAKE = f"{__name__}:make"
+CHOICE = ModelChoice("demo", device="cpu")
+SPECK_SHARE = 0.005
 FOLDER = "CLUSTER_TEST_FOLDER"  # the variable that names it
 
 

@@ -17,8 +17,8 @@ from backend.metrics import Metrics
 from backend.pixels.pixel_resolver import ImageSource
 from backend.pixels.video_limits import VideoError
 from backend.threads.fair_queue import FairQueue
-from backend.tracking.runner import Goal, JobRunner, Work
-from backend.tracking.spans import Span
+from backend.tracking.runner import JobRunner, Work
+from backend.tracking.spans import Goal, Span
 from backend.tracking.store import TrackStore
 from benchmarks.support.clips import MovingDiscs
 from tests.backend.fakes import AsGiven, FakeFrameMasks, FakePredictor

@@ -21,8 +21,8 @@ import numpy as np
 from backend.engine.engine import TrackedObject, Tracker
 from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt
-from backend.tracking.runner import Goal, JobRunner, Work
-from backend.tracking.spans import Direction, plan_spans
+from backend.tracking.runner import JobRunner, Work
+from backend.tracking.spans import Direction, Goal, plan_spans
 from backend.tracking.store import TrackStore
 
 FRAMES = 12
@@ -42,6 +42,8 @@ class DeadlyTracker:
         hold: waits, before the mask that a job ends the process or stops at.
         held: whether healthy jobs are to be running still when the process ends.
     """
+
+    weights = ""
 
     def __init__(self, does: str, hold: Callable[[], None], *, held: bool) -> None:
         self._does, self._hold, self._held = does, hold, held

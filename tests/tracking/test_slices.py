@@ -20,7 +20,8 @@ from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.suspended import SuspendedMemory
 from backend.job_state import JobState
 from backend.metrics import Metrics
-from backend.tracking.runner import Goal, JobRunner, Work, plan_goal
+from backend.tracking.runner import JobRunner, Work
+from backend.tracking.spans import Goal, plan_goal
 from backend.tracking.store import Job, TrackedMask, TrackStore
 from benchmarks.support.clips import MovingDiscs
 from tests.backend.fakes import AsGiven
@@ -277,3 +278,14 @@ def test_where_there_is_no_room_jobs_go_on_with_what_is_stored(
     for job in jobs:
         bench.done(job)
         assert len(bench.masks(job)) == 2 * 4 - 1
+
+
+def test_weights_that_are_replaced_between_two_passes_begin_the_job_anew(bench: Bench) -> None:
+    job = bench.submit("job", direction="both")
+    until(lambda: bench.gate.waiting)  # its first tracker has the weights that it began with
+    bench.engine.replace(ModelChoice("demo", device="cpu", image_size=128))
+    bench.gate.open()
+    bench.done(job)
+    fresh = bench.submit("fresh", direction="both")
+    bench.done(fresh)
+    assert bench.masks(job) == bench.masks(fresh)

@@ -103,3 +103,14 @@ def test_a_killed_process_loses_no_mask(tmp_path: Path) -> None:
     [job] = store.jobs()
     assert job.done == 50
     store.close()
+
+
+def test_a_job_is_of_the_weights_that_it_began_with_also_after_a_restart(tmp_path: Path) -> None:
+    places = [("cat", 3)]
+    for number, weights in enumerate(("one", "one", "other", "other")):
+        with closing(TrackStore(tmp_path / "tracks.sqlite3")) as store:
+            job = store.add_job(f"job {number}", "track", "digest", {})  # joins the first
+            assert store.keep_to_weights(job, weights, places) is (number != 2)
+            follows = store.anchors("track").get(("cat", 3))
+            assert follows == {0: None, 1: "digest", 2: "", 3: "digest"}[number]
+            store.put_masks("track", [MASK], job_id=job.id, done=1)

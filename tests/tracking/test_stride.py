@@ -15,8 +15,8 @@ from backend.engine.packed_masks import PackedMask
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.job_state import JobState
 from backend.tracking.review import LOW_IOU
-from backend.tracking.runner import Goal, JobRunner, Work
-from backend.tracking.spans import Direction, plan_spans
+from backend.tracking.runner import JobRunner, Work
+from backend.tracking.spans import Direction, Goal, plan_spans
 from backend.tracking.store import Job, TrackedMask, TrackStore
 
 HEIGHT, WIDTH = 60, 200
@@ -130,6 +130,8 @@ class NumberedFrames:
 
 class SeeingTracker:
     """Finds every object where it is; a prompt's own mask on its frame, whatever it shows."""
+
+    weights = ""
 
     def __init__(self, frames: Frames) -> None:
         self._frames = frames

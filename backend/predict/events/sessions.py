@@ -22,8 +22,8 @@ from backend.labelstudio.read_results import no_masks
 from backend.pixels.open_videos import OpenVideos
 from backend.threads.fair_queue import Busy
 from backend.tracking.database import StoreError
-from backend.tracking.runner import Goal, JobRunner, Work, plan_goal
-from backend.tracking.spans import Direction
+from backend.tracking.runner import JobRunner, Work
+from backend.tracking.spans import Direction, Goal, plan_goal
 from backend.tracking.store import Job, TrackedMask, TrackStore
 from backend.tracking.track_commands import JobRequest
 from backend.tracking.video import video_work
