@@ -6,10 +6,13 @@ A feature of the engine joins the contract with one function here.
 from __future__ import annotations
 
 import base64
+import itertools
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -22,7 +25,8 @@ from backend.labelstudio.geometry import Box
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.labelstudio.read_results import Polygon
 from backend.media.errors import MediaError
-from backend.pixels.recipes import Pages, Picture
+from backend.pixels.recipes import Pages, Picture, Video
+from tests.pixels.clips import steady, write_clip
 from tests.waiting import PATIENCE
 
 Scenario = Callable[[Engine], Any]
@@ -36,9 +40,8 @@ def scenario(function: Scenario) -> Scenario:
     return function
 
 
-@cache
-def picture(shift: int = 0, side: int = 240) -> Picture:
-    """A disc and a square over noise, which move to the right with ``shift``."""
+def drawn(shift: int = 0, side: int = 240) -> np.ndarray:
+    """A disc and a square over noise, which move to the right with ``shift``: uint8 BGR."""
     noise = np.random.default_rng(7).integers(0, 90, (side // 8, side // 6, 3), np.uint8)
     image = cv2.resize(noise, (side * 4 // 3, side), interpolation=cv2.INTER_NEAREST)
     unit = side / 240
@@ -46,8 +49,28 @@ def picture(shift: int = 0, side: int = 240) -> Picture:
     cv2.circle(image, centre, int(40 * unit), (60, 190, 230), -1)
     corner = np.array([200 + 3 * shift, 40]) * unit
     cv2.rectangle(image, corner.astype(int), (corner + 50 * unit).astype(int), (220, 80, 60), -1)
-    data = base64.b64encode(cv2.imencode(".png", image)[1].tobytes()).decode()
+    return image
+
+
+@cache
+def picture(shift: int = 0, side: int = 240) -> Picture:
+    """See ``drawn``."""
+    data = base64.b64encode(cv2.imencode(".png", drawn(shift, side))[1].tobytes()).decode()
     return Picture(f"data:image/png;base64,{data}", None)
+
+
+@cache
+def video() -> Video:
+    """A file whose frames are ``drawn``."""
+    with tempfile.TemporaryDirectory() as folder:
+        numbered = itertools.chain([0], itertools.count())  # the first is a sample
+        path = write_clip(
+            Path(folder) / "a.mp4",
+            times=steady(FRAMES, 25),
+            transform=lambda _: drawn(next(numbered))[..., ::-1],
+        )
+        data = base64.b64encode(path.read_bytes()).decode()
+    return Video(f"data:video/mp4;base64,{data}", None)
 
 
 def pages(count: int = FRAMES) -> Pages:
@@ -168,6 +191,13 @@ def a_track_with_a_stride(engine: Engine) -> Any:
     with closing(engine.open_tracker(pages(), [0, 2, 4, 5])) as tracker:
         tracker.prompt(0, "a", on_disc())
         return tracked(tracker.step(0, FRAMES, reverse=False))
+
+
+@scenario
+def a_track_through_a_video_file(engine: Engine) -> Any:
+    with closing(engine.open_tracker(video())) as tracker:
+        begun = tracker.prompt(1, "a", on_disc())
+        return begun, tracked(tracker.step(1, FRAMES - 1, reverse=False))
 
 
 @scenario

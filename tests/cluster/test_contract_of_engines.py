@@ -9,6 +9,7 @@ import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,24 @@ from backend.media.errors import MediaError, Reason
 from backend.threads.caller import serving
 from tests.cluster.conftest import LocalCluster
 from tests.cluster.replicas import Control
-from tests.cluster.scenes import DISC, FRAMES, SCENARIOS, Scenario, on_disc, pages, picture
+from tests.cluster.scenes import (
+    DISC,
+    FRAMES,
+    SCENARIOS,
+    Scenario,
+    on_disc,
+    pages,
+    picture,
+    video,
+)
+from tests.command_line import LabelStudio, label_studio
+from tests.export.test_export import VIDEO, keyframe
+from tests.predict.events.conftest import Editor, point
+from tests.runs.service import running_service
+from tests.runs.test_preannotate import IMAGE, SEQUENCE, annotated, box, rectangle
 from tests.waiting import PATIENCE, until
+
+__all__ = ["label_studio"]
 
 pytestmark = [
     pytest.mark.xdist_group("cluster"),
@@ -61,6 +78,57 @@ def test_both_answer_alike(both: tuple[Engine, Engine], ask: Scenario) -> None:
     assert plain(here) == plain(there)
     masks = masks_in(here)
     assert not masks or any(mask.area for mask in masks)
+
+
+class Kept:
+    """An engine that goes on when the service over it is closed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def drain(self) -> None:
+        """It takes more."""
+
+    def close(self) -> None:
+        """It goes on."""
+
+
+def test_runs_and_the_events_of_newer_editors(
+    both: tuple[Engine, Engine],
+    label_studio: LabelStudio,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A whole service over each: the same for a picture, pages and a video."""
+    shown = video().address
+    tasks: dict[int, tuple[str, dict[str, Any], Any]] = {
+        5: (IMAGE, {"image": picture().address}, box("a", 18)),
+        6: (SEQUENCE, {"frames": [each.address for each in pages().pictures]}, box("a", 18, 1)),
+        7: (VIDEO, {"video": shown}, rectangle("a", "Ball", keyframe(2, 18))),
+    }
+    for project, (config, data, mark) in tasks.items():
+        label_studio.add_project(project, config)
+        label_studio.add_task(project, project, data, **annotated(mark))
+    found: list[Any] = []
+    for name, engine in zip(("here", "there"), both, strict=True):
+        monkeypatch.setenv("STATE_DIR", str(tmp_path / name))
+        monkeypatch.setenv("CACHE_DIR", str(tmp_path / name / "cache"))
+        kept: Any = Kept(engine)
+        with running_service(kept) as service:
+            for run in [service.start(project=project) for project in tasks]:
+                service.ended(run)
+            editor = Editor(service, data={"video": shown}, config=VIDEO)
+            answer = editor.value("predict", time_ms=80, result=[point(28, 46)])
+            session = editor.track(point(28, 46))
+            frames, _ = editor.read_all(session)
+        made = {each: label_studio.tasks[each]["predictions"] for each in tasks}
+        values = {each: [one["value"] for one in made[each].pop()["result"]] for each in tasks}
+        assert len(values[6]) == len(frames) == FRAMES
+        found.append((values, answer, frames))
+    assert found[0] == found[1]
 
 
 def test_a_track_is_stopped_within_a_frame(engine: Engine, control: Control) -> None:

@@ -15,6 +15,7 @@ from flask.testing import FlaskClient
 from werkzeug.serving import make_server
 
 from backend import __version__
+from backend.engine.engine import Engine
 from backend.runs.runs import Runs, kinds, sources
 from backend.settings import Settings
 from backend.web.app import create_app
@@ -26,11 +27,11 @@ PAUSES = (0.05,)
 
 
 class Service:
-    """A service with its parts within reach of a test."""
+    """A service with its parts within reach of a test, over an engine of its own or ``engine``."""
 
-    def __init__(self, pauses: tuple[float, ...] = PAUSES) -> None:
+    def __init__(self, pauses: tuple[float, ...] = PAUSES, engine: Engine | None = None) -> None:
         wiring = Wiring(Settings.from_env(os.environ))
-        self.engine = wiring.engine()
+        self.engine = engine or wiring.engine()
         self.dispatcher = wiring.service(self.engine)
         self.finetuning = wiring.finetuning(self.engine)
         self.runs = Runs(
@@ -107,8 +108,8 @@ class Service:
 
 
 @contextmanager
-def running_service() -> Iterator[Service]:
-    service = Service()
+def running_service(engine: Engine | None = None) -> Iterator[Service]:
+    service = Service(engine=engine)
     try:
         yield service
     finally:
