@@ -319,11 +319,11 @@ def tone_mapped(exr: bytes) -> np.ndarray:
 def _linear(exr: bytes) -> np.ndarray:
     """The colours of an OpenEXR image, float32 RGB ``[H, W, 3]``."""
     # OpenCV's wheels are built without OpenEXR from 5.0 on.
-    with av.open(io.BytesIO(exr), format="exr_pipe") as file:
+    with av.open(io.BytesIO(exr), "r", format="exr_pipe") as file:
         [frame] = file.decode(video=0)
     kind = np.dtype(np.float16 if "f16" in frame.format.name else np.float32)
     planes = [
-        np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width]
+        np.frombuffer(bytes(plane), kind).reshape(plane.height, -1)[:, : plane.width]
         for plane in frame.planes
     ]
     if len(planes) < 3:  # grey
