@@ -25,7 +25,8 @@ class FrameMasks:
     def __init__(self, frame: int, object_ids: tuple[ObjectId, ...], download: Download) -> None:
         """
         Args:
-            download: masks, logits, object scores and IoUs as below, and perhaps more.
+            download: masks, logits, object scores and IoUs as below, something else, and the look
+                of the frame where it is known.
         """
         self.frame = frame
         self.object_ids = object_ids
@@ -56,6 +57,13 @@ class FrameMasks:
         """float32 ``[O]``, predicted IoU of each mask, in [0, 1]; 1 for mask prompts, 0 where an
         object has no answer on this frame yet."""
         return self._array(3)
+
+    @property
+    def look(self) -> NDArray[np.float32] | None:
+        """float32 ``[C, 4, 4]``, the mean of the image features in each part of the frame: tells
+        one scene from another. None where the frame was not encoded for this answer."""
+        arrays = self._download.arrays()
+        return arrays[5] if len(arrays) > 5 else None
 
     def _array(self, place: int) -> NDArray[Any]:
         return self._download.arrays()[place]

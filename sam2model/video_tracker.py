@@ -35,6 +35,7 @@ from sam2model.postprocessing import resize_masks
 from sam2model.preprocessing import preprocess
 from sam2model.prompts import PointPrompt, check_boxes, check_mask, check_points, point_prompt
 from sam2model.sam2 import MAX_OBJECT_POINTERS, SAM2, ImageFeatures
+from sam2model.scenes import look_of
 from sam2model.track_memory import (
     Answer,
     ObjectTrack,
@@ -349,7 +350,7 @@ class VideoTracker:
         if self._unspilled is None:
             return
         frame, tracks, download = self._unspilled
-        _, logits, scores, ious, pointers = download.arrays()
+        _, logits, scores, ious, pointers = download.arrays()[:5]
         for i, track in tracks.items():
             track.history[frame] = SpilledAnswer.of(logits[i], pointers[i], scores[i], ious[i])
         self._unspilled = None
@@ -416,7 +417,8 @@ class VideoTracker:
         return FrameMasks(frame, tuple(self._tracks), self._download(frame, answers))
 
     def _download(self, frame: int, answers: Sequence[Answer]) -> Download:
-        """Masks, logits, object scores, IoUs and object pointers."""
+        """Masks, logits, object scores, IoUs and object pointers, and the look of the frame."""
+        seen = self._features
         with torch.inference_mode():
             logits = torch.stack([answer.logits for answer in answers])
             return self._transfer.download(
@@ -425,6 +427,7 @@ class VideoTracker:
                 torch.stack([answer.object_score for answer in answers]),
                 torch.stack([answer.iou for answer in answers]),
                 torch.stack([answer.pointer for answer in answers]),
+                *([look_of(seen[1].embedding)] if seen is not None and seen[0] == frame else []),
             )
 
     def _check_frame(self, frame: int) -> None:

@@ -198,13 +198,21 @@ class Frames(Protocol):
 
 @dataclass(frozen=True)
 class TrackedObject:
-    """One object on one frame: its mask, predicted IoU in 0..1, and the logit of its presence
-    (above 0: it is there; the mask is empty where it is not)."""
+    """One object on one frame.
+
+    Attributes:
+        mask: empty where the object is absent, or left out, see ``elsewhere``.
+        iou: predicted IoU of the mask, in 0..1.
+        presence: logit: above 0, it is there.
+        elsewhere: the picture has cut to a scene in which the object was not marked. A mask that
+            the model is not sure of is left out there.
+    """
 
     object_id: str
     mask: PackedMask
     iou: float
     presence: float
+    elsewhere: bool = False
 
 
 class Tracker(Protocol):

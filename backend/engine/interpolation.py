@@ -162,10 +162,11 @@ def between(
         return
     first, second = before.mask.unpack(), after.mask.unpack()
     iou = min(before.iou, after.iou) * agree(first, second)
+    elsewhere = before.elsewhere or after.elsewhere
     for share in shares:
         presence = (1 - share) * before.presence + share * after.presence
         mask = PackedMask.pack(interpolate(first, second, share))
-        yield TrackedObject(before.object_id, mask, iou, presence)
+        yield TrackedObject(before.object_id, mask, iou, presence, elsewhere)
 
 
 def interpolate(before: np.ndarray, after: np.ndarray, share: float) -> np.ndarray:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from sam2model.video_tracker import RememberedTracks
 
 T = TypeVar("T")
+
+# Behind a cut, a mask is left out that the model predicts a lower IoU for. How much that saves and
+# costs: docs/measurements/review.md.
+SURE_IOU = 0.7
 
 
 class Run(Protocol):
@@ -89,6 +93,8 @@ class QueuedTracker:
             tracked: called after every frame.
             keep: takes what is remembered while nothing is asked; see ``SuspendedMemory.keep``.
         """
+        from sam2model.scenes import SceneWatch  # brings torch
+
         self.weights = weights
         self._frames = frames
         self._run = run
@@ -97,6 +103,7 @@ class QueuedTracker:
         self._speck_share = speck_share
         self._tracker = build(frames)
         self._keep = keep
+        self._watch = SceneWatch()
         self._away: Kept | None = None  # what the tracker remembers, while it is suspended
         self._back: SuspendedTracks | None = None  # the same, on its way back to it
         self._ahead: _Begun | None = None
@@ -121,8 +128,11 @@ class QueuedTracker:
                 mask=prompt.mask,
             )
 
-        found = _objects(wait_for_job(self._run(call)), self._speck_share)
-        return next(each for each in found if each.object_id == object_id)
+        found = wait_for_job(self._run(call))
+        place = found.object_ids.index(object_id)
+        if found.look is not None and found.masks[place].any():
+            self._watch.mark(object_id, frame, found.look)
+        return _objects(found, self._speck_share)[place]
 
     def step(
         self, start: int, count: int, *, reverse: bool, stopped: Callable[[], bool] = lambda: False
@@ -145,7 +155,7 @@ class QueuedTracker:
                         self._ahead = self._begin(frame + sign, reverse, stopped)
                     except ExpectedError as error:  # of a frame whose turn has not come
                         failed = error
-                yield frame, _objects(found, self._speck_share)
+                yield frame, self._watched(found)
         except Stopped:
             return
         finally:  # perhaps in a garbage collection, where nothing may be waited for
@@ -206,6 +216,15 @@ class QueuedTracker:
         for before in begun.before:
             self._tracker.go_back(before)
 
+    def _watched(self, found: FrameMasks) -> list[TrackedObject]:
+        """The objects on a tracked frame, with what is known of its scene."""
+        elsewhere = self._watch.see(found.frame, found.object_ids, found.look)
+        objects = _objects(found, self._speck_share)
+        return [
+            _in_another_scene(each) if strange else each
+            for each, strange in zip(objects, elsewhere, strict=True)
+        ]
+
     def _take_back(self) -> None:
         """In the calling thread, which may read the disk for it."""
         if self._away is not None:
@@ -216,6 +235,14 @@ class QueuedTracker:
         if self._back is not None:
             self._tracker.resume(self._back)
             self._back = None
+
+
+def _in_another_scene(found: TrackedObject) -> TrackedObject:
+    """Without its mask, if the model is not sure of it: what was marked may not be there at all."""
+    if found.iou >= SURE_IOU:
+        return replace(found, elsewhere=True)
+    nothing = np.zeros((found.mask.height, found.mask.width), bool)
+    return replace(found, mask=PackedMask.pack(nothing), elsewhere=True)
 
 
 def _objects(found: FrameMasks, speck_share: float) -> list[TrackedObject]:

@@ -27,6 +27,7 @@ SIZE = 6.1  # for each factor e that the area differs from the first one, up to 
 JUMPED = 2.7  # since the mark, the box of a frame did not lie over that of the frame before
 CAME_BACK = 0.9  # the same, because it had left the picture
 MET = 1.1  # since the mark, the box of another object lay over it
+CUT_AWAY = 1.4  # it has no mask in another scene than that of the mark
 
 WORTHLESS_IOU = 0.4  # whatever else is known
 LOW_IOU = 0.7
@@ -196,9 +197,15 @@ def _weigh(
     else, whatever the model thinks of it.
     """
     marked = next((each.area for each in run if each.area), 1)
-    jumped = unsure = has_met = left = was_lost = False
+    jumped = unsure = has_met = left = was_lost = was_elsewhere = False
     before = run[0]
     for each in run:
+        was_elsewhere, cut = each.elsewhere, each.elsewhere and not was_elsewhere
+        if was_elsewhere:  # what comes behind it follows the frame before the cut
+            weight = LOOK if cut or each.box else CUT_AWAY
+            if weight >= least:
+                yield Doubt(each.object_id, each.frame, "scene changed", weight)
+            continue
         jumped = jumped or _overlap(before.box, each.box) < SAME_PLACE
         has_met = has_met or (each.object_id, each.frame) in met
         since = MET * has_met + UNSURE * unsure

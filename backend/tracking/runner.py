@@ -540,8 +540,8 @@ class _Run:
     def _tracked(
         self, found: TrackedObject, frame: int, anchor: str, stride: int = 1
     ) -> TrackedMask:
-        name, iou, presence = found.object_id, found.iou, found.presence
-        return TrackedMask(name, frame, anchor, found.mask, iou, presence, stride=stride)
+        known = found.mask, found.iou, found.presence, False, stride, found.elsewhere
+        return TrackedMask(found.object_id, frame, anchor, *known)
 
     def _put(self, found: list[TrackedMask]) -> None:
         self._store.put_masks(self._job.track, found, job_id=self._job.id, done=self._done)

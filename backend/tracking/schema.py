@@ -128,6 +128,11 @@ def _name_weights(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE jobs ADD COLUMN weights TEXT NOT NULL DEFAULT ''")
 
 
+def _tell_scenes(connection: sqlite3.Connection) -> None:
+    """Whether a frame is of another scene than the marks; older masks are taken not to be."""
+    connection.execute("ALTER TABLE masks ADD COLUMN elsewhere INTEGER NOT NULL DEFAULT 0")
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _number_the_schema,
     _count_crashes,
@@ -136,6 +141,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _name_owners,
     _add_runs,
     _name_weights,
+    _tell_scenes,
 )
 
 

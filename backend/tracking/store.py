@@ -28,7 +28,7 @@ _KEEP_EARLIER = (
 )
 _MASK = (
     "track, object, frame, anchor, height, width, runs, iou, presence, prompted, stride, "
-    "area, left_edge, top_edge, right_edge, bottom_edge, centre_x, centre_y"
+    "elsewhere, area, left_edge, top_edge, right_edge, bottom_edge, centre_x, centre_y"
 )
 _SIGHTING = _MASK.replace("runs, ", "").replace("track, ", "")
 _UNMEASURED = -1  # area of a mask that an earlier version stored
@@ -85,6 +85,7 @@ class TrackedMask:
         presence: logit of "the object is there", above 0 for yes.
         prompted: the prompt is on this very frame: a human's box or clicks.
         stride: it comes from a pass that tracked every n-th frame; those between are interpolated.
+        elsewhere: as of ``TrackedObject``; False for what an earlier version stored.
     """
 
     object_id: str
@@ -95,6 +96,7 @@ class TrackedMask:
     presence: float
     prompted: bool = False
     stride: int = 1
+    elsewhere: bool = False
 
     # What a ``Sighting`` says, too.
 
@@ -142,6 +144,7 @@ class Sighting(NamedTuple):
     presence: float
     prompted: bool
     stride: int
+    elsewhere: bool = False
 
 
 def track_name(project: str, task: object, tag: str, model_version: str, *addresses: str) -> str:
@@ -503,7 +506,7 @@ def _forget_predictions(connection: sqlite3.Connection, track: str, names: set[s
 def _row(track: str, found: TrackedMask) -> tuple[Any, ...]:
     place = track, found.object_id, found.frame, found.anchor
     mask = found.mask.height, found.mask.width, found.mask.runs
-    how = found.iou, found.presence, found.prompted, found.stride
+    how = found.iou, found.presence, found.prompted, found.stride, found.elsewhere
     return (*place, *mask, *how, *_measured(found.mask))
 
 
@@ -514,11 +517,12 @@ def _measured(mask: PackedMask) -> tuple[float | None, ...]:
 
 
 def _sighting(row: sqlite3.Row) -> Sighting:
-    name, frame, anchor, height, width, iou, presence, prompted, stride, area, *where = row
-    x0, y0, x1, y1, x, y = where
+    name, frame, anchor, height, width, iou, presence, prompted, stride, elsewhere, *measured = row
+    area, x0, y0, x1, y1, x, y = measured
     box, centroid = ((x0, y0, x1, y1), (x, y)) if area else (None, None)
     shape = height, width, _UNMEASURED if area is None else area, box, centroid
-    return Sighting(name, frame, anchor, *shape, iou, presence, bool(prompted), stride)
+    how = iou, presence, bool(prompted), stride, bool(elsewhere)
+    return Sighting(name, frame, anchor, *shape, *how)
 
 
 def _tracked_mask(row: sqlite3.Row) -> TrackedMask:
@@ -531,6 +535,7 @@ def _tracked_mask(row: sqlite3.Row) -> TrackedMask:
         row["presence"],
         prompted=bool(row["prompted"]),
         stride=row["stride"],
+        elsewhere=bool(row["elsewhere"]),
     )
 
 

@@ -10,8 +10,11 @@ sliver of the object is seen (0.05 % of the picture), where it is more than a sl
 ``backend/tracking/review.py`` says which masks a human should look at. Printed are the share of all
 masks that this is, the share of the bad ones among them (recall), that of the bad ones in them
 (precision), and how many stretches of three or more bad frames hold one that is looked at. The
-curve says what the recall would be with another threshold, and what no rule can exceed: there are
-so many bad ones. The rule was chosen on the clips for tuning; the others report on it.
+curve says what the recall would be with another threshold, what no rule can exceed, for there are
+so many bad ones, and how much of that is reached. The last table counts the masks that the model
+gives behind a cut, by whether the object is seen there, and those of them that are not left out
+(``backend/engine/queued_tracker.py``). The rule was chosen on the clips for tuning; the others
+report on it.
 """
 
 from __future__ import annotations
@@ -53,6 +56,14 @@ from benchmarks.support.table import table
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 _FRAMES = 3  # bad ones that make a stretch
 _PATIENCE = 3600.0
+_CUT_HEAD = (
+    "clips",
+    "masks where it is not",
+    "masks where it is",
+    "kept where it is not",
+    "kept where it is",
+    "of these bad",
+)
 _HEAD = ("clips", "masks", "bad", "looked at", "recall", "precision", "bad stretches found")
 
 
@@ -62,13 +73,14 @@ class Tracked:
 
     Attributes:
         sightings: by object and frame.
-        bad: by object, whether each frame's mask is.
+        bad, present: by object, of each frame: whether its mask is, and whether it is seen there.
     """
 
     family: str
     split: str
     sightings: list[Sighting]
     bad: dict[str, list[bool]]
+    present: dict[str, list[bool]]
 
 
 class _Frames:
@@ -137,7 +149,8 @@ class Tracker:
         for each in masks:
             truth = clip.masks[each.object_id][each.frame]
             bad[each.object_id][each.frame] = is_bad(each.mask.unpack(), truth)
-        return Tracked(clip.family, clip.split, sightings, bad)
+        present = {name: clip.present(name).tolist() for name in clip.masks}
+        return Tracked(clip.family, clip.split, sightings, bad, present)
 
 
 def _work(clip: ComposedClip, box: bool) -> Work:
@@ -240,13 +253,44 @@ def _bad_stretches(judged: Judged) -> Iterator[bool]:
             yield bool(judged.marked[start:stop].any())
 
 
+def cut_row(name: str, tracked: Sequence[Tracked]) -> list[str]:
+    """What becomes of the masks that the model gives in other scenes."""
+    abroad = list(_abroad(tracked))
+    there = np.array([each.present[one.object_id][one.frame] for each, one in abroad], bool)
+    kept = np.array([one.area > 0 for _, one in abroad], bool)
+    bad = np.array([each.bad[one.object_id][one.frame] for each, one in abroad], bool)
+    counts = (~there, there, ~there & kept, there & kept, there & kept & bad)
+    return [name, *(str(np.count_nonzero(each)) for each in counts)]
+
+
+def _abroad(tracked: Sequence[Tracked]) -> Iterator[tuple[Tracked, Sighting]]:
+    for each in tracked:
+        for one in each.sightings:
+            if one.elsewhere and one.presence > 0:
+                yield each, one
+
+
 def curve(name: str, judged: Sequence[Judged]) -> list[str]:
     """The recall where a share of all masks is looked at: those with the largest weights."""
+    return [name, *(f"{each:.2f}" for each in recalls(judged))]
+
+
+def share_reached(name: str, judged: Sequence[Judged]) -> list[str]:
+    """That recall as a share of what is possible: all that is looked at is bad, or all bad ones
+    are."""
+    bad = np.concatenate([each.bad for each in judged]).mean()
+    possible = [min(1.0, share / bad) for share in SHARES]
+    found = zip(recalls(judged), possible, strict=True)
+    return [name, *(f"{recall / most:.0%}" for recall, most in found)]
+
+
+def recalls(judged: Sequence[Judged]) -> list[float]:
+    """The recall at each of ``SHARES``."""
     bad = np.concatenate([each.bad for each in judged])
     weights = np.concatenate([each.weights for each in judged])
     order = np.argsort(-weights, kind="stable")
     recall = np.cumsum(bad[order]) / max(1, np.count_nonzero(bad))
-    return [name, *(f"{recall[int(share * len(bad)) - 1]:.2f}" for share in SHARES)]
+    return [float(recall[int(share * len(bad)) - 1]) for share in SHARES]
 
 
 def main() -> None:
@@ -256,9 +300,13 @@ def main() -> None:
     parser.add_argument("--tracked", type=Path, help="folder that keeps what was tracked")
     parser.add_argument("--out", type=Path, help="document with the sections to replace")
     arguments = parser.parse_args()
-    rows, curves = [], []
+    rows, curves, cut = [], [], []
     for split in (TUNING, HELD_OUT):
-        found = tracked_clips(split, arguments.clips, arguments.box, arguments.tracked)
+        found = list(tracked_clips(split, arguments.clips, arguments.box, arguments.tracked))
+        for family in dict.fromkeys(each.family for each in found):
+            of_family = [each for each in found if each.family == family]
+            if any(_abroad(of_family)):
+                cut.append(cut_row(f"{split}: {family}", of_family))
         judged = [each for tracked in found for each in judge(tracked)]
         for family in dict.fromkeys(each.family for each in judged):
             rows.append(row(f"{split}: {family}", [one for one in judged if one.family == family]))
@@ -266,10 +314,12 @@ def main() -> None:
         curves.append(curve(split, judged))
         bad = np.concatenate([each.bad for each in judged]).mean()
         curves.append([f"{split}: not to be exceeded", *(f"{min(1, s / bad):.2f}" for s in SHARES)])
+        curves.append(share_reached(f"{split}: share of that", judged))
     kind = "box" if arguments.box else "mask"
     write_section(arguments.out, f"marked by {kind}", table(_HEAD, rows).splitlines())
     head = ("share looked at", *(f"{share:.0%}" for share in SHARES))
     write_section(arguments.out, f"curve of {kind}", table(head, curves).splitlines())
+    write_section(arguments.out, f"other scenes by {kind}", table(_CUT_HEAD, cut).splitlines())
 
 
 if __name__ == "__main__":

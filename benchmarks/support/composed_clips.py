@@ -420,6 +420,27 @@ def _crowd(props: _Props) -> list[_Scene]:
     return [props.scene([*actors, _Actor(board, middle)], length)]
 
 
+def _views(props: _Props) -> list[_Scene]:
+    """Another view in between, in which one of two objects is seen again, elsewhere."""
+    side = props.between(36, 64)
+    sprite, other = props.sprite(side), props.sprite(props.between(36, 64))
+    parts = [props.whole(40, 70), props.whole(15, 30), props.whole(15, 30)]
+    length = sum(parts)
+    places = np.array([[0.28 * WIDTH, 0.45 * HEIGHT], [0.72 * WIDTH, 0.55 * HEIGHT]])
+    first = [
+        _Actor(each, place + props.wander(length, 14), name)
+        for each, place, name in zip((sprite, other), places, ("left", "right"), strict=True)
+    ]
+    home = props.scene(first, length)
+    place = np.array([props.between(0.2, 0.8) * WIDTH, props.between(0.3, 0.7) * HEIGHT])
+    view = [_Actor(sprite, place + props.wander(parts[1], 10), "left")]
+    return [
+        _Scene(home.background, first, parts[0], home.light),
+        props.scene(view, parts[1]),
+        _Scene(home.background, first, parts[2], home.light, parts[0] + parts[1]),
+    ]
+
+
 FAMILIES: dict[str, Callable[[_Props], list[_Scene]]] = {
     "crossing": _crossing,
     "occlusion": _occlusion,
@@ -427,6 +448,7 @@ FAMILIES: dict[str, Callable[[_Props], list[_Scene]]] = {
     "cuts": _cuts,
     "changing": _changing,
     "crowd": _crowd,
+    "views": _views,
 }
 
 

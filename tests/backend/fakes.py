@@ -147,6 +147,7 @@ class FakeFrameMasks:
     masks: np.ndarray
     object_scores: np.ndarray
     ious: np.ndarray
+    look: np.ndarray | None = None
 
 
 class FakeVideoTracker:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from backend.tracking.store import Sighting
-from benchmarks.quality.review import Judged, Tracked, curve, judge, row
+from benchmarks.quality.review import Judged, Tracked, curve, cut_row, judge, row, share_reached
 
 
 def test_shares_are_counted_over_all_masks() -> None:
@@ -25,6 +25,8 @@ def test_the_curve_looks_at_the_heaviest_first() -> None:
     weights = np.where(bad, 5.0, np.linspace(0, 4, 100))
     right = curve("right", [Judged("cuts", bad, weights, bad)])
     assert right[1:4] == ["0.50", "1.00", "1.00"]  # at 5, 10, 15 %
+    reached = share_reached("share", [Judged("cuts", bad, weights, bad)])
+    assert reached[1:4] == ["100%", "100%", "100%"]
     wrong = curve("wrong", [Judged("cuts", bad, -weights, bad)])
     assert wrong[-1] == "0.00"
 
@@ -35,6 +37,21 @@ def test_a_clip_is_judged_by_what_is_stored_of_it() -> None:
         return Sighting("a", frame, "", 240, 320, area, box, centre, 0.9, 5.0, frame == 0, 1)
 
     found = [sighting(0, 100), sighting(1, 0), sighting(2, 0), sighting(3, 100)]
-    [judged] = judge(Tracked("leaving", "tuning", found, {"a": [False, True, True, False]}))
+    seen = [True, False, False, True]
+    bad = [False, True, True, False]
+    [judged] = judge(Tracked("leaving", "tuning", found, {"a": bad}, {"a": seen}))
     assert judged.marked.tolist() == [False, True, True, True]
     assert judged.weights.argmax() in (1, 2)
+
+
+def test_masks_in_other_scenes_are_counted_by_whether_the_object_is_there() -> None:
+    def sighting(frame: int, area: int, presence: float) -> Sighting:
+        known = "a", frame, "", 240, 320, area, None, None, 0.9, presence, False, 1
+        return Sighting(*known, elsewhere=frame > 0)
+
+    found = [sighting(frame, area, 5.0) for frame, area in enumerate((9, 9, 0, 9, 9, 0))]
+    found.append(sighting(6, 0, -5.0))  # the model says that it is not there
+    seen = [True, False, False, True, True, True, True]
+    bad = [False, True, False, False, True, True, True]
+    tracked = Tracked("cuts", "tuning", found, {"a": bad}, {"a": seen})
+    assert cut_row("cuts", [tracked]) == ["cuts", "2", "3", "1", "2", "1"]

@@ -56,7 +56,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Answer):
         return plain(value.mask), value.score
     if isinstance(value, TrackedObject):
-        return value.object_id, plain(value.mask), value.iou, value.presence
+        return value.object_id, plain(value.mask), value.iou, value.presence, value.elsewhere
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
     if isinstance(value, ExpectedError):

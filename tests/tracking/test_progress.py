@@ -120,6 +120,13 @@ class TestDoubts:
         other = [replace(each, object_id="b") for each in tracked("b", 3, at=16, area=225)]
         assert _weight(one, [], 2) < _weight(one, other, 2)
 
+    def test_behind_a_cut_masks_are_doubted_and_what_comes_back_is_not(self):
+        away = [found(2, area=0), found(3, area=0), found(4, at=40, iou=0.99), found(5, area=0)]
+        track = [found(0), found(1), *(replace(each, elsewhere=True) for each in away), found(6)]
+        cut = [(2, "scene changed"), (4, "scene changed")]  # the first, and what is kept
+        assert self.reasons(*track) == cut
+        assert self.reasons(*track, found(7, iou=0.3)) == [*cut, (7, "unsure")]
+
     def test_before_the_mark_the_track_goes_backwards(self):
         marked = replace(found(5), prompted=True)
         before = [found(frame, area=0) if frame < 3 else found(frame) for frame in range(5)]

@@ -37,7 +37,10 @@ def test_sightings_say_what_the_masks_say(tmp_path: Path) -> None:
     store = TrackStore(tmp_path / "tracks.sqlite3")
     for name in ("cat", "dog"):
         masks = [
-            TrackedMask(name, frame, "a", PackedMask.pack(mask), 0.5, 2.0, frame == 0, frame + 1)
+            TrackedMask(
+                name,
+                *(frame, "a", PackedMask.pack(mask), 0.5, 2.0, frame == 0, frame + 1, frame == 2),
+            )
             for frame, mask in enumerate((empty, whole, part))
         ]
         store.put_masks("track", masks, job_id="", done=0)
@@ -49,6 +52,7 @@ def test_sightings_say_what_the_masks_say(tmp_path: Path) -> None:
         assert (found.box, found.centroid) == (mask.mask.box, mask.centroid)
         assert (found.iou, found.presence) == (mask.iou, mask.presence)
         assert (found.prompted, found.stride) == (mask.prompted, mask.stride)
+        assert found.elsewhere == mask.elsewhere == (mask.frame == 2)
     assert {found.object_id for found in store.sightings("track", "dog")} == {"dog"}
     store.close()
 
