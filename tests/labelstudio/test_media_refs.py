@@ -67,7 +67,7 @@ def test_pages():
         (ImageTag("i", None), {"image": "x"}, None, "has no value"),
         (ImageTag("i", "$image"), None, None, "no data"),
         (ImageTag("i", None, "$f"), {"f": ["a", "b"]}, 2, "has 2 pages, there is no page 3"),
-        (ImageTag("i", None, "$f"), {"f": ["a"]}, 10**30, "has 1 pages"),
+        (ImageTag("i", None, "$f"), {"f": ["a"]}, 10**30, "has 1 page"),
         (ImageTag("i", None, "$f"), {"f": ["a", None]}, 1, "is empty"),
         (ImageTag("i", None, "$f"), {"f": "one"}, 1, "is one picture"),
     ],
