@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from benchmarks.gpu.check import Row, Rows, wait
+from benchmarks.gpu.peers import FAILURES
+from benchmarks.support import torchvision_stand_in
 from benchmarks.support.clips import MovingDiscs
 from benchmarks.support.composed_clips import HELD_OUT, ComposedClip, compose
-from benchmarks.support.reference import draw_weights
+from benchmarks.support.reference import draw_weights, make_pair
 from sam2model import ImagePredictor, VideoTracker, build_model
 from sam2model.image_predictor import ImageEmbedding
 from sam2model.precision import settle_kernels
+from sam2model.preprocessing import preprocess
 from sam2model.sam2 import SAM2
 from sam2model.variants import VARIANTS
 
@@ -29,13 +33,15 @@ HALF = (torch.bfloat16, torch.float16)
 
 def rows(variants: list[str], device: torch.device, objects: list[int]) -> Rows:
     """All checks."""
+    yield _no_hidden_wait(device)
+    yield from _real_masks(device)
+    yield from _engine(device)
+    yield _full_device(device)
+    for name in variants:
+        if name != "edgetam":
+            yield from _like_sam2(name, device)
     for name in variants:
         yield from _like_the_cpu(name, device, objects)
-    yield from _like_sam2(device)
-    yield from _real_masks(device)
-    yield _no_hidden_wait(device)
-    yield _full_device(device)
-    yield from _engine(device)
 
 
 def _random(name: str, device: torch.device, dtype: torch.dtype, size: int | None = None) -> SAM2:
@@ -90,22 +96,51 @@ def _error(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-def _like_sam2(device: torch.device) -> Rows:
-    """The masks of the official package on the same device."""
-    what = "sam2.1_hiera_tiny: tracked masks that differ from sam2's, float32"
+def _like_sam2(name: str, device: torch.device) -> Rows:
+    """Pictures and tracked masks of the official package on the same device, in float32."""
+    settle_kernels(device, torch.float32)
     try:
-        from benchmarks.support.official_tracker import OfficialTracker, make_tracking_pair
+        yield from _pictures_like_sam2(name, device)
+        yield from _tracks_like_sam2(name, device)
+    except FAILURES as error:
+        yield Row.missing(PART, f"{name}: beside sam2, float32", error)
 
-        official, ours = make_tracking_pair("sam2.1_hiera_tiny", 512)
-    except ImportError as error:
-        yield Row.missing(PART, what, error)
-        return
+
+def _pictures_like_sam2(name: str, device: torch.device) -> Rows:
+    """A variant's embedding and a click, at its own size."""
+    with torchvision_stand_in.installed():
+        from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+    pair = make_pair(name)
+    official, ours = pair.official.to(device), ImagePredictor(pair.ours.to(device))
+    picture = MovingDiscs(1, 512)[0]
+    pixels = preprocess(picture, pair.ours.image_size, device)
+    predictor: Any = SAM2ImagePredictor(official)
+    predictor._bb_feat_sizes = [(pair.ours.image_size // stride,) * 2 for stride in (4, 8, 16)]
+    with torch.inference_mode():
+        maps = [x.cpu().numpy() for x in official.forward_image(pixels)["backbone_fpn"]]
+        predictor.set_image(picture)
+        _, ious, logits = predictor.predict(np.array([[200, 160]]), np.array([1]))
+    found = ours.embed(picture)
+    error = max(_error(a, b) for a, b in zip(_maps(found), [maps[2], *maps[:2]], strict=True))
+    yield Row.at_most(PART, f"{name}: embedding, float32, beside sam2", error, MOST_ERROR)
+    click = _error(ours.predict(found, points=[[200, 160]]).logits, logits[np.argsort(-ious)])
+    yield Row.at_most(PART, f"{name}: a click's logits, float32, beside sam2", click, MOST_ERROR)
+
+
+def _tracks_like_sam2(name: str, device: torch.device) -> Rows:
+    """Masks of two objects; both models at one size, for which a frame is quick."""
+    from benchmarks.support.official_tracker import OfficialTracker, make_tracking_pair
+
+    official, ours = make_tracking_pair(name, min(VARIANTS[name].image_size, SMALLER))
     frames = [MovingDiscs(FRAMES, 256)[i] for i in range(FRAMES)]
     trackers = OfficialTracker(official.to(device), frames), VideoTracker(ours.to(device), frames)
     masks = []
     for tracker in trackers:
         tracker.prompt(0, 1, box=[60, 40, 150, 120])
+        tracker.prompt(0, 2, box=[90, 100, 190, 190])
         masks.append(np.stack([step.masks for step in tracker.propagate(0)]))
+    what = f"{name}: tracked masks that differ from sam2's, float32"
     yield Row.at_most(PART, what, float((masks[0] != masks[1]).mean()), 1e-3)
 
 

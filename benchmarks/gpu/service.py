@@ -7,8 +7,9 @@ import statistics
 import tempfile
 import threading
 import time
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,10 +17,15 @@ from benchmarks.gpu.check import Row, Rows
 from benchmarks.support.clips import MovingDiscs
 from sam2model import VideoTracker, build_model
 
+if TYPE_CHECKING:
+    from benchmarks.support.server import Server
+
 PART = "service"
-CLIENTS = (1, 8, 32)
+CLIENTS = (8, 32)  # at a time, beside the one that clicks alone
 PICTURES = 16
 VIDEO_FRAMES, ROUNDS = 200, 2
+BESIDE = "2 tracks: "
+TRACKED_TASK = 1_000_000  # no picture's task
 
 
 def rows(variant: str, device: torch.device, seconds: float, frames: int) -> Rows:
@@ -37,14 +43,39 @@ def _served(variant: str, device: torch.device, seconds: float) -> Rows:
         yield Row.missing(PART, "clicks through gunicorn", error)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            settings = {"SAM2_VARIANT": variant, "SAM2_DEVICE": str(device)}
+            settings = {
+                "SAM2_VARIANT": variant,
+                "SAM2_DEVICE": str(device),
+                "TRACK_BUDGET_SECONDS": "0.1",  # a track goes on behind its reply
+            }
             server = Server(Path(folder), settings)
             try:
                 server.wait_ready(600)
-                for clients in CLIENTS:
-                    yield from _clicks(server, clients, seconds, device)
+                clients = count()  # none sees a picture that another has had encoded
+                yield from _clicks(server, [next(clients)], seconds, device)
+                yield from _served_beside_tracks(server, next(clients), seconds, device)
+                for some in CLIENTS:
+                    yield from _clicks(server, list(islice(clients, some)), seconds, device)
             finally:
                 server.stop()
+
+
+def _served_beside_tracks(
+    server: Server, client: int, seconds: float, device: torch.device
+) -> Rows:
+    """Clicks of one client through gunicorn while two frame sequences are tracked."""
+    from benchmarks.load import owners
+
+    for number in range(2):
+        task = owners.long_or_short(server, TRACKED_TASK + number, owners.LONG_PAGES)
+        owners.track(server, task, "9.1")
+    before, begun = owners.frames_tracked(server), time.monotonic()
+    yield from _clicks(server, [client], seconds, device, f"{BESIDE}1 clients")
+    rate = (owners.frames_tracked(server) - before) / (time.monotonic() - begun)
+    going_on = owners.unfinished(server)
+    yield Row(PART, f"{BESIDE}frames a second through gunicorn", f"{rate:.1f}")
+    yield Row.at_least(PART, f"{BESIDE}tracks that outlast the clicks", len(going_on), 2)
+    owners.cancel(server, going_on)
 
 
 def _beside_tracks(variant: str, device: torch.device, seconds: float) -> Rows:
@@ -103,10 +134,11 @@ def _video(variant: str, device: torch.device) -> Rows:
                 yield Row(PART, title, f"{share:.0f}")
 
 
-def _clicks(server: object, clients: int, seconds: float, device: torch.device) -> Rows:
-    from benchmarks.support.server import Server, body, click
+def _clicks(
+    server: Server, clients: list[int], seconds: float, device: torch.device, what: str = ""
+) -> Rows:
+    from benchmarks.support.server import body, click
 
-    assert isinstance(server, Server)
     first: list[float] = []
     further: list[float] = []
     failed: list[str] = []
@@ -124,12 +156,12 @@ def _clicks(server: object, clients: int, seconds: float, device: torch.device) 
                 failed.append(reply.text[:100])
             done += 1
 
-    threads = [threading.Thread(target=annotate, args=(number,)) for number in range(clients)]
+    threads = [threading.Thread(target=annotate, args=(number,)) for number in clients]
     for each in threads:
         each.start()
     for each in threads:
         each.join()
-    what = f"{clients} clients"
+    what = what or f"{len(clients)} clients"
     yield Row(PART, f"{what}: clicks a second", f"{(len(first) + len(further)) / seconds:.1f}")
     yield Row.at_most(PART, f"{what}: clicks that failed", len(failed), 0)
     for kind, times in (("first", first), ("further", further)):
@@ -138,7 +170,7 @@ def _clicks(server: object, clients: int, seconds: float, device: torch.device) 
             continue
         p50, p95 = statistics.median(times), statistics.quantiles(times, n=20)[-1]
         shown = f"{1000 * p50:.1f} and {1000 * p95:.1f} ms"
-        aimed = kind == "further" and clients == 1 and device.type == "cuda"
+        aimed = kind == "further" and what == "1 clients" and device.type == "cuda"
         ok = p50 < 0.010 if aimed else None
         bound = "p50 under 10 ms" if aimed else ""
         yield Row(PART, f"{what}: {kind} click, p50 and p95", shown, bound, ok)

@@ -175,6 +175,14 @@ def unfinished(server: Server) -> list[str]:
     return [job["id"] for job in found if job["state"] in ("queued", "running")]
 
 
+def cancel(server: Server, jobs: list[str]) -> None:
+    """Jobs, and return when none is left."""
+    for job in jobs:
+        requests.post(f"{server.url}/jobs/{job}/cancel", json={}, timeout=60)
+    while unfinished(server):
+        time.sleep(0.1)
+
+
 def beside_tracks(server: Server, projects: int) -> list[Any]:
     """A row: three pages of one project beside two long tracks of each of so many others."""
     count = 2 * projects
@@ -197,10 +205,7 @@ def beside_tracks(server: Server, projects: int) -> list[Any]:
         time.sleep(max(0.0, MEASURED_S - (time.monotonic() - begun)))
     cost = (cpu_seconds(server.pid) - cpu) / (frames_tracked(server) - before)
     left = unfinished(server)
-    for job in left:
-        requests.post(f"{server.url}/jobs/{job}/cancel", json={}, timeout=60)
-    while unfinished(server):
-        time.sleep(0.1)
+    cancel(server, left)
     return [count, len(left), ROUNDS, whole, f"{max(took):.1f}", f"{cost:.2f}"]
 
 

@@ -22,6 +22,8 @@ from benchmarks.support.report import write_section
 from benchmarks.support.table import table
 from sam2model import ImagePredictor, VideoTracker
 from sam2model.sam2 import SAM2
+from sam2model.track_memory import Step
+from sam2model.video_tracker import Frames
 
 VARIANTS = ("edgetam", "sam2.1_hiera_tiny", "sam2.1_hiera_base_plus", "sam2.1_hiera_large")
 PICTURE = (1080, 1920, 3)
@@ -54,6 +56,26 @@ def tracked_frame(model: SAM2, copies: MetaTransfer, objects: int) -> Counts:
     for _ in range(FULL):
         next(frames)
     return _counted(lambda: next(frames), copies)
+
+
+def full_track(model: SAM2, objects: int, frames: Frames | None = None) -> VideoTracker:
+    """A track that has its memory full at frame ``FULL``, without tracking so many frames.
+
+    Args:
+        model: without values.
+        objects: each with one prompt, on frame 0.
+        frames: of the video; of 1080p where None.
+    """
+    tracker = VideoTracker(model, Blank() if frames is None else frames, history_frames=16)
+    for each in range(objects):
+        tracker.prompt(0, each, points=[[30, 30]])
+    next(tracker.propagate(1, 1))
+    for track in tracker._tracks.values():  # as if more frames had been tracked
+        for frame in range(2, FULL):
+            track.memories[frame] = track.memories[1].clone()
+            track.pointers[frame] = track.pointers[1].clone()
+        track.forget_all_but([Step(FULL, reverse=False)])
+    return tracker
 
 
 def embedding(model: SAM2, copies: MetaTransfer) -> Counts:

@@ -19,13 +19,12 @@ import numpy as np
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from backend.engine.device_memory import model_bytes
-from benchmarks.speed.launches import FULL, PICTURE, VARIANTS, Blank
+from benchmarks.speed.launches import FULL, PICTURE, VARIANTS, full_track
 from benchmarks.support.launches import META, counting, meta_model, tensors, transferring
 from benchmarks.support.report import write_section
 from benchmarks.support.table import table
-from sam2model import ImagePredictor, VideoTracker
+from sam2model import ImagePredictor
 from sam2model.sam2 import SAM2
-from sam2model.track_memory import Step
 
 BATCH = 8  # objects that a tracker computes at once
 OBJECTS = (1, BATCH, 16, 32)
@@ -79,15 +78,7 @@ def peak_of(call: Callable[[], object]) -> int:
 
 def tracked(model: SAM2, objects: int) -> Tracked:
     """Of that many objects, each with one prompt."""
-    tracker = VideoTracker(model, Blank(), history_frames=16)
-    for each in range(objects):
-        tracker.prompt(0, each, points=[[30, 30]])
-    next(tracker.propagate(1, 1))
-    for track in tracker._tracks.values():  # as if more frames had been tracked
-        for frame in range(2, FULL):
-            track.memories[frame] = track.memories[1].clone()
-            track.pointers[frame] = track.pointers[1].clone()
-        track.forget_all_but([Step(FULL, reverse=False)])
+    tracker = full_track(model, objects)
     beside = peak_of(lambda: next(tracker.propagate(FULL, 1)))
     return Tracked(tracker.device_bytes, beside)
 

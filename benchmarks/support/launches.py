@@ -1,15 +1,15 @@
-"""How many kernels a computation would launch on a GPU, counted without one.
+"""How many kernels a computation would launch on a GPU, and their work, counted without one.
 
 The network runs on torch's ``meta`` device, which has shapes and dtypes and no values, in the
 number format of a GPU. What it asks of torch is counted: an operation that makes or changes a
 tensor is one launch, a view of one is none. Fused kernels count once, as on a GPU; how long each
-takes is not known here.
+takes is not known here, but what it multiplies, and reads and writes once at least.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -44,11 +44,19 @@ _OF_ONE_DTYPE = (
 
 
 class Launches(TorchDispatchMode):
-    """Counts what changes or makes tensors on the device; ``kinds`` holds each operation's."""
+    """Counts what changes or makes tensors on the device.
+
+    Attributes:
+        kinds: launches of each operation.
+        flop: floating-point operations of all products of matrices and convolutions.
+        moved: bytes that the launches read and write, were each to read its tensors once.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.kinds: Counter[str] = Counter()
+        self.flop = 0
+        self.moved = 0
         self._quiet = False
 
     @property
@@ -68,18 +76,27 @@ class Launches(TorchDispatchMode):
             known = {_memory(each) for each in given}
             changes = name.endswith("_") or kwargs.get("out") is not None
             if changes or any(_memory(each) not in known for each in made):
-                self.kinds[name] += 1
+                self.add(name, (*given, *made), _flop_of(name, args, out))
         return out
 
     @contextmanager
-    def as_one(self, name: str) -> Iterator[None]:
-        """Count what is done inside as one launch."""
+    def quiet(self) -> Iterator[None]:
+        """Count nothing inside."""
         self._quiet = True
         try:
             yield
         finally:
             self._quiet = False
+
+    def add(self, name: str, moved: Iterable[Tensor], flop: int) -> None:
+        """One launch, of what it reads and writes."""
         self.kinds[name] += 1
+        self.flop += flop
+        sizes: dict[int, int] = {}
+        for each in moved:
+            shown = sizes.get(_memory(each), 0) + each.numel() * each.element_size()
+            sizes[_memory(each)] = min(shown, each.untyped_storage().nbytes())  # views overlap
+        self.moved += sum(sizes.values())
 
 
 class GpuKernels(TorchFunctionMode):
@@ -102,15 +119,22 @@ class GpuKernels(TorchFunctionMode):
             if len(dtypes) > 1:
                 raise TypeError(f"{func.__name__} of {dtypes}: no kernel of a GPU takes that")
         if func is F.scaled_dot_product_attention:
-            q, _, v = args[:3]
-            with self._launches.as_one("attention"):
+            q, k, v = args[:3]
+            with self._launches.quiet():
                 shape = (q.shape[0], q.shape[2], q.shape[1], v.shape[3])
-                return q.new_empty(shape).transpose(1, 2)
+                out = q.new_empty(shape).transpose(1, 2)
+            pairs = q.shape[:-1].numel() * k.shape[-2]
+            flop = 2 * pairs * (q.shape[-1] + v.shape[-1])
+            self._launches.add("attention", [*tensors((args, kwargs)), out], flop)
+            return out
         if func is F.linear:
             x, weight = args[:2]
             rows = x if x.is_contiguous() else x.contiguous()  # a copy, where it is a view
-            with self._launches.as_one("linear"):
-                return rows.new_empty(*x.shape[:-1], len(weight))
+            with self._launches.quiet():
+                out = rows.new_empty(*x.shape[:-1], len(weight))
+            moved = [rows, *tensors((args[1:], kwargs)), out]
+            self._launches.add("linear", moved, 2 * out.numel() * x.shape[-1])
+            return out
         return func(*args, **kwargs)
 
 
@@ -167,6 +191,18 @@ def counting() -> Iterator[Launches]:
     launches = Launches()
     with launches, GpuKernels(launches):
         yield launches
+
+
+def _flop_of(name: str, args: tuple[Any, ...], out: Any) -> int:
+    """Of a product of matrices or a convolution; 0 of anything else."""
+    if name in ("matmul", "mm", "bmm"):
+        return int(2 * out.numel() * args[0].shape[-1])
+    if name in ("addmm", "baddbmm"):
+        return int(2 * out.numel() * args[1].shape[-1])
+    if name in ("conv2d", "conv_transpose2d"):
+        pixels = out if name == "conv2d" else args[0]
+        return int(2 * pixels.numel() * args[1][0].numel())
+    return 0
 
 
 def _memory(tensor: Tensor) -> int:

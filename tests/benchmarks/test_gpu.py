@@ -4,11 +4,17 @@ import json
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import fast, right, service
+from benchmarks.gpu import fast, floors, right, service
 from benchmarks.gpu.check import Row
 from benchmarks.speed import video_to_prediction
+from benchmarks.support import transformers_peer
+from benchmarks.support.clips import MovingDiscs
+from benchmarks.support.launches import meta_model
+from benchmarks.support.official_tracker import make_tracking_pair
+from sam2model import VideoTracker
 
 
 @pytest.mark.slow
@@ -20,9 +26,11 @@ def test_every_check_of_what_is_right_runs(monkeypatch, tmp_path):
     assert gpu.main([*only, "--out", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
     asked = [row for row in rows if row["ok"] is not None]
-    assert len(asked) == 9
+    assert len(asked) == 11
     assert all(row["ok"] for row in asked)
-    assert "demo: embedding, float32, beside the CPU" in (tmp_path / "gpu.md").read_text()
+    table = (tmp_path / "gpu.md").read_text()
+    assert "demo: embedding, float32, beside the CPU" in table
+    assert "demo: a click's logits, float32, beside sam2" in table
 
 
 @pytest.mark.slow
@@ -33,7 +41,37 @@ def test_every_measurement_runs(capsys):
     found = {row.what: row.value for row in rows}
     for what in ("further click", "tracked frame, 1 objects", "embedding, batch 8"):
         assert float(found[f"demo: {what}"].removesuffix(" ms")) > 0
-    assert float(found["demo: tracked frame, 1 objects, times faster than sam2 1.1.0 eager"]) > 0
+    for peer in ("sam2 1.1.0 eager", "transformers"):
+        for what in ("embedding, batch 1", "further click", "tracked frame, 1 objects"):
+            assert float(found[f"demo: {what}, times faster than {peer}"]) > 0
+    for what in ("embedding, batch 8", "tracked frame, 1 objects"):
+        for floor in ("FLOP", "bytes"):
+            assert float(found[f"demo: {what}, floor of {floor}"].removesuffix(" ms")) > 0
+
+
+def test_products_are_counted_as_torch_counts_them():
+    model = meta_model("demo")
+    pixels = torch.empty(1, 3, model.image_size, model.image_size, device="meta")
+    ours = floors.embedded(model, 1)
+    with FlopCounterMode(display=False) as theirs, model.inference():
+        model.encode_image(pixels)
+    assert ours.flop == theirs.get_total_flops()
+    weights = sum(each.nbytes for each in model.image_encoder.parameters()) // 2  # in bfloat16
+    assert ours.moved > weights + pixels.nbytes
+
+
+@pytest.mark.slow
+def test_transformers_with_our_weights_answers_as_we_do():
+    official, ours = make_tracking_pair("demo", 256)
+    frames = [MovingDiscs(3, 256)[i] for i in range(3)]
+    box = [60.0, 40.0, 150.0, 120.0]
+    theirs = transformers_peer.build_model("demo", 256, official.state_dict(), video=True)
+    track = transformers_peer.Track(theirs, frames)
+    track.prompt(1, box)
+    tracker = VideoTracker(ours, frames)
+    tracker.prompt(0, 1, box=box)
+    for step in tracker.propagate(0):
+        assert (track.masks(step.frame) != step.masks).mean() < 1e-3
 
 
 def test_clicks_beside_tracks_and_a_video_beside_the_network_are_measured(monkeypatch):
