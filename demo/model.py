@@ -95,6 +95,7 @@ class _Waiting(threading.Thread):
     ) -> str | None:
         """What the call returned, or ``otherwise`` where it took longer."""
         end = time.monotonic() + seconds
+        interrupted()
         while self.is_alive():
             left = end - time.monotonic()
             if left <= 0:

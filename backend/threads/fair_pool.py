@@ -86,7 +86,7 @@ class FairPool(Executor):
         Raises:
             Busy: the pool is shut down.
         """
-        owner, run = caller().project, partial(keep_caller(call), *args, **kwargs)
+        owner, run = caller().owner, partial(keep_caller(call), *args, **kwargs)
         with self._changed:
             self._refuse_if_closed()
             self._lane(owner, "").appendleft(_Call(owner, "", Future(), run))
@@ -97,7 +97,7 @@ class FairPool(Executor):
     def others_wait(self) -> bool:
         """Whether a call of another project would run if the one that asks, in its thread of this
         pool, ended now."""
-        owner = caller().project
+        owner = caller().owner
         with self._changed:
             free = self._most - self._runs.total()
             return any(

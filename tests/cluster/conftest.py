@@ -97,7 +97,7 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Control:
     return Control(tmp_path_factory.mktemp("control"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def environment(control: Control, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What the nodes, and the replicas on them, read their settings from."""
     folder = tmp_path_factory.mktemp("cluster")
@@ -110,8 +110,9 @@ def environment(control: Control, tmp_path_factory: pytest.TempPathFactory) -> I
         yield folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(environment: Path) -> Iterator[LocalCluster]:
+    """Ends with the file that uses it: also idle, it takes CPU time from other tests."""
     before = dict(os.environ)
     cluster = LocalCluster(environment)
     try:
@@ -123,7 +124,7 @@ def cluster(environment: Path) -> Iterator[LocalCluster]:
         os.environ.update(before)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local(environment: Path) -> Iterator[Engine]:
     engine, _ = make(CHOICE, speck_share=SPECK_SHARE)
     engine.wait_ready(PATIENCE)

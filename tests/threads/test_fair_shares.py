@@ -99,14 +99,15 @@ class TestFairPool:
             pool.submit(lambda: 1 / 0).result(PATIENCE)
         assert pool.submit(lambda a, b: a + b, 1, b=2).result(PATIENCE) == 3
 
-    def test_the_rest_of_a_call_comes_first_of_its_project_after_the_others(self, pool, gate):
+    @pytest.mark.parametrize("run", ["", "1"])
+    def test_the_rest_of_a_call_comes_first_of_its_project_after_the_others(self, pool, gate, run):
         served = []
 
         def begin():
             served.append("begun")
             pool.submit_rest(served.append, "rest")
 
-        with serving(project="a"):
+        with serving(project="a", run=run):
             pool.submit(begin)
             futures = [pool.submit(served.append, name) for name in ("a 1", "a 2")]
         with serving(project="b"):
@@ -187,8 +188,8 @@ class TestWhatRuns:
         assert sum(hold.begun.values()) == 12
 
     def test_others_wait_where_a_place_given_back_would_be_theirs(self, pool, hold):
-        def others_wait_for(project):
-            with serving(project=project):
+        def others_wait_for(project, run=""):
+            with serving(project=project, run=run):
                 return pool.others_wait()
 
         for project, share in (("a", 8), ("b", 4), ("c", 2), ("d", 1)):
@@ -202,6 +203,7 @@ class TestWhatRuns:
         hold("f", "", 1)
         assert all(others_wait_for(project) for project in "abcde")
         assert not others_wait_for("f")
+        assert others_wait_for("f", "1")  # a run is an owner of its own
 
     def test_what_waited_for_a_share_goes_when_the_share_is_free(self, hold, pool):
         gate = threading.Event()
