@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -108,7 +109,21 @@ def _edgetam_encoders(size: int, transformers: bool | None) -> tuple[dict[str, E
 
 
 def _ours(model: SAM2) -> Encode:
-    return lambda image: model.encode_image(image).embedding
+    def encode(image: Tensor) -> Tensor:
+        with as_served(model):
+            return model.encode_image(image).embedding
+
+    return encode
+
+
+@contextmanager
+def as_served(model: SAM2) -> Iterator[None]:
+    """A context in which ours computes as it does for the service, without autocast, in the number
+    format of the autocast around it."""
+    half = torch.is_autocast_enabled("cpu")
+    model.compute_dtype = torch.get_autocast_dtype("cpu") if half else torch.float32
+    with torch.autocast("cpu", enabled=False), model.inference():
+        yield
 
 
 def _official(pair: Pair) -> Encode:

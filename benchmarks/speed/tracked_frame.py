@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.speed.embedding import DTYPES, TINY
+from benchmarks.speed.embedding import DTYPES, TINY, as_served
 from benchmarks.support import edgetam_peer, timm_stand_in
 from benchmarks.support.pairing import compared, load, machine, take_turns
 from benchmarks.support.reference import Pair, make_pair
@@ -86,11 +86,13 @@ class Frame:
     def ours(self) -> Tensor:
         """All objects together; their masks ``[O, 1, S/4, S/4]``."""
         model = self.model
-        features = model.encode_image(self.image)
-        conditioned = self.conditioned(features.embedding)
-        found = model.segment_object(conditioned, features.high_res, multimask=True)
-        model.encode_memory(features.embedding, found.high_res_logits, found.object_score_logits)
-        return found.logits > 0
+        with as_served(model):
+            features = model.encode_image(self.image)
+            conditioned = self.conditioned(features.embedding)
+            found = model.segment_object(conditioned, features.high_res, multimask=True)
+            score = found.object_score_logits
+            model.encode_memory(features.embedding, found.high_res_logits, score)
+            return found.logits > 0
 
     def conditioned(self, embedding: Tensor) -> Tensor:
         """Our memory attention: the frame's features as each object's memories change them.
