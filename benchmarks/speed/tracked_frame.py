@@ -1,6 +1,7 @@
 """Time of a tracked frame with a full memory, beside the official ``sam2`` package and others.
 
     python -m benchmarks.speed.tracked_frame [--objects 1 4 8] [--rounds 2] [--out FILE]
+    python -m benchmarks.speed.tracked_frame --parts [--objects 4] [--dtypes bfloat16]
 
 One step of tracking: the image encoder, then for every object memory attention over 7 spatial
 memories and 16 pointers, mask decoder and memory encoder. The official package does the second part
@@ -9,12 +10,17 @@ does not depend on values. "differing" are the mask pixels that differ, of all.
 
 EdgeTAM is compared with that of ``transformers``, object by object too, and with SAM 2.1 tiny, ours
 and the official one, which have other weights and so no masks to compare.
+
+``--parts`` tells what ours spends where.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +58,7 @@ HEAD = (
     "differing",
     "load",
 )
+PARTS = ("embedding", "memory attention", "mask decoder", "memory encoder")
 
 
 Runs = Mapping[str, Callable[[], Tensor]]  # by whose it is, ours first
@@ -85,14 +92,26 @@ class Frame:
 
     def ours(self) -> Tensor:
         """All objects together; their masks ``[O, 1, S/4, S/4]``."""
+        _, _, logits, _ = self.steps()
+        return logits > 0
+
+    def parts(self) -> list[float]:
+        """The CPU seconds of each of ``PARTS``, of ours."""
+        times = [time.process_time(), *(time.process_time() for _ in self.steps())]
+        return [end - begin for begin, end in pairwise(times)]
+
+    def steps(self) -> Iterator[Tensor]:
+        """What each of ``PARTS`` gives, of ours."""
         model = self.model
         with as_served(model):
             features = model.encode_image(self.image)
+            yield features.embedding
             conditioned = self.conditioned(features.embedding)
+            yield conditioned
             found = model.segment_object(conditioned, features.high_res, multimask=True)
+            yield found.logits
             score = found.object_score_logits
-            model.encode_memory(features.embedding, found.high_res_logits, score)
-            return found.logits > 0
+            yield model.encode_memory(features.embedding, found.high_res_logits, score)
 
     def conditioned(self, embedding: Tensor) -> Tensor:
         """Our memory attention: the frame's features as each object's memories change them.
@@ -226,6 +245,20 @@ def _show_all(*decoders: Any) -> None:
             last.bias += 1000
 
 
+def part_rows(variants: list[str], counts: list[int], dtypes: list[str]) -> Iterator[list[str]]:
+    """A row per variant, dtype and number of objects: the CPU seconds of the parts of ours."""
+    for variant in variants:
+        model = SAM2(VARIANTS[variant], VARIANTS[variant].image_size).eval()
+        for name in dtypes:
+            dtype = DTYPES[name]
+            for count in counts:
+                frame = Frame(model, count)
+                with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+                    _, *timed = (frame.parts() for _ in range(4))
+                medians = map(statistics.median, zip(*timed, strict=True))
+                yield [variant, name, str(count), *(f"{each:.2f}" for each in medians)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--variants", nargs="+", default=SHOWN)
@@ -234,7 +267,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--add", action="store_true", help="keep the other rows of --out")
+    parser.add_argument("--parts", action="store_true", help="of ours alone, in CPU seconds")
     arguments = parser.parse_args()
+    if arguments.parts:
+        measured = list(part_rows(arguments.variants, arguments.objects, arguments.dtypes))
+        print(table(("variant", "dtype", "objects", *PARTS), measured))
+        return
     earlier = arguments.out if arguments.add else None
     measured = earlier_rows(earlier, HEAD, arguments.variants)
     with torch.inference_mode():

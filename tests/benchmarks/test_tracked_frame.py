@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.speed.tracked_frame import HEAD, rows
+from benchmarks.speed.tracked_frame import HEAD, PARTS, part_rows, rows
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,10 @@ def test_all_track_the_same(variant, peers):
             assert float(row["differing"]) <= 1e-3
         else:
             assert row["differing"] == ""
+
+
+def test_the_parts_of_a_frame_are_told():
+    [row] = part_rows(["demo"], [1], ["bfloat16"])
+    assert row[:3] == ["demo", "bfloat16", "1"]
+    assert len(row) == 3 + len(PARTS)
+    assert sum(map(float, row[3:])) > 0
