@@ -26,6 +26,8 @@ VARIANTS = (
     "edgetam",
     *(f"{family}_hiera_{size}" for family in ("sam2.1", "sam2") for size in SIZES),
 )
+# ``sam2model.memory_policy.POLICIES``, likewise.
+MEMORIES = ("reference", "careful", "distractors")
 AUTO = "auto"  # what suits the device
 # Kubernetes sets these for every Service of the namespace, whatever the Service is called.
 _SERVICE_LINK = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT\w*|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)")
@@ -354,6 +356,11 @@ class Settings:
         1,
         "track every n-th frame and interpolate the masks between; docs/performance.md",
         read=_number(int, lambda n: 1 <= n <= 99, "1 to 99"),
+    )
+    track_memory: str = _tracking(
+        "reference",
+        f"which tracked frames later ones read: {', '.join(MEMORIES)}; docs/performance.md",
+        read=_choice(*MEMORIES),
     )
     click_budget_seconds: float = _budgets(
         20.0, "longest wait of a click, after which the reply says why there is no mask"

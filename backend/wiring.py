@@ -239,6 +239,7 @@ class Wiring:
             dtype=settings.dtype,
             image_size=settings.image_size,
             num_mask_memories=settings.num_maskmem,
+            track_memory=settings.track_memory,
         )
 
     @cached_property

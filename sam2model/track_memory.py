@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sam2model.memory_policy import REFERENCE, Found, MemoryPolicy, Places, Step, Verdict
 from sam2model.prompts import PointPrompt
 from sam2model.sam2 import (
     MAX_OBJECT_POINTERS,
@@ -72,22 +73,6 @@ class PromptedFrame(NamedTuple):
         return (
             self if self.memory.device == device else self.moved(partial(Tensor.to, device=device))
         )
-
-
-class Step(NamedTuple):
-    """A frame to be tracked, and the direction it is reached in."""
-
-    frame: int
-    reverse: bool
-
-    def passed(self, count: int) -> list[int]:
-        """The ``count`` frames passed before this one, the latest first."""
-        sign = 1 if self.reverse else -1
-        return [self.frame + sign * ago for ago in range(1, count + 1)]
-
-    def following(self) -> "Step":
-        """The next frame in the same direction."""
-        return Step(self.frame + (-1 if self.reverse else 1), self.reverse)
 
 
 @dataclass(frozen=True)
@@ -170,6 +155,8 @@ class ObjectTrack:
         num_mask_memories: 1 for the conditioning frames, plus the frames just passed that a step
             reads the spatial memories of. The nearest ones stay, each with the place in time it
             was trained with.
+        policy: decides which tracked frames a step reads.
+        verdicts: what it decided of them, where it judges.
     """
 
     points: dict[int, PointPrompt | None] = field(default_factory=dict)
@@ -181,6 +168,8 @@ class ObjectTrack:
     memories: dict[int, Tensor] = field(default_factory=dict)
     pointers: dict[int, Tensor] = field(default_factory=dict)
     num_mask_memories: int = NUM_MASK_MEMORIES
+    policy: MemoryPolicy = REFERENCE
+    verdicts: dict[int, Verdict] = field(default_factory=dict)
 
     def prompted_frames(self) -> set[int]:
         """Frames whose prompts condition the others."""
@@ -191,8 +180,7 @@ class ObjectTrack:
         for frame, prompted in self.pending.items():
             if frame not in self.pending_corrections:
                 self.conditioning[frame] = prompted
-                for tracked in (self.history, self.memories, self.pointers):
-                    tracked.pop(frame, None)
+                self._drop(frame)
             elif frame not in self.conditioning:
                 answer = prompted.answer
                 self.history[frame] = SpilledAnswer.of(
@@ -204,6 +192,8 @@ class ObjectTrack:
                 )
                 self.memories[frame] = prompted.memory
                 self.pointers[frame] = answer.pointer[None]
+                if frame in self.verdicts:
+                    self.verdicts[frame] = replace(self.verdicts[frame], recent=True)
         self.pending.clear()
         self.pending_corrections.clear()
 
@@ -241,10 +231,30 @@ class ObjectTrack:
             *(tensor for each in answers for tensor in (each.logits, each.pointer)),
         ]
 
+    def _drop(self, frame: int) -> None:
+        """Forget that a frame was tracked."""
+        self.history.pop(frame, None)
+        self.memories.pop(frame, None)
+        self.pointers.pop(frame, None)
+        self.verdicts.pop(frame, None)
+
+    def judge(self, step: Step, answer: SpilledAnswer, alternatives: NDArray[np.bool_]) -> None:
+        """Let the policy decide of the answer on a tracked frame.
+
+        Args:
+            alternatives: bool ``[M, S/4, S/4]``, see :class:`sam2model.memory_policy.Found`.
+        """
+        found = Found(answer.logits() > 0, answer.object_score, answer.iou, alternatives)
+        self.verdicts[step.frame] = self.policy.judge(step, found, self.verdicts)
+
+    def _memories_of(self, step: Step) -> Places:
+        """Frames whose spatial memories a step reads."""
+        return self.policy.memories(step, self.num_mask_memories - 1, self.verdicts)
+
     def missing_memories(self, step: Step) -> list[int]:
         """Frames whose spatial memory the step reads, but which have none on the device."""
-        passed = step.passed(self.num_mask_memories - 1)
-        return [f for f in passed if f in self.history and f not in self.memories]
+        read = [frame for _, frame in self._memories_of(step)]
+        return [f for f in read if f in self.history and f not in self.memories]
 
     def missing_pointers(self, step: Step) -> list[int]:
         """The same for object pointers."""
@@ -262,10 +272,9 @@ class ObjectTrack:
         reach = self.prompts_in_reach(step.frame)
         conditioning = [(frame, self.conditioning[frame]) for frame in reach]
         memories = [SpatialMemory(0, prompted.memory) for _, prompted in conditioning]
-        passed = step.passed(self.num_mask_memories - 1)
         memories += [
             SpatialMemory(ago, self.memories[frame])
-            for ago, frame in reversed(list(enumerate(passed, start=1)))
+            for ago, frame in reversed(self._memories_of(step))
             if frame in self.memories
         ]
         sign = -1 if step.reverse else 1
@@ -283,20 +292,22 @@ class ObjectTrack:
 
     def forget_history(self, step: Step, count: int) -> None:
         """Keep of the frames that were tracked only the ``count`` ones passed before a step."""
-        passed = set(step.passed(count))
-        for frame in self.history.keys() - passed:
+        kept = {*step.passed(count), *(frame for _, frame in self._memories_of(step))}
+        for frame in self.history.keys() - kept:
             del self.history[frame]
-        for frame in self.reverse.keys() - passed - self.conditioning.keys():
+        for frame in self.reverse.keys() - kept - self.conditioning.keys():
             del self.reverse[frame]
+        for frame in self.verdicts.keys() - kept:
+            del self.verdicts[frame]
 
     def forget_all_but(self, steps: Iterable[Step]) -> None:
         """Drop from the device what none of the steps would read."""
         steps = list(steps)
-        for kept, count in (
-            (self.memories, self.num_mask_memories - 1),
-            (self.pointers, MAX_OBJECT_POINTERS - 1),
-        ):
-            in_reach = {frame for step in steps for frame in step.passed(count)}
+        read = {frame for step in steps for _, frame in self._memories_of(step)}
+        if self.policy.judges:  # of the frame tracked last it is not known yet
+            read |= {frame for step in steps for frame in step.passed(1)}
+        passed = {frame for step in steps for frame in step.passed(MAX_OBJECT_POINTERS - 1)}
+        for kept, in_reach in ((self.memories, read), (self.pointers, passed)):
             for frame in kept.keys() - in_reach:
                 del kept[frame]
 
@@ -312,6 +323,7 @@ class ObjectTrack:
             reverse=dict(self.reverse),
             memories=dict(self.memories),
             pointers=dict(self.pointers),
+            verdicts=dict(self.verdicts),
         )
 
     def become(self, other: "ObjectTrack") -> None:

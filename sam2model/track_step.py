@@ -6,6 +6,7 @@ Everything runs inside the caller's inference mode and autocast.
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -89,9 +90,22 @@ def _remember_prompted(model: SAM2, features: ImageFeatures, masks: ObjectMasks)
     return PromptedFrame(_answers(masks)[0], memory.to(_MEMORY_DTYPE))
 
 
+class Followed(NamedTuple):
+    """An object on a frame that it was followed to.
+
+    Attributes:
+        memory: spatial memory ``[1, M, 64]``.
+        candidates: float ``[3, S/4, S/4]``, logits of the masks that the answer was chosen from.
+    """
+
+    answer: Answer
+    memory: Tensor
+    candidates: Tensor
+
+
 def follow(
     model: SAM2, features: ImageFeatures, recalls: Sequence[Recall], num_frames: int
-) -> list[tuple[Answer, Tensor]]:
+) -> list[Followed]:
     """Find objects on a frame by what is remembered of them.
 
     Args:
@@ -101,9 +115,9 @@ def follow(
         num_frames: length of the video.
 
     Returns:
-        Per object, in the same order: its answer, and its spatial memory ``[1, M, 64]``.
+        What was found of each object, in the same order.
     """
-    found: dict[int, tuple[Answer, Tensor]] = {}
+    found: dict[int, Followed] = {}
     order = sorted(range(len(recalls)), key=lambda i: recalls[i].layout)
     for first in range(0, len(order), _MAX_BATCH):
         batch = order[first : first + _MAX_BATCH]
@@ -117,7 +131,8 @@ def follow(
         memories = model.encode_memory(
             features.embedding, masks.high_res_logits, masks.object_score_logits
         ).to(_MEMORY_DTYPE)
-        found |= zip(batch, zip(_answers(masks), memories.split(1), strict=True), strict=True)
+        parts = zip(_answers(masks), memories.split(1), masks.candidates, strict=True)
+        found |= zip(batch, (Followed(*each) for each in parts), strict=True)
         yield_point()
     return [found[i] for i in range(len(recalls))]
 

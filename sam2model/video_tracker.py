@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from sam2model.frame_masks import FrameMasks, ObjectId
+from sam2model.memory_policy import REFERENCE, MemoryPolicy, Step
 from sam2model.postprocessing import resize_masks
 from sam2model.preprocessing import preprocess
 from sam2model.prompts import PointPrompt, check_boxes, check_mask, check_points, point_prompt
@@ -40,10 +41,10 @@ from sam2model.track_memory import (
     Answer,
     ObjectTrack,
     SpilledAnswer,
-    Step,
     SuspendedTracks,
 )
 from sam2model.track_step import (
+    Followed,
     answer_mask,
     answer_points,
     condition,
@@ -66,11 +67,17 @@ class Frames(Protocol):
 
 
 class _Unspilled(NamedTuple):
-    """The answers of a tracked frame on their way to host memory, by place in ``arrays``."""
+    """The answers of a tracked frame on their way to host memory, by place in ``arrays``.
 
-    frame: int
+    Attributes:
+        candidates: masks that the answers were chosen from, bool ``[T, 3, S/4, S/4]``, of those
+            tracks whose policy judges them, in their order; None where none does.
+    """
+
+    step: Step
     tracks: dict[int, ObjectTrack]
     download: Download
+    candidates: Download | None
 
 
 class RememberedTracks(NamedTuple):
@@ -100,6 +107,8 @@ class VideoTracker:
             starts anew, can build on; older ones are as if they had never been tracked. None:
             all of them, for up to ``S * S / 4 + 1024`` bytes of host memory per frame and
             object (256 KiB at S = 1024), S being the model's image size.
+        memory_policy: which tracked frames later ones read; an object keeps that of its first
+            prompt. All but the reference's make the host wait for each frame before the next.
         yield_to: called between the steps of a computation; see :mod:`sam2model.yield_point`.
             It may raise: whatever was begun is then as if it had not been asked for.
 
@@ -114,6 +123,7 @@ class VideoTracker:
         *,
         add_all_frames_to_correct_as_cond: bool = True,
         history_frames: int | None = None,
+        memory_policy: MemoryPolicy = REFERENCE,
         yield_to: Callable[[], None] | None = None,
     ) -> None:
         if len(frames) == 0:
@@ -123,6 +133,7 @@ class VideoTracker:
                 f"history_frames must be at least {MAX_OBJECT_POINTERS}, not {history_frames}"
             )
         self._history_frames = history_frames
+        self._memory_policy = memory_policy
         self._yield_to = yield_to
         self._model = model
         self._frames = frames
@@ -200,7 +211,7 @@ class VideoTracker:
             boxes, checked_points, checked_labels, self._sizes[frame], self._model.image_size
         )
         track = self._tracks.get(object_id) or ObjectTrack(
-            num_mask_memories=self._model.num_mask_memories
+            num_mask_memories=self._model.num_mask_memories, policy=self._memory_policy
         )
         starts_anew = checked_mask is not None or boxes is not None
         clicks = _joined(None if starts_anew else track.points.get(frame), new)
@@ -318,7 +329,10 @@ class VideoTracker:
         self._spill()
 
     def _track(self, step: Step) -> FrameMasks:
-        """One frame, all objects. Nothing here makes the host wait for this frame."""
+        """One frame, all objects. Nothing here makes the host wait for this frame; for the one
+        before it only a policy does that has to judge it."""
+        if any(track.policy.judges for track in self._tracks.values()):
+            self._spill()
         for track in self._tracks.values():
             track.take_in()
             track.bring_prompts(step.frame, self._model.device)
@@ -329,14 +343,17 @@ class VideoTracker:
         }
         followed = self._follow(step, following) if following else {}
         answers = [
-            followed[object_id] if object_id in followed else track.conditioning[step.frame].answer
+            followed[object_id].answer
+            if object_id in followed
+            else track.conditioning[step.frame].answer
             for object_id, track in self._tracks.items()
         ]
         download = self._download(step.frame, answers)
         self._spill()  # of the frame before, which has arrived while this one is computed
         places = enumerate(self._tracks.items())
         tracks = {place: track for place, (object_id, track) in places if object_id in followed}
-        self._unspilled = _Unspilled(step.frame, tracks, download)
+        candidates = self._download_candidates(followed)
+        self._unspilled = _Unspilled(step, tracks, download, candidates)
         self._next = step.following()
         for track in self._tracks.values():
             track.reverse[step.frame] = step.reverse
@@ -349,23 +366,29 @@ class VideoTracker:
         """Keep the answers of the frame tracked last in host memory."""
         if self._unspilled is None:
             return
-        frame, tracks, download = self._unspilled
+        step, tracks, download, candidates = self._unspilled
         _, logits, scores, ious, pointers = download.arrays()[:5]
+        judged = iter(()) if candidates is None else iter(candidates.arrays()[0])
         for i, track in tracks.items():
-            track.history[frame] = SpilledAnswer.of(logits[i], pointers[i], scores[i], ious[i])
+            answer = SpilledAnswer.of(logits[i], pointers[i], scores[i], ious[i])
+            track.history[step.frame] = answer
+            if track.policy.judges:
+                track.judge(step, answer, next(judged))
         self._unspilled = None
 
-    def _follow(self, step: Step, tracks: Mapping[ObjectId, ObjectTrack]) -> dict[ObjectId, Answer]:
+    def _follow(
+        self, step: Step, tracks: Mapping[ObjectId, ObjectTrack]
+    ) -> dict[ObjectId, Followed]:
         """Find objects by their memories, and remember them."""
         features = self._encode(step.frame)
         with self._model.inference(self._yield_to):
             self._restore(tracks.values(), step)
             recalls = [track.recall(step, len(self._frames)) for track in tracks.values()]
             found = follow(self._model, features, recalls, len(self._frames))
-        for track, (answer, memory) in zip(tracks.values(), found, strict=True):
-            track.memories[step.frame] = memory
-            track.pointers[step.frame] = answer.pointer[None]
-        return {object_id: answer for object_id, (answer, _) in zip(tracks, found, strict=True)}
+        for track, each in zip(tracks.values(), found, strict=True):
+            track.memories[step.frame] = each.memory
+            track.pointers[step.frame] = each.answer.pointer[None]
+        return dict(zip(tracks, found, strict=True))
 
     def _restore(self, tracks: Iterable[ObjectTrack], step: Step) -> None:
         """Bring back to the device what a step reads and the last steps did not leave there."""
@@ -429,6 +452,16 @@ class VideoTracker:
                 torch.stack([answer.pointer for answer in answers]),
                 *([look_of(seen[1].embedding)] if seen is not None and seen[0] == frame else []),
             )
+
+    def _download_candidates(self, followed: Mapping[ObjectId, Followed]) -> Download | None:
+        """Masks that answers were chosen from, of the tracks whose policy judges them."""
+        judged = [
+            each.candidates
+            for object_id, each in followed.items()
+            if self._tracks[object_id].policy.judges
+        ]
+        with torch.inference_mode():
+            return self._transfer.download(torch.stack(judged) > 0) if judged else None
 
     def _check_frame(self, frame: int) -> None:
         count = len(self._frames)

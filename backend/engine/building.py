@@ -112,7 +112,7 @@ def build_predictor(choice: ModelChoice, yield_to: Callable[[], None]) -> ImageP
 
 
 def build_video_tracker(
-    predictor: ImagePredictor, frames: Frames, yield_to: Callable[[], None]
+    choice: ModelChoice, yield_to: Callable[[], None], predictor: ImagePredictor, frames: Frames
 ) -> VideoTracker:
     """A tracker on the predictor's model, with the history that one pass over the frames needs:
     a correction is a pass of its own, and the masks are in the store.
@@ -121,8 +121,15 @@ def build_video_tracker(
         yield_to: called between the steps of every frame's computation.
     """
     from sam2model import VideoTracker
+    from sam2model.memory_policy import POLICIES
 
-    return VideoTracker(predictor.model, frames, history_frames=HISTORY_FRAMES, yield_to=yield_to)
+    return VideoTracker(
+        predictor.model,
+        frames,
+        history_frames=HISTORY_FRAMES,
+        memory_policy=POLICIES[choice.track_memory],
+        yield_to=yield_to,
+    )
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ class ModelChoice:
     """The arguments of ``sam2model.build_model`` as the operator chose them.
 
     Attributes:
+        track_memory: the name of a policy of ``sam2model.memory_policy``, for trackers; one keeps
+            the policy that it began with.
         family: the version of the model that this one was fine-tuned from, at the very beginning;
             None for that model itself.
     """
@@ -36,6 +38,7 @@ class ModelChoice:
     dtype: str = "auto"
     image_size: int | None = None
     num_mask_memories: int = 7
+    track_memory: str = "reference"
     family: str | None = None
 
     @property

@@ -145,7 +145,7 @@ class LocalEngine:
         self._thread = InferenceThread(on_start=self._waited)
         yield_to = self._thread.yield_point
         self._build = build or partial(build_predictor, yield_to=yield_to)
-        self._build_tracker = build_tracker or partial(build_video_tracker, yield_to=yield_to)
+        self._build_tracker = build_tracker or partial(build_video_tracker, choice, yield_to)
         self._started = time.monotonic()
         self._unused_card: str | None = None
         self._loading = self._thread.submit(self._load, Priority.CLICK).future

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.settings import MIB, VARIANTS, Settings, SettingsError
+from backend.settings import MEMORIES, MIB, VARIANTS, Settings, SettingsError
 
 
 def test_defaults_start_the_demo_model():
@@ -54,6 +54,7 @@ def test_values_are_read_and_empty_ones_count_as_unset():
         ("SAM2_NUM_MASKMEM", "0"),
         ("SAM2_NUM_MASKMEM", "8"),
         ("TRACK_STRIDE", "0"),
+        ("TRACK_MEMORY", "elephant"),
         ("SAM2_VARIANT", "sam2.1_hiera_huge"),
         ("LOG_FORMAT", "xml"),
         ("MAX_BODY_MB", "0"),
@@ -125,6 +126,12 @@ def test_the_variants_are_the_models():
     from sam2model import VARIANTS as known
 
     assert set(VARIANTS) == set(known)
+
+
+def test_the_memories_are_the_trackers():
+    from sam2model.memory_policy import POLICIES
+
+    assert set(MEMORIES) == set(POLICIES)
 
 
 SECRETS = [item.name.upper() for item in dataclasses.fields(Settings) if item.metadata["secret"]]

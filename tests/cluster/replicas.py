@@ -96,7 +96,7 @@ def make(choice: ModelChoice, *, speck_share: float) -> tuple[LocalEngine, Metri
 
     def build_tracker(predictor: Any, frames: Any) -> Any:
         yield_to = engines[0]._thread.yield_point
-        tracker = build_video_tracker(predictor, frames, yield_to=yield_to)
+        tracker = build_video_tracker(choice, yield_to, predictor, frames)
         return ControlledTracker(tracker, control, yield_to)
 
     choice = replace(choice, device="cpu")

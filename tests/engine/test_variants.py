@@ -3,6 +3,7 @@ others."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from backend.engine.building import ModelChoice, share_cores
+from backend.cluster.deploy import choice_as_data, choice_from_data
+from backend.engine.building import ModelChoice, build_video_tracker, share_cores
 from backend.engine.local import LocalEngine
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.scheduler import Priority
@@ -25,6 +27,8 @@ from backend.settings import Settings
 from backend.wiring import Wiring
 from benchmarks.support.clips import MovingDiscs
 from benchmarks.support.reference import draw_weights
+from sam2model import ImagePredictor, build_model
+from sam2model.memory_policy import POLICIES
 from sam2model.sam2 import SAM2
 from sam2model.variants import VARIANTS
 from tests.backend.fakes import AsGiven
@@ -101,6 +105,18 @@ def test_threads_that_wait_for_one_another_let_others_have_the_cores(monkeypatch
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     share_cores()
     assert "GOMP_SPINCOUNT" not in os.environ
+
+
+@pytest.mark.parametrize("memory", list(POLICIES))
+def test_trackers_have_the_memory_that_the_settings_name_also_on_a_replica(memory):
+    choice = Wiring(Settings.from_env({"TRACK_MEMORY": memory})).base_model()
+    declared = json.loads(json.dumps(choice_as_data(choice)))
+    predictor = ImagePredictor(build_model("demo", device="cpu", image_size=32))
+    frames = MovingDiscs(2, 64)
+    tracker = build_video_tracker(choice_from_data(declared), lambda: None, predictor, frames)
+    tracker.prompt(0, "disc", points=[[20, 20]])
+    [track] = tracker.suspend().tracks.values()
+    assert track.policy == POLICIES[memory]
 
 
 def test_a_card_that_is_not_used_is_said_loudly(monkeypatch, caplog):

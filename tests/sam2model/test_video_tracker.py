@@ -3,7 +3,7 @@
 import gc
 import pickle
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pytest
@@ -11,6 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from sam2model import ImagePredictor, build_model
+from sam2model.memory_policy import (
+    POLICIES,
+    REFERENCE,
+    Found,
+    MemoryPolicy,
+    Places,
+    Step,
+    Verdict,
+)
 from sam2model.sam2 import SAM2
 from sam2model.track_memory import SuspendedTracks
 from sam2model.video_tracker import FrameMasks, VideoTracker
@@ -283,6 +292,55 @@ def test_two_trackers_take_turns_and_leave_no_mode_behind(fast_model: SAM2) -> N
             np.testing.assert_array_equal(answer.logits, alone[i])
 
 
+class _Scripted(MemoryPolicy):
+    """Remembers the frames up to one, and reads the last of those that it remembers."""
+
+    judges = True
+
+    def __init__(self, last: int) -> None:
+        self._last = last
+
+    def judge(self, step: Step, found: Found, verdicts: Mapping[int, Verdict]) -> Verdict:
+        assert found.alternatives.shape == (3, *found.mask.shape)
+        assert (found.alternatives == found.mask).all(axis=(1, 2)).any()
+        return Verdict(int(found.mask.sum()), recent=step.frame <= self._last)
+
+    def memories(self, step: Step, count: int, verdicts: Mapping[int, Verdict]) -> Places:
+        passed = (frame for frame in range(step.frame - 1, -1, -1) if frame in verdicts)
+        recent = [frame for frame in passed if verdicts[frame].recent]
+        return list(enumerate(recent[:count], start=1))
+
+
+def test_a_policy_that_remembers_all_changes_no_bit_and_what_another_remembers_stays(
+    fast_model: SAM2,
+) -> None:
+    def steps(tracker: VideoTracker, detours: bool) -> Iterator[FrameMasks]:
+        for frame in range(24):
+            if detours:
+                before = tracker.remembered()
+                next(tracker.propagate(frame, 1))
+                tracker.go_back(before)
+            yield from tracker.propagate(frame, 1)
+
+    def track(policy: MemoryPolicy, detours: bool) -> tuple[VideoTracker, list[FrameMasks]]:
+        clip = Clip(24, hidden=range(8, 12))
+        tracker = VideoTracker(fast_model, clip, history_frames=16, memory_policy=policy)
+        for name in ("one", "two"):
+            tracker.prompt(0, name, points=[clip.centre(0)])
+        return tracker, list(steps(tracker, detours))
+
+    _, expected = track(REFERENCE, detours=False)
+    _, got = track(_Scripted(last=24), detours=False)
+    for one, other in zip(expected, got, strict=True):
+        np.testing.assert_array_equal(one.logits, other.logits)
+    # However long ago, and no more than that.
+    tracker, found = track(_Scripted(last=5), detours=True)
+    for each in tracker._tracks.values():
+        assert sorted(each.memories) == [1, 2, 3, 4, 5, 23]
+        assert sorted(each.history) == [*range(1, 6), *range(8, 24)]
+    assert not np.array_equal(found[20].logits, expected[20].logits)
+
+
 @pytest.mark.slow
 def test_a_short_history_changes_no_mask_and_bounds_host_memory(tiny_images_model: SAM2) -> None:
     clip = Clip(60)
@@ -322,12 +380,13 @@ def held_tensor_bytes() -> int:
     return sum(storages.values())
 
 
+@pytest.mark.parametrize("policy", list(POLICIES))
 def test_a_tracker_that_was_suspended_at_every_step_gives_the_same_masks(
-    fast_model: SAM2,
+    fast_model: SAM2, policy: str
 ) -> None:
     def track(*, suspended: bool) -> list[FrameMasks]:
         clip = Clip()
-        tracker = VideoTracker(fast_model, clip, history_frames=16)
+        tracker = VideoTracker(fast_model, clip, history_frames=16, memory_policy=POLICIES[policy])
         found: list[FrameMasks] = []
 
         def note(answer: FrameMasks) -> None:
