@@ -70,6 +70,7 @@ class Verdict:
     resolving: bool = False
 
 
+@dataclass(frozen=True)
 class MemoryPolicy:
     """The reference's: a step reads the frames just passed, whatever was found on them."""
 
