@@ -99,7 +99,7 @@ class CudaTransfer(Transfer):
 
 def pinned_bytes() -> int:
     """Host memory that is pinned for copies, free blocks included; 0 where CUDA is not in use."""
-    return int(torch.cuda.host_memory_stats().get("allocated_bytes.current", 0))
+    return sum(_pinned())
 
 
 def release_pinned() -> None:
@@ -109,9 +109,16 @@ def release_pinned() -> None:
 
 
 def _bound_pinned() -> None:
-    in_use = int(torch.cuda.host_memory_stats().get("active_bytes.current", 0))
-    if pinned_bytes() - in_use > PINNED_BYTES:
+    _, free = _pinned()
+    if free > PINNED_BYTES:
         release_pinned()
+
+
+def _pinned() -> tuple[int, int]:
+    """Bytes of pinned memory that copies use, and that are free for the next ones."""
+    stats = torch.cuda.host_memory_stats()
+    used = int(stats.get("active_bytes.current", 0))
+    return used, int(stats.get("allocated_bytes.current", 0)) - used
 
 
 def transfer_for(device: torch.device) -> Transfer:

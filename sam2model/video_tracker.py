@@ -313,6 +313,7 @@ class VideoTracker:
         if frame not in track.reverse:
             return self._model.without_memory(features.embedding)
         step = Step(frame, track.reverse[frame])
+        track.bring_prompts(frame, self._model.device)
         self._restore([track], step)
         recall = track.recall(step, len(self._frames))
         track.forget_all_but([step] if self._next is None else [step, self._next])
@@ -391,10 +392,8 @@ class VideoTracker:
         return dict(zip(tracks, found, strict=True))
 
     def _restore(self, tracks: Iterable[ObjectTrack], step: Step) -> None:
-        """Bring back to the device what a step reads and the last steps did not leave there."""
-        tracks = list(tracks)
-        for track in tracks:
-            track.bring_prompts(step.frame, self._model.device)
+        """Bring back to the device what a step reads of tracked frames and the last steps did not
+        leave there."""
         missing: dict[int, list[ObjectTrack]] = {}
         for track in tracks:
             for frame in track.missing_pointers(step):
