@@ -351,6 +351,15 @@ def _leaving(props: _Props) -> list[_Scene]:
     return [props.scene([_Actor(sprite, path, "leaves"), stays], length)]
 
 
+def _left_and_right(props: _Props, sprites: Sequence[Picture], length: int) -> list[_Actor]:
+    """Two objects beside one another, each near a place of its own."""
+    places = np.array([[0.28 * WIDTH, 0.45 * HEIGHT], [0.72 * WIDTH, 0.55 * HEIGHT]])
+    return [
+        _Actor(each, place + props.wander(length, 14), name)
+        for each, place, name in zip(sprites, places, ("left", "right"), strict=True)
+    ]
+
+
 def _cuts(props: _Props) -> list[_Scene]:
     """Another scene in between, with other objects, often alike; the first goes on behind it."""
     side = props.between(36, 64)
@@ -359,11 +368,7 @@ def _cuts(props: _Props) -> list[_Scene]:
     for _ in range(2 if props.perhaps(0.3) else 1):
         parts += [props.whole(8, 20), props.whole(20, 40)]
     length = sum(parts)
-    places = np.array([[0.28 * WIDTH, 0.45 * HEIGHT], [0.72 * WIDTH, 0.55 * HEIGHT]])
-    first = [
-        _Actor(each, place + props.wander(length, 14), name)
-        for each, place, name in zip((sprite, other), places, ("left", "right"), strict=True)
-    ]
+    first = _left_and_right(props, (sprite, other), length)
     home = props.scene(first, length)
     scenes, begin = [], 0
     for number, part in enumerate(parts):
@@ -426,11 +431,7 @@ def _views(props: _Props) -> list[_Scene]:
     sprite, other = props.sprite(side), props.sprite(props.between(36, 64))
     parts = [props.whole(40, 70), props.whole(15, 30), props.whole(15, 30)]
     length = sum(parts)
-    places = np.array([[0.28 * WIDTH, 0.45 * HEIGHT], [0.72 * WIDTH, 0.55 * HEIGHT]])
-    first = [
-        _Actor(each, place + props.wander(length, 14), name)
-        for each, place, name in zip((sprite, other), places, ("left", "right"), strict=True)
-    ]
+    first = _left_and_right(props, (sprite, other), length)
     home = props.scene(first, length)
     place = np.array([props.between(0.2, 0.8) * WIDTH, props.between(0.3, 0.7) * HEIGHT])
     view = [_Actor(sprite, place + props.wander(parts[1], 10), "left")]

@@ -21,6 +21,7 @@ import pytest
 from backend.engine.engine import Answer, Engine, ModelChoice, Moved, NotReady, State
 from backend.engine.scheduler import Priority
 from backend.job_state import JobState
+from backend.tracking.runner import JobRunner
 from backend.tracking.store import Job, TrackStore
 from tests.cluster.conftest import NODES, LocalCluster, kill_all
 from tests.cluster.front import FRAMES, jobs
@@ -71,6 +72,14 @@ def runs_of(masks: list[Any]) -> list[Any]:
 def processes(control: Control) -> set[int]:
     """Of the replicas that track."""
     return {process for process, _ in control.begun()}
+
+
+def four_tracks(store: TrackStore, runner: JobRunner, control: Control) -> list[Job]:
+    """Begun and under way, on both replicas."""
+    begun = [runner.submit(f"t{number}", {"name": number}) for number in range(4)]
+    until(lambda: all(stored(store, job)[3] for job in begun))
+    until(lambda: len(processes(control)) == 2)
+    return begun
 
 
 def kill_replica(control: Control) -> None:
@@ -136,9 +145,7 @@ def test_what_is_killed_costs_no_mask_and_no_click(
         jobs(cluster.engine, tmp_path / "tracks.sqlite3") as (store, runner),
         Clicking(cluster.engine) as clicking,
     ):
-        begun = [runner.submit(f"t{number}", {"name": number}) for number in range(4)]
-        until(lambda: all(stored(store, job)[3] for job in begun))
-        until(lambda: len(processes(control)) == 2)
+        begun = four_tracks(store, runner, control)
         FAULTS[fault](cluster, control)
         before = [stored(store, job) for job in begun]
         ended = [runner.wait(job.id, LONGER) for job in begun]
@@ -193,9 +200,7 @@ def test_a_replica_that_stands_still_keeps_no_click_waiting(
 ) -> None:
     control.seconds.write_text("0.1")
     with jobs(cluster.engine, tmp_path / "tracks.sqlite3") as (store, runner):
-        begun = [runner.submit(f"t{number}", {"name": number}) for number in range(4)]
-        until(lambda: all(stored(store, job)[3] for job in begun))
-        until(lambda: len(processes(control)) == 2)
+        begun = four_tracks(store, runner, control)
         still = control.begun()[-1][0]
         os.kill(still, signal.SIGSTOP)
         try:
@@ -249,9 +254,7 @@ def test_weights_are_replaced_while_tracks_and_clicks_run(
         jobs(cluster.engine, tmp_path / "tracks.sqlite3") as (store, runner),
         Clicking(cluster.engine) as clicking,
     ):
-        begun = [runner.submit(f"t{number}", {"name": number}) for number in range(4)]
-        until(lambda: all(stored(store, job)[3] for job in begun))
-        until(lambda: len(processes(control)) == 2)
+        begun = four_tracks(store, runner, control)
         control.held.touch()
         cluster.engine.replace(choice)
         if killed:
