@@ -54,7 +54,7 @@ from backend.tracking.store import Job, TrackedMask
 from backend.tracking.tracking import Tracking
 from backend.tracking.video import video_tag
 from backend.web.guard import refuse
-from backend.web.site import site_blueprint
+from backend.web.site import SHARED_SECONDS, site_blueprint
 
 WIDTHS = (160, 320, 480, 640, 960, 1280, 1920)
 """The sizes that pictures are made at; what is asked for is rounded up to one of them."""
@@ -75,6 +75,7 @@ _MOST = 2**31 - 1  # numbers of Label Studio
 _KEPT_BYTES = 64 << 20
 _KEPT_SECONDS = 600.0
 _QUALITY = 82
+_TAGS = 1000
 _FRESH_SECONDS = 60.0  # for which a task is as Label Studio had it
 
 Load = Callable[[float], tuple[ImageRecipe, Sequence["Layer"]]]
@@ -175,6 +176,7 @@ class Pictures:
         self._changed = threading.Condition()
         self._requests: Recent[Mapping[str, Any]] = Recent(entries=10, seconds=_KEPT_SECONDS)
         self._kept: Recent[bytes] = Recent(entries=_KEPT_BYTES, seconds=_KEPT_SECONDS)
+        self._tags: Recent[str] = Recent(entries=_TAGS, seconds=SHARED_SECONDS)  # by what is asked
 
     def of_job(
         self, job_id: str, frame: int, width: int, objects: Sequence[int] | None
@@ -189,6 +191,22 @@ class Pictures:
             NoSuchFrame: there is no such frame, or no such job.
             ExpectedError: why it cannot be had.
         """
+        width = _rounded_up(width)
+        key = job_id, frame, width, None if objects is None else tuple(objects)
+        tag = self._tags.get(key)
+        made = None if tag is None else self._kept.get(tag)
+        if tag is not None and made is not None:
+            return _as_picture(tag, "no-cache", lambda: made)
+        project, tag, load = self._look_up(job_id, frame, width, objects)
+        with serving(project=project):
+            response = self._reply(tag, load, width, "no-cache")
+        self._tags.put(key, tag)
+        return response
+
+    def _look_up(
+        self, job_id: str, frame: int, width: int, objects: Sequence[int] | None
+    ) -> tuple[str, str, Load]:
+        """The project of a job, the tag of a picture of it, and what makes that; see ``of_job``."""
         job = self._tracking.store.job(job_id)
         if job is None:
             raise NoSuchFrame(f"there is no job {job_id}")
@@ -203,7 +221,6 @@ class Pictures:
             for at, each in drawn.items()
             if str(frame) in each.get("prompts", ())
         }
-        width = _rounded_up(width)
         said = hashlib.sha256(f"{job.track} {frame} {width}".encode())
         if marked:  # a job's request stays as it is
             said.update(f"{job.id} {sorted(marked)} ".encode())
@@ -216,8 +233,7 @@ class Pictures:
             layers = self._layers_of_job(asked, masks, marked, width, deadline)
             return self._frame(asked, frame, deadline), layers
 
-        with serving(project=job.project):
-            return self._reply(said.hexdigest()[:32], load, width, "no-cache")
+        return job.project, said.hexdigest()[:32], load
 
     def of_task(self, project: int, number: int, width: int) -> Response:
         """The picture of a task, or its first page or frame, with the masks of its newest
@@ -235,13 +251,7 @@ class Pictures:
             return self._reply(tag, load, width, f"max-age={_FRESH_SECONDS:.0f}")
 
     def _reply(self, tag: str, load: Load, width: int, kept: str) -> Response:
-        response = Response(mimetype="image/jpeg")
-        response.headers["Cache-Control"] = f"private, {kept}"
-        response.set_etag(tag)
-        if tag not in request.if_none_match:
-            response.data = self._kept.get(tag) or self._make(tag, load, width)
-        response.make_conditional(request)
-        return response
+        return _as_picture(tag, kept, lambda: self._kept.get(tag) or self._make(tag, load, width))
 
     def _make(self, tag: str, load: Load, width: int) -> bytes:
         deadline = reply_by(_SECONDS)
@@ -386,6 +396,17 @@ class Pictures:
         if frame >= len(index.table.times):
             raise NoSuchFrame(f"the video has {counted(len(index.table.times), 'frame')}")
         return Frame(video, index.content_key, frame)
+
+
+def _as_picture(tag: str, kept: str, content: Callable[[], bytes]) -> Response:
+    """A picture for whoever asks, with ``content`` if they do not have it."""
+    response = Response(mimetype="image/jpeg")
+    response.headers["Cache-Control"] = f"private, {kept}"
+    response.set_etag(tag)
+    if tag not in request.if_none_match:
+        response.data = content()
+    response.make_conditional(request)
+    return response
 
 
 def _rounded_up(width: int) -> int:

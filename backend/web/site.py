@@ -29,7 +29,8 @@ NO_PAGES = (
     "this machine alone: set BASIC_AUTH_USER and BASIC_AUTH_PASS or AUTH_TOKEN"
 )
 _PARTS = 100
-_SHARED_SECONDS = 1.0
+SHARED_SECONDS = 1.0
+"""For which what is made for one who looks is shown to all."""
 _KEPT = "private, max-age=31536000, immutable"  # an address that changes with the content
 
 
@@ -74,7 +75,7 @@ class SharedParts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: Recent[str] = Recent(entries=_PARTS, seconds=_SHARED_SECONDS)
+        self._kept: Recent[str] = Recent(entries=_PARTS, seconds=SHARED_SECONDS)
 
     def web_page(self, key: Hashable, template: str, values: Callable[[], Any]) -> Response:
         """As the function does with what ``values`` gives."""

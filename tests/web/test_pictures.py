@@ -94,7 +94,26 @@ class TestPictures:
         other = PackedMask.pack(np.ones((200, 300), bool))
         found = [TrackedMask("left", 0, "b", other, 0.9, 5.0)]
         bench.store.put_masks("track", found, job_id="job", done=1)
-        assert bench.client.get(path + "0", headers=tag).status_code == 200
+        until(lambda: bench.client.get(path + "0", headers=tag).status_code == 200)
+
+    def test_who_asks_a_moment_later_costs_the_store_nothing(
+        self, bench: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        add_track(bench)
+        monkeypatch.setattr("backend.web.pictures.SHARED_SECONDS", PATIENCE)
+        pictures = Pictures(bench.tracking, 32)
+        read: list[str] = []
+        job = bench.store.job
+
+        def reading(name: str) -> Any:
+            read.append(name)
+            return job(name)
+
+        monkeypatch.setattr(bench.tracking.store, "job", reading)
+        for objects in (None, None, [0], [0], None):
+            with bench.client.application.test_request_context():
+                assert pictures.of_job("job", 0, 160, objects).status_code == 200
+        assert len(read) == 2
 
     @pytest.mark.parametrize(
         ("path", "code"),
