@@ -164,8 +164,8 @@ class Export:
         if count["untracked"]:
             videos = counted(count["untracked"], "video has", "videos have")
             lines.append(
-                f"warning: {videos} none there. Where it was tracked, export with STATE_DIR and "
-                "SAM2_VARIANT as the service has them (--env-file)."
+                f"warning: {videos} none there. If the service tracks with another STATE_DIR or "
+                "SAM2_VARIANT, export with its settings (--env-file)."
             )
         lines += self._about_polygons()
         if self.failures:

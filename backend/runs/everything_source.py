@@ -7,6 +7,7 @@ from functools import partial
 
 from backend.engine.engine import MOST_OBJECTS, Everything
 from backend.engine.scheduler import Priority
+from backend.expected import counted
 from backend.labelstudio.json_values import Results
 from backend.labelstudio.media_refs import MissingMedia, page_count
 from backend.labelstudio.project_task import ProjectTask
@@ -86,7 +87,7 @@ def _left_out(everything: Everything, where: str, cap: int) -> list[str]:
     """What a search has left out, in words."""
     said = []
     if everything.more:
-        said.append(f"{where}: {everything.more} objects beyond the {cap} of the cap")
+        said.append(f"{where}: {counted(everything.more, 'object')} beyond the {cap} of the cap")
     if everything.overlapping:
         covered = "masks that a better one or an annotation covers"
         said.append(f"{where}: {everything.overlapping} {covered}")

@@ -70,8 +70,9 @@ def progress(
     job: Job, frames: Iterable[int], total: int, seconds_left: float | None, unit: str = "frame"
 ) -> str:
     """One line: which of ``total`` frames are done, and what to expect of the others."""
-    shown = ranges(sorted(set(frames)))
-    done = f"{unit}s {shown} of {total} done" if shown else f"no {unit} is done yet"
+    shown = sorted(set(frames))
+    units = unit if len(shown) == 1 else f"{unit}s"
+    done = f"{units} {ranges(shown)} of {total} done" if shown else f"no {unit} is done yet"
     match job.state:
         case JobState.FAILED:
             return f"{job.message}; {done}"

@@ -114,7 +114,7 @@ def test_the_report_says_what_was_left_out(
     run = service.run(source="everything", label="Cell", cap=2)
     found = service.get(run["id"], "/report")
     cap, overlap, time = (f"<Image name=image>: {said}" for said in (
-        "1 objects beyond the 2 of the cap",
+        "1 object beyond the 2 of the cap",
         "4 masks that a better one or an annotation covers",
         "only 50% was looked through in the time",
     ))  # fmt: skip
