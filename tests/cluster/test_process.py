@@ -1,23 +1,26 @@
-"""The service over a cluster of this machine, as a process: it answers, and leaves nothing."""
+"""The service over a cluster of this machine, as processes: it answers, and leaves nothing."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import requests
 
-from benchmarks.support.server import Server, body, click
-from demo.processes import free_port
+from benchmarks.support.server import ROOT, Server, body, click
+from demo.processes import Child, free_port
 from tests.waiting import LONGER, PATIENCE, until
 
 pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.cluster]
 
 
 def of_session(folder: Path) -> list[str]:
-    """What runs with ``folder`` as its home: all that the service started, and what that did."""
+    """What runs with ``folder`` as its home: all that was started there, and what that did."""
     mark = f"HOME={folder}".encode()
     found = []
     for process in Path("/proc").iterdir():
@@ -27,19 +30,89 @@ def of_session(folder: Path) -> list[str]:
     return [line for line in found if line]
 
 
-def test_it_ends_in_order_with_all_that_it_started(tmp_path: Path) -> None:
-    address = f"local:127.0.0.2:{free_port(6500 + os.getpid() % 2000, '127.0.0.2')}"
-    server = Server(tmp_path, {"CLUSTER_ADDRESS": address, "RAY_TMPDIR": "/tmp"})
+@pytest.fixture
+def head(tmp_path: Path) -> str:
+    return f"127.0.0.2:{free_port(6500 + os.getpid() % 2000, '127.0.0.2')}"
+
+
+@pytest.fixture
+def server(tmp_path: Path, head: str) -> Iterator[Server]:
+    """Over a cluster of this machine, with one replica."""
+    server = Server(tmp_path, {"CLUSTER_ADDRESS": f"local:{head}", "RAY_TMPDIR": "/tmp"})
     try:
         server.wait_ready(LONGER)
-        task = {"id": 1, "data": {"image": server.picture(1)}}
-        reply = server.predict(body(task, [click(1)]))
-        kinds = [item["type"] for item in reply.json()["results"][0]["result"]]
-        assert kinds.count("brushlabels") == 1
-        assert any("raylet" in line for line in of_session(tmp_path))
-        os.kill(server.pid, signal.SIGTERM)
-        assert server._process.wait(PATIENCE) == 0
-        assert "was sent SIG" not in server.text()
-        until(lambda: not of_session(tmp_path))
+        yield server
     finally:
         server.stop()
+
+
+def assert_clicks_are_answered(server: Server) -> None:
+    task = {"id": 1, "data": {"image": server.picture(1)}}
+    reply = server.predict(body(task, [click(1)]))
+    kinds = [item["type"] for item in reply.json()["results"][0]["result"]]
+    assert kinds.count("brushlabels") == 1
+
+
+def test_it_ends_in_order_with_all_that_it_started(tmp_path: Path, server: Server) -> None:
+    assert_clicks_are_answered(server)
+    assert any("raylet" in line for line in of_session(tmp_path))
+    os.kill(server.pid, signal.SIGTERM)
+    assert server._process.wait(PATIENCE) == 0
+    assert "was sent SIG" not in server.text()
+    until(lambda: not of_session(tmp_path))
+
+
+def test_machines_join_and_leave_as_they_are_told(
+    tmp_path: Path, head: str, server: Server
+) -> None:
+    def replicas() -> int:
+        found = requests.get(server.url + "/overview", timeout=60).json()["model"]["replicas"]
+        return len(found)
+
+    with Machine(tmp_path / "second", server, head) as second:
+        until(lambda: replicas() == 2, LONGER, pause=0.5)
+        with Machine(tmp_path / "third", server, head) as third:
+            until(lambda: replicas() == 3, LONGER, pause=0.5)
+            assert_clicks_are_answered(server)
+            assert third.end(signal.SIGTERM) == 0
+        assert second.end(signal.SIGINT) == 130
+    until(lambda: replicas() == 1, LONGER, pause=0.5)
+    assert_clicks_are_answered(server)
+
+
+class Machine(Child):
+    """``python -m backend join``, as on a machine of its own."""
+
+    def __init__(self, folder: Path, server: Server, head: str) -> None:
+        self._folder = folder
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "OMP_NUM_THREADS": "1",
+            "RAY_TMPDIR": "/tmp",
+            "CACHE_DIR": str(folder / "cache"),
+            "STATE_DIR": str(folder / "state"),
+            "CLUSTER_TOKEN_FILE": str(server.folder / "state" / "cluster_token"),
+            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(server.media),
+        }
+        super().__init__(
+            "A machine of the cluster",
+            (sys.executable, "-m", "backend", "--env-file", os.devnull, "join", head),
+            environment=environment,
+            log=folder / "join.log",
+            directory=ROOT,
+        )
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def end(self, number: signal.Signals) -> int:
+        """Send a signal as a terminal does, to all that hear it; the exit code once nothing is
+        left."""
+        os.killpg(self.pid, number)
+        code = self._process.wait(PATIENCE)
+        until(lambda: not of_session(self._folder))
+        return code
