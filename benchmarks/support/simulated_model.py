@@ -31,6 +31,7 @@ from backend.metrics import Metrics
 from backend.settings import Settings
 from backend.threads.caller import caller
 from backend.wiring import Wiring
+from sam2model.track_memory import SuspendedTracks
 
 MAKE, MAKE_PACED = f"{__name__}:make", f"{__name__}:make_paced"
 SECONDS, NOTES = "SIMULATED_SECONDS", "SIMULATED_NOTES"  # variables
@@ -93,6 +94,7 @@ class FrameMasks:
     masks: np.ndarray
     ious: np.ndarray
     object_scores: np.ndarray
+    look: None = None
 
 
 class Network(torch.nn.Module):
@@ -156,6 +158,13 @@ class Tracker:
 
     def go_back(self, to: None) -> None:
         """There is nothing to undo."""
+
+    def suspend(self) -> SuspendedTracks:
+        """Nothing is on a device."""
+        return SuspendedTracks({}, {}, next=None, nbytes=0)
+
+    def resume(self, suspended: SuspendedTracks) -> None:
+        """Nothing was given away."""
 
     def reset(self) -> None:
         """Forget all."""
@@ -233,7 +242,7 @@ def make_paced(choice: ModelChoice, *, speck_share: float) -> tuple[LocalEngine,
 
     def build_tracker(predictor: Any, frames: Any) -> Any:
         yield_to = engines[0]._thread.yield_point
-        tracker = build_video_tracker(predictor, frames, yield_to=yield_to)
+        tracker = build_video_tracker(choice, yield_to, predictor, frames)
         return PacedTracker(tracker, seconds, notes, yield_to)
 
     engine = wiring.local_engine(choice, speck_share, build_tracker=build_tracker)

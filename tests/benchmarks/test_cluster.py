@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from backend.engine.local import LocalEngine
 from backend.engine.packed_masks import PackedMask
+from backend.metrics import Metrics
 from benchmarks.load.cluster import Spent, compared, overhead_row, scaled, spread
 from benchmarks.load.cluster_annotators import Phase, cells, costs, on_paper
 from benchmarks.load.cluster_faults import differing
-from benchmarks.support.simulated_model import Predictor, Seconds
+from benchmarks.support.local_cluster import clicked, environment, local, on_disc
+from benchmarks.support.simulated_model import Predictor, Seconds, make, make_paced
 
 
 def packed(*pixels: int) -> PackedMask:
@@ -32,6 +39,23 @@ def test_overhead_is_of_medians_and_cpu_of_a_call() -> None:
     assert overhead_row("click", here, there) == [
         *("click", 3, "10.0", "15.0", "5.0", "1.50", "10.0", "4.0", "20.0"),
     ]
+
+
+@pytest.mark.parametrize("make", [make, make_paced])
+def test_the_simulated_model_tracks_as_a_model_does(
+    make: Callable[..., tuple[LocalEngine, Metrics]],
+    tmp_path: Path,
+) -> None:
+    with environment(tmp_path, Seconds(0.0, 0.0, 0.0).variable()) as media, local(make) as engine:
+        clicked(engine, media, 0)
+        with closing(engine.open_tracker(media.pages(5))) as tracker:
+            tracker.prompt(0, "a", on_disc(media))
+            steps = tracker.step(0, 5, reverse=False)
+            first = [next(steps) for _ in range(2)]
+            tracker.suspend()
+            found = [*first, *steps]
+    assert [frame for frame, _ in found] == list(range(5))
+    assert all(objects[0].mask.area for _, objects in found)
 
 
 def test_rates_are_shares_of_so_many_local_engines() -> None:
