@@ -190,6 +190,8 @@ def overhead(media: Media, folder: Path, rounds: int = 6) -> list[str]:
                 next(steps[each])
             for turn in range(rounds + 1):
                 new = [next(numbers) for _ in range(kinds["first click on a picture"])]
+                for number in new:
+                    media.picture(number)  # drawn when it is asked for first: by nobody's clock
                 for local_one, engine in engines.items():
                     ways: dict[str, Callable[[int], Any]] = {
                         "first click on a picture": lambda n, e=engine, new=new: clicked(
