@@ -124,14 +124,18 @@ class LocalCluster:
         """Another node; returns its address when it takes part."""
         host = host or f"127.2.{os.getpid() % 250}.{len(self.nodes) + 11}"
         end = time.monotonic() + PATIENCE
-        while host not in self._alive():
-            if host not in self.nodes or self.nodes[host].poll() is not None:
+        while not self._runs(host) or host not in self._alive():
+            if not self._runs(host):
                 output = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the node runs
                 self.nodes[host] = start_node(Node(host, replicas, 0), self.cluster.head, output)
             if time.monotonic() > end:
                 raise SystemExit(f"the node {host} does not start")
             time.sleep(0.2)
         return host
+
+    def _runs(self, host: str) -> bool:
+        """The cluster takes a node that was killed for alive for some seconds more."""
+        return host in self.nodes and self.nodes[host].poll() is None
 
     def wait(self, replicas: int) -> None:
         """Until so many answer."""
