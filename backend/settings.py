@@ -358,7 +358,7 @@ class Settings:
         read=_number(int, lambda n: 1 <= n <= 99, "1 to 99"),
     )
     track_memory: str = _tracking(
-        "reference",
+        "distractors",
         f"which tracked frames later ones read: {', '.join(MEMORIES)}; docs/performance.md",
         read=_choice(*MEMORIES),
     )
