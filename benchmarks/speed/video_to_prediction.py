@@ -45,6 +45,7 @@ from benchmarks.support.scripted_label_studio import API_KEY, ScriptedLabelStudi
 from benchmarks.support.server import Server, cpu_seconds
 from benchmarks.support.table import earlier_rows, table
 from sam2model import VideoTracker, build_model, video_tracker
+from sam2model.memory_policy import POLICIES
 from sam2model.sam2 import SAM2
 from sam2model.variants import VARIANTS
 
@@ -115,7 +116,8 @@ def track_alone(model: SAM2, clip: MovingClip, frames: list[np.ndarray], objects
         _counted(left_out, "preprocess", "resize"),
         _counted(left_out, "resize_masks", "mask upscaling"),
     ):
-        tracker = VideoTracker(model, frames, history_frames=HISTORY_FRAMES)
+        policy = POLICIES[Settings().track_memory]
+        tracker = VideoTracker(model, frames, history_frames=HISTORY_FRAMES, memory_policy=policy)
         for name, box in list(clip.boxes.items())[:objects]:
             tracker.prompt(0, name, box=box_to_pixels(box, clip.width, clip.height))
         for step in tracker.propagate(0, len(frames)):
