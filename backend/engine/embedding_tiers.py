@@ -252,7 +252,8 @@ def packed_bytes(predictor: ImagePredictor) -> int:
 
 
 def unpack(packed: PackedEmbedding, device: torch.device) -> ImageEmbedding:
-    """The embedding on a device, in the numbers that the encoder made."""
+    """The embedding on a device, in the numbers and the order in memory that the encoder made: some
+    CPUs round half precision otherwise in another order."""
     import torch
 
     from sam2model import ImageEmbedding
@@ -262,7 +263,8 @@ def unpack(packed: PackedEmbedding, device: torch.device) -> ImageEmbedding:
     for part, made_as, kept_as in zip(packed.parts, packed.made_as, packed.kept_as, strict=True):
         bits = torch.from_numpy(part.view(np.int16).copy())  # what was read cannot be written to
         kept = bits.to(device).view(getattr(torch, kept_as))
-        tensors.append(kept.to(getattr(torch, made_as)))
+        made = kept.to(getattr(torch, made_as))
+        tensors.append(made.contiguous(memory_format=torch.channels_last))
     embedding, *high_res = tensors
     features = ImageFeatures(embedding, (high_res[0], high_res[1]))
     return ImageEmbedding(features, packed.original_size)

@@ -84,7 +84,9 @@ def test_half_precision_gives_the_same_masks(
 
 
 def test_numbers_are_kept_as_they_are_made() -> None:
-    parts = [torch.tensor([[1.5, -2.25]], dtype=kind) for kind in (torch.bfloat16, torch.float32)]
+    parts = [
+        torch.tensor([[[[1.5, -2.25]]]], dtype=kind) for kind in (torch.bfloat16, torch.float32)
+    ]
     features = SimpleNamespace(embedding=parts[0], high_res=(parts[1], parts[1]))
     item = pack(ImageEmbedding(features, (3, 4)))  # type: ignore[arg-type]
     assert item is not None
@@ -94,7 +96,7 @@ def test_numbers_are_kept_as_they_are_made() -> None:
         torch.float32,
         torch.float32,
     ]
-    assert back.embedding.tolist() == back.high_res[0].tolist() == [[1.5, -2.25]]
+    assert back.embedding.tolist() == back.high_res[0].tolist() == [[[[1.5, -2.25]]]]
     huge = torch.tensor([1e9])
     features = SimpleNamespace(embedding=huge, high_res=(huge, huge))
     assert pack(ImageEmbedding(features, (3, 4))) is None  # type: ignore[arg-type]
