@@ -142,7 +142,8 @@ def test_a_track_is_stopped_within_a_frame(engine: Engine, control: Control) -> 
             rest = thread.submit(list, steps)
             until(lambda: len(control.begun()) > 1)
             stop.set()
-            assert len(rest.result(PATIENCE)) <= 1  # the one that was computed ahead
+            begun = len(control.begun())  # the first is given, and those ahead may be
+            assert len(rest.result(PATIENCE)) < begun
 
 
 def test_a_click_passes_the_track_of_its_replica(engine: Engine, control: Control) -> None:
