@@ -75,7 +75,7 @@ _MOST = 2**31 - 1  # numbers of Label Studio
 _KEPT_BYTES = 64 << 20
 _KEPT_SECONDS = 600.0
 _QUALITY = 82
-_TAGS = 1000
+_SHARED = 100
 _FRESH_SECONDS = 60.0  # for which a task is as Label Studio had it
 
 Load = Callable[[float], tuple[ImageRecipe, Sequence["Layer"]]]
@@ -176,7 +176,8 @@ class Pictures:
         self._changed = threading.Condition()
         self._requests: Recent[Mapping[str, Any]] = Recent(entries=10, seconds=_KEPT_SECONDS)
         self._kept: Recent[bytes] = Recent(entries=_KEPT_BYTES, seconds=_KEPT_SECONDS)
-        self._tags: Recent[str] = Recent(entries=_TAGS, seconds=SHARED_SECONDS)  # by what is asked
+        # What was found in the store, by what was asked.
+        self._found: Recent[tuple[str, str, Load]] = Recent(entries=_SHARED, seconds=SHARED_SECONDS)
 
     def of_job(
         self, job_id: str, frame: int, width: int, objects: Sequence[int] | None
@@ -193,15 +194,13 @@ class Pictures:
         """
         width = _rounded_up(width)
         key = job_id, frame, width, None if objects is None else tuple(objects)
-        tag = self._tags.get(key)
-        made = None if tag is None else self._kept.get(tag)
-        if tag is not None and made is not None:
-            return _as_picture(tag, "no-cache", lambda: made)
-        project, tag, load = self._look_up(job_id, frame, width, objects)
+        found = self._found.get(key)
+        if found is None:
+            found = self._look_up(job_id, frame, width, objects)
+            self._found.put(key, found)
+        project, tag, load = found
         with serving(project=project):
-            response = self._reply(tag, load, width, "no-cache")
-        self._tags.put(key, tag)
-        return response
+            return self._reply(tag, load, width, "no-cache")
 
     def _look_up(
         self, job_id: str, frame: int, width: int, objects: Sequence[int] | None
@@ -251,7 +250,13 @@ class Pictures:
             return self._reply(tag, load, width, f"max-age={_FRESH_SECONDS:.0f}")
 
     def _reply(self, tag: str, load: Load, width: int, kept: str) -> Response:
-        return _as_picture(tag, kept, lambda: self._kept.get(tag) or self._make(tag, load, width))
+        response = Response(mimetype="image/jpeg")
+        response.headers["Cache-Control"] = f"private, {kept}"
+        response.set_etag(tag)
+        if tag not in request.if_none_match:
+            response.data = self._kept.get(tag) or self._make(tag, load, width)
+        response.make_conditional(request)
+        return response
 
     def _make(self, tag: str, load: Load, width: int) -> bytes:
         deadline = reply_by(_SECONDS)
@@ -396,17 +401,6 @@ class Pictures:
         if frame >= len(index.table.times):
             raise NoSuchFrame(f"the video has {counted(len(index.table.times), 'frame')}")
         return Frame(video, index.content_key, frame)
-
-
-def _as_picture(tag: str, kept: str, content: Callable[[], bytes]) -> Response:
-    """A picture for whoever asks, with ``content`` if they do not have it."""
-    response = Response(mimetype="image/jpeg")
-    response.headers["Cache-Control"] = f"private, {kept}"
-    response.set_etag(tag)
-    if tag not in request.if_none_match:
-        response.data = content()
-    response.make_conditional(request)
-    return response
 
 
 def _rounded_up(width: int) -> int:
