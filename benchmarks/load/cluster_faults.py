@@ -185,12 +185,10 @@ def kill(what: str, found: LocalCluster, jobs: Jobs, notes: Path) -> Kill:
         return len(on) == len(met)
 
     wait_for(gone_on)
-    if what == "a node":
-        found.add(1, host)
 
     def whole() -> bool:
         if what == "a node":
-            found.add(1, host)  # as make join does: where it took too long to be heard of
+            found.add(1, host)  # and again where it took too long to be heard of, as make join does
         present = {each.name for each in found.engine.replicas}
         return len(present) == len(replicas) and present != replicas
 

@@ -6,14 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 import requests
 
-from benchmarks.support.server import ROOT, Server, body, click
-from demo.processes import Child, free_port
+from benchmarks.support.server import Server, body, click
+from demo.processes import free_port
 from tests.waiting import LONGER, PATIENCE, until
 
 pytestmark = [pytest.mark.xdist_group("cluster"), pytest.mark.cluster]
@@ -31,7 +31,7 @@ def of_session(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def head(tmp_path: Path) -> str:
+def head() -> str:
     return f"127.0.0.2:{free_port(6500 + os.getpid() % 2000, '127.0.0.2')}"
 
 
@@ -62,6 +62,25 @@ def test_it_ends_in_order_with_all_that_it_started(tmp_path: Path, server: Serve
     until(lambda: not of_session(tmp_path))
 
 
+def joined(folder: Path, server: Server, head: str) -> Server:
+    """``python -m backend join``, as on a machine of its own."""
+    settings = {
+        "RAY_TMPDIR": "/tmp",
+        "CLUSTER_TOKEN_FILE": str(server.folder / "state" / "cluster_token"),
+        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(server.media),
+    }
+    command = (sys.executable, "-m", "backend", "--env-file", os.devnull, "join", head)
+    return Server(folder, settings, command=command)
+
+
+def end(process: Server, number: signal.Signals) -> int:
+    """Send a signal as a terminal does, to all that hear it; the exit code once nothing is left."""
+    os.killpg(process.pid, number)
+    code = process._process.wait(PATIENCE)
+    until(lambda: not of_session(process.folder))
+    return code
+
+
 def test_machines_join_and_leave_as_they_are_told(
     tmp_path: Path, head: str, server: Server
 ) -> None:
@@ -69,50 +88,15 @@ def test_machines_join_and_leave_as_they_are_told(
         found = requests.get(server.url + "/overview", timeout=60).json()["model"]["replicas"]
         return len(found)
 
-    with Machine(tmp_path / "second", server, head) as second:
+    with ExitStack() as machines:
+        second = joined(tmp_path / "second", server, head)
+        machines.callback(second.stop)
         until(lambda: replicas() == 2, LONGER, pause=0.5)
-        with Machine(tmp_path / "third", server, head) as third:
-            until(lambda: replicas() == 3, LONGER, pause=0.5)
-            assert_clicks_are_answered(server)
-            assert third.end(signal.SIGTERM) == 0
-        assert second.end(signal.SIGINT) == 130
+        third = joined(tmp_path / "third", server, head)
+        machines.callback(third.stop)
+        until(lambda: replicas() == 3, LONGER, pause=0.5)
+        assert_clicks_are_answered(server)
+        assert end(third, signal.SIGTERM) == 0
+        assert end(second, signal.SIGINT) == 130
     until(lambda: replicas() == 1, LONGER, pause=0.5)
     assert_clicks_are_answered(server)
-
-
-class Machine(Child):
-    """``python -m backend join``, as on a machine of its own."""
-
-    def __init__(self, folder: Path, server: Server, head: str) -> None:
-        self._folder = folder
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "OMP_NUM_THREADS": "1",
-            "RAY_TMPDIR": "/tmp",
-            "CACHE_DIR": str(folder / "cache"),
-            "STATE_DIR": str(folder / "state"),
-            "CLUSTER_TOKEN_FILE": str(server.folder / "state" / "cluster_token"),
-            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(server.media),
-        }
-        super().__init__(
-            "A machine of the cluster",
-            (sys.executable, "-m", "backend", "--env-file", os.devnull, "join", head),
-            environment=environment,
-            log=folder / "join.log",
-            directory=ROOT,
-        )
-
-    def __enter__(self) -> Machine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def end(self, number: signal.Signals) -> int:
-        """Send a signal as a terminal does, to all that hear it; the exit code once nothing is
-        left."""
-        os.killpg(self.pid, number)
-        code = self._process.wait(PATIENCE)
-        until(lambda: not of_session(self._folder))
-        return code
