@@ -119,9 +119,10 @@ class Tracker:
 
     def __init__(self) -> None:
         self._pixels = _Pixels()
-        share = Settings().speck_percent / 100
+        settings = Settings()
+        share = settings.speck_percent / 100
         self._engine = LocalEngine(
-            ModelChoice("demo", device="cpu"),
+            ModelChoice("demo", device="cpu", track_memory=settings.track_memory),
             self._pixels,  # type: ignore[arg-type]  # nothing else is asked of it
             cache_bytes=1 << 20,
             metrics=Metrics(),
