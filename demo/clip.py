@@ -6,7 +6,6 @@ and the true mask of every frame is known.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-PHOTOS = Path(__file__).resolve().parent / "photos"
+from demo.sample_photos import photo_objects, read_photo
+
 WIDTH, HEIGHT = 640, 360
 FRAMES = 16
 FRAMES_PER_SECOND = 8
@@ -118,21 +118,20 @@ def sample_clip() -> SampleClip:
 
 def _background() -> NDArray[np.uint8]:
     left, top, right, bottom = _CONCRETE
-    concrete = _read(PHOTOS / "bowl.jpg")[top:bottom, left:right]
+    concrete = read_photo("bowl.jpg")[top:bottom, left:right]
     height, width = concrete.shape[:2]
     # Mirrored at its edges, so that no seam shows.
     rows, columns = max(0, HEIGHT - height), max(0, WIDTH - width)
     border = cv2.copyMakeBorder(concrete, 0, rows, 0, columns, cv2.BORDER_REFLECT)
-    return border[:HEIGHT, :WIDTH]
+    return border[:HEIGHT, :WIDTH].astype(np.uint8)
 
 
 def _cut_out(name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """The object's part of its photo, and how far each pixel belongs to it (0..1)."""
-    item = json.loads((PHOTOS / "truth.json").read_text(encoding="utf-8"))["quince.jpg"][name]
-    mask = cv2.imread(str(PHOTOS / item["mask"]), cv2.IMREAD_GRAYSCALE)
-    x, y, width, height = cv2.boundingRect(mask)
+    found = photo_objects()["quince.jpg"][name]
+    x, y, width, height = cv2.boundingRect(found.mask.astype(np.uint8))
     part = np.s_[y : y + height, x : x + width]
-    return _read(PHOTOS / "quince.jpg")[part], (mask[part] > 0).astype(np.float32)
+    return found.image[part], found.mask[part].astype(np.float32)
 
 
 def _placed(
@@ -142,13 +141,8 @@ def _placed(
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), pose.angle, pose.scale)
     matrix[:, 2] += pose.x - width / 2, pose.y - height / 2
     size = (WIDTH, HEIGHT)
-    edge = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
-    placed = cv2.warpAffine(colours, matrix, size, **edge).astype(np.float32)
-    return placed, cv2.warpAffine(cover, matrix, size, flags=cv2.INTER_LINEAR)
-
-
-def _read(file: Path) -> NDArray[np.uint8]:
-    picture = cv2.imread(str(file), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise OSError(f"{file} is no picture")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    placed = cv2.warpAffine(
+        colours, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    covers = cv2.warpAffine(cover, matrix, size, flags=cv2.INTER_LINEAR)
+    return placed.astype(np.float32), covers.astype(np.float32)

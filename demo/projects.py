@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 from PIL import Image
 
 from demo.api import LabelStudioApi
-from demo.clip import PHOTOS, sample_clip
+from demo.clip import sample_clip
+from demo.sample_photos import PHOTOS, PhotoObject, photo_objects
 
 _HERE = Path(__file__).resolve().parent
 
@@ -60,7 +60,7 @@ class DemoProject:
 
 def _photos(api: LabelStudioApi, project: int, directory: Path) -> list[dict[str, Any]]:
     """The photos; and once more those with known objects, with boxes as a detector draws them."""
-    objects = json.loads((PHOTOS / "truth.json").read_text(encoding="utf-8"))
+    objects = photo_objects()
     data = {name: {"image": api.upload(project, PHOTOS / name)} for name in objects}
     detected = [
         {"data": data[name], "predictions": [_detected(PHOTOS / name, found.values())]}
@@ -70,13 +70,13 @@ def _photos(api: LabelStudioApi, project: int, directory: Path) -> list[dict[str
     return [*({"data": each} for each in data.values()), *detected]
 
 
-def _detected(photo: Path, objects: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def _detected(photo: Path, objects: Iterable[PhotoObject]) -> dict[str, Any]:
     """The prediction of a detector: a box around each object."""
     with Image.open(photo) as picture:
         width, height = picture.size
     result = []
     for number, each in enumerate(objects):
-        left, top, right, bottom = each["box"]
+        left, top, right, bottom = each.box
         place = {"x": left, "y": top, "width": right - left, "height": bottom - top, "rotation": 0}
         result.append(
             {
@@ -87,7 +87,7 @@ def _detected(photo: Path, objects: Iterable[dict[str, Any]]) -> dict[str, Any]:
                 "original_width": width,
                 "original_height": height,
                 "image_rotation": 0,
-                "value": {**place, "rectanglelabels": [each["label"]]},
+                "value": {**place, "rectanglelabels": [each.label]},
             }
         )
     return {"model_version": "detector", "result": result}

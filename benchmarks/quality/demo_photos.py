@@ -9,9 +9,7 @@ of a demo may be good ones, as long as it says so and the share of good ones sta
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -20,7 +18,8 @@ from numpy.typing import NDArray
 
 from benchmarks.support.report import write_section
 from benchmarks.support.table import table
-from demo.clip import PHOTOS, sample_clip
+from demo.clip import sample_clip
+from demo.sample_photos import PhotoObject, photo_objects
 from sam2model import ImagePredictor, VideoTracker, build_model
 
 Mask = NDArray[np.bool_]
@@ -31,43 +30,9 @@ _PHOTO_HEAD = ("object", "click", "box", "click anywhere, mean", f"clicks above 
 _CLIP_HEAD = ("object", "prompt on the first frame", "mean", "lowest")
 
 
-@dataclass(frozen=True)
-class Subject:
-    """One object of a photo.
-
-    Attributes:
-        photo, name: as in ``truth.json``.
-        image: uint8 RGB ``[H, W, 3]``.
-        click: xy in percent.
-        box: left, top, right, bottom in percent.
-        mask: bool ``[H, W]``.
-    """
-
-    photo: str
-    name: str
-    image: NDArray[np.uint8]
-    click: tuple[float, float]
-    box: tuple[float, float, float, float]
-    mask: Mask
-
-    def pixels(self, percent: tuple[float, ...]) -> NDArray[np.float64]:
-        """Percent of the image to pixels: xy pairs."""
-        height, width = self.mask.shape
-        pairs = np.asarray(percent, np.float64).reshape(-1, 2)
-        return pairs / 100 * np.array([width, height])
-
-
-def subjects() -> Iterator[Subject]:
-    """Every object of ``truth.json``."""
-    content = json.loads((PHOTOS / "truth.json").read_text(encoding="utf-8"))
-    for photo, objects in content.items():
-        image = cv2.imread(str(PHOTOS / photo), cv2.IMREAD_COLOR_RGB)
-        for name, item in objects.items():
-            mask = cv2.imread(str(PHOTOS / item["mask"]), cv2.IMREAD_GRAYSCALE)
-            if image is None or mask is None:
-                raise FileNotFoundError(f"{photo} or {item['mask']} cannot be read")
-            click, box = tuple(item["click"]), tuple(item["box"])
-            yield Subject(photo, name, image.astype(np.uint8), click, box, mask > 0)
+def subjects() -> list[PhotoObject]:
+    """Every object of the photos."""
+    return [each for objects in photo_objects().values() for each in objects.values()]
 
 
 def grid(mask: Mask) -> NDArray[np.float64]:
@@ -88,7 +53,7 @@ def iou(a: Mask, b: Mask) -> float:
     return np.count_nonzero(a & b) / union if union else 1.0
 
 
-def photo_row(predictor: ImagePredictor, subject: Subject, find: bool) -> list[str]:
+def photo_row(predictor: ImagePredictor, subject: PhotoObject, find: bool) -> list[str]:
     """IoU for the demo's click and box, and what clicks elsewhere on the object give."""
     embedding = predictor.embed(subject.image)
 
@@ -100,9 +65,9 @@ def photo_row(predictor: ImagePredictor, subject: Subject, find: bool) -> list[s
     everywhere = np.array([clicked(xy) for xy in points])
     if find:
         best = points[everywhere.argmax()] / subject.mask.shape[::-1] * 100
-        print(f"{subject.photo} {subject.name}: {best.round(1)}, IoU {everywhere.max():.2f}")
+        print(f"{subject.photo.name} {subject.name}: {best.round(1)}, IoU {everywhere.max():.2f}")
     return [
-        f"{subject.photo}, {subject.name}",
+        f"{subject.photo.name}, {subject.name}",
         f"{clicked(subject.pixels(subject.click)[0]):.2f}",
         f"{iou(box, subject.mask):.2f}",
         f"{everywhere.mean():.2f}",

@@ -11,7 +11,6 @@ photos and in the sample clip. Exits with 1 where the packages do not agree.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from torch.nn import functional
 
 from benchmarks.support import edgetam_peer, torchvision_stand_in
 from benchmarks.support.official_tracker import OfficialTracker, build_official_tracker
-from demo.clip import OBJECTS, PHOTOS, sample_clip
+from demo.clip import OBJECTS, sample_clip
+from demo.sample_photos import photo_objects, read_photo
 from sam2model import VARIANTS, CheckpointError, ImagePredictor, VideoTracker, build_model
 from sam2model.checkpoints import find_checkpoint, read_state_dict
 from sam2model.sam2 import SAM2
@@ -66,13 +66,12 @@ def clicks(ours: SAM2, official: Any) -> Iterator[Compared]:
 
     theirs, predictor = SAM2ImagePredictor(official), ImagePredictor(ours)
     theirs._bb_feat_sizes = [(ours.image_size // n,) * 2 for n in (4, 8, 16)]  # it takes 1024
-    for name, objects in json.loads((PHOTOS / "truth.json").read_text(encoding="utf-8")).items():
-        photo = cv2.cvtColor(cv2.imread(str(PHOTOS / name)), cv2.COLOR_BGR2RGB)
+    for name, objects in photo_objects().items():
+        photo = read_photo(name)
         theirs.set_image(photo)
         embedding = predictor.embed(photo)
-        for each, item in objects.items():
-            truth = cv2.imread(str(PHOTOS / item["mask"]), cv2.IMREAD_GRAYSCALE) > 0
-            point = inside(truth)
+        for each, known in objects.items():
+            truth, point = known.mask, inside(known.mask)
             mask = predictor.predict(embedding, points=[point], labels=[1]).masks[0]
             masks, scores, _ = theirs.predict(np.array([point]), np.array([1]))
             other = masks[int(scores.argmax())].astype(bool)

@@ -38,10 +38,10 @@ from benchmarks.support.pairing import Timing, load, machine
 from benchmarks.support.reference import build_official, draw_weights
 from benchmarks.support.server import Server, cpu_seconds
 from benchmarks.support.table import earlier_rows, table
+from demo.sample_photos import PHOTOS
 from sam2model import VARIANTS, build_model
 
 VARIANTS_SHOWN = ("demo", "sam2.1_hiera_tiny", "sam2.1_hiera_base_plus")
-PHOTOS = Path(__file__).parents[2] / "demo" / "photos"
 WIDTH, HEIGHT = 1280, 853
 HEAD = (
     "variant",

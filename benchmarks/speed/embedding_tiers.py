@@ -30,11 +30,12 @@ from safetensors.torch import save_file
 from backend.engine.embedding_disk import EmbeddingDisk
 from backend.engine.embedding_tiers import pack, unpack
 from backend.labelstudio.geometry import mask_iou
-from benchmarks.speed.click_latency import PHOTOS, our_click, serve_photos
+from benchmarks.speed.click_latency import our_click, serve_photos
 from benchmarks.support.pairing import Timing, load, machine
 from benchmarks.support.reference import build_official, draw_weights
 from benchmarks.support.server import Server, cpu_seconds
 from benchmarks.support.table import table
+from demo.sample_photos import PHOTOS
 from sam2model import VARIANTS, ImagePredictor, build_model
 
 MOVES = ("dtype", "move", "ms", "CPU ms", "of encoding, %", "MB", "worst IoU of masks")

@@ -11,7 +11,6 @@ photo, no blob and no texture; the family ``crowd`` is held out altogether.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -19,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from demo.clip import PHOTOS
+from demo.sample_photos import photo_objects, read_photo
 from training.demo_weights.textures import procedural_texture
 
 VERSION = 2
@@ -226,7 +225,7 @@ class _Props:
             return cv2.resize(procedural_texture(size[0], self.rng), size).astype(np.uint8)
         parts = _BACKGROUNDS[self._split]
         file, (left, top, right, bottom) = parts[self.whole(0, len(parts) - 1)]
-        picture = _photo(file)[top:bottom, left:right]
+        picture = read_photo(file)[top:bottom, left:right]
         if self.perhaps():
             picture = picture[:, ::-1]
         return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
@@ -256,21 +255,12 @@ class _Props:
         return cv2.GaussianBlur(inside, (3, 3), 0)[y : y + height, x : x + width]
 
 
-def _photo(file: str) -> Picture:
-    picture = cv2.imread(str(PHOTOS / file), cv2.IMREAD_COLOR_RGB)
-    if picture is None:
-        raise OSError(f"{file} is no picture")
-    return picture.astype(np.uint8)
-
-
 def _cut_out(file: str, name: str) -> _Sprite:
-    item = json.loads((PHOTOS / "truth.json").read_text(encoding="utf-8"))[file][name]
-    mask = cv2.imread(str(PHOTOS / item["mask"]), cv2.IMREAD_GRAYSCALE)
-    if mask is None:
-        raise OSError(f"{item['mask']} is no picture")
-    x, y, width, height = cv2.boundingRect(mask)
+    found = photo_objects()[file][name]
+    alpha = found.mask.astype(np.uint8) * np.uint8(255)
+    x, y, width, height = cv2.boundingRect(alpha)
     part = np.s_[y : y + height, x : x + width]
-    return _Sprite(_photo(file)[part], ((mask[part] > 0) * 255).astype(np.uint8))
+    return _Sprite(found.image[part], alpha[part])
 
 
 # Families: each gives the scenes of a clip. It is calm at first, as most of a video is; what goes
@@ -351,7 +341,7 @@ def _leaving(props: _Props) -> list[_Scene]:
     return [props.scene([_Actor(sprite, path, "leaves"), stays], length)]
 
 
-def _left_and_right(props: _Props, sprites: Sequence[Picture], length: int) -> list[_Actor]:
+def _left_and_right(props: _Props, sprites: Sequence[_Sprite], length: int) -> list[_Actor]:
     """Two objects beside one another, each near a place of its own."""
     places = np.array([[0.28 * WIDTH, 0.45 * HEIGHT], [0.72 * WIDTH, 0.55 * HEIGHT]])
     return [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 
-from benchmarks.quality.demo_photos import Subject, grid, photo_row, subjects
+from benchmarks.quality.demo_photos import grid, photo_row, subjects
+from demo.sample_photos import PhotoObject
 
 
 def _disc() -> np.ndarray:
@@ -22,7 +25,7 @@ def test_a_grid_covers_the_object_and_nothing_else() -> None:
     assert np.abs(points.mean(axis=0) - (50, 30)).max() < 2
 
 
-def test_a_row_tells_clicks_from_boxes() -> None:
+def test_a_row_tells_clicks_from_boxes(tmp_path: Path) -> None:
     mask = _disc()
 
     class Halves:
@@ -39,11 +42,12 @@ def test_a_row_tells_clicks_from_boxes() -> None:
                 assert np.allclose(box, (40, 15, 72, 48))
             return SimpleNamespace(masks=[found])
 
-    subject = Subject(
-        "a.jpg", "disc", np.zeros((60, 80, 3), np.uint8), (62.5, 50.0), (50, 25, 90, 80), mask
-    )
+    photo, truth = tmp_path / "a.png", tmp_path / "disc.png"
+    cv2.imwrite(str(photo), np.zeros((60, 80, 3), np.uint8))
+    cv2.imwrite(str(truth), mask.astype(np.uint8) * 255)
+    subject = PhotoObject(photo, "disc", "Disc", (62.5, 50.0), (50, 25, 90, 80), truth)
     name, click, box, mean, good = photo_row(Halves(), subject, find=False)
-    assert (name, box) == ("a.jpg, disc", "1.00")
+    assert (name, box) == ("a.png, disc", "1.00")
     assert 0.45 < float(click) < 0.55
     assert 0.3 < float(mean) < 0.7
     assert 0 < float(good.rstrip("%")) < 50

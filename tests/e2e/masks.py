@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from label_studio_sdk.converter.brush import decode_rle
 from numpy.typing import NDArray
-from PIL import Image
 
-from demo.clip import PHOTOS
+from demo.sample_photos import PhotoObject, photo_objects
 
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class TrueObject:
-    """An object of a sample photo, and how to point at it.
-
-    Attributes:
-        click: x and y in percent of the image.
-        box: left, top, right, bottom in percent of the image.
-        mask: bool ``[H, W]``, drawn without a model.
-    """
-
-    photo: Path
-    label: str
-    click: tuple[float, float]
-    box: tuple[float, float, float, float]
-    mask: Mask
-
-
-def true_object(photo: str, name: str) -> TrueObject:
+def true_object(photo: str, name: str) -> PhotoObject:
     """The object ``name`` of a sample photo."""
-    item = json.loads((PHOTOS / "truth.json").read_text())[photo][name]
-    with Image.open(PHOTOS / item["mask"]) as image:
-        mask = np.asarray(image.convert("1"))
-    return TrueObject(PHOTOS / photo, item["label"], tuple(item["click"]), tuple(item["box"]), mask)
+    return photo_objects()[photo][name]
 
 
 def brush_masks(results: Iterable[dict[str, Any]]) -> list[tuple[Mask, dict[str, Any]]]:

@@ -3,15 +3,15 @@ with the mouse, and with the keyboard wherever a step has a key."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 import pytest
 from playwright.sync_api import Locator
 
-from demo.clip import FRAMES, PHOTOS, sample_clip
+from demo.clip import FRAMES, sample_clip
 from demo.guide import WALKS, Step, Walk
+from demo.sample_photos import photo_objects
 from tests.e2e.editor import Editor
 from tests.e2e.masks import Mask, brush_masks, centre, corners, iou, true_object
 from tests.e2e.services import Services
@@ -175,10 +175,7 @@ def test_the_boxes_of_the_demo_s_detector_become_masks(services: Services) -> No
     photos, *_ = WALKS
     project, *tasks = services.demo_tasks("Detected", photos.project)
     services.api.retrieve_predictions(project, tasks[-3:])
-    truth = json.loads((PHOTOS / "truth.json").read_text(encoding="utf-8"))
-    expected = [
-        [true_object(photo, name) for name in found] for photo, found in truth.items() if found
-    ]
+    expected = [[*objects.values()] for objects in photo_objects().values() if objects]
     for task, objects in zip(tasks[-3:], expected, strict=True):
         [made] = [
             each for each in services.api.predictions(task) if each["model_version"] != "detector"

@@ -13,8 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from demo.api import LabelStudioApi
+from demo.sample_photos import PhotoObject
 from tests.e2e.editor import Editor
-from tests.e2e.masks import TrueObject, at, brush_masks, iou, true_object
+from tests.e2e.masks import at, brush_masks, iou, true_object
 from tests.e2e.services import Services
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
@@ -174,7 +175,7 @@ def test_retrieve_predictions_turns_boxes_into_masks(services: Services, label_c
         assert iou(mask, item.mask) >= 0.7
 
 
-def _annotate_with_box(api: LabelStudioApi, task: int, item: TrueObject) -> None:
+def _annotate_with_box(api: LabelStudioApi, task: int, item: PhotoObject) -> None:
     left, top, right, bottom = item.box
     height, width = item.mask.shape
     value = {"x": left, "y": top, "width": right - left, "height": bottom - top, "rotation": 0}

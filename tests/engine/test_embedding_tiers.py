@@ -25,11 +25,12 @@ from backend.engine.scheduler import Priority
 from backend.labelstudio.prompts import ObjectPrompt, PointPrompt
 from backend.metrics import Metrics
 from backend.pixels.pixel_resolver import ImageSource
+from demo.sample_photos import PHOTOS
 from sam2model import ImageEmbedding, ImagePredictor
 from tests.backend.fakes import AsGiven
 from tests.waiting import PATIENCE
 
-PHOTOS = sorted((Path(__file__).parents[2] / "demo/photos").glob("*.jpg"))
+FILES = sorted(PHOTOS.glob("*.jpg"))
 AGE = 86_400.0
 LEAST_IOU = 0.999
 
@@ -44,7 +45,7 @@ def disk(tmp_path: Path) -> EmbeddingDisk:
     return EmbeddingDisk(tmp_path / "embeddings", 1 << 30, AGE)
 
 
-def photo(path: Path = PHOTOS[0]) -> np.ndarray:
+def photo(path: Path = FILES[0]) -> np.ndarray:
     with Image.open(path) as image:
         return np.array(image.convert("RGB"))
 
@@ -61,7 +62,7 @@ def size_of(item: PackedEmbedding, folder: Path) -> int:
     return disk.used
 
 
-@pytest.mark.parametrize("path", PHOTOS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_half_precision_gives_the_same_masks(
     predictor: ImagePredictor, path: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

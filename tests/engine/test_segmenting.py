@@ -15,7 +15,7 @@ from backend.engine.segmenting import Clicks, segment_batch, settle, without_isl
 from backend.labelstudio.geometry import Box
 from backend.labelstudio.prompts import ObjectPrompt
 from backend.labelstudio.read_results import no_masks
-from benchmarks.quality.demo_photos import subjects
+from demo.sample_photos import read_photo
 from sam2model import ImagePredictor, build_model
 from tests.backend.fakes import FakePrediction
 
@@ -30,7 +30,7 @@ def predictor():
 @pytest.fixture(scope="module")
 def photo(predictor):
     """A photo of several things, small: encoded, with its size."""
-    image = next(each.image for each in subjects() if each.photo == "quince.jpg")
+    image = read_photo("quince.jpg")
     return predictor.embed(cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
 
 
