@@ -40,7 +40,7 @@ class PhotoObject:
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
         """bool ``[H, W]``."""
-        return _read(self.truth).any(axis=2)
+        return _read(self.truth)[..., 0] > 0
 
     def pixels(self, percent: tuple[float, ...]) -> NDArray[np.float64]:
         """Percent of the photo to pixels: xy pairs ``[N, 2]``."""

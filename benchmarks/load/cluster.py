@@ -194,13 +194,9 @@ def overhead(media: Media, folder: Path, rounds: int = 6) -> list[str]:
                     media.picture(number)  # drawn when it is asked for first: by nobody's clock
                 for local_one, engine in engines.items():
                     ways: dict[str, Callable[[int], Any]] = {
-                        "first click on a picture": lambda n, e=engine, new=new: clicked(
-                            e, media, new[n]
-                        ),
-                        "further click": lambda n, e=engine, new=new: clicked(
-                            e, media, new[n % len(new)]
-                        ),
-                        "tracked frame": lambda _, s=steps[local_one]: next(s),
+                        "first click on a picture": partial(click_on_one, engine, media, new),
+                        "further click": partial(click_on_one, engine, media, new),
+                        "tracked frame": partial(next_frame, steps[local_one]),
                     }
                     for kind, call in ways.items():
                         to = spent[kind, local_one] if turn else Spent()
@@ -216,6 +212,16 @@ def overhead(media: Media, folder: Path, rounds: int = 6) -> list[str]:
         f"At rest, head, node and replica take {idle:.2f} CPU s a second; that is left out above."
     )
     return [table(head, rows), "", text]
+
+
+def click_on_one(engine: Engine, media: Media, pictures: Sequence[int], number: int) -> None:
+    """On the pictures in turn."""
+    clicked(engine, media, pictures[number % len(pictures)])
+
+
+def next_frame(steps: Iterator[Any], _: int) -> None:
+    """The next step of a track."""
+    next(steps)
 
 
 def frames_of(engine: Engine, media: Media, open_ones: ExitStack) -> Iterator[Any]:

@@ -262,7 +262,8 @@ class Clicker:
         meanwhile."""
         pids = {name: getattr(self._stage, name).pid for name in PROCESSES}
         before = {name: cpu_seconds(pid) for name, pid in pids.items()}
-        client, taken = self._stage.s3.client(), []
+        client = self._stage.s3.client()
+        taken: list[float] = []
         while len(taken) < count:
             self._seed += 1
             found, png = cv2.imencode(".png", disc(self._seed))

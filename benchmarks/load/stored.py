@@ -207,7 +207,7 @@ def jobs(folder: Path, *, count: int, pages: int) -> int:
     stopped = threading.Event()
 
     def list_jobs() -> list[float]:
-        took = []
+        took: list[float] = []
         while not stopped.is_set() or len(took) < 3:
             before = time.monotonic()
             assert requests.get(server.url + "/jobs", timeout=120).status_code == 200

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 SIZE = 256
+_SQUARE = np.ones((3, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def crack_picture(number: int) -> CrackPicture:
         if (
             mask.sum() > 600
             and not (
-                mask & cv2.dilate(taken.astype(np.uint8), None, iterations=6).astype(bool)
+                mask & cv2.dilate(taken.astype(np.uint8), _SQUARE, iterations=6).astype(bool)
             ).any()
         ):
             masks.append(mask)
@@ -71,9 +72,9 @@ def _surface(rng: np.random.Generator) -> np.ndarray:
         surface += rng.choice([-1, 1]) * rng.uniform(20, 45) * line[..., None]
     for _ in range(int(rng.integers(0, 4))):  # dark stains
         stain = np.zeros((SIZE, SIZE), np.float32)
-        centre = tuple(int(v) for v in rng.uniform(0, SIZE, 2))
-        axes = tuple(int(v) for v in rng.uniform(8, 40, 2))
-        cv2.ellipse(stain, centre, axes, float(rng.uniform(0, 180)), 0, 360, 1.0, -1)
+        x, y = (int(v) for v in rng.uniform(0, SIZE, 2))
+        axes = [int(v) for v in rng.uniform(8, 40, 2)]
+        cv2.ellipse(stain, (x, y), axes, float(rng.uniform(0, 180)), 0, 360, 1.0, -1)
         surface -= rng.uniform(15, 40) * cv2.GaussianBlur(stain, (0, 0), 4)[..., None]
     return surface
 
@@ -132,5 +133,5 @@ def _darken(surface: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> 
     """Paint a crack: darker inside, uneven along its length, with a faint light rim."""
     depth = rng.uniform(40, 85) * (0.7 + 0.3 * cv2.resize(rng.random((6, 6)), (SIZE, SIZE)))
     soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.8)
-    rim = cv2.dilate(mask.astype(np.uint8), None).astype(np.float32) - mask
+    rim = cv2.dilate(mask.astype(np.uint8), _SQUARE).astype(np.float32) - mask
     return surface - (depth * soft)[..., None] + rng.uniform(0, 10) * rim[..., None]

@@ -101,8 +101,8 @@ def track(model: SAM2, clip: ComposedClip, policies: Sequence[str]) -> dict[str,
     for frame in range(len(clip.frames)):
         for policy in policies:
             answers = next(steps[policy])
-            for name, mask in zip(answers.object_ids, answers.masks, strict=True):
-                areas, truth = found[policy][str(name)], clip.masks[str(name)][frame]
+            for each, mask in zip(answers.object_ids, answers.masks, strict=True):
+                areas, truth = found[policy][str(each)], clip.masks[str(each)][frame]
                 areas.found.append(int(np.count_nonzero(mask)))
                 areas.true.append(int(np.count_nonzero(truth)))
                 areas.common.append(int(np.count_nonzero(mask & truth)))
@@ -139,8 +139,8 @@ def judge(areas: Areas) -> Judged:
         hits = np.flatnonzero(overlaps[sight] >= _FOUND)
         waits.append(int(hits[0]) if len(hits) else sight.stop - sight.start)
         missed += not len(hits)
-    false = np.count_nonzero(~present & (found > _SLIVER))
-    absent = np.count_nonzero(~present)
+    false = int(np.count_nonzero(~present & (found > _SLIVER)))
+    absent = int(np.count_nonzero(~present))
     return Judged(float(overlaps[present].mean()), absent, false, waits, missed)
 
 

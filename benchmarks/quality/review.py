@@ -280,18 +280,17 @@ def fitted(judged: Sequence[Judged]) -> list[Judged]:
 
 def row(name: str, judged: Sequence[Judged]) -> list[str]:
     """What the rule finds of some objects."""
-    bad, marked = (
-        np.concatenate([getattr(each, what) for each in judged]) for what in ("bad", "marked")
-    )
-    both = np.count_nonzero(bad & marked)
+    bad = np.concatenate([each.bad for each in judged])
+    marked = np.concatenate([each.marked for each in judged])
+    both = int(np.count_nonzero(bad & marked))
     runs = [found for each in judged for found in _bad_stretches(each)]
     return [
         name,
         str(len(bad)),
         f"{bad.mean():.1%}",
         f"{marked.mean():.1%}",
-        f"{both / max(1, np.count_nonzero(bad)):.2f}",
-        f"{both / max(1, np.count_nonzero(marked)):.2f}",
+        f"{both / max(1, int(bad.sum())):.2f}",
+        f"{both / max(1, int(marked.sum())):.2f}",
         f"{sum(runs)} of {len(runs)}",
     ]
 

@@ -49,7 +49,11 @@ SIZE = (1024, 768)
 # The network's own size and its own thresholds say little with random weights: their masks are
 # noise, and all of them overlap. So one setting keeps all, one about half by predicted IoU.
 _NOISE = {"points_per_side": 4, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
-_DISCS = {"points_per_side": 16, "pred_iou_thresh": 0.65, "stability_score_thresh": 0.5}
+_DISCS: dict[str, Any] = {
+    "points_per_side": 16,
+    "pred_iou_thresh": 0.65,
+    "stability_score_thresh": 0.5,
+}
 _FEW = {**_DISCS, "points_per_side": 8}
 SETTINGS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "demo": (

@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,8 +51,8 @@ def _pictures(folder: Path) -> None:
             decoder.load(path)
         here, there = [], []
         for _ in range(31 if width < 10_000 else 3):
-            here.append(_seconds(lambda path=path: _decode_here(path)))
-            there.append(_seconds(lambda path=path: decoder.load(path)))
+            here.append(_seconds(partial(_decode_here, path)))
+            there.append(_seconds(partial(decoder.load, path)))
         a, b = (statistics.median(each) * 1e3 for each in (here, there))
         added = statistics.median(y - x for x, y in zip(here, there, strict=True)) * 1e3
         megapixels = width * height / 1e6
@@ -86,7 +87,7 @@ def _video(folder: Path) -> None:
     for _ in range(5):
         for name, way in ways.items():
             with path.open("rb") as file:
-                results[name].append(_play(lambda way=way, file=file: way(file)))
+                results[name].append(_play(partial(way, file)))
     for name, runs in results.items():
         first, rate, cpu = (statistics.median(values) for values in zip(*runs, strict=True))
         print(f"| {name} | {first * 1e3:.0f} ms | {rate:.0f} | {cpu * 1e3:.2f} ms |")

@@ -25,7 +25,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -178,7 +178,8 @@ def track(model: SAM2, mode: Mode, clip: Clip) -> list[list[TrackedObject]]:
 
     count = len(clip.frames)
     chosen = tracked_frames(range(count), {0}, mode.stride)
-    with closing(StridedTracker(open_tracker, OwnSize(clip.frames), chosen)) as tracker:
+    frames: Any = OwnSize(clip.frames)
+    with closing(StridedTracker(open_tracker, frames, chosen)) as tracker:
         for name, truth in clip.truth.items():
             box = bounds(truth[0])
             tracker.prompt(0, name, PixelPrompt(box=box))

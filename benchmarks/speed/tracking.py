@@ -51,7 +51,7 @@ def time_per_frame(variant: str, size: int, num_frames: int, count: int) -> list
     predictor, model = make_tracking_pair(variant, size)
     clip = MovingDiscs(num_frames, size)
     images = [clip[i] for i in range(num_frames)]
-    trackers = {
+    trackers: dict[str, Any] = {
         "ours": VideoTracker(model, images),
         "official": OfficialTracker(predictor, images),
     }
@@ -106,7 +106,7 @@ def measure_memory(
     kept = []
     every = max(num_frames // _CHECKPOINTS, 1)
     for done, step in enumerate(tracker.propagate(), start=1):
-        kept.append(zlib.compress(np.packbits(step.masks)))
+        kept.append(zlib.compress(np.packbits(step.masks).tobytes()))
         used = resident_bytes() - start
         if done % every == 0 or done == num_frames or used > limit:
             answers.send((done, used))

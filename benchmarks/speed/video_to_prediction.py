@@ -121,8 +121,8 @@ def track_alone(model: SAM2, clip: MovingClip, frames: list[np.ndarray], objects
         for name, box in list(clip.boxes.items())[:objects]:
             tracker.prompt(0, name, box=box_to_pixels(box, clip.width, clip.height))
         for step in tracker.propagate(0, len(frames)):
-            for name, mask in zip(step.object_ids, step.masks, strict=True):
-                masks[str(name), step.frame] = mask
+            for each, mask in zip(step.object_ids, step.masks, strict=True):
+                masks[str(each), step.frame] = mask
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     spent = sum(left_out.wall.values())
     return Alone(wall - spent, cpu - left_out.cpu, left_out.wall, masks)

@@ -378,8 +378,8 @@ def _changing(props: _Props) -> list[_Scene]:
     sprite = props.sprite(side)
     time = np.arange(length)
     deep = props.between(0.5, 0.75)
-    scale = 1 - deep * np.sin(np.pi * time / length) ** 2
-    angle = props.between(-5, 5) * time
+    scale = np.asarray(1 - deep * np.sin(np.pi * time / length) ** 2, np.float64)
+    angle = np.asarray(props.between(-5, 5) * time, np.float64)
     light = 1 - props.between(0.2, 0.65) * np.sin(np.pi * time / props.between(30, 80)) ** 2
     centre = np.array([WIDTH / 2, HEIGHT / 2])
     changes = _Actor(sprite, centre + props.wander(length, 25), "changes", scale, angle)

@@ -72,7 +72,8 @@ def tracked_frames(pair: EdgeTAMPair) -> Errors:
         ValueError: objects are absent, or look alike: nothing would be said about memory.
     """
     size = pair.ours.image_size
-    frames = list(MovingDiscs(7, size))
+    clip = MovingDiscs(7, size)
+    frames = [clip[index] for index in range(len(clip))]
     with mock.patch("sam2model.track_step._MEMORY_DTYPE", torch.float32):
         both = zip(
             _a_correction(PeerTracker(pair.peer, frames), size),

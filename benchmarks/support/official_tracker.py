@@ -3,7 +3,7 @@
 One scenario then drives both, and their masks can be compared frame by frame.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -16,6 +16,7 @@ from benchmarks.support.reference import draw_weights, official_config
 from sam2model.preprocessing import preprocess
 from sam2model.sam2 import SAM2
 from sam2model.variants import VARIANTS
+from sam2model.video_tracker import Frames
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class OfficialMasks:
 class OfficialTracker:
     """Drives a ``SAM2VideoPredictor``; method by method the meaning of ``VideoTracker``'s."""
 
-    def __init__(self, predictor: Any, frames: Sequence[NDArray[np.uint8]]) -> None:
+    def __init__(self, predictor: Any, frames: Frames) -> None:
         self._predictor = predictor
         self.state = _initial_state(predictor, frames)
 
@@ -112,10 +113,11 @@ def build_official_tracker(name: str, image_size: int, corrections_condition: bo
     return predictor
 
 
-def _initial_state(predictor: Any, frames: Sequence[NDArray[np.uint8]]) -> dict[str, Any]:
+def _initial_state(predictor: Any, frames: Frames) -> dict[str, Any]:
     """``init_state``, but from arrays: writing and reading JPEGs would change the pixels."""
     device = predictor.device
-    images = torch.cat([preprocess(frame, predictor.image_size, device) for frame in frames])
+    every = (frames[index] for index in range(len(frames)))
+    images = torch.cat([preprocess(frame, predictor.image_size, device) for frame in every])
     height, width = frames[0].shape[:2]
     with mock.patch(
         "sam2.sam2_video_predictor.load_video_frames", return_value=(images, height, width)

@@ -348,7 +348,8 @@ def _set_presence(
     ).object_score_logits
     lowest = scores.sort(dim=0).values[:2]
     shift = -lowest.mean() if absent else 1 - lowest[0]
-    for model in (pair.ours, pair.official):
+    models: tuple[Any, Any] = pair.ours, pair.official
+    for model in models:
         model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias += shift
 
 

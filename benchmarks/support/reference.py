@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sam2model.sam2 import SAM2
-from sam2model.variants import VARIANTS
+from sam2model.variants import VARIANTS, TrunkConfig
 
 _SIZES = {"tiny": "t", "small": "s", "base_plus": "b+", "large": "l"}
 
@@ -69,6 +69,7 @@ def _demo_overrides() -> list[str]:
     """What turns the official tiny configuration into the demo variant's shape."""
     variant = VARIANTS["demo"]
     trunk, dim = variant.trunk, variant.d_model
+    assert isinstance(trunk, TrunkConfig)
     channels = [trunk.embed_dim * 2**stage for stage in (3, 2, 1, 0)]
     values = {
         "image_encoder.trunk.embed_dim": trunk.embed_dim,
