@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -25,10 +26,10 @@ from ray.serve.exceptions import RayServeException, RequestCancelledError
 from backend.cluster.deploy import APPLICATION, Cluster, Declaration
 from backend.cluster.replica import MARKER, Failure
 from backend.cluster.router import (
-    ANY_TRACK,
     ask_all,
     at_replica,
     by_media,
+    by_trackers,
     declare,
     handle_of_replicas,
     message_of_deployment,
@@ -103,6 +104,7 @@ class RayEngine:
         self._failed = ""
         self._missed = 0
         self._under_way = 0
+        self._trackers: Counter[str] = Counter()  # open ones of this process, by their replica
         self._changed = threading.Condition()
         self._draining = threading.Event()
         self._stopping = threading.Event()
@@ -266,7 +268,8 @@ class RayEngine:
         """One call of a replica.
 
         Args:
-            place: which replica, see ``router``.
+            place: which replica, see ``router``; where that is gone another one, which says so
+                where a tracker is meant.
             stopped: asked now and then; where it says so, ``key`` is halted, see ``Replica.halt``.
             silent: replicas that gave no answer when the call was made; another one becoming so
                 ends the call, which can be made anew. None where it cannot.
@@ -308,9 +311,19 @@ class RayEngine:
 
     def stream(self, link: _Link, *arguments: Any) -> Any:
         """The stream that keeps a tracker open, see ``Replica.track``."""
-        return link.handle.options(method_name="track", session_id=ANY_TRACK, stream=True).remote(
+        with self._changed:  # a look may be a second old
+            own = self._trackers
+            there = {each.name: max(each.trackers, own[each.name]) for each in self._vitals}
+        place = by_trackers(there)
+        return link.handle.options(method_name="track", session_id=place, stream=True).remote(
             *arguments
         )
+
+    def count_tracker(self, replica: str, change: int) -> None:
+        """One of this process is open now, or no more."""
+        with self._changed:
+            self._trackers[replica] += change
+            self._trackers += Counter()  # without what is 0
 
     @contextlib.contextmanager
     def counted(self, link: _Link) -> Iterator[None]:
@@ -463,7 +476,12 @@ class RayTracker:
             raise
         except Exception as error:
             raise moved(error) from error
-        self._place = at_replica(self._key.partition("/")[0])
+        replica = self._key.partition("/")[0]
+        self._place = at_replica(replica)
+        engine.count_tracker(replica, 1)
+        self._closing = contextlib.ExitStack()
+        self._closing.callback(engine.count_tracker, replica, -1)
+        self._closing.callback(self._stream.cancel)
 
     def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> TrackedObject:
         """See ``Tracker``."""
@@ -490,7 +508,7 @@ class RayTracker:
 
     def close(self) -> None:
         """See ``Tracker``."""
-        self._stream.cancel()
+        self._closing.close()
 
     def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
         return self._engine.call(

@@ -1,7 +1,7 @@
 """Which replica serves a call: the only file that touches Ray Serve's alpha API and its private
 client, for which Ray is pinned exactly.
 
-A call says where it wants to go by its session id, made by ``by_media``, ``ANY_TRACK`` and
+A call says where it wants to go by its session id, made by ``by_media``, ``by_trackers`` and
 ``at_replica``.
 """
 
@@ -22,8 +22,7 @@ from ray.serve.schema import ServeDeploySchema
 
 AWAY_SECONDS = 30.0
 """How long a replica is waited for that Serve has taken out, as it does while it changes it."""
-ANY_TRACK = "track"
-"""The call of a tracker that begins: to the replica with the least to do."""
+_TRACK = "track "
 _REPLICA = "replica "
 _MEDIA = "media "
 
@@ -34,13 +33,19 @@ def by_media(key: str, silent: Iterable[str] = ()) -> str:
     return f"{_MEDIA}{','.join(sorted(silent))} {key}"
 
 
+def by_trackers(open_ones: Mapping[str, int]) -> str:
+    """The call of a tracker that begins: to the replica with the fewest trackers, of these the one
+    with the least calls."""
+    return _TRACK + " ".join(f"{name}={count}" for name, count in open_ones.items())
+
+
 def at_replica(name: str) -> str:
     """A call to one replica; where that is gone, to any, which knows nothing of it and says so."""
     return _REPLICA + name
 
 
 class MediaRouter(ConsistentHashRouter):
-    """Pictures keep their replica, trackers go where the least is to be done."""
+    """Pictures keep their replica, trackers go where the fewest are."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -74,9 +79,12 @@ class MediaRouter(ConsistentHashRouter):
             return [candidate_replicas]
         pending_request.routing_context.should_backoff = True
         wish = pending_request.metadata.session_id
-        if wish == ANY_TRACK:
+        if wish.startswith(_TRACK):
             staying = [each for each in candidate_replicas if each not in self._away]
-            return [[each] for each in await self._least_busy(staying or candidate_replicas)]
+            named = (each.rpartition("=") for each in wish.removeprefix(_TRACK).split())
+            trackers = Counter({name: int(count) for name, _, count in named})
+            order = await self._least_busy(staying or candidate_replicas, trackers)
+            return [[each] for each in order]
         if wish.startswith(_REPLICA):
             name = wish.removeprefix(_REPLICA)
             meant = [each for each in candidate_replicas if each.replica_id.unique_id == name]
@@ -92,14 +100,17 @@ class MediaRouter(ConsistentHashRouter):
         key: str | None = super()._routing_key(pending_request)
         return key.removeprefix(_MEDIA).partition(" ")[2] if key else key
 
-    async def _least_busy(self, candidates: list[RunningReplica]) -> list[RunningReplica]:
-        """All of them, the one with the least calls and trackers first."""
+    async def _least_busy(
+        self, candidates: list[RunningReplica], trackers: Counter[str]
+    ) -> list[RunningReplica]:
+        """All that answer, the one with the fewest trackers first."""
         known = await self._probe_queue_lens(list(candidates), 0)
         lengths = {each.replica_id: length for each, length in known if length is not None}
         order = sorted(
             (each for each in candidates if each.replica_id in lengths),
             key=lambda each: (
-                lengths[each.replica_id] + self._coming[each.replica_id],
+                trackers[each.replica_id.unique_id] + self._coming[each.replica_id],
+                lengths[each.replica_id],
                 random.random(),  # noqa: S311 - of equals
             ),
         )
@@ -109,7 +120,7 @@ class MediaRouter(ConsistentHashRouter):
         return order or list(candidates)
 
     def _arrived(self, replica: ReplicaID) -> None:
-        """By now a tracker counts among the calls of its replica."""
+        """By now whoever asks counts it among the trackers of its replica."""
         self._coming[replica] -= 1
         if not self._coming[replica]:
             del self._coming[replica]

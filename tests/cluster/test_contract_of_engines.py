@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -213,12 +213,23 @@ def test_clicks_on_a_picture_keep_their_replica(cluster: LocalCluster) -> None:
     assert len({replica for (_, replica), number in rise.items() if number}) == 1
 
 
-def test_trackers_go_where_the_least_is_to_be_done(cluster: LocalCluster) -> None:
+def test_trackers_go_where_the_fewest_are(cluster: LocalCluster) -> None:
+    """However much somebody clicks on a picture of one replica meanwhile."""
     until(lambda: sum(each.trackers for each in cluster.engine.replicas) == 0)
-    trackers = [cluster.engine.open_tracker(pages()) for _ in range(6)]
-    until(lambda: sorted(each.trackers for each in cluster.engine.replicas) == [3, 3])
-    for tracker in trackers:
-        tracker.close()
+    over = threading.Event()
+
+    def click() -> None:
+        while not over.is_set():
+            cluster.engine.answer(picture(31), [DISC], Priority.CLICK, PATIENCE)
+
+    with ThreadPoolExecutor() as clicking, ExitStack() as open_ones:
+        clicks = [clicking.submit(click) for _ in range(3)]
+        open_ones.callback(over.set)
+        for _ in range(6):
+            open_ones.enter_context(closing(cluster.engine.open_tracker(pages())))
+        until(lambda: sorted(each.trackers for each in cluster.engine.replicas) == [3, 3])
+    for each in clicks:
+        each.result()
 
 
 def test_metrics_name_their_replica(cluster: LocalCluster) -> None:
