@@ -41,7 +41,8 @@ class LocalCluster:
             free.bind(("127.0.0.2", 0))
             port = 6400 + free.getsockname()[1] % 3000
         self.address = f"local:127.0.0.2:{port}"
-        self.settings = Settings(state_dir=folder / "state", cache_dir=folder / "cache")
+        state = Path(os.environ["STATE_DIR"])
+        self.settings = Settings(state_dir=state, cache_dir=folder / "cache")
         self.metrics = Metrics()
         self.cluster = Cluster.of(self.settings, self.address, replicas=0)
         from backend.cluster.ray_engine import RayEngine  # Ray, after its environment is set
@@ -101,10 +102,12 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Control:
 def environment(control: Control, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """What the nodes, and the replicas on them, read their settings from."""
     folder = tmp_path_factory.mktemp("cluster")
+    # Ray reads the token once in a process: all clusters have the same.
+    state = tmp_path_factory.getbasetemp() / "cluster_state"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(FOLDER, str(control.folder))
         patch.setenv("CACHE_DIR", str(folder / "cache"))
-        patch.setenv("STATE_DIR", str(folder / "state"))
+        patch.setenv("STATE_DIR", str(state))
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # others use the machine too
         yield folder
