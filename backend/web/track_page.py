@@ -135,6 +135,7 @@ class TrackPage:
         described = self._store.objects(job.track)
         marks = self._marks(job)
         region = partial(_region, job, self._store.generations(job.track))
+        seen = next(chain.from_iterable(found.values()), None)
         return {
             "job": {
                 "id": job.id,
@@ -148,6 +149,7 @@ class TrackPage:
             "first": extent.first,
             "last": extent.last,
             "step": extent.step,
+            "size": [seen.width, seen.height] if seen else None,
             "label_studio": self._link(job),
             "count": len(every),
             "next": begin + count if begin + count < len(every) else None,

@@ -213,6 +213,9 @@ class TestInChromium:
         bench = web_pages.bench
         page = web_pages.open(add_track(bench, state="running"))
         expect(page.locator("#number")).to_have_text("1")
+        # It has its place before it comes, or what is to be clicked on would move away.
+        expect(page.locator("#picture")).to_have_attribute("width", "300")
+        expect(page.locator("#picture")).to_have_attribute("height", "200")
         page.get_by_label("Follow the newest").check()
         expect(page.locator("#number")).to_have_text("12")
         bench.store.forget_masks("track")

@@ -299,6 +299,8 @@
           showObject(one);
         }
         showJob();
+        // The picture has its place before it comes, or what is below it would move away.
+        if (known.size) [at("picture").width, at("picture").height] = known.size;
         if (at("follow").checked && !ended()) go(newest(), { follow: true });
         else go(frame, { follow: at("follow").checked });
         showSheet();
