@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import signal
 import threading
 import time
@@ -29,9 +30,9 @@ from backend.cluster.router import (
     ask_all,
     at_replica,
     by_media,
-    by_trackers,
     declare,
     handle_of_replicas,
+    in_order,
     message_of_deployment,
     names_of_replicas,
 )
@@ -104,7 +105,7 @@ class RayEngine:
         self._failed = ""
         self._missed = 0
         self._under_way = 0
-        self._trackers: Counter[str] = Counter()  # open ones of this process, by their replica
+        self._trackers: set[RayTracker] = set()  # of this process: open ones, and those that open
         self._changed = threading.Condition()
         self._draining = threading.Event()
         self._stopping = threading.Event()
@@ -309,21 +310,27 @@ class RayEngine:
                     ask_all(link.handle, "halt", key, seconds=ANSWER_SECONDS)
         return opened(answer)
 
-    def stream(self, link: _Link, *arguments: Any) -> Any:
-        """The stream that keeps a tracker open, see ``Replica.track``."""
-        with self._changed:  # a look may be a second old
-            own = self._trackers
-            there = {each.name: max(each.trackers, own[each.name]) for each in self._vitals}
-        place = by_trackers(there)
-        return link.handle.options(method_name="track", session_id=place, stream=True).remote(
-            *arguments
-        )
-
-    def count_tracker(self, replica: str, change: int) -> None:
-        """One of this process is open now, or no more."""
+    def stream(self, link: _Link, tracker: RayTracker, *arguments: Any) -> Any:
+        """The stream that keeps a tracker open, see ``Replica.track``: on the replica that has the
+        fewest of them, if that is alive. It counts there until :meth:`forget`."""
         with self._changed:
-            self._trackers[replica] += change
-            self._trackers += Counter()  # without what is 0
+            own = Counter(each.replica for each in self._trackers)
+
+            def has(each: Vitals) -> tuple[int, int, float]:  # a look may be a second old
+                trackers = max(each.trackers, own[each.name])
+                return trackers, each.waiting, random.random()  # noqa: S311 - of equals
+
+            names = [each.name for each in sorted(self._vitals, key=has)]
+            tracker.replica = names[0] if names else ""
+            self._trackers.add(tracker)
+        return link.handle.options(
+            method_name="track", session_id=in_order(names), stream=True
+        ).remote(*arguments)
+
+    def forget(self, tracker: RayTracker) -> None:
+        """It is closed, or was not opened."""
+        with self._changed:
+            self._trackers.discard(tracker)
 
     @contextlib.contextmanager
     def counted(self, link: _Link) -> Iterator[None]:
@@ -462,26 +469,30 @@ class RayEngine:
 
 
 class RayTracker:
-    """See ``Tracker``: a tracker of a replica, for as long as this one is open."""
+    """See ``Tracker``: a tracker of a replica, for as long as this one is open.
+
+    Attributes:
+        replica: its name; until it is open, of the one that was asked first.
+    """
+
+    replica: str
 
     def __init__(
         self, engine: RayEngine, link: _Link, frames: FramesRecipe, chosen: Sequence[int] | None
     ) -> None:
         self._engine, self._link = engine, link
-        self._stream = engine.stream(link, caller(), engine.name, frames, chosen)
-        try:
-            with engine.counted(link):
-                self._key, self.weights = opened(next(self._stream))
-        except ExpectedError:
-            raise
-        except Exception as error:
-            raise moved(error) from error
-        replica = self._key.partition("/")[0]
-        self._place = at_replica(replica)
-        engine.count_tracker(replica, 1)
-        self._closing = contextlib.ExitStack()
-        self._closing.callback(engine.count_tracker, replica, -1)
-        self._closing.callback(self._stream.cancel)
+        with contextlib.ExitStack() as failing:
+            failing.callback(engine.forget, self)
+            self._stream = engine.stream(link, self, caller(), engine.name, frames, chosen)
+            try:
+                with engine.counted(link):
+                    self._key, self.weights = opened(next(self._stream))
+            except ExpectedError:
+                raise
+            except Exception as error:
+                raise moved(error) from error
+            failing.pop_all()
+        self.replica = self._key.partition("/")[0]
 
     def prompt(self, frame: int, object_id: str, prompt: PixelPrompt) -> TrackedObject:
         """See ``Tracker``."""
@@ -508,11 +519,12 @@ class RayTracker:
 
     def close(self) -> None:
         """See ``Tracker``."""
-        self._closing.close()
+        self._engine.forget(self)
+        self._stream.cancel()
 
     def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
         return self._engine.call(
-            self._link, self._place, method, *arguments, key=self._key, **options
+            self._link, at_replica(self.replica), method, *arguments, key=self._key, **options
         )
 
 

@@ -1,14 +1,12 @@
 """Which replica serves a call: the only file that touches Ray Serve's alpha API and its private
 client, for which Ray is pinned exactly.
 
-A call says where it wants to go by its session id, made by ``by_media``, ``by_trackers`` and
+A call says where it wants to go by its session id, made by ``by_media``, ``in_order`` and
 ``at_replica``.
 """
 
 from __future__ import annotations
 
-import random
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,12 +15,12 @@ from ray.exceptions import RayError
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
-from ray.serve.request_router import PendingRequest, ReplicaID, RunningReplica
+from ray.serve.request_router import PendingRequest, RunningReplica
 from ray.serve.schema import ServeDeploySchema
 
 AWAY_SECONDS = 30.0
 """How long a replica is waited for that Serve has taken out, as it does while it changes it."""
-_TRACK = "track "
+_ORDER = "order "
 _REPLICA = "replica "
 _MEDIA = "media "
 
@@ -33,10 +31,9 @@ def by_media(key: str, silent: Iterable[str] = ()) -> str:
     return f"{_MEDIA}{','.join(sorted(silent))} {key}"
 
 
-def by_trackers(open_ones: Mapping[str, int]) -> str:
-    """The call of a tracker that begins: to the replica with the fewest trackers, of these the one
-    with the least calls."""
-    return _TRACK + " ".join(f"{name}={count}" for name, count in open_ones.items())
+def in_order(names: Iterable[str]) -> str:
+    """The call of a tracker that begins: to the first of these replicas that is alive, or any."""
+    return _ORDER + " ".join(names)
 
 
 def at_replica(name: str) -> str:
@@ -45,11 +42,10 @@ def at_replica(name: str) -> str:
 
 
 class MediaRouter(ConsistentHashRouter):
-    """Pictures keep their replica, trackers go where the fewest are."""
+    """Pictures keep their replica; trackers go where they are sent, if that is alive."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._coming: Counter[ReplicaID] = Counter()  # trackers that were given a replica just now
         self._away: list[RunningReplica] = []
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
@@ -79,12 +75,13 @@ class MediaRouter(ConsistentHashRouter):
             return [candidate_replicas]
         pending_request.routing_context.should_backoff = True
         wish = pending_request.metadata.session_id
-        if wish.startswith(_TRACK):
+        if wish.startswith(_ORDER):
             staying = [each for each in candidate_replicas if each not in self._away]
-            named = (each.rpartition("=") for each in wish.removeprefix(_TRACK).split())
-            trackers = Counter({name: int(count) for name, _, count in named})
-            order = await self._least_busy(staying or candidate_replicas, trackers)
-            return [[each] for each in order]
+            alive = await self._alive(staying or candidate_replicas)
+            names = wish.removeprefix(_ORDER).split()
+            place = {name: number for number, name in enumerate(names)}
+            alive.sort(key=lambda each: place.get(each.replica_id.unique_id, len(place)))
+            return [[each] for each in alive]
         if wish.startswith(_REPLICA):
             name = wish.removeprefix(_REPLICA)
             meant = [each for each in candidate_replicas if each.replica_id.unique_id == name]
@@ -100,30 +97,10 @@ class MediaRouter(ConsistentHashRouter):
         key: str | None = super()._routing_key(pending_request)
         return key.removeprefix(_MEDIA).partition(" ")[2] if key else key
 
-    async def _least_busy(
-        self, candidates: list[RunningReplica], trackers: Counter[str]
-    ) -> list[RunningReplica]:
-        """All that answer, the one with the fewest trackers first."""
+    async def _alive(self, candidates: list[RunningReplica]) -> list[RunningReplica]:
+        """Those that answer now, or all where none does."""
         known = await self._probe_queue_lens(list(candidates), 0)
-        lengths = {each.replica_id: length for each, length in known if length is not None}
-        order = sorted(
-            (each for each in candidates if each.replica_id in lengths),
-            key=lambda each: (
-                trackers[each.replica_id.unique_id] + self._coming[each.replica_id],
-                lengths[each.replica_id],
-                random.random(),  # noqa: S311 - of equals
-            ),
-        )
-        if order:
-            self._coming[order[0].replica_id] += 1
-            self._event_loop.call_later(1.0, self._arrived, order[0].replica_id)
-        return order or list(candidates)
-
-    def _arrived(self, replica: ReplicaID) -> None:
-        """By now whoever asks counts it among the trackers of its replica."""
-        self._coming[replica] -= 1
-        if not self._coming[replica]:
-            del self._coming[replica]
+        return [each for each, length in known if length is not None] or list(candidates)
 
 
 def declare(applications: Mapping[str, Any]) -> None:
