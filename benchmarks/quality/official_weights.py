@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from benchmarks.quality.demo_photos import iou
 from benchmarks.support import edgetam_peer, torchvision_stand_in
 from benchmarks.support.official_tracker import OfficialTracker, build_official_tracker
 from demo.clip import OBJECTS, sample_clip
@@ -45,12 +46,6 @@ class Compared:
     agreement: float
     ours: float
     official: float
-
-
-def iou(a: BoolMask, b: BoolMask) -> float:
-    """1 where both are empty."""
-    union = np.count_nonzero(a | b)
-    return float(np.count_nonzero(a & b) / union) if union else 1.0
 
 
 def inside(mask: BoolMask) -> list[int]:

@@ -254,7 +254,7 @@ def signs_of(track: Sequence[Sighting]) -> NDArray[np.float64]:
 
 
 def _apart(one: Sighting, other: Sighting) -> float:
-    """The distance of two centroids, in sides of a square as large as the first mask."""
+    """The distance of two centroids, in sides of a square as large as the other mask."""
     assert one.centroid is not None and other.centroid is not None
     return math.dist(one.centroid, other.centroid) / math.sqrt(max(1, other.area))
 
@@ -326,23 +326,25 @@ def curve(name: str, judged: Sequence[Judged]) -> list[str]:
 
 
 def share_reached(name: str, judged: Sequence[Judged]) -> list[str]:
-    """That recall as a share of what is possible: all that is looked at is bad, or all bad ones
-    are."""
-    bad = np.concatenate([each.bad for each in judged]).mean()
-    possible = [min(1.0, share / bad) for share in SHARES]
-    found = zip(recalls(judged), possible, strict=True)
+    """That recall as a share of what is possible."""
+    found = zip(recalls(judged), possible_recalls(judged), strict=True)
     return [name, *(f"{recall / most:.0%}" for recall, most in found)]
 
 
 def curves_of(name: str, judged: Sequence[Judged]) -> list[list[str]]:
     """The rows of some objects in the table of curves."""
-    bad = np.concatenate([each.bad for each in judged]).mean()
     return [
         curve(name, judged),
-        [f"{name}: not to be exceeded", *(f"{min(1, share / bad):.2f}" for share in SHARES)],
+        [f"{name}: not to be exceeded", *(f"{most:.2f}" for most in possible_recalls(judged))],
         share_reached(f"{name}: share of that", judged),
         curve(f"{name}: fitted to the answers", fitted(judged)),
     ]
+
+
+def possible_recalls(judged: Sequence[Judged]) -> list[float]:
+    """What no rule exceeds: all that is looked at is bad, or all bad ones are looked at."""
+    bad = np.concatenate([each.bad for each in judged]).mean()
+    return [min(1.0, float(share / bad)) for share in SHARES]
 
 
 def recalls(judged: Sequence[Judged]) -> list[float]:

@@ -36,6 +36,7 @@ from backend.engine.engine import Frames, TrackedObject, Tracker
 from backend.engine.interpolation import StridedTracker, tracked_frames
 from backend.engine.pixel_prompts import PixelPrompt
 from backend.engine.queued_tracker import QueuedTracker
+from benchmarks.quality.demo_photos import iou
 from benchmarks.support.clips import MovingDiscs
 from benchmarks.support.pairing import load, machine
 from benchmarks.support.reference import draw_weights
@@ -197,12 +198,6 @@ def middle(mask: Masks) -> list[float]:
     inside = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     y, x = np.unravel_index(inside.argmax(), inside.shape)
     return [float(x), float(y)]
-
-
-def iou(a: Masks, b: Masks) -> float:
-    """1 where both are empty."""
-    union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
 
 
 def clips(count: int, library: Library) -> Iterator[Clip]:
